@@ -1,0 +1,1 @@
+"""What compiles for, and runs on, one runtime: a folder each, `host.py` and `device.py`."""

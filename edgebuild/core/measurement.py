@@ -1,0 +1,136 @@
+"""What a device said about an artifact: raw evidence and what is derived from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgebuild.core.values import Value
+
+#: A reading that this machine cannot give. Never a pass, never a zero.
+UNKNOWN = "unknown"
+
+
+class Fact(Value):
+    """One reading of the environment, as text; ``unknown`` where it can't be read."""
+
+    name: str
+    value: str
+
+
+class Launch(Value):
+    """One fresh process on the device.
+
+    ``samples`` is the relative path of the raw latencies (little-endian int64 nanoseconds, one per inference, input
+    and output copies included). ``invalid`` holds the reasons why this launch must not count.
+    """
+
+    index: int = Field(ge=0)
+    arm: str
+    samples: str
+    samples_sha256: str
+    count: int = Field(ge=0)
+    median_ns: int = Field(ge=0)
+    start_s: float | None = None
+    import_s: float
+    load_s: float
+    warm_load_s: float | None = None
+    first_inference_s: float
+    warmup_inferences: int
+    settled: bool
+    page_cache: Literal["warm", "cold", "unknown"] = "unknown"
+    environment: tuple[Fact, ...] = ()
+    invalid: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the launch counts."""
+        return not self.invalid
+
+
+class Percentile(Value):
+    """A latency percentile; ``value_ms`` is ``None`` below its minimum sample count ("n/a, needs N")."""
+
+    p: float
+    value_ms: float | None
+    needs_n: int
+
+
+class Memory(Value):
+    """Peak memory in a launch of its own, from VmHWM and smaps_rollup."""
+
+    baseline_bytes: int
+    load_peak_bytes: int
+    inference_peak_bytes: int
+    pss_peak_bytes: int | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest resident memory of the whole process."""
+        return max(self.load_peak_bytes, self.inference_peak_bytes)
+
+
+class Energy(Value):
+    """Energy per inference in a launch of its own; only where a sensor exists."""
+
+    rail: str
+    gross_j_per_inference: float
+    net_j_per_inference: float
+    idle_w: float
+    load_w: float
+
+
+class LatencySummary(Value):
+    """Derived from the valid launches: point = median of launch medians; interval = t on log-medians."""
+
+    launches: int
+    invalid_launches: int
+    point_ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+    percentiles: tuple[Percentile, ...] = ()
+    throughput_per_s: float
+    load_ms: float
+    first_inference_ms: float
+    cold_start_ms: float | None = None
+    outliers: int = 0
+    spread: float | None = None
+
+
+class Measurement(Value):
+    """One artifact under one protocol on one device in one session; append-only."""
+
+    schema_version: Literal[1] = 1
+    protocol: Literal["screen", "certify"]
+    artifact_digest: str
+    runner_digest: str
+    inputs_digest: str
+    device: str
+    configuration: tuple[Fact, ...]
+    mode: Literal["locked", "deployed"] = "deployed"
+    taken_at: str
+    launches: tuple[Launch, ...]
+    memory: Memory | None = None
+    energy: Energy | None = None
+
+
+class Layer(Value):
+    """One layer as the runtime really runs it."""
+
+    name: str
+    op: str
+    precision: str
+    time_us: float | None = None
+
+
+class Comparison(Value):
+    """Two measurements compared; ``effect`` is the log-ratio candidate / baseline (negative is faster)."""
+
+    outcome: Literal["better", "worse", "equivalent", "inconclusive"]
+    effect: float
+    low: float
+    high: float
+    pairs: int
+    look: int = 1
+    resolution: float | None = None

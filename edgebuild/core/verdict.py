@@ -1,0 +1,154 @@
+"""What is concluded about a candidate, and the record of a whole build."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from edgebuild.core.artifact import Contract, Precision, Setting
+from edgebuild.core.measurement import Comparison, Fact, LatencySummary, Layer, Measurement, Memory
+from edgebuild.core.values import Value
+
+
+class Outcome(StrEnum):
+    """What a verdict says."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Drop(Value):
+    """The metric of reference and artifact on identical samples, and the paired interval of their difference.
+
+    ``drop`` is in the metric's own units, positive when the artifact is worse; ``low``/``high`` bound it at ``level``.
+    ``needed_samples`` is set when the interval straddles the budget: about how many more samples would decide.
+    """
+
+    metric: str
+    split: Literal["validation", "test"]
+    samples: int
+    groups: int | None = None
+    reference: float
+    artifact: float
+    drop: float
+    low: float
+    high: float
+    level: float
+    method: str
+    budget: float
+    needed_samples: int | None = None
+
+
+class SliceDrop(Value):
+    """The drop inside one slice or class."""
+
+    slice: str
+    samples: int
+    reference: float
+    artifact: float
+    drop: float
+    low: float
+    high: float
+    limit: float | None = None
+
+
+class LimitCheck(Value):
+    """One limit against what was measured; ``measured`` is ``None`` for a missing sensor, which never passes."""
+
+    name: str
+    limit: float
+    measured: float | None
+    outcome: Outcome
+
+
+class Verdict(Value):
+    """One candidate against budget and limits."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    drop: Drop | None = None
+    slices: tuple[SliceDrop, ...] = ()
+    limits: tuple[LimitCheck, ...] = ()
+
+
+class Closeness(Value):
+    """How near the artifact's outputs are to the reference's: signal-to-noise in dB, and KL in nats for classifiers."""
+
+    sqnr_db: float | None = None
+    kl_nats: float | None = None
+    agreement: float | None = None
+
+
+class CandidateRecord(Value):
+    """A candidate's whole story in one build. ``id`` is stable for the same profile, recipe, precision and settings."""
+
+    id: str
+    profile: str
+    backend: str
+    precision: Precision
+    settings: tuple[tuple[str, Setting], ...] = ()
+    artifact_digest: str | None = None
+    artifact_path: str | None = None
+    size_bytes: int | None = None
+    contract: Contract | None = None
+    status: Literal["chosen", "finalist", "screened", "dominated", "refused", "inconclusive", "failed"]
+    reason: str
+    notes: tuple[str, ...] = ()
+    validation: Verdict | None = None
+    test: Verdict | None = None
+    closeness: Closeness | None = None
+    screen: LatencySummary | None = None
+    certify: LatencySummary | None = None
+    memory: Memory | None = None
+    versus_reference: Comparison | None = None
+    layers: tuple[Layer, ...] = ()
+    measurements: tuple[str, ...] = ()
+    on_front: bool = False
+
+
+class StepRecord(Value):
+    """One executed or reused step, for ``explain``."""
+
+    label: str
+    kind: str
+    key: str
+    reused: bool
+    seconds: float
+    why: str
+
+
+class BuildRecord(Value):
+    """Everything one build for one target found out; lies as ``build.json`` beside its report."""
+
+    schema_version: Literal[1] = 1
+    build_id: str
+    project: str
+    target: str
+    device: str
+    started_at: str
+    seconds: float
+    objective: Literal["latency", "throughput", "size", "memory"]
+    budget_text: str
+    outcome: Literal["ok", "missed", "inconclusive"]
+    chosen: str | None
+    summary: str
+    baseline: str
+    seal: str | None = None
+    candidates: tuple[CandidateRecord, ...]
+    refused_in_planning: tuple[tuple[str, str], ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    environment: tuple[Fact, ...] = ()
+    resolution: float | None = None
+    command: str = ""
+    anchor_ms: tuple[float, ...] = ()
+    host_peak_bytes: int | None = None
+
+
+class MeasurementRef(Value):
+    """Where a measurement lies, and the measurement."""
+
+    path: str
+    measurement: Measurement

@@ -1,0 +1,1 @@
+"""Transport to a device, and the runner that is sent there."""

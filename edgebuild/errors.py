@@ -1,0 +1,96 @@
+"""Every error edgebuild raises on purpose, and the exit code each one ends in.
+
+::
+
+    EdgebuildError ............. 1   our bug when nothing below fits
+    ├── UsageError ............. 2   a command, option or API call that makes no sense
+    │   └── ConfigError ........ 2   edgebuild.toml, a target or a profile; lists *all* problems found
+    ├── ModelError ............. 2   the user's model can't be loaded, exported or trusted
+    ├── DataError .............. 2   the user's data or metric can't be used
+    ├── BudgetMissed ........... 3   a result: no candidate stays inside the budget
+    ├── Inconclusive ........... 4   a result: the data can't certify the budget
+    ├── DeviceError ............ 5   the device or its runner failed, hung or spoke nonsense
+    ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
+    │   └── StoreError ......... 6   the store is full, read-only or locked by another build
+    └── Interrupted ............ 130 Ctrl-C, or a time limit of the user's
+
+A message is one sentence that says what went wrong and where; ``hint`` says how to fix it.
+Foreign exceptions are wrapped where they enter, with ``raise … from``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgebuildError(Exception):
+    """The root. ``exit_code`` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EdgebuildError):
+    """A command, an option or an API call that makes no sense."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file with one or more problems; ``problems`` holds a sentence for each of them."""
+
+    def __init__(self, source: str, problems: tuple[str, ...], *, hint: str = "") -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in problems), hint=hint)
+        self.source = source
+        self.problems = problems
+
+
+class ModelError(EdgebuildError):
+    """The user's model can't be loaded, exported or trusted."""
+
+    exit_code = 2
+
+
+class DataError(EdgebuildError):
+    """The user's data or metric can't be used."""
+
+    exit_code = 2
+
+
+class BudgetMissed(EdgebuildError):
+    """No candidate stays inside the budget: a result, with the best candidate kept."""
+
+    exit_code = 3
+
+
+class Inconclusive(EdgebuildError):
+    """The data can't certify the budget: a result."""
+
+    exit_code = 4
+
+
+class DeviceError(EdgebuildError):
+    """A device or its runner failed, hung, or spoke nonsense."""
+
+    exit_code = 5
+
+
+class EnvironmentGap(EdgebuildError):
+    """Something isn't installed, or isn't possible on this machine."""
+
+    exit_code = 6
+
+
+class StoreError(EnvironmentGap):
+    """The store is full, read-only, or locked by another build."""
+
+
+class Interrupted(EdgebuildError):
+    """The user stopped the work; what was finished is kept."""
+
+    exit_code = 130

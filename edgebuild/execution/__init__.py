@@ -1,0 +1,1 @@
+"""The executor and the store: what makes a build resumable and never loses anything."""

@@ -1,0 +1,1 @@
+"""Pure: metrics over outputs, intervals, budgets, comparisons, verdicts, selection."""

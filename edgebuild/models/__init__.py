@@ -1,0 +1,1 @@
+"""The model of the user: load, export, normalise, freeze, check parity."""

@@ -1,0 +1,1 @@
+"""The compression techniques: one file each, one explicit table."""
