@@ -1,0 +1,125 @@
+"""Runs an ONNX file on the host, unoptimised: the reference that artifacts are judged against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebuild.errors import EnvironmentGap, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgebuild.core.artifact import ConstantInput, Contract, StateLink
+    from edgebuild.models.dataset import Dataset
+
+
+class HostSession:
+    """One ONNX file in onnxruntime with graph optimisation off, threads as many as there are cores."""
+
+    def __init__(self, path: Path, *, library: Path | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EnvironmentGap(
+                "onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no root of their own
+            raise ModelError(f"onnxruntime can't load the model: {str(error).splitlines()[0][:300]}") from error
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once; raises ``ModelError`` with the runtime's first line."""
+        try:
+            values = self._session.run(list(self.outputs), dict(feeds))
+        except Exception as error:  # as above
+            raise ModelError(f"onnxruntime can't run the model: {str(error).splitlines()[0][:300]}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def run_dataset(
+    call: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
+    dataset: Dataset,
+    contract: Contract,
+    *,
+    batch: int,
+    limit: int | None = None,
+    check: Callable[[], None],
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the outputs of a data set, batch by batch, padding the last; stateful samples step by step.
+
+    ``limit`` stops after that many samples. State starts at zeros with every sample.
+    """
+    arrays = {spec.name: dataset.array(spec.name) for spec in contract.inputs}
+    constants = {c.name: constant_array(c) for c in contract.constants}
+    if contract.state:
+        yield from _run_stateful(call, dataset, contract, arrays, constants, limit, check)
+        return
+    frames = dataset.frames if limit is None else min(limit, dataset.frames)
+    names = [spec.name for spec in contract.outputs]
+    for start in range(0, frames, batch):
+        check()
+        stop = min(start + batch, frames)
+        feeds = {name: _padded(array[start:stop], batch) for name, array in arrays.items()}
+        outputs = call({**feeds, **constants})
+        yield {name: outputs[name][: stop - start] for name in names}
+
+
+def _run_stateful(
+    call: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
+    dataset: Dataset,
+    contract: Contract,
+    arrays: Mapping[str, NDArray[Any]],
+    constants: Mapping[str, NDArray[Any]],
+    limit: int | None,
+    check: Callable[[], None],
+) -> Iterator[dict[str, NDArray[Any]]]:
+    start = 0
+    names = [spec.name for spec in contract.outputs]
+    for length in dataset.lengths[:limit]:
+        state = zero_state(contract)
+        steps: list[dict[str, NDArray[Any]]] = []
+        for frame in range(start, start + int(length)):
+            check()
+            feeds = {name: np.asarray(array[frame : frame + 1]) for name, array in arrays.items()}
+            outputs = call({**feeds, **constants, **state})
+            state = next_state(contract.state, outputs)
+            steps.append(outputs)
+        start += int(length)
+        yield {name: np.concatenate([step[name] for step in steps]) for name in names}
+
+
+def zero_state(contract: Contract) -> dict[str, NDArray[Any]]:
+    """Return the state that every sample starts with; named axes count as 1."""
+    return {
+        spec.name: np.zeros([d if isinstance(d, int) else 1 for d in spec.shape], dtype=spec.dtype)
+        for spec in contract.state_specs
+    }
+
+
+def next_state(links: tuple[StateLink, ...], outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return what the next call is fed."""
+    return {link.input: outputs[link.output] for link in links}
+
+
+def constant_array(constant: ConstantInput) -> NDArray[Any]:
+    """Return a constant input as an array."""
+    array: NDArray[Any] = np.broadcast_to(np.array(constant.value, dtype=constant.dtype), constant.shape)
+    return np.ascontiguousarray(array).reshape(constant.shape)
+
+
+def _padded(array: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Repeat the last frame until the batch is full: the shipped shape is static."""
+    missing = batch - len(array)
+    return np.asarray(array) if missing == 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

@@ -1,0 +1,301 @@
+"""ONNX files as they come from the world: read them safely, say what is in them, freeze their shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.artifact import ConstantInput, Contract, TensorSpec
+from edgebuild.errors import EnvironmentGap, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+#: Operator sets whose operators every runtime we compile for may be asked to know.
+STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+#: Operator sets of onnxruntime itself: fine there, unknown elsewhere.
+RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFacts:
+    """What ``inspect`` reads from an ONNX file."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    parameters: int
+    weight_bytes: int
+    ops: tuple[tuple[str, int], ...]
+    domains: tuple[str, ...]
+    control_flow: bool
+    macs: int | None
+
+
+def load_onnx(path: Path) -> Any:
+    """Return the checked model with external data inside; raises ``ModelError`` naming what is wrong with the file."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise EnvironmentGap("onnx is not installed.", hint="pip install onnx") from error
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file.", hint="Check [model].onnx in edgebuild.toml.")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelError(f"{path} can't be read as ONNX: {error}", hint="Is it complete, and an .onnx file?") from error
+    if not model.graph.node:
+        raise ModelError(f"{path} holds no operators.", hint="Is it complete, and an .onnx file?")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{path}: its external data can't be read: {error}", hint="Keep the data file beside the .onnx file."
+        ) from error
+    _check_operators(model, path)
+    return model
+
+
+def _check_operators(model: Any, path: Path) -> None:
+    import onnx
+
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in _nodes(model.graph):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain not in STANDARD_DOMAINS or (node.domain, node.op_type) in functions:
+            continue
+        version = opsets.get(domain, opsets.get("ai.onnx", 1))
+        try:
+            onnx.defs.get_schema(node.op_type, version, domain)
+        except onnx.defs.SchemaError as error:
+            raise ModelError(
+                f"{path}: node {node.name or '(unnamed)'!r} is a {node.op_type!r}, "
+                f"which opset {version} of {domain or 'ai.onnx'!r} doesn't have.",
+                hint="Export the model again with a newer opset, or name its custom-op library.",
+            ) from error
+
+
+def custom_domains(facts: OnnxFacts) -> tuple[str, ...]:
+    """Return the operator domains that no runtime knows without a library of the user's."""
+    return tuple(d for d in facts.domains if d not in STANDARD_DOMAINS | RUNTIME_DOMAINS)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+            for inner in attribute.graphs:
+                yield from _nodes(inner)
+
+
+def read_facts(model: Any) -> OnnxFacts:
+    """Return what is in a loaded model."""
+    import math
+    from collections import Counter
+
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    counts = Counter(node.op_type for node in _nodes(model.graph))
+    weights = list(model.graph.initializer)
+    weights += [
+        attribute.t
+        for node in _nodes(model.graph)
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    item_bytes = {1: 4, 2: 1, 3: 1, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8}
+    sizes = [(math.prod(t.dims), item_bytes.get(t.data_type, 4)) for t in weights]
+    return OnnxFacts(
+        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in initializers),
+        outputs=tuple(_spec(value) for value in model.graph.output),
+        opset=max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0),
+        parameters=sum(size for size, _ in sizes),
+        weight_bytes=sum(size * width for size, width in sizes),
+        ops=tuple(sorted(counts.items())),
+        domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
+        control_flow=bool({"If", "Loop", "Scan"} & set(counts)),
+        macs=count_macs(model),
+    )
+
+
+def count_macs(model: Any) -> int | None:
+    """Return the multiply-accumulates of the Conv, Gemm and MatMul nodes, or None where shapes are unknown."""
+    import math
+
+    shapes = _known_shapes(model)
+    total = 0
+    for node in _nodes(model.graph):
+        if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+            continue
+        out, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
+        if out is None or weight is None:
+            return None
+        if node.op_type == "Conv":
+            total += math.prod(out) * math.prod(weight[1:])
+        else:
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            inner = weight[-1] if transposed else weight[-2] if len(weight) > 1 else weight[0]
+            total += math.prod(out) * inner
+    return total
+
+
+def _known_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        value = next((a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"), None)
+        if value is not None:
+            shapes[node.output[0]] = tuple(value.dims)
+    for typed in [*model.graph.value_info, *model.graph.output, *model.graph.input]:
+        dims = typed.type.tensor_type.shape.dim
+        if all(d.HasField("dim_value") for d in dims):
+            shapes.setdefault(typed.name, tuple(d.dim_value for d in dims))
+    return shapes
+
+
+def _spec(value: Any) -> TensorSpec:
+    import onnx
+
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise ModelError(
+            f"{value.name!r} is a {kind or 'value of unknown type'}, not a tensor.",
+            hint="edgebuild builds models whose inputs and outputs are tensors.",
+        )
+    tensor = value.type.tensor_type
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{value.name!r} has an element type that ONNX doesn't define.") from error
+    if dtype not in TensorSpec.model_fields["dtype"].annotation.__args__:  # type: ignore[union-attr]
+        raise ModelError(f"{value.name!r} has the element type {dtype}, which edgebuild can't feed.")
+    return TensorSpec(
+        name=value.name, shape=tuple(_dimension(d, i) for i, d in enumerate(tensor.shape.dim)), dtype=dtype
+    )
+
+
+def _dimension(dim: Any, index: int) -> int | str:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return str(dim.dim_param) or f"axis{index}"
+
+
+def freeze(
+    model: Any,
+    *,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    constants: tuple[ConstantInput, ...],
+    library: Path | None = None,
+) -> Any:
+    """Return a copy with static input shapes, constant inputs folded in, and what follows from both simplified.
+
+    ``shapes`` maps an input to its shipped shape (a name keeps an axis dynamic). Raises ``ModelError`` when the shapes
+    contradict the graph.
+    """
+    import onnx
+
+    frozen = onnx.ModelProto()
+    frozen.CopyFrom(model)
+    graph = frozen.graph
+    fixed = {constant.name: constant for constant in constants}
+    inputs = [value for value in graph.input if value.name not in fixed]
+    for value in graph.input:
+        if value.name in fixed:
+            graph.initializer.append(_constant_tensor(fixed[value.name]))
+        elif value.name in shapes:
+            _set_shape(value, shapes[value.name])
+    del graph.input[:]
+    graph.input.extend(inputs)
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        return onnx.shape_inference.infer_shapes(simplify(frozen, library=library), strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"The model doesn't fit the shapes it shall be frozen to: {error}",
+            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
+        ) from error
+
+
+def simplify(model: Any, *, library: Path | None = None) -> Any:
+    """Return the model with constants folded and batch normalisation merged, in standard operators only.
+
+    onnxruntime's *basic* optimisations do it: they keep the meaning, know no instruction set, and, unlike pure
+    rewriters, follow shapes through padding and control flow. Raises ``ModelError`` naming what onnxruntime refuses.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import onnx
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'") from error
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        onnx.save(model, str(source))
+        options.optimized_model_filepath = str(target)
+        try:
+            onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no root of their own
+            raise ModelError(
+                f"onnxruntime can't load the model: {_first_line(error)}",
+                hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
+            ) from error
+        simplified = onnx.load(str(target))
+    used = {node.domain for node in _nodes(simplified.graph)} | {f.domain for f in simplified.functions}
+    kept = [entry for entry in simplified.opset_import if entry.domain in used | {""}]
+    del simplified.opset_import[:]
+    simplified.opset_import.extend(kept)
+    return simplified
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _constant_tensor(constant: ConstantInput) -> Any:
+    import numpy as np
+    import onnx
+
+    array = np.broadcast_to(np.array(constant.value, dtype=constant.dtype), constant.shape)
+    return onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(constant.shape), constant.name)
+
+
+def _set_shape(value: Any, shape: tuple[int | str, ...]) -> None:
+    dims = value.type.tensor_type.shape
+    dims.ClearField("dim")
+    for size in shape:
+        entry = dims.dim.add()
+        if isinstance(size, int):
+            entry.dim_value = size
+        else:
+            entry.dim_param = size
+
+
+def shipped_contract(
+    facts: OnnxFacts,
+    contract: Contract,
+) -> Contract:
+    """Return ``contract`` with the output shapes that the frozen model really has; state outputs are not outputs."""
+    states = {link.output for link in contract.state}
+    inputs = {link.input for link in contract.state}
+    return contract.model_copy(
+        update={
+            "inputs": tuple(spec for spec in facts.inputs if spec.name not in inputs),
+            "outputs": tuple(spec for spec in facts.outputs if spec.name not in states),
+            "state_specs": tuple(spec for spec in facts.inputs if spec.name in inputs),
+        }
+    )

@@ -1,0 +1,87 @@
+"""Outputs of a model over a data set, on disk: one `.npy` per output (axis 0: frames) beside `outputs.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebuild.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgebuild.core.steps import Task
+
+
+def write_outputs(
+    frames: Iterable[Mapping[str, NDArray[Any]]], folder: Path, *, count: int, names: tuple[str, ...], task: Task
+) -> None:
+    """Write batches of outputs (frames on axis 0) into mapped files of ``count`` frames, one batch at a time."""
+    arrays: dict[str, NDArray[Any]] = {}
+    done = 0
+    for batch in frames:
+        size = len(batch[names[0]])
+        for name in names:
+            part = batch[name]
+            if name not in arrays:
+                arrays[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", mode="w+", dtype=part.dtype, shape=(count, *part.shape[1:])
+                )
+            arrays[name][done : done + size] = part
+        done += size
+        task.advance(size)
+    for array in arrays.values():
+        array.flush()  # type: ignore[attr-defined]
+    (folder / "outputs.json").write_text(json.dumps({"frames": done, "outputs": list(names)}, sort_keys=True))
+
+
+def read_outputs(folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the mapped outputs of a folder, by name."""
+    names = json.loads((folder / "outputs.json").read_text())["outputs"]
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+
+
+def check_finite(outputs: Mapping[str, NDArray[Any]], who: str) -> None:
+    """Raise ``DataError`` when the reference itself answers NaN or infinity: nothing can be judged against it."""
+    for name, array in outputs.items():
+        if array.dtype.kind != "f":
+            continue
+        for start in range(0, len(array), 4096):
+            bad = ~np.isfinite(array[start : start + 4096])
+            if bad.any():
+                row = start + int(np.argwhere(bad)[0][0])
+                raise DataError(
+                    f"{who}: output {name!r} is NaN or infinite for frame {row}.",
+                    hint="Look at that sample and at the model's weights; nothing can be judged against such outputs.",
+                )
+
+
+def worst_mismatch(
+    reference: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]], *, rtol: float = 1e-3, atol: float = 1e-4
+) -> tuple[str, int, float] | None:
+    """Return (output, frame, difference) of the worst frame beyond tolerance, or None when all agree.
+
+    The tolerance of a frame is ``atol + rtol * max|reference frame|``: small logits of a large vector may differ more.
+    """
+    worst: tuple[str, int, float] | None = None
+    excess = 1.0
+    for name, expected in reference.items():
+        got = other[name]
+        count = min(len(expected), len(got))
+        left = np.asarray(expected[:count], dtype=np.float64).reshape(count, -1)
+        right = np.asarray(got[:count], dtype=np.float64).reshape(count, -1)
+        if left.shape != right.shape:
+            return name, 0, float("inf")
+        gap = np.abs(left - right).max(axis=1, initial=0.0)
+        gap[~np.isfinite(gap)] = np.inf
+        ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
+        frame = int(ratio.argmax())
+        if ratio[frame] > excess:
+            excess = float(ratio[frame])
+            worst = name, frame, float(gap[frame])
+    return worst

@@ -1,0 +1,282 @@
+"""The steps that turn what the user gave into a frozen ONNX model, materialised data and reference outputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
+from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgebuild.core.data import Sample
+    from edgebuild.core.values import Json
+
+#: Samples that exported and frozen models are compared on.
+PARITY_SAMPLES = 64
+#: Batch sizes that an export with a dynamic batch is compared at.
+PARITY_BATCHES = (1, 2, 5)
+
+_PATH_REASON = "where the project lies doesn't change what its code does; the code itself is in code_digest"
+_CALL_REASON = "the imported callable; its code is in code_digest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaterialiseData:
+    """Calls a data callable of the user's once and writes its samples as mapped arrays. Writes a dataset folder."""
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
+
+    source: str
+    call: Callable[[], Iterable[Sample]]
+    specs: tuple[TensorSpec, ...]
+    stateful: bool
+    code_digest: str
+    kind: ClassVar[str] = "materialise-data"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``; takes no inputs."""
+        del inputs
+        from edgebuild.models.dataset import write_dataset
+
+        samples = _user_call(self.call, self.source)
+        with ctx.progress.task(f"Reading {self.source}") as task:
+            write_dataset(
+                samples,
+                out_dir,
+                specs=self.specs,
+                stateful=self.stateful,
+                source=self.source,
+                task=task,
+                check=ctx.check,
+            )
+
+
+def _user_call(call: Callable[[], Iterable[Sample]], source: str) -> Iterable[Sample]:
+    from edgebuild.errors import DataError, EdgebuildError
+
+    try:
+        return call()
+    except EdgebuildError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{source} failed: {type(error).__name__}: {error}",
+            hint="Run the callable by itself to see where it fails.",
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportTorch:
+    """Exports the user's torch module to ONNX with its named axes dynamic, and compares both on real samples.
+
+    Inputs: ``samples`` (a dataset folder), ``weights`` (a .safetensors file, optional). Writes ``model.onnx`` and
+    ``export.json``. Raises ``ModelError`` naming the worst sample when torch and ONNX disagree at any batch size.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
+
+    factory: str
+    call: Callable[[], Any]
+    specs: tuple[TensorSpec, ...]
+    contract: Contract
+    code_digest: str
+    kind: ClassVar[str] = "export-torch"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        from edgebuild.models import torch_models
+        from edgebuild.models.dataset import Dataset
+
+        dataset = Dataset.open(inputs["samples"])
+        arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
+        outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
+        with ctx.progress.task(f"Exporting {self.factory} to ONNX"):
+            module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
+            examples = torch_models.example_inputs(self.specs, arrays)
+            path = out_dir / "model.onnx"
+            exporter = torch_models.export(module, examples, self.specs, outputs, path)
+            ctx.check()
+            call = torch_models.call_module(module, tuple(spec.name for spec in self.specs), outputs)
+            self._check_parity(call, path, dataset, ctx)
+        (out_dir / "export.json").write_text(json.dumps({"exporter": exporter}))
+
+    def _check_parity(self, call: Callable[..., Any], path: Path, dataset: Any, ctx: StepContext) -> None:
+        from edgebuild.models.host_session import HostSession
+
+        session = HostSession(path)
+        dynamic = not self.contract.state and any(BATCH_AXIS in spec.shape for spec in self.specs)
+        for batch in PARITY_BATCHES if dynamic else (1,):
+            expected = _collect(call, dataset, self.contract, batch, ctx)
+            got = _collect(session, dataset, self.contract, batch, ctx)
+            require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOnnx:
+    """Checks an ONNX file of the user's and writes it in one piece, external data inside.
+
+    Inputs: ``model`` (the file), and ``external-…`` for its external data. Writes ``model.onnx``.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
+
+    kind: ClassVar[str] = "import-onnx"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ("onnx",)
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return {}
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        import onnx
+
+        from edgebuild.models.onnx_files import load_onnx
+
+        with ctx.progress.task("Reading the ONNX model"):
+            onnx.save(load_onnx(inputs["model"]), str(out_dir / "model.onnx"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeModel:
+    """Freezes shapes and constant inputs, simplifies, and compares with the reference on real samples.
+
+    Inputs: ``model`` (folder), ``samples`` (dataset folder), ``reference`` (outputs of the reference on the same
+    samples), ``library`` (custom operators, optional). Writes ``model.onnx`` and ``contract.json`` (shipped shapes).
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
+
+    contract: Contract
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
+    kind: ClassVar[str] = "freeze-model"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        import onnx
+
+        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.host_session import HostSession
+        from edgebuild.models.onnx_files import freeze, read_facts, shipped_contract
+        from edgebuild.models.outputs import read_outputs
+
+        library = inputs.get("library")
+        with ctx.progress.task("Freezing shapes"):
+            model = onnx.load(str(inputs["model"] / "model.onnx"))
+            frozen = freeze(model, shapes=dict(self.shapes), constants=self.contract.constants, library=library)
+            path = out_dir / "model.onnx"
+            onnx.save(frozen, str(path))
+            ctx.check()
+            contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
+            dataset = Dataset.open(inputs["samples"])
+            got = _collect(HostSession(path, library=library), dataset, contract, contract.batch, ctx)
+            require_parity(read_outputs(inputs["reference"]), got, "the model in its shipped shape", "the reference")
+        (out_dir / "contract.json").write_text(contract.to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOutputs:
+    """The model as given, over a data set: torch eager fp32, or ONNX in onnxruntime with optimisation off.
+
+    Inputs: ``data`` (dataset folder) and ``model`` (ONNX folder), or ``weights`` (optional) when ``call`` builds a
+    torch module. Writes an outputs folder. Raises ``DataError`` when the reference answers NaN or infinity.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
+
+    contract: Contract
+    batch: int
+    split: str
+    order: tuple[str, ...] = ()
+    factory: str | None = None
+    call: Callable[[], Any] | None = None
+    code_digest: str = ""
+    kind: ClassVar[str] = "reference-outputs"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.host_session import run_dataset
+        from edgebuild.models.outputs import check_finite, read_outputs, write_outputs
+
+        dataset = Dataset.open(inputs["data"])
+        names = tuple(spec.name for spec in self.contract.outputs)
+        frames = run_dataset(self._model(inputs), dataset, self.contract, batch=self.batch, check=ctx.check)
+        with ctx.progress.task(f"Reference on {self.split}", total=dataset.frames) as task:
+            write_outputs(frames, out_dir, count=dataset.frames, names=names, task=task)
+        check_finite(read_outputs(out_dir), f"the reference model on the {self.split} data")
+
+    def _model(self, inputs: Mapping[str, Path]) -> Callable[..., dict[str, Any]]:
+        if self.call is None or self.factory is None:
+            from edgebuild.models.host_session import HostSession
+
+            return HostSession(inputs["model"] / "model.onnx", library=inputs.get("library"))
+        from edgebuild.models import torch_models
+
+        module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
+        outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
+        return torch_models.call_module(module, self.order, outputs)
+
+
+def _collect(
+    call: Callable[..., dict[str, Any]], dataset: Any, contract: Contract, batch: int, ctx: StepContext
+) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    from edgebuild.models.host_session import run_dataset
+
+    limit = PARITY_SAMPLES if not contract.state else min(4, dataset.samples)
+    parts = list(run_dataset(call, dataset, contract, batch=batch, limit=limit, check=ctx.check))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def require_parity(expected: Mapping[str, Any], got: Mapping[str, Any], who: str, against: str) -> None:
+    """Raise ``ModelError`` naming the worst sample when outputs differ by more than rounding can explain."""
+    from edgebuild.models.outputs import worst_mismatch
+
+    worst = worst_mismatch(expected, got)
+    if worst is not None:
+        output, frame, gap = worst
+        raise ModelError(
+            f"{who[0].upper()}{who[1:]} differs from {against}: "
+            f"output {output!r} of sample {frame} is off by {gap:.3g}.",
+            hint="The export changed the model. Export with another opset or exporter, and give [model].onnx.",
+        )

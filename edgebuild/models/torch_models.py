@@ -1,0 +1,227 @@
+"""A torch model by the user's factory: load its weights, run it as the reference, export it to ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.artifact import BATCH_AXIS
+from edgebuild.errors import EnvironmentGap, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgebuild.core.artifact import TensorSpec
+
+#: torch.export takes a batch of 1 for a constant, so examples have 2.
+EXAMPLE_BATCH = 2
+EXAMPLE_AXIS = 3
+
+
+def import_torch() -> Any:
+    """Return torch, or say how to install it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise EnvironmentGap("torch is not installed.", hint="pip install 'edgebuild[torch]'") from error
+    return torch
+
+
+def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> Any:
+    """Return the user's module in eval mode with its weights loaded strictly.
+
+    Raises ``ModelError`` when the factory raises or returns something else, or when names or shapes don't match.
+    """
+    torch = import_torch()
+    try:
+        module = factory()
+    except Exception as error:
+        raise ModelError(
+            f"The model factory {name} failed: {type(error).__name__}: {error}",
+            hint="Call it by itself to see the whole error.",
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"The model factory {name} returned a {type(module).__name__}, not a torch.nn.Module.")
+    if weights is not None:
+        _load_weights(module, weights)
+    return module.eval()
+
+
+def _load_weights(module: Any, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"{path}: weights are read from .safetensors files only, since a {path.suffix or 'file'} can run code.",
+            hint="`edgebuild init FILE.pt` says how to convert it.",
+        )
+    try:
+        state = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} can't be read as safetensors: {error}", hint="Is the file complete?") from error
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"{path} doesn't fit the model: {' '.join(lines[1:3])[:300]}",
+            hint="The factory must build the very architecture that the weights were trained with.",
+        ) from error
+
+
+def call_module(
+    module: Any, order: tuple[str, ...], outputs: tuple[str, ...]
+) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """Return a function from named arrays to named arrays that runs the module eagerly without gradients.
+
+    Raises ``ModelError`` when the module raises (a wrong shape or dtype, with the layer named) or returns other than
+    one tensor per output name.
+    """
+    torch = import_torch()
+
+    def call(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with torch.inference_mode():
+            try:
+                result = module(*(torch.from_numpy(feeds[name].copy()) for name in order))
+            except Exception as error:
+                raise ModelError(
+                    f"The model failed in {_failing_layer(error, module)}: {type(error).__name__}: "
+                    f"{str(error).splitlines()[0][:300] if str(error) else ''}",
+                    hint="Check shapes and dtypes under [[inputs]] in edgebuild.toml.",
+                ) from error
+        values = flatten(result)
+        if len(values) != len(outputs):
+            raise ModelError(
+                f"The model returned {len(values)} outputs, {len(outputs)} are named: {', '.join(outputs)}."
+            )
+        return {name: value.detach().numpy() for name, value in zip(outputs, values, strict=True)}
+
+    return call
+
+
+def flatten(result: Any) -> list[Any]:
+    """Return the tensors of a module's result in order: a tensor, or (nested) tuples, lists and dicts of them."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, tuple | list):
+        return [tensor for part in result for tensor in flatten(part)]
+    return [result]
+
+
+def _failing_layer(error: BaseException, module: Any) -> str:
+    """Name the innermost submodule on the traceback."""
+    names = {id(child): name or "the model itself" for name, child in module.named_modules()}
+    layer = "the model itself"
+    trace = error.__traceback__
+    while trace is not None:
+        layer = names.get(id(trace.tb_frame.f_locals.get("self")), layer)
+        trace = trace.tb_next
+    return repr(layer) if layer != "the model itself" else layer
+
+
+def example_inputs(specs: tuple[TensorSpec, ...], samples: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:
+    """Return example tensors: real samples repeated to a batch of 2, zeros for states."""
+    import numpy as np
+
+    torch = import_torch()
+    examples = []
+    for spec in specs:
+        if spec.name in samples:
+            array = np.asarray(samples[spec.name])
+            array = array if len(array) >= EXAMPLE_BATCH else np.repeat(array[:1], EXAMPLE_BATCH, axis=0)
+            examples.append(torch.from_numpy(np.ascontiguousarray(array[:EXAMPLE_BATCH])))
+        else:
+            sizes = [_example_size(axis) for axis in spec.shape]
+            examples.append(torch.from_numpy(np.zeros(sizes, dtype=spec.dtype)))
+    return tuple(examples)
+
+
+def _example_size(axis: int | str) -> int:
+    if isinstance(axis, int):
+        return axis
+    return EXAMPLE_BATCH if axis == BATCH_AXIS else EXAMPLE_AXIS
+
+
+def export(
+    module: Any, examples: tuple[Any, ...], specs: tuple[TensorSpec, ...], outputs: tuple[str, ...], path: Path
+) -> str:
+    """Write the module as ONNX with its named axes dynamic; return the name of the exporter that did it.
+
+    torch's dynamo exporter first, the older tracing one where that fails; whether the result is *right* is for the
+    parity check to say. Raises ``ModelError`` with both reasons when neither can.
+    """
+    failures: list[str] = []
+    for name, exporter in (("dynamo", _export_dynamo), ("tracing", _export_tracing)):
+        try:
+            with _quiet():
+                exporter(module, examples, specs, outputs, path)
+        except Exception as error:  # noqa: BLE001 - both exporters raise whatever their insides raise
+            failures.append(f"{name}: {_reason(error)}")
+        else:
+            return name
+    raise ModelError(
+        f"The model doesn't export to ONNX ({'; '.join(failures)}).",
+        hint="Remove data-dependent Python control flow from forward(), or export it yourself and give [model].onnx.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _export_dynamo(
+    module: Any, examples: tuple[Any, ...], specs: tuple[TensorSpec, ...], outputs: tuple[str, ...], path: Path
+) -> None:
+    torch = import_torch()
+    named = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
+    dims = {axis: torch.export.Dim(axis) for axis in sorted(named)}
+    shapes = tuple({i: dims[axis] for i, axis in enumerate(s.shape) if isinstance(axis, str)} for s in specs)
+    program = torch.onnx.export(
+        module,
+        examples,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        input_names=[spec.name for spec in specs],
+        output_names=list(outputs),
+        verbose=False,
+    )
+    program.save(str(path), external_data=False)
+
+
+def _export_tracing(
+    module: Any, examples: tuple[Any, ...], specs: tuple[TensorSpec, ...], outputs: tuple[str, ...], path: Path
+) -> None:
+    torch = import_torch()
+    axes = {s.name: {i: axis for i, axis in enumerate(s.shape) if isinstance(axis, str)} for s in specs}
+    torch.onnx.export(
+        module,
+        examples,
+        str(path),
+        dynamo=False,
+        input_names=[spec.name for spec in specs],
+        output_names=list(outputs),
+        dynamic_axes={name: dims for name, dims in axes.items() if dims}
+        | {name: {0: BATCH_AXIS} for name in outputs if any(BATCH_AXIS in s.shape for s in specs)},
+        opset_version=17,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' chatter off the terminal; failures still raise."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
