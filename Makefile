@@ -1,0 +1,40 @@
+# `make demo` and `make test` work on a fresh clone; everything else is for those who change edgebuild.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint format proofs step-lock docs clean
+
+setup: .venv/.stamp
+
+.venv/.stamp: pyproject.toml constraints.txt examples/requirements.txt examples/requirements-no-deps.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgebuild needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' -r examples/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements-no-deps.txt
+	touch $@
+
+demo: setup
+	$(BIN)/edgebuild build --project examples/fashion-mnist --target this-machine
+	@echo
+	$(BIN)/edgebuild report --project examples/fashion-mnist
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Slow evidence: every proof can be run alone (`make proofs K=equivalence`) and goes on where it was.
+proofs: setup
+	$(BIN)/python -m pytest -m proof $(if $(K),-k $(K))
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

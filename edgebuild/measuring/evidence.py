@@ -1,0 +1,102 @@
+"""Where measurements lie: append-only folders with the raw samples, one per session, resumable launch by launch.
+
+``<root>/<protocol>-<key>-<time>/``: ``session.json`` (what is measured and in which order), ``launch-0007.json`` with
+``launch-0007.i64`` (raw latencies), and ``result.json``, which is written last and makes the session whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from edgebuild.core.measurement import Launch
+from edgebuild.core.values import canonical_json, digest_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.core.values import Json
+
+#: A finished session is reused for this long; an unfinished one is gone on with for a shorter time, since its launches
+#: are only comparable while the machine is in the same state.
+REUSE_AGE = timedelta(days=7)
+RESUME_AGE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFolder:
+    """One session's folder."""
+
+    path: Path
+    whole: bool
+
+    def launches(self) -> tuple[Launch, ...]:
+        """Return the launches recorded so far whose samples are undamaged; a damaged one counts as never made."""
+        found = []
+        for path in sorted(self.path.glob("launch-*.json")):
+            try:
+                launch = Launch.model_validate_json(path.read_bytes())
+                samples = self.path / launch.samples
+                if digest_file(samples) == launch.samples_sha256:
+                    found.append(launch)
+            except (ValidationError, OSError):
+                continue
+        return tuple(found)
+
+    def record(self, launch: Launch) -> None:
+        """Write one launch; its samples lie beside it already."""
+        write_atomic(self.path / f"launch-{launch.index:04d}.json", launch.to_json())
+
+    def extras(self, name: str) -> Any:
+        """Return a recorded extra (memory, energy, layers …), or None."""
+        path = self.path / f"{name}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def record_extra(self, name: str, value: Json) -> None:
+        """Write an extra beside the launches."""
+        write_atomic(self.path / f"{name}.json", canonical_json(value))
+
+    def finish(self, result: Mapping[str, Json]) -> None:
+        """Make the session whole."""
+        write_atomic(self.path / "result.json", canonical_json(dict(result)))
+
+
+def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
+    """Return the newest session with this key that may be reused or gone on with, else a new one."""
+    now = datetime.now(UTC)
+    if not remeasure:
+        for path in sorted(root.glob(f"{protocol}-{key[:16]}-*"), reverse=True):
+            age = now - _taken_at(path)
+            whole = (path / "result.json").is_file()
+            if age < (REUSE_AGE if whole else RESUME_AGE) and (path / "session.json").is_file():
+                return SessionFolder(path=path, whole=whole)
+    path = root / f"{protocol}-{key[:16]}-{now.strftime('%Y%m%dT%H%M%S%fZ')}"
+    path.mkdir(parents=True)
+    write_atomic(path / "session.json", canonical_json({**plan, "started_at": now.isoformat()}))
+    return SessionFolder(path=path, whole=False)
+
+
+def _taken_at(path: Path) -> datetime:
+    try:
+        return datetime.strptime(path.name.rsplit("-", 1)[-1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file whole or not at all, also across a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

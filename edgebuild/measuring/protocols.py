@@ -1,0 +1,39 @@
+"""The two named protocols. Launches carry the variance, so launches are what is counted.
+
+*screen* ranks candidates inside a build: never a claim, can't be released. *certify* holds at most four finalists
+against the reference artifact, interleaved in one session.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgebuild.core.values import Value
+
+#: The most finalists that one certify session takes beside the reference artifact.
+MAX_FINALISTS = 4
+
+
+class Protocol(Value):
+    """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where the spread asks for more."""
+
+    name: Literal["screen", "certify"]
+    launches: int = Field(ge=1)
+    max_launches: int = Field(ge=1)
+    sample_s: float = Field(gt=0)
+    warmup_min_s: float = Field(default=1.0, ge=0)
+    warmup_min_inferences: int = Field(default=10, ge=0)
+    warmup_cap_s: float = Field(gt=0)
+    rotate: int = Field(default=16, ge=1)
+    schema_version: Literal[1] = 1
+
+    @property
+    def launch_s(self) -> float:
+        """About what one launch takes, start and load included; for estimates only."""
+        return self.sample_s + self.warmup_min_s + 1.2
+
+
+SCREEN = Protocol(name="screen", launches=3, max_launches=3, sample_s=2.5, warmup_cap_s=10.0)
+CERTIFY = Protocol(name="certify", launches=10, max_launches=20, sample_s=5.0, warmup_cap_s=60.0)
