@@ -1,0 +1,85 @@
+"""What a project's own code is, as a digest: its Python files, and the versions of what they import."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebuild.core.values import digest_json
+from edgebuild.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Folders that hold no code of the project's: environments, caches and what tools leave behind.
+_SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
+
+
+def project_code_digest(project_folder: Path) -> str:
+    """Return the SHA-256, in hex, of all that can change what a project's callables do.
+
+    That is: path and content of every Python file below the folder (hidden folders, environments and caches left out)
+    and the version of every distribution that one of them imports, ``missing`` where it isn't installed. Where the
+    folder lies doesn't matter. A file that can't be parsed counts by its content. Raises ``ConfigError`` for a file
+    that can't be read.
+    """
+    folder = project_folder.resolve()
+    files: dict[str, str] = {}
+    imported: set[str] = set()
+    for path in _python_files(folder):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(str(path), (f"the file can't be read: {error.strerror}",)) from error
+        files[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+        imported |= _imported_tops(content)
+    own = {Path(name).parts[0].removesuffix(".py") for name in files}
+    foreign = sorted(imported - own - sys.stdlib_module_names)
+    versions = {name: version for top in foreign for name, version in _versions(top)}
+    return digest_json({"files": files, "versions": versions})
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and f not in _SKIPPED and not (Path(root) / f / "pyvenv.cfg").exists()
+        )
+        yield from (Path(root) / name for name in sorted(names) if name.endswith(".py"))
+
+
+def _imported_tops(content: bytes) -> set[str]:
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return set()
+    tops: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            tops.add(node.module.partition(".")[0])
+    return tops
+
+
+def _versions(top: str) -> list[tuple[str, str]]:
+    """Return the distributions that provide a top-level module, each with its version."""
+    try:
+        # Most are called as what they provide; reading every installed distribution takes a tenth of a second.
+        return [(top, importlib.metadata.version(top))]
+    except importlib.metadata.PackageNotFoundError:
+        names = _distributions().get(top, ())
+        return [(name, importlib.metadata.version(name)) for name in names] or [(top, "missing")]
+
+
+@cache
+def _distributions() -> dict[str, tuple[str, ...]]:
+    found = importlib.metadata.packages_distributions()
+    return {top: tuple(sorted(set(names))) for top, names in found.items()}

@@ -1,0 +1,279 @@
+"""What `edgebuild.toml` can say, table by table; the descriptions become its JSON Schema and its reference page."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+
+from edgebuild.catalogue.tables import Table
+from edgebuild.core.artifact import DType
+
+_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Objective: TypeAlias = Literal["latency", "throughput", "size", "memory"]
+Number: TypeAlias = float | int | bool
+
+
+def is_reference(text: str) -> bool:
+    """Whether ``text`` has the form ``module:function``."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def _reference(text: str) -> str:
+    if is_reference(text):
+        return text
+    near = ":".join(text.rsplit(".", 1))
+    hint = f' (did you mean "{near}"?)' if text.count(":") == 0 and is_reference(near) else ""
+    raise ValueError(f'must be "module:function"{hint}')
+
+
+def _data_source(text: str) -> str:
+    if text.endswith(".npz") or is_reference(text):
+        return text
+    raise ValueError('must be "module:function" or a file that ends in ".npz"')
+
+
+def _name(text: str) -> str:
+    if _PROJECT_NAME.fullmatch(text):
+        return text
+    raise ValueError("must be letters, digits, dots, dashes and underscores, a letter or digit first")
+
+
+def _axis(size: Any) -> int | str:
+    if isinstance(size, str) and size:
+        return size
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
+        return size
+    raise ValueError("must be a size of at least 1, or the name of a dynamic axis")
+
+
+def _constant(value: Any) -> Number | tuple[Number, ...]:
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(item, bool | int | float) for item in value):
+        return tuple(value)
+    raise ValueError("must be a number, or a flat list of numbers")
+
+
+def _weights(path: str) -> str:
+    if path.endswith(".safetensors"):
+        return path
+    raise ValueError(
+        "must be a .safetensors file; edgebuild never loads a pickled checkpoint "
+        "(`edgebuild init <checkpoint>` shows how to convert one)"
+    )
+
+
+def _unique(entries: tuple[str, ...]) -> tuple[str, ...]:
+    doubles = sorted({entry for entry in entries if entries.count(entry) > 1})
+    if doubles:
+        raise ValueError(f'"{doubles[0]}" is there twice')
+    return entries
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+DataSource = Annotated[str, AfterValidator(_data_source)]
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], AfterValidator(_unique)]
+Positive = Annotated[float, Field(gt=0)]
+Axis = Annotated[
+    int | str,
+    PlainValidator(_axis),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "minLength": 1}]}),
+]
+ConstantValue = Annotated[
+    Number | tuple[Number, ...],
+    PlainValidator(_constant),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["number", "boolean"]},
+                {"type": "array", "minItems": 1, "items": {"type": ["number", "boolean"]}},
+            ]
+        }
+    ),
+]
+
+
+class ProjectTable(Table):
+    """Who this is."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(description="The project's name, used in reports and records.")
+
+
+class ModelTable(Table):
+    """The trained model: a factory, or an ONNX file."""
+
+    factory: Reference | None = Field(
+        default=None, description="`module:function`, called without arguments; returns a `torch.nn.Module`."
+    )
+    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
+        default=None,
+        description="A safetensors file with the state dict, loaded strictly into what the factory returns.",
+    )
+    onnx: Text | None = Field(
+        default=None,
+        description="An ONNX file, relative to the project; `package:magika/models/m.onnx` names a file inside an "
+        "installed package.",
+    )
+    custom_ops: Text | None = Field(
+        default=None, description="The shared library with the custom operators of the ONNX file, for ONNX Runtime."
+    )
+    state: dict[str, str] = Field(
+        default_factory=dict,
+        description="State carried between calls: input name = output name. Zeros at the start of each sample.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelTable:
+        if (self.factory is None) == (self.onnx is None):
+            raise ValueError("needs either `factory` or `onnx`" + (", not both" if self.factory else ""))
+        if self.weights is not None and self.onnx is not None:
+            raise ValueError("`weights` goes with `factory`; an ONNX file holds its own")
+        if self.custom_ops is not None and self.onnx is None:
+            raise ValueError("`custom_ops` goes with `onnx`")
+        return self
+
+
+class InputTable(Table):
+    """One input of the model."""
+
+    name: Text = Field(description="The input's name, as in the ONNX file; for a factory, in the order of `forward`.")
+    shape: tuple[Axis, ...] = Field(
+        description='Sizes, or names for dynamic axes; `"batch"` is the batch axis. `[]` for a scalar.'
+    )
+    dtype: DType = Field(description="The element type.")
+    value: ConstantValue | None = Field(
+        default=None, description="A constant: this input is fed by the artifact itself and isn't in the samples."
+    )
+
+
+class ContractTable(Table):
+    """What the caller of the artifact does before and after it; shipped with it as a contract."""
+
+    preprocess: Reference | None = Field(default=None, description="`module:function` that makes the inputs.")
+    postprocess: Reference | None = Field(default=None, description="`module:function` that reads the outputs.")
+
+
+class DataTable(Table):
+    """Where samples come from: `module:function` that yields `edgebuild.Sample`, or an `.npz` file.
+
+    A file holds one array per model input, axis 0 running over the samples, and optionally `target`, `group` and
+    `slice`.
+    """
+
+    train: DataSource | None = Field(default=None, description="Training samples, for techniques that train.")
+    calibration: DataSource = Field(description="Samples that quantisers calibrate on; no targets needed.")
+    validation: DataSource = Field(description="Samples that candidates are chosen on.")
+    test: DataSource = Field(description="The sealed set: opened once, to certify the finalists.")
+
+
+class MetricTable(Table):
+    """How good outputs are: a built-in metric by name, or a callable of yours."""
+
+    name: Text | None = Field(default=None, description='A built-in metric, such as `"accuracy"`.')
+    callable: Reference | None = Field(
+        default=None, description="`module:function(outputs, targets) -> float`; outputs by name, axis 0 the samples."
+    )
+    direction: Literal["maximise", "minimise"] | None = Field(
+        default=None, description="Whether more is better; required with `callable`."
+    )
+    scale: Annotated[tuple[float, ...], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="The lowest and highest value; required where the budget is in points."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MetricTable:
+        if (self.name is None) == (self.callable is None):
+            raise ValueError("needs either `name` or `callable`" + (", not both" if self.name else ""))
+        if self.name is not None and (self.direction or self.scale):
+            raise ValueError("`direction` and `scale` go with `callable`; a built-in metric knows its own")
+        if self.callable is not None and self.direction is None:
+            raise ValueError('`callable` needs a `direction`: "maximise" or "minimise"')
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise ValueError("`scale` must be [lowest, highest]")
+        return self
+
+
+class BudgetTable(Table):
+    """How much worse than the original the artifact may be: exactly one of the four kinds."""
+
+    points: Positive | None = Field(
+        default=None, description="The largest drop in hundredths of the metric's scale: 2.0 is 0.02 on [0, 1]."
+    )
+    relative: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="The largest drop as a share of the original's metric: 0.02 is 2 % of it."
+    )
+    floor: float | None = Field(default=None, description="The worst value of the metric that is still good enough.")
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="For unlabelled data: the share of samples decided as the original decides them."
+    )
+    per_slice_points: Positive | None = Field(
+        default=None, description="The largest drop inside any one slice or class, in points."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> BudgetTable:
+        given = [kind for kind in ("points", "relative", "floor", "agreement") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            what = f", got {' and '.join(given)}" if given else ""
+            raise ValueError(f"needs exactly one of `points`, `relative`, `floor` or `agreement`{what}")
+        return self
+
+
+class LimitsTable(Table):
+    """What the artifact must stay inside beside the budget; all optional."""
+
+    latency_p50_ms: Positive | None = Field(default=None, description="Median latency of one call, in ms.")
+    latency_p99_ms: Positive | None = Field(default=None, description="99th percentile of the latency, in ms.")
+    throughput_per_s: Positive | None = Field(default=None, description="At least so many samples a second.")
+    peak_memory_mb: Positive | None = Field(default=None, description="Peak memory of the whole process, in MB (10^6).")
+    file_size_mb: Positive | None = Field(default=None, description="Size of all files that ship, in MB (10^6).")
+    load_time_ms: Positive | None = Field(default=None, description="Time to load the artifact, in ms.")
+
+
+class BuildTable(Table):
+    """What is built, for what, and with which freedom."""
+
+    objective: Objective = Field(default="latency", description="What is optimised inside budget and limits.")
+    targets: Annotated[Names, Field(min_length=1)] = Field(
+        default=("this-machine",), description="What to build for; `edgebuild targets` lists them."
+    )
+    keep_float: Names = Field(
+        default=(), description="Names of ONNX nodes that are never quantised; `*` stands for any characters."
+    )
+    keep_dynamic: Names = Field(default=(), description="Names of dynamic axes that stay dynamic in the artifact.")
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="The only thread count to ship; without it several are raced."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="The seed of everything random.")
+
+
+class StoreTable(Table):
+    """Where results are kept."""
+
+    url: Text | None = Field(
+        default=None, description="A folder or any fsspec URL; without it, a folder in the user's cache."
+    )
+    quota_gb: Positive | None = Field(default=None, description="What `edgebuild store gc` brings the store down to.")
+
+
+class ProjectFile(Table):
+    """The whole of `edgebuild.toml`."""
+
+    project: ProjectTable
+    model: ModelTable
+    inputs: Annotated[tuple[InputTable, ...], Field(min_length=1)] = Field(description="One `[[inputs]]` per input.")
+    freeze: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="The size that each dynamic axis is frozen to in the shipped artifact."
+    )
+    contract: ContractTable = ContractTable()
+    data: DataTable
+    metric: MetricTable | None = Field(default=None, description="Left out only where the budget is `agreement`.")
+    budget: BudgetTable
+    limits: LimitsTable = LimitsTable()
+    build: BuildTable = BuildTable()
+    store: StoreTable = StoreTable()
