@@ -46,6 +46,13 @@ def load_callable(reference: str, project_folder: Path) -> Callable[..., Any]:
 def _import(module_name: str, reference: str, folder: Path) -> ModuleType:
     top = module_name.partition(".")[0]
     if top in sys.stdlib_module_names and _FINDER.spec_in(top, folder) is not None:
+        raise _problem(reference, f'"{top}" is also a module of Python itself; give the project\'s another name')
+    _FINDER.activate(folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise _problem(reference, f'there is no module "{error.name}" in {folder} or installed') from error
         what = f'"{module_name}" imports "{error.name}", which isn\'t installed'
         raise _problem(reference, what, hint=f"pip install {error.name}") from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises is the user's to see, with its place
@@ -53,9 +60,7 @@ def _import(module_name: str, reference: str, folder: Path) -> ModuleType:
     own = _FINDER.spec_in(top, folder)
     first = sys.modules[top].__file__
     if own is not None and own.origin is not None and first is not None and not Path(first).samefile(own.origin):
-        raise _problem(
-            reference, f'another "{top}" is already imported, from {first}; give the project\'s another name'
-        )
+        raise _problem(reference, f'another "{top}" is already imported, from {first}; rename the project\'s')
     return module
 
 
