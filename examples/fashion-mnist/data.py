@@ -153,18 +153,32 @@ def _unpack_debian_package(folder: Path) -> None:
     """Download and unpack the package without root; files reach `folder` whole and checked, or not at all."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise DataError(f"Fashion-MNIST is not on this machine and apt-get is not here to get it; {_ways(folder)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fashion-mnist-", dir=folder.parent) as scratch_name:
-        scratch = Path(scratch_name)
-        # apt drops privileges to _apt when root runs it and warns where that user may not write.
-        scratch.chmod(0o777)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fashion-mnist-", dir=folder.parent) as scratch_name:
+            scratch = Path(scratch_name)
+            _download(scratch, folder)
+            packages = [str(package) for package in scratch.glob("*.deb")]
+            _call(["dpkg-deb", "-x", *packages, "unpacked"], cwd=scratch, folder=folder)
+            unpacked = scratch / "unpacked" / SYSTEM_FOLDER.relative_to("/")
+            for name in SHA256:
+                _idx(unpacked / name, header_bytes=0)
+            _publish(unpacked, folder)
+    except OSError as error:
+        raise DataError(f"Fashion-MNIST cannot be unpacked into {folder} ({error}); {_ways(folder)}") from error
+
+
+def _download(scratch: Path, folder: Path) -> None:
+    # As root, apt downloads as the user _apt, who has to reach this folder.
+    scratch.chmod(0o755)
+    try:
         _call(["apt-get", "download", PACKAGE], cwd=scratch, folder=folder)
-        packages = [str(package) for package in scratch.glob("*.deb")]
-        _call(["dpkg-deb", "-x", *packages, "unpacked"], cwd=scratch, folder=folder)
-        unpacked = scratch / "unpacked" / SYSTEM_FOLDER.relative_to("/")
-        for name in SHA256:
-            _idx(unpacked / name, header_bytes=0)
-        _publish(unpacked, folder)
+    except DataError:
+        # Fresh containers have no package lists; lists of our own need no root.
+        (scratch / "lists" / "partial").mkdir(parents=True)
+        apt = ["apt-get", "-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch / 'cache'}"]
+        _call([*apt, "update"], cwd=scratch, folder=folder)
+        _call([*apt, "download", PACKAGE], cwd=scratch, folder=folder)
 
 
 def _publish(unpacked: Path, folder: Path) -> None:
