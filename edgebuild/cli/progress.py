@@ -1,0 +1,108 @@
+"""Progress with time left on a terminal; a line per finished task where output is a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+#: Work that takes less than this needs no line of its own in a log.
+QUIET_BELOW_S = 2.0
+
+
+class TerminalProgress:
+    """Draws one bar per open task, with the time left, on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left", style="dim"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._open = 0
+
+    def task(self, title: str, total: float | None = None) -> _TerminalTask:
+        """Open a bar; ``total`` None shows activity only."""
+        return _TerminalTask(self, self._progress, title, total)
+
+    def opened(self) -> None:
+        """Start drawing with the first open task."""
+        self._open += 1
+        if self._open == 1:
+            self._progress.start()
+
+    def closed(self) -> None:
+        """Stop drawing with the last."""
+        self._open -= 1
+        if self._open == 0:
+            self._progress.stop()
+
+
+class _TerminalTask:
+    def __init__(self, owner: TerminalProgress, progress: Any, title: str, total: float | None) -> None:
+        self._owner, self._progress, self._title, self._total = owner, progress, title, total
+        self._started = time.monotonic()
+        self._id: Any = None
+
+    def __enter__(self) -> _TerminalTask:
+        self._owner.opened()
+        self._id = self._progress.add_task(self._title, total=self._total, note="")
+        return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """See ``Task``."""
+        self._progress.update(self._id, advance=amount, **({"note": note} if note else {}))
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.remove_task(self._id)
+        self._owner.closed()
+
+
+class LogProgress:
+    """One line when a task that took over two seconds ends, and one every half minute while it runs."""
+
+    def task(self, title: str, total: float | None = None) -> _LogTask:
+        """See ``Progress``."""
+        return _LogTask(title, total)
+
+
+class _LogTask:
+    EVERY_S = 30.0
+
+    def __init__(self, title: str, total: float | None) -> None:
+        self._title, self._total, self._done = title, total, 0.0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> _LogTask:
+        return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """See ``Task``."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._said >= self.EVERY_S:
+            self._said = now
+            left = ""
+            if self._total and self._done:
+                remaining = (now - self._started) * max(self._total - self._done, 0.0) / self._done
+                left = f", about {remaining:.0f} s left"
+            print(f"  … {self._title}{f' ({note})' if note else ''}{left}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exc: object) -> None:
+        took = time.monotonic() - self._started
+        if took >= QUIET_BELOW_S:
+            print(f"  {self._title}: {took:.0f} s", file=sys.stderr, flush=True)
+
+
+def make_progress() -> TerminalProgress | LogProgress:
+    """Return bars on a terminal, lines elsewhere."""
+    return TerminalProgress() if sys.stderr.isatty() else LogProgress()

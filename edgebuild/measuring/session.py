@@ -1,0 +1,301 @@
+"""Measures arms on one device: fresh processes in a balanced order, raw samples on disk, resumable.
+
+An *arm* is one artifact with its runtime settings. Every round launches every arm once, in an order that balances what
+ran before what; an anchor model at the start, the middle and the end shows whether the device itself drifted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.measurement import Energy, Fact, Launch, Layer, Measurement, Memory
+from edgebuild.core.values import digest_file, digest_json
+from edgebuild.errors import DeviceError
+from edgebuild.measuring import statistics
+from edgebuild.measuring.evidence import SessionFolder, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from edgebuild.core.artifact import Artifact
+    from edgebuild.core.steps import Progress, Task
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.measuring.protocols import Protocol
+
+#: An arm that is so much slower than the fastest of its contest after a round is not launched again when screening.
+HOPELESS = 1.3
+#: The arm name of the anchor model.
+ANCHOR = "anchor"
+#: The anchor's launches: only to see drift, so short ones.
+ANCHOR_SAMPLE_S = 1.0
+#: The host stops waiting for a launch after its longest legal duration and this much for loading.
+LAUNCH_GRACE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One artifact to measure. ``contest`` groups the arms that screening may drop against each other."""
+
+    id: str
+    artifact: Artifact
+    folder: Path
+    inputs: Path
+    inputs_digest: str
+    contest: str = ""
+    keep: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What measuring needs of the world."""
+
+    client: RunnerClient
+    root: Path
+    progress: Progress
+    check: Callable[[], None]
+    configuration: tuple[Fact, ...]
+    seed: int = 0
+    remeasure: bool = False
+    anchor: Arm | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionResult:
+    """A whole session: measurements by arm, in launch order; ``dropped`` says why screening stopped early."""
+
+    folder: SessionFolder
+    measurements: Mapping[str, Measurement]
+    dropped: Mapping[str, str]
+    anchor_ms: tuple[float, ...]
+    reused: bool
+
+    def medians(self, arm: str) -> dict[int, float]:
+        """Return log-free launch medians in ms by round, valid launches only."""
+        launches = self.measurements[arm].launches
+        return {index: launch.median_ns / 1e6 for index, launch in enumerate(launches) if launch.valid}
+
+
+@dataclass
+class _Run:
+    """The state of a session while it runs."""
+
+    bench: Bench
+    protocol: Protocol
+    arms: tuple[Arm, ...]
+    folder: SessionFolder
+    launches: dict[str, list[Launch]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    next_index: int = 0
+
+
+def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
+    """Return the digest of everything that must match for a session to be reused."""
+    return digest_json(
+        {
+            "protocol": protocol.model_dump(mode="json"),
+            "arms": sorted([arm.artifact.digest(), arm.inputs_digest, arm.contest, arm.keep] for arm in arms),
+            "runner": bench.client.runner_digest,
+            "device": bench.client.device.id,
+            "configuration": [fact.model_dump() for fact in bench.configuration],
+            "seed": bench.seed,
+        }
+    )
+
+
+def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:
+    """Measure all arms under one protocol, or reuse a session that measured exactly them.
+
+    Raises ``DeviceError`` when a launch can't be made, ``Interrupted`` when stopped; what was measured is kept and a
+    second call goes on with it.
+    """
+    plan = {"arms": [arm.id for arm in arms], "protocol": protocol.model_dump(mode="json"), "title": title}
+    key = session_key(bench, protocol, arms)
+    folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
+    run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
+    known = {arm.artifact.digest(): arm.id for arm in arms}
+    for launch in folder.launches():
+        run.launches.setdefault(known.get(launch.arm, launch.arm), []).append(launch)
+        run.next_index = max(run.next_index, launch.index + 1)
+    if not folder.whole:
+        with bench.progress.task(title, total=_planned_s(run)) as task:
+            _run_rounds(run, task)
+        folder.finish({"dropped": dict(run.dropped), "finished_at": datetime.now(UTC).isoformat()})
+    else:
+        run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
+    return SessionResult(
+        folder=folder,
+        measurements={arm.id: _measurement(run, arm) for arm in arms},
+        dropped=run.dropped,
+        anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
+        reused=folder.whole,
+    )
+
+
+def _planned_s(run: _Run) -> float:
+    return run.protocol.launch_s * run.protocol.launches * len(run.arms)
+
+
+def _run_rounds(run: _Run, task: Task) -> None:
+    order = statistics.order(tuple(arm.id for arm in run.arms), run.protocol.max_launches, run.bench.seed)
+    by_id = {arm.id: arm for arm in run.arms}
+    anchor_rounds = {0, run.protocol.launches // 2}
+    for index, round_order in enumerate(order):
+        if index >= run.protocol.launches and not _wants_more(run):
+            break
+        if run.bench.anchor is not None and index in anchor_rounds:
+            _launch_if_missing(run, run.bench.anchor, len([r for r in sorted(anchor_rounds) if r < index]), task)
+        for arm_id in round_order:
+            if arm_id not in run.dropped:
+                _launch_if_missing(run, by_id[arm_id], index, task)
+        if run.protocol.name == "screen":
+            _drop_hopeless(run, index)
+    if run.bench.anchor is not None:
+        _launch_if_missing(run, run.bench.anchor, len(anchor_rounds), task)
+
+
+def _wants_more(run: _Run) -> bool:
+    """Adaptive launches: go on while any pair's spread can't resolve 3 %."""
+    reference, *others = run.arms
+    if run.protocol.launches == run.protocol.max_launches:
+        return False
+    return any(_pair_resolution(run, reference, other) > statistics.TARGET_RESOLUTION for other in others)
+
+
+def _pair_resolution(run: _Run, left: Arm, right: Arm) -> float:
+    pairs = statistics.paired_medians(run.launches.get(left.id, []), run.launches.get(right.id, []))
+    return statistics.pair_resolution(pairs) if len(pairs) > 1 else float("inf")
+
+
+def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
+    done = run.launches.setdefault(arm.id, [])
+    if len(done) > position:
+        task.advance(run.protocol.launch_s)
+        return
+    run.bench.check()
+    done.append(_launch(run, arm))
+    task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
+
+
+def _launch(run: _Run, arm: Arm) -> Launch:
+    """One fresh process on the device; its raw samples are fetched, checked and recorded before anything else."""
+    client, protocol, index = run.bench.client, run.protocol, run.next_index
+    sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
+    name = f"launch-{index:04d}.i64"
+    remote = f"{client.device.root}/out/{run.folder.path.name}"
+    answer = client.call(
+        "measure",
+        {
+            "backend": arm.artifact.backend,
+            "artifact": client.put_folder(arm.folder),
+            "settings": dict(arm.artifact.settings),
+            "inputs": client.put_folder(arm.inputs),
+            "out": remote,
+            "samples_name": name,
+            "rotate": protocol.rotate,
+            "warmup_min_inferences": protocol.warmup_min_inferences,
+            "warmup_min_s": protocol.warmup_min_s,
+            "warmup_cap_s": protocol.warmup_cap_s,
+            "sample_s": sample_s,
+        },
+        time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
+        check=run.bench.check,
+    )
+    local = run.folder.path / name
+    client.device.get(f"{remote}/{name}", local)
+    if digest_file(local) != answer["samples_sha256"]:
+        raise DeviceError(
+            f"The samples of launch {index} arrived damaged from {client.device.id}.", hint="Run the build again."
+        )
+    arm_name = ANCHOR if arm.id == ANCHOR else arm.artifact.digest()
+    launch = Launch.model_validate({**answer, "index": index, "arm": arm_name, "samples": name})
+    run.folder.record(launch)
+    run.next_index += 1
+    return launch
+
+
+def _drop_hopeless(run: _Run, index: int) -> None:
+    for contest in {arm.contest for arm in run.arms}:
+        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in run.dropped]
+        medians = {arm.id: _fastest(run.launches.get(arm.id, [])) for arm in arms}
+        best = min(medians, key=lambda arm_id: (medians[arm_id], arm_id))
+        for arm in arms:
+            if arm.id != best and not arm.keep and medians[arm.id] > HOPELESS * medians[best]:
+                run.dropped[arm.id] = (
+                    f"{medians[arm.id] / medians[best]:.2f}x the latency of {best} "
+                    f"after {index + 1} of {run.protocol.launches} screening launches"
+                )
+
+
+def _fastest(launches: Sequence[Launch]) -> float:
+    return min((launch.median_ns / 1e6 for launch in launches), default=float("inf"))
+
+
+def _measurement(run: _Run, arm: Arm) -> Measurement:
+    return Measurement(
+        protocol=run.protocol.name,
+        artifact_digest=arm.artifact.digest(),
+        runner_digest=run.bench.client.runner_digest,
+        inputs_digest=arm.inputs_digest,
+        device=run.bench.client.device.id,
+        configuration=run.bench.configuration,
+        taken_at=run.folder.path.name.rsplit("-", 1)[-1],
+        launches=tuple(run.launches.get(arm.id, [])),
+        memory=_memory(run, arm),
+        energy=_energy(run, arm),
+    )
+
+
+def _memory(run: _Run, arm: Arm) -> Memory | None:
+    found = run.folder.extras(f"memory-{arm.artifact.digest()[:16]}")
+    return None if found is None else Memory.model_validate(found)
+
+
+def _energy(run: _Run, arm: Arm) -> Energy | None:
+    found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
+    return None if found is None or "sensor" in found else Energy.model_validate(found)
+
+
+def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
+    """Measure peak memory in a launch of its own, once per session and arm."""
+    answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
+    return Memory.model_validate(answer)
+
+
+def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
+    """Measure energy in a launch of its own; None where the device has no readable sensor."""
+    answer = _side_launch(bench, folder, arm, "energy", {})
+    return None if "sensor" in answer else Energy.model_validate(answer)
+
+
+def read_layers(bench: Bench, arm: Arm) -> tuple[Layer, ...]:
+    """Ask the runtime what precision each layer really runs in, with a time per layer where it has one."""
+    answer = _call(bench, arm, "layers", {})
+    return tuple(Layer.model_validate(layer) for layer in answer["layers"])
+
+
+def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: Mapping[str, Any]) -> Any:
+    name = f"{op}-{arm.artifact.digest()[:16]}"
+    found = folder.extras(name)
+    if found is None:
+        found = _call(bench, arm, op, extra)
+        folder.record_extra(name, found)
+    return found
+
+
+def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    client = bench.client
+    return client.call(
+        op,
+        {
+            "backend": arm.artifact.backend,
+            "artifact": client.put_folder(arm.folder),
+            "settings": dict(arm.artifact.settings),
+            "inputs": client.put_folder(arm.inputs),
+            **extra,
+        },
+        time_limit_s=LAUNCH_GRACE_S * 2,
+        check=bench.check,
+    )

@@ -1,0 +1,170 @@
+"""From what was found to what will be tried: pure, deterministic, and told before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
+from edgebuild.core.values import Value, digest_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgebuild.core.artifact import Int8Scheme
+    from edgebuild.planning.inputs import PlanInputs, ProfileInput
+
+Settings: TypeAlias = tuple[tuple[str, Setting], ...]
+
+
+class PlannedCandidate(Value):
+    """One precision on one profile, with the runtime settings that are raced for it.
+
+    ``raced`` is false where a precision only saves space on this profile: it is then judged on size and memory.
+    """
+
+    id: str
+    profile: str
+    backend: str
+    precision: Precision
+    settings: tuple[Settings, ...]
+    raced: bool
+    baseline: bool = False
+
+
+class Refusal(Value):
+    """What is not tried, and why."""
+
+    what: str
+    reason: str
+
+
+class StageCost(Value):
+    """About how long one stage will take."""
+
+    stage: str
+    seconds: float
+
+
+class Plan(Value):
+    """What one build for one target will try."""
+
+    target: str
+    objective: str
+    budget: str
+    candidates: tuple[PlannedCandidate, ...]
+    refused: tuple[Refusal, ...]
+    costs: tuple[StageCost, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """About how long the build will take when nothing is cached."""
+        return sum(cost.seconds for cost in self.costs)
+
+
+def make_plan(inputs: PlanInputs) -> Plan:
+    """Return the plan: every allowed precision of every profile, minus what is refused, cut to the time asked for.
+
+    The fp32 artifact of the first usable profile with its default settings is the baseline that others are held
+    against. Guarantees: equal inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
+    """
+    refused: list[Refusal] = []
+    candidates: list[PlannedCandidate] = []
+    for profile in inputs.profiles:
+        if profile.refused is not None:
+            refused.append(Refusal(what=profile.name, reason=profile.refused))
+            continue
+        for precision, reason in _precisions(profile, inputs):
+            if reason is None:
+                candidates.append(_candidate(profile, precision, inputs, baseline=not candidates))
+            else:
+                refused.append(Refusal(what=f"{profile.name}/{precision.label}", reason=reason))
+    candidates, dropped = _fit_time(candidates, inputs)
+    refused.extend(dropped)
+    return Plan(
+        target=inputs.target,
+        objective=inputs.objective,
+        budget=inputs.budget,
+        candidates=tuple(candidates),
+        refused=tuple(refused),
+        costs=_costs(candidates, inputs),
+        notes=inputs.notes,
+    )
+
+
+def _precisions(profile: ProfileInput, inputs: PlanInputs) -> Iterator[tuple[Precision, str | None]]:
+    """Yield every precision the profile allows with the reason why it isn't tried, or None."""
+    if "fp32" in profile.precisions:
+        yield Precision(kind="fp32"), None
+    if "fp16" in profile.precisions and profile.fp16 is not None:
+        precision = Precision(kind="fp16", fp16=profile.fp16)
+        unsupported = profile.fp16 is Fp16Meaning.COMPUTE and not profile.computes_fp16
+        yield precision, "this device has no fp16 arithmetic" if unsupported else None
+    if "int8" not in profile.precisions:
+        return
+    for scheme in profile.schemes:
+        for quantiser in profile.quantisers:
+            precision = Precision(kind="int8", scheme=scheme, quantiser=quantiser)
+            yield precision, _int8_refusal(scheme, quantiser, inputs)
+
+
+def _int8_refusal(scheme: Int8Scheme, quantiser: str, inputs: PlanInputs) -> str | None:
+    del scheme
+    if not inputs.quantisable_ops:
+        return "the model has no convolution or matrix product that could run in int8"
+    if quantiser in inputs.missing_quantisers:
+        return f"{quantiser} is not installed ({inputs.missing_quantisers[quantiser]})"
+    return None
+
+
+def _candidate(profile: ProfileInput, precision: Precision, inputs: PlanInputs, *, baseline: bool) -> PlannedCandidate:
+    raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
+    settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
+    return PlannedCandidate(
+        id=f"{profile.name}/{precision.label}",
+        profile=profile.name,
+        backend=profile.backend,
+        precision=precision,
+        settings=settings,
+        raced=raced,
+        baseline=baseline,
+    )
+
+
+def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:
+    """Drop the least promising work until the estimate fits the time: other quantisers first, then settings."""
+    refused: list[Refusal] = []
+    if inputs.time_s is None:
+        return candidates, refused
+    reason = f"left out to stay inside {inputs.time_s:.0f} s"
+    for candidate in [c for c in candidates if c.precision.quantiser not in {None, "edgebuild"}][::-1]:
+        if sum(cost.seconds for cost in _costs(candidates, inputs)) <= inputs.time_s:
+            return candidates, refused
+        candidates = [c for c in candidates if c.id != candidate.id]
+        refused.append(Refusal(what=candidate.id, reason=reason))
+    if sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
+        candidates = [c.model_copy(update={"settings": c.settings[:1]}) for c in candidates]
+        refused.append(Refusal(what="all runtime settings but the first", reason=reason))
+    return candidates, refused
+
+
+def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[StageCost, ...]:
+    """Estimate each stage; ``inputs`` carries the unit costs, so that this stays pure."""
+    arms = sum(len(c.settings) for c in candidates if c.raced)
+    finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
+    evaluations = len(candidates)
+    quantised = sum(1 for c in candidates if c.precision.kind == "int8")
+    return (
+        StageCost(stage="data, export and reference", seconds=inputs.prepare_s),
+        StageCost(stage="quantise and compile", seconds=quantised * inputs.quantise_s + evaluations * inputs.compile_s),
+        StageCost(stage="evaluate on validation", seconds=evaluations * inputs.evaluate_s),
+        # Clear losers leave after their first screening launch; about half of the arms do.
+        StageCost(stage="screen", seconds=arms * inputs.screen_launch_s * 2),
+        StageCost(stage="certify", seconds=(finalists + 1) * inputs.certify_launches * inputs.certify_launch_s),
+        StageCost(stage="evaluate on test", seconds=finalists * inputs.evaluate_test_s),
+    )
+
+
+def plan_digest(plan: Plan) -> str:
+    """Return the digest of all that a plan decides; the target's name is not part of it."""
+    return digest_json(plan.model_dump(mode="json", exclude={"target"}))
