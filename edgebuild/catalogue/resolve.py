@@ -1,0 +1,192 @@
+"""Profile + target + probe → the resolved target, the only thing that later stages see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgebuild.catalogue.profiles import CORES_ALL, CORES_HALF, Profile, Rule
+from edgebuild.catalogue.project_tables import LimitsTable
+from edgebuild.catalogue.tables import unknown
+from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision, Setting
+from edgebuild.core.measurement import UNKNOWN
+from edgebuild.core.values import Value
+from edgebuild.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import TypeVar
+
+    from edgebuild.catalogue.targets import Facts, Target
+    from edgebuild.core.values import Json
+
+    R = TypeVar("R", bound=Rule)
+
+Settings: TypeAlias = tuple[tuple[str, Setting], ...]
+
+#: Kernels, firmware and graphics take their share before Linux counts memory; more than this is another board.
+_MEMORY_SHARE = 0.8
+
+
+class ResolvedProfile(Value):
+    """One way to compile for one device. ``precisions`` and ``settings`` are what is raced."""
+
+    name: str
+    backend: str
+    arch: str
+    isa: tuple[str, ...]
+    cores: int | None
+    precisions: tuple[Precision, ...]
+    settings: tuple[Settings, ...]
+    channel_multiple: int
+
+    def key_fields(self) -> dict[str, Json]:
+        """Return all that may shape a result; the name is a label."""
+        return self.model_dump(mode="json", exclude={"name"})
+
+    @property
+    def fp16(self) -> Fp16Meaning | None:
+        """What fp16 means here; ``None`` where it isn't raced."""
+        return next((p.fp16 for p in self.precisions if p.kind == "fp16"), None)
+
+    @property
+    def schemes(self) -> tuple[Int8Scheme, ...]:
+        """The 8-bit schemes that are raced, best first."""
+        return tuple(dict.fromkeys(p.scheme for p in self.precisions if p.scheme is not None))
+
+
+class ResolvedTarget(Value):
+    """What a target is on the device at hand. ``refused`` holds (profile, reason) for those that can't be used."""
+
+    name: str
+    profiles: tuple[ResolvedProfile, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    limits: LimitsTable = LimitsTable()
+    memory_bytes: int | None = None
+
+    def key_fields(self) -> dict[str, Json]:
+        """Return all that may shape a plan; names are labels."""
+        return {
+            "profiles": [profile.key_fields() for profile in self.profiles],
+            "refused": [reason for _, reason in self.refused],
+            "limits": self.limits.model_dump(mode="json"),
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def resolve(
+    target: Target, profiles: Mapping[str, Profile], probe: Mapping[str, str], *, threads: int | None = None
+) -> ResolvedTarget:
+    """Return what ``target`` is on the device that ``probe`` describes (empty: as the target's facts say).
+
+    ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cores`` and ``memory_bytes``; a
+    missing or ``unknown`` reading contradicts nothing. ``threads`` is the only thread count to keep, if given. Raises
+    ``ConfigError`` with every contradiction between facts and probe, and every profile that doesn't exist.
+    """
+    readings = {name: value for name, value in probe.items() if value != UNKNOWN}
+    problems = [f"profiles: {unknown('profile', name, profiles)}" for name in target.profiles if name not in profiles]
+    problems += _contradictions(target.facts, readings)
+    arch = readings.get("arch") or (target.facts.arch.value if target.facts.arch else None)
+    if arch is None:
+        problems.append("[facts].arch: isn't stated, and no device was probed")
+    if problems or arch is None:
+        raise ConfigError(f'target "{target.name}"', tuple(problems), hint="Is it the right device for this target?")
+    isa = _isa(target.facts, readings)
+    cores = _number(readings, "cores") or (target.facts.cores.value if target.facts.cores else None)
+    usable, refused = [], []
+    for profile in (profiles[name] for name in target.profiles):
+        reason = _refusal(profile, arch, isa)
+        if reason is None:
+            usable.append(_resolved(profile, arch, isa, cores, threads))
+        else:
+            refused.append((profile.name, reason))
+    stated_memory = target.facts.memory_bytes.value if target.facts.memory_bytes else None
+    return ResolvedTarget(
+        name=target.name,
+        profiles=tuple(usable),
+        refused=tuple(refused),
+        limits=target.limits,
+        memory_bytes=_number(readings, "memory_bytes") or stated_memory,
+    )
+
+
+def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
+    if facts.arch and "arch" in readings and readings["arch"] != facts.arch.value:
+        yield f'[facts].arch: should be "{facts.arch.value}", the device is "{readings["arch"]}"'
+    if facts.isa and "isa" in readings:
+        missing = sorted(set(facts.isa.value) - set(readings["isa"].split()))
+        if missing:
+            yield f"[facts].isa: the device's CPU lacks {', '.join(missing)}"
+    memory = _number(readings, "memory_bytes")
+    if facts.memory_bytes and memory is not None and memory < _MEMORY_SHARE * facts.memory_bytes.value:
+        yield (
+            f"[facts].memory_bytes: should be {facts.memory_bytes.value / 2**30:.1f} GiB, "
+            f"the device has {memory / 2**30:.1f} GiB"
+        )
+
+
+def _number(readings: Mapping[str, str], name: str) -> int | None:
+    text = readings.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _isa(facts: Facts, readings: Mapping[str, str]) -> frozenset[str]:
+    if "isa" in readings:
+        return frozenset(readings["isa"].split())
+    return frozenset(facts.isa.value if facts.isa else ())
+
+
+def _refusal(profile: Profile, arch: str, isa: frozenset[str]) -> str | None:
+    if arch not in profile.requires_arch:
+        return f"is for {' or '.join(profile.requires_arch)}, the device is {arch}"
+    missing = sorted(set(profile.requires) - isa)
+    if missing:
+        return f"needs a CPU with {', '.join(missing)}"
+    return None if profile.device_work else profile.why_no_device_work
+
+
+def _first(rules: Iterable[R], isa: frozenset[str]) -> R | None:
+    return next((rule for rule in rules if isa.issuperset(rule.requires)), None)
+
+
+def _resolved(
+    profile: Profile, arch: str, isa: frozenset[str], cores: int | None, threads: int | None
+) -> ResolvedProfile:
+    channels = _first(profile.channels, isa)
+    relevant = {name for rule in (*profile.fp16, *profile.int8, *profile.channels) for name in rule.requires}
+    return ResolvedProfile(
+        name=profile.name,
+        backend=profile.backend,
+        arch=arch,
+        isa=tuple(sorted(isa & (relevant | set(profile.requires)))),
+        cores=cores,
+        precisions=tuple(_precisions(profile, isa)),
+        settings=tuple(dict.fromkeys(_settings(entry, cores, threads) for entry in profile.settings)),
+        channel_multiple=channels.multiple if channels else 1,
+    )
+
+
+def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:
+    for kind in profile.precisions:
+        if kind == "fp32":
+            yield Precision(kind="fp32")
+        elif kind == "fp16":
+            rule = _first(profile.fp16, isa)
+            if rule is not None:
+                yield Precision(kind="fp16", fp16=rule.meaning)
+        else:
+            schemes = _first(profile.int8, isa)
+            for scheme in schemes.schemes if schemes else ():
+                for quantiser in profile.quantisers:
+                    yield Precision(kind="int8", scheme=scheme, quantiser=quantiser)
+
+
+def _settings(entry: Mapping[str, Setting], cores: int | None, threads: int | None) -> Settings:
+    """Return one setting with numbers for words; words stay where the number of cores isn't known."""
+    settled: dict[str, Setting] = {}
+    for name, value in entry.items():
+        settled[name] = value
+        if name == "threads" and threads is not None:
+            settled[name] = threads
+        elif cores is not None and value in (CORES_ALL, CORES_HALF):
+            settled[name] = cores if value == CORES_ALL else max(1, cores // 2)
+    return tuple(sorted(settled.items()))
