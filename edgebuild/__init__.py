@@ -1,1 +1,50 @@
-"""edgebuild builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
+"""edgebuild builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget.
+
+The public API. Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgebuild.catalogue.project import Project, load_project
+    from edgebuild.core.data import Sample
+    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.errors import EdgebuildError
+    from edgebuild.pipeline import bench, build, plan
+    from edgebuild.planning.plan import Plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BuildRecord",
+    "EdgebuildError",
+    "Plan",
+    "Project",
+    "Sample",
+    "__version__",
+    "bench",
+    "build",
+    "load_project",
+    "plan",
+]
+
+_WHERE = {
+    "BuildRecord": "edgebuild.core.verdict",
+    "EdgebuildError": "edgebuild.errors",
+    "Plan": "edgebuild.planning.plan",
+    "Project": "edgebuild.catalogue.project",
+    "Sample": "edgebuild.core.data",
+    "bench": "edgebuild.pipeline",
+    "build": "edgebuild.pipeline",
+    "load_project": "edgebuild.catalogue.project",
+    "plan": "edgebuild.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'edgebuild' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

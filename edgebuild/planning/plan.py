@@ -8,10 +8,8 @@ from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from edgebuild.core.artifact import Int8Scheme
-    from edgebuild.planning.inputs import PlanInputs, ProfileInput
+    from edgebuild.catalogue.resolve import ResolvedProfile
+    from edgebuild.planning.inputs import PlanInputs
 
 Settings: TypeAlias = tuple[tuple[str, Setting], ...]
 
@@ -68,13 +66,15 @@ def make_plan(inputs: PlanInputs) -> Plan:
     The fp32 artifact of the first usable profile with its default settings is the baseline that others are held
     against. Guarantees: equal inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
     """
-    refused: list[Refusal] = []
+    refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
     candidates: list[PlannedCandidate] = []
-    for profile in inputs.profiles:
-        if profile.refused is not None:
-            refused.append(Refusal(what=profile.name, reason=profile.refused))
+    for profile in inputs.target.profiles:
+        reason = _profile_refusal(profile, inputs)
+        if reason is not None:
+            refused.append(Refusal(what=profile.name, reason=reason))
             continue
-        for precision, reason in _precisions(profile, inputs):
+        for precision in profile.precisions:
+            reason = _precision_refusal(precision, inputs)
             if reason is None:
                 candidates.append(_candidate(profile, precision, inputs, baseline=not candidates))
             else:
@@ -82,7 +82,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     candidates, dropped = _fit_time(candidates, inputs)
     refused.extend(dropped)
     return Plan(
-        target=inputs.target,
+        target=inputs.target.name,
         objective=inputs.objective,
         budget=inputs.budget,
         candidates=tuple(candidates),
@@ -92,32 +92,25 @@ def make_plan(inputs: PlanInputs) -> Plan:
     )
 
 
-def _precisions(profile: ProfileInput, inputs: PlanInputs) -> Iterator[tuple[Precision, str | None]]:
-    """Yield every precision the profile allows with the reason why it isn't tried, or None."""
-    if "fp32" in profile.precisions:
-        yield Precision(kind="fp32"), None
-    if "fp16" in profile.precisions and profile.fp16 is not None:
-        precision = Precision(kind="fp16", fp16=profile.fp16)
-        unsupported = profile.fp16 is Fp16Meaning.COMPUTE and not profile.computes_fp16
-        yield precision, "this device has no fp16 arithmetic" if unsupported else None
-    if "int8" not in profile.precisions:
-        return
-    for scheme in profile.schemes:
-        for quantiser in profile.quantisers:
-            precision = Precision(kind="int8", scheme=scheme, quantiser=quantiser)
-            yield precision, _int8_refusal(scheme, quantiser, inputs)
+def _profile_refusal(profile: ResolvedProfile, inputs: PlanInputs) -> str | None:
+    if profile.backend in inputs.missing:
+        return f"{profile.backend} is not installed ({inputs.missing[profile.backend]})"
+    return inputs.backend_refusals.get(profile.backend)
 
 
-def _int8_refusal(scheme: Int8Scheme, quantiser: str, inputs: PlanInputs) -> str | None:
-    del scheme
+def _precision_refusal(precision: Precision, inputs: PlanInputs) -> str | None:
+    if precision.kind != "int8":
+        return None
     if not inputs.quantisable_ops:
         return "the model has no convolution or matrix product that could run in int8"
-    if quantiser in inputs.missing_quantisers:
-        return f"{quantiser} is not installed ({inputs.missing_quantisers[quantiser]})"
+    if precision.quantiser in inputs.missing:
+        return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
     return None
 
 
-def _candidate(profile: ProfileInput, precision: Precision, inputs: PlanInputs, *, baseline: bool) -> PlannedCandidate:
+def _candidate(
+    profile: ResolvedProfile, precision: Precision, inputs: PlanInputs, *, baseline: bool
+) -> PlannedCandidate:
     raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
     settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
     return PlannedCandidate(
@@ -150,18 +143,19 @@ def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[l
 
 def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[StageCost, ...]:
     """Estimate each stage; ``inputs`` carries the unit costs, so that this stays pure."""
+    unit = inputs.costs
     arms = sum(len(c.settings) for c in candidates if c.raced)
     finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
     evaluations = len(candidates)
     quantised = sum(1 for c in candidates if c.precision.kind == "int8")
     return (
-        StageCost(stage="data, export and reference", seconds=inputs.prepare_s),
-        StageCost(stage="quantise and compile", seconds=quantised * inputs.quantise_s + evaluations * inputs.compile_s),
-        StageCost(stage="evaluate on validation", seconds=evaluations * inputs.evaluate_s),
+        StageCost(stage="data, export and reference", seconds=unit.prepare_s),
+        StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
+        StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         # Clear losers leave after their first screening launch; about half of the arms do.
-        StageCost(stage="screen", seconds=arms * inputs.screen_launch_s * 2),
-        StageCost(stage="certify", seconds=(finalists + 1) * inputs.certify_launches * inputs.certify_launch_s),
-        StageCost(stage="evaluate on test", seconds=finalists * inputs.evaluate_test_s),
+        StageCost(stage="screen", seconds=arms * unit.screen_launch_s * 2),
+        StageCost(stage="certify", seconds=(finalists + 1) * unit.certify_launches * unit.certify_launch_s),
+        StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
     )
 
 
