@@ -1,0 +1,194 @@
+"""What `edgebuild init` writes: a commented `edgebuild.toml` with marked places to fill in."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from edgebuild.core.artifact import BATCH_AXIS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgebuild.core.artifact import TensorSpec
+
+#: Marks every place that the user must fill in.
+PLACEHOLDER = "FILL IN"
+
+#: Files that may run code of whoever wrote them when they are loaded.
+PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+
+
+def starter_from_onnx(name: str, onnx: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    """Return an `edgebuild.toml` for an ONNX file with these inputs and outputs; ``onnx`` is its path as written.
+
+    The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs.
+    """
+    inputs = _with_batch(inputs)
+    model = f"""\
+[model]
+onnx = {_text(onnx)}
+# custom_ops = "libcustom.so"           # the library of its custom operators, if it has any
+{_state_lines(inputs, outputs)}"""
+    return _document(name, model, inputs, f"Outputs: {', '.join(_signature(spec) for spec in outputs)}.")
+
+
+def starter_from_factory(name: str, factory: str) -> str:
+    """Return an `edgebuild.toml` for a model that ``module:function`` makes."""
+    model = f"""\
+[model]
+factory = {_text(factory)}   # called without arguments, returns a torch.nn.Module
+weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the factory loads its weights itself
+# [model.state]                         # state carried between calls: input name = output name
+# state = "stateN"
+"""
+    return _document(name, model, (), "")
+
+
+def conversion_advice(checkpoint: Path) -> str:
+    """Return how to make a project of a pickled checkpoint, which edgebuild itself never loads."""
+    weights = f"{checkpoint.stem}.safetensors"
+    return f"""\
+{checkpoint.name} is a pickled file: loading it can run code that someone hid in it, so edgebuild never does.
+Convert it once, yourself, with the class that it was trained with:
+
+    # model.py
+    def build():
+        from my_package import MyNet          # your model's class
+        return MyNet()
+
+    # convert.py
+    import torch
+    from safetensors.torch import save_file
+    from model import build
+
+    state = torch.load({str(checkpoint)!r}, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)    # trainers often wrap it
+    model = build()
+    model.load_state_dict(state)
+    save_file({{k: v.contiguous() for k, v in model.state_dict().items()}}, {weights!r})
+
+Then `edgebuild init model:build`, and set weights = {_text(weights)} in edgebuild.toml.
+If weights_only=True refuses the file, it holds more than weights: save its state_dict where it was trained.
+"""
+
+
+def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str) -> str:
+    axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
+    if not inputs:
+        axes = {BATCH_AXIS: None}
+    freeze = "\n".join(
+        f"{_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
+        for axis in axes
+    )
+    return f"""\
+# What edgebuild builds, and how good it must stay. Every key is explained in docs/edgebuild-toml.md.
+# Places that say "{PLACEHOLDER}" need you; lines that start with # are optional.
+
+[project]
+name = {_text(name)}
+
+{model}
+# The inputs, in order. Names in a shape are dynamic axes; "batch" is the batch axis.
+{_input_lines(inputs)}
+[freeze]                                # the sizes that dynamic axes have in the shipped artifact
+{freeze}
+
+# [contract]                            # shipped with the artifact, for whoever calls it
+# preprocess = "data:preprocess"
+# postprocess = "data:postprocess"
+
+# Each yields edgebuild.Sample(inputs={{name: array}}, target=…), or is an .npz file with one array per input
+# and "target", and optionally "group" (recording, subject) and "slice" (class, site). No batch axis in a sample.
+[data]
+calibration = "data:calibration"        # {PLACEHOLDER}: a few hundred samples, targets not needed
+validation = "data:validation"          # {PLACEHOLDER}: candidates are chosen on these
+test = "data:test"                      # {PLACEHOLDER}: sealed; opened once, to certify the result
+# train = "data:train"
+
+[metric]{f" # {note}" if note else ""}
+name = "accuracy"                       # {PLACEHOLDER}: a built-in metric, or one of yours:
+# callable = "metrics:auc"              # metrics:auc(outputs, targets) -> float
+# direction = "maximise"
+# scale = [0.0, 1.0]
+
+[budget]                                # exactly one kind
+points = 2.0                            # {PLACEHOLDER}: may lose 2 hundredths of the metric's scale
+# relative = 0.02                       # or 2 % of the original's metric
+# floor = 0.9                           # or down to this value
+# agreement = 0.98                      # or, without targets and [metric]: decides as the original on 98 %
+# per_slice_points = 5.0                # and no slice or class loses more
+
+[limits]                                # all optional
+# latency_p50_ms = 5.0
+# latency_p99_ms = 10.0
+# throughput_per_s = 100.0
+# peak_memory_mb = 200.0
+# file_size_mb = 5.0
+# load_time_ms = 500.0
+
+[build]
+objective = "latency"                   # latency | throughput | size | memory
+targets = ["this-machine"]              # `edgebuild targets` lists them
+# keep_float = ["/head/*"]              # ONNX nodes that are never quantised
+# keep_dynamic = ["length"]             # axes that stay dynamic
+# threads = 2                           # the only thread count to ship
+"""
+
+
+def _input_lines(inputs: Sequence[TensorSpec]) -> str:
+    if not inputs:
+        return f"""\
+[[inputs]]
+name = "input"                          # {PLACEHOLDER}: as in forward()
+shape = ["batch", 3, 224, 224]          # {PLACEHOLDER}
+dtype = "float32"
+"""
+    return "\n".join(
+        f"""\
+[[inputs]]
+name = {_text(spec.name)}
+shape = {json.dumps(list(spec.shape), ensure_ascii=False)}
+dtype = "{spec.dtype}"
+{"# value = 0                            # for an input that never changes" if not spec.shape else ""}
+""".rstrip()
+        + "\n"
+        for spec in inputs
+    )
+
+
+def _with_batch(inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    lead = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    if not isinstance(lead, str):
+        return inputs
+    return [
+        spec.model_copy(update={"shape": tuple(BATCH_AXIS if axis == lead else axis for axis in spec.shape)})
+        for spec in inputs
+    ]
+
+
+def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    """Show the state table, with the pair that looks like one where shapes and types of input and output agree."""
+    lines = ["# [model.state]                         # state carried between calls: input name = output name"]
+    pairs = [
+        (into.name, out.name)
+        for into in inputs
+        for out in outputs
+        if into.dtype == out.dtype and len(into.shape) == len(out.shape) > 1 and "state" in into.name.lower()
+    ]
+    lines += [f"# {_key(into)} = {_text(out)}" for into, out in pairs] or ['# state = "stateN"']
+    return "\n".join(lines) + "\n"
+
+
+def _signature(spec: TensorSpec) -> str:
+    return f"{_text(spec.name)} {json.dumps(list(spec.shape), ensure_ascii=False)} {spec.dtype}"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    plain = name.replace("_", "").replace("-", "")
+    return name if plain.isascii() and plain.isalnum() else _text(name)
