@@ -140,23 +140,25 @@ def paired_medians(candidate: Sequence[Launch], baseline: Sequence[Launch]) -> t
     )
 
 
-def compare(pairs: Sequence[tuple[float, float]], *, look: Literal[1, 2] = 1, looks: Literal[1, 2] = 1) -> Comparison:
+def compare(
+    pairs: Sequence[tuple[float, float]], *, look: Literal[1, 2] = 1, looks: Literal[1, 2] = 1
+) -> Comparison | None:
     """Return how the candidate compares with the baseline; ``pairs`` are (candidate, baseline) launch medians.
+
+    ``None`` below two pairs: nothing can be said.
 
     Better or worse: the 95 % interval of the mean paired log-ratio excludes 0 and the effect is beyond 1 %. Else
     equivalent: the 90 % interval lies within ± 2 %. Else inconclusive. Where a second look may pool further launches,
     both looks say ``looks=2`` and use 97.5 % and 95 %, so that two looks err no more often than one.
-    ``low``/``high`` are the bounds of the first of these intervals. Fewer than 2 pairs are inconclusive, unbounded.
+    ``low``/``high`` are the bounds of the first of these intervals.
     Source: paired t-test; two one-sided tests for equivalence (Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657).
     """
     if look > looks:
         raise ValueError(f"look {look} of {looks}")
+    if len(pairs) < 2:
+        return None
     ratios = [math.log(candidate / baseline) for candidate, baseline in pairs]
-    effect = stdlib.fmean(ratios) if ratios else 0.0
-    if len(ratios) < 2:
-        return Comparison(
-            outcome="inconclusive", effect=effect, low=-math.inf, high=math.inf, pairs=len(ratios), look=look
-        )
+    effect = stdlib.fmean(ratios)
     spread = stdlib.stdev(ratios)
     error, degrees = spread / math.sqrt(len(ratios)), len(ratios) - 1
     half = _t_quantile((1 + _level(looks)) / 2, degrees) * error
@@ -190,8 +192,8 @@ def pair_resolution(pairs: Sequence[tuple[float, float]], *, looks: Literal[1, 2
 def power(effect: float, spread: float, n: int, *, looks: Literal[1, 2] = 1) -> float:
     """Return the probability that ``compare`` calls a true effect of that size and sign better or worse.
 
-    ``spread`` is the standard deviation of the paired log-ratios, ``n`` >= 2 the number of pairs. It asks for
-    both the paired t-test and an observed effect beyond 1 %. The estimated spread is integrated over its chi distribution.
+    ``spread`` is the standard deviation of the paired log-ratios, ``n`` >= 2 the number of pairs. It asks for both the
+    paired t-test and an observed effect beyond 1 %. The estimated spread is integrated over its chi distribution.
     """
     import numpy as np
     from scipy import special
