@@ -1,0 +1,235 @@
+"""The executor: runs steps and owns all caching. Steps never see the store.
+
+A step whose key is stored is not run. Otherwise it gets its inputs as read-only folders, an empty folder for what it
+makes, and a scratch folder that survives a kill. What it made is stored when it completed, and never when it failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgebuild.core.steps import StepContext
+from edgebuild.core.values import digest_file, digest_json
+from edgebuild.core.verdict import StepRecord
+from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
+from edgebuild.execution import history
+from edgebuild.execution.disk import FULL, FULL_HINT, remove_folder, store_error
+from edgebuild.execution.entries import Entry
+from edgebuild.execution.keys import key_of, key_parts
+from edgebuild.execution.lock import waiting_lock
+from edgebuild.execution.manifest import content_digest, list_folder
+from edgebuild.execution.verification import signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from edgebuild.core.steps import Progress, Step, Task
+    from edgebuild.core.values import Json
+    from edgebuild.execution.store import Store
+
+#: Below this much free space a failed step is taken to have failed for want of it.
+NEARLY_FULL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """An input from outside the store: a file or folder of the user's, and the digest that stands for it in keys.
+
+    ``stamp`` is how the files looked when they were digested; with it the executor notices a change during a step.
+    """
+
+    path: Path
+    digest: str
+    stamp: str = ""
+
+
+def given(path: Path) -> Given:
+    """Digest a file or folder of the user's. Raises ``DataError`` when it is absent, unreadable or not plain files."""
+    try:
+        stamp = _stamp(path)
+        digest = content_digest(list_folder(path)) if path.is_dir() else digest_file(path)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}", hint="check the path and its permissions") from error
+    return Given(path=path, digest=digest, stamp=stamp)
+
+
+def _stamp(path: Path) -> str:
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return digest_json([[str(each), *signature(each.stat())] for each in paths])
+
+
+def _changed(value: Given) -> bool:
+    """Whether the content changed since it was digested; reads it only if the files look different."""
+    try:
+        return _stamp(value.path) != value.stamp and given(value.path).digest != value.digest
+    except (OSError, DataError):
+        return True
+
+
+Input: TypeAlias = Entry | Given
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step made, or had made before. ``seconds`` is what this call took; ``why`` says why it ran or didn't."""
+
+    entry: Entry
+    path: Path
+    reused: bool
+    seconds: float
+    why: str
+
+
+class Executor:
+    """Runs steps against one store. ``records`` tells what each ran or reused, in order.
+
+    ``check`` raises ``Interrupted`` when the work must stop. ``project`` keeps apart the histories of projects that
+    share a store.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        progress: Progress,
+        check: Callable[[], None],
+        seed: int,
+        isa: str,
+        device_configuration: Mapping[str, str],
+        project: str = "",
+    ) -> None:
+        self.records: list[StepRecord] = []
+        self._store = store
+        self._progress = progress
+        self._check = check
+        self._seed = seed
+        self._isa = isa
+        self._device_configuration = device_configuration
+        self._project = project
+
+    def run(self, step: Step, inputs: Mapping[str, Input], *, label: str) -> StepResult:
+        """Return what ``step`` makes of ``inputs``, from the store where it is there.
+
+        ``label`` names the step in the project, for people. Errors of the step pass through; Ctrl-C becomes
+        ``Interrupted``. Raises ``EdgebuildError`` when the step wrote nothing or changed its inputs, ``StoreError``
+        when the disk is full or read-only.
+        """
+        started = time.monotonic()
+        try:
+            self._check()
+            digests = {name: value.digest for name, value in inputs.items()}
+            parts = key_parts(
+                step, digests, seed=self._seed, isa=self._isa, device_configuration=self._device_configuration
+            )
+            entry, why = self._reuse_or_make(step, inputs, parts, label)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted during {label}; what was finished is kept", hint="the same command goes on from here"
+            ) from error
+        result = StepResult(
+            entry=entry, path=entry.path, reused=why is None, seconds=time.monotonic() - started, why=why or "unchanged"
+        )
+        self.records.append(
+            StepRecord(
+                label=label,
+                kind=step.kind,
+                key=entry.key,
+                reused=result.reused,
+                seconds=result.seconds,
+                why=result.why,
+            )
+        )
+        return result
+
+    def _reuse_or_make(
+        self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str
+    ) -> tuple[Entry, str | None]:
+        """Return the entry, and why it was made (None: it was there)."""
+        store, key, why = self._store, key_of(parts), None
+        entry = store.lookup(key)
+        if entry is None:
+            store.require_writable(f"running {label}")
+            with self._alone(key, label):
+                entry = store.lookup(key)  # another build may have finished it while this one waited
+                if entry is None:
+                    why = self._why(key, parts, label)
+                    entry = self._make(step, inputs, parts, label, why)
+        history.remember(store, self._project, label, parts)
+        return entry, why
+
+    def _why(self, key: str, parts: dict[str, Json], label: str) -> str:
+        scratch = self._store.layout.scratch(key)
+        return history.why_made(
+            history.recall(self._store, self._project, label),
+            parts,
+            damaged=any(damage.key == key for damage in self._store.damaged),
+            resumes=scratch.is_dir() and any(scratch.iterdir()),
+        )
+
+    def _make(self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str, why: str) -> Entry:
+        store, key, started = self._store, key_of(parts), time.monotonic()
+        scratch = store.layout.scratch(key)
+        with store.work_folder() as out_dir, self._progress.task(label), self._disk_failures(label):
+            scratch.mkdir(exist_ok=True)
+            context = StepContext(progress=self._progress, check=self._check, seed=self._seed, scratch=scratch)
+            step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
+            if not any(path.is_file() for path in out_dir.rglob("*")):
+                raise EdgebuildError(f"{label} ended without writing anything ({step.kind}, version {step.version})")
+            self._refuse_changed_inputs(inputs, label)
+            meta = {"label": label, "parts": parts, "why": why, "seconds": round(time.monotonic() - started, 3)}
+            entry = store.commit(key, out_dir, meta)
+        remove_folder(scratch)
+        return entry
+
+    def _refuse_changed_inputs(self, inputs: Mapping[str, Input], label: str) -> None:
+        """Keep a result only when it was made from what its key says."""
+        for name, value in inputs.items():
+            if isinstance(value, Entry):
+                if not self._store.intact(value):
+                    self._store.lookup(value.key)  # drops what is damaged
+                    raise EdgebuildError(f"the stored input {name!r} was changed while {label} ran")
+            elif value.stamp and _changed(value):
+                raise DataError(f"{value.path} changed while {label} ran", hint="leave it alone and build again")
+
+    @contextmanager
+    def _alone(self, key: str, label: str) -> Iterator[None]:
+        """Hold the key's lock: of two builds that need the same step, the second waits and reuses."""
+        waits: list[Task] = []
+
+        def waiting(holder: str) -> None:
+            if not waits:
+                waits.append(self._progress.task(f"{label}: waiting for another build ({holder})").__enter__())
+
+        try:
+            with waiting_lock(self._store.layout.lock(key), self._check, waiting):
+                for task in waits:
+                    task.__exit__(None, None, None)
+                waits.clear()
+                yield
+        finally:
+            for task in waits:
+                task.__exit__(None, None, None)
+
+    @contextmanager
+    def _disk_failures(self, label: str) -> Iterator[None]:
+        """A step writes into the store's disk: when that is full, say so, whatever the step's library made of it."""
+        try:
+            yield
+        except EdgebuildError:
+            raise
+        except OSError as error:
+            if error.errno in FULL | {errno.EROFS}:
+                raise store_error(error, self._store.root, label) from error
+            raise
+        except Exception as error:
+            if shutil.disk_usage(self._store.root).free < NEARLY_FULL_BYTES:
+                raise StoreError(
+                    f"the disk under the store {self._store.root} is full: {label} failed", hint=FULL_HINT
+                ) from error
+            raise

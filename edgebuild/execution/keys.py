@@ -1,0 +1,93 @@
+"""What a step's result depends on, in plain parts: hashed they are its key, compared they explain a rebuild."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.steps import Place
+from edgebuild.core.values import digest_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.core.steps import Step
+    from edgebuild.core.values import Json
+
+SCHEMA_VERSION = 1
+NOT_INSTALLED = "not installed"
+#: Longer values of a parameter are not spelled out in an explanation.
+MAX_SHOWN_CHARACTERS = 40
+
+#: How the groups of parts read in an explanation.
+GROUPS = {"parameters": "parameter", "inputs": "input", "tools": "tool", "device": "device configuration"}
+SINGLES = {"kind": "kind", "version": "version of the step", "seed": "seed", "isa": "instruction set"}
+
+
+def key_parts(
+    step: Step, inputs: Mapping[str, str], *, seed: int, isa: str, device_configuration: Mapping[str, str]
+) -> dict[str, Json]:
+    """Return everything that shapes what ``step`` makes. ``inputs`` maps its inputs to their content digests.
+
+    The instruction set counts where the step executes kernels, the device's configuration where it runs on the device.
+    """
+    parts: dict[str, Json] = {
+        "schema": SCHEMA_VERSION,
+        "kind": step.kind,
+        "version": step.version,
+        "parameters": dict(step.key_fields()),
+        "inputs": dict(inputs),
+        "tools": {tool: tool_version(tool) for tool in step.tools},
+        "seed": seed,
+    }
+    if step.place is Place.HOST_KERNELS:
+        parts["isa"] = isa
+    if step.place is Place.DEVICE:
+        parts["device"] = dict(device_configuration)
+    return parts
+
+
+def key_of(parts: Mapping[str, Json]) -> str:
+    """Return the key: equal exactly for equal parts."""
+    return digest_json(parts)
+
+
+def tool_version(distribution: str) -> str:
+    """Return the installed version of a distribution, or ``not installed``."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return NOT_INSTALLED
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say in words what differs between two sets of parts; empty when nothing does."""
+    changes = [
+        _change(words, old.get(name), new.get(name))
+        for name, words in SINGLES.items()
+        if old.get(name) != new.get(name)
+    ]
+    for group, words in GROUPS.items():
+        before, after = _group(old, group), _group(new, group)
+        absent = "default" if group == "parameters" else "none"
+        changes += [
+            f"{words} {name} changed"
+            if group == "inputs"
+            else _change(f"{words} {name}", before.get(name, absent), after.get(name, absent))
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
+        ]
+    if old.get("schema") != new.get("schema"):
+        changes.append("keys are made in another way")
+    return ", ".join(changes)
+
+
+def _group(parts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    group = parts.get(name)
+    return group if isinstance(group, dict) else {}
+
+
+def _change(words: str, before: Any, after: Any) -> str:
+    if any(isinstance(value, dict | list) or len(str(value)) > MAX_SHOWN_CHARACTERS for value in (before, after)):
+        return f"{words} changed"
+    return f"{words} {before} → {after}"
