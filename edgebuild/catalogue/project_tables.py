@@ -175,6 +175,9 @@ class MetricTable(Table):
     """How good outputs are: a built-in metric by name, or a callable of yours."""
 
     name: Text | None = Field(default=None, description='A built-in metric, such as `"accuracy"`.')
+    output: Text | None = Field(
+        default=None, description="The output that a built-in metric reads, where the model has several."
+    )
     callable: Reference | None = Field(
         default=None, description="`module:function(outputs, targets) -> float`; outputs by name, axis 0 the samples."
     )
@@ -191,6 +194,8 @@ class MetricTable(Table):
             raise ValueError("needs either `name` or `callable`" + (", not both" if self.name else ""))
         if self.name is not None and (self.direction or self.scale):
             raise ValueError("`direction` and `scale` go with `callable`; a built-in metric knows its own")
+        if self.callable is not None and self.output is not None:
+            raise ValueError("`output` goes with `name`; a callable gets all outputs")
         if self.callable is not None and self.direction is None:
             raise ValueError('`callable` needs a `direction`: "maximise" or "minimise"')
         if self.scale is not None and not self.scale[0] < self.scale[1]:

@@ -78,9 +78,10 @@ def resolve(
 ) -> ResolvedTarget:
     """Return what ``target`` is on the device that ``probe`` describes (empty: as the target's facts say).
 
-    ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cores`` and ``memory_bytes``; a
-    missing or ``unknown`` reading contradicts nothing. ``threads`` is the only thread count to keep, if given. Raises
-    ``ConfigError`` with every contradiction between facts and probe, and every profile that doesn't exist.
+    ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cpu``, ``board``, ``cores`` and
+    ``memory_bytes``; a missing or ``unknown`` reading contradicts nothing. ``threads`` is the only thread count to
+    keep, if given. Raises ``ConfigError`` with every contradiction between facts and probe, and every profile that
+    doesn't exist.
     """
     readings = {name: value for name, value in probe.items() if value != UNKNOWN}
     problems = [f"profiles: {unknown('profile', name, profiles)}" for name in target.profiles if name not in profiles]
@@ -116,6 +117,9 @@ def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
         missing = sorted(set(facts.isa.value) - set(readings["isa"].split()))
         if missing:
             yield f"[facts].isa: the device's CPU lacks {', '.join(missing)}"
+    names = [readings[name] for name in ("cpu", "board") if name in readings]
+    if facts.known_as and names and not any(facts.known_as.value in name for name in names):
+        yield f'[facts].known_as: should be "{facts.known_as.value}", the device is "{names[0]}"'
     memory = _number(readings, "memory_bytes")
     if facts.memory_bytes and memory is not None and memory < _MEMORY_SHARE * facts.memory_bytes.value:
         yield (

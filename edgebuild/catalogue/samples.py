@@ -58,7 +58,8 @@ class NpzSamples:
         import numpy as np
 
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # Opened here, because numpy leaves a file open that turns out not to be an archive.
+            with self.path.open("rb") as stream, zipfile.ZipFile(stream), np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from edgebuild.catalogue.tables import toml_key, toml_text
 from edgebuild.core.artifact import BATCH_AXIS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def starter_from_onnx(name: str, onnx: str, inputs: Sequence[TensorSpec], output
     inputs = _with_batch(inputs)
     model = f"""\
 [model]
-onnx = {_text(onnx)}
+onnx = {toml_text(onnx)}
 # custom_ops = "libcustom.so"           # the library of its custom operators, if it has any
 {_state_lines(inputs, outputs)}"""
     return _document(name, model, inputs, f"Outputs: {', '.join(_signature(spec) for spec in outputs)}.")
@@ -38,7 +38,7 @@ def starter_from_factory(name: str, factory: str) -> str:
     """Return an `edgebuild.toml` for a model that ``module:function`` makes."""
     model = f"""\
 [model]
-factory = {_text(factory)}   # called without arguments, returns a torch.nn.Module
+factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.Module
 weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the factory loads its weights itself
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
@@ -69,7 +69,7 @@ Convert it once, yourself, with the class that it was trained with:
     model.load_state_dict(state)
     save_file({{k: v.contiguous() for k, v in model.state_dict().items()}}, {weights!r})
 
-Then `edgebuild init model:build`, and set weights = {_text(weights)} in edgebuild.toml.
+Then `edgebuild init model:build`, and set weights = {toml_text(weights)} in edgebuild.toml.
 If weights_only=True refuses the file, it holds more than weights: save its state_dict where it was trained.
 """
 
@@ -79,7 +79,7 @@ def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str) ->
     if not inputs:
         axes = {BATCH_AXIS: None}
     freeze = "\n".join(
-        f"{_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
+        f"{toml_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
         for axis in axes
     )
     return f"""\
@@ -87,7 +87,7 @@ def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str) ->
 # Places that say "{PLACEHOLDER}" need you; lines that start with # are optional.
 
 [project]
-name = {_text(name)}
+name = {toml_text(name)}
 
 {model}
 # The inputs, in order. Names in a shape are dynamic axes; "batch" is the batch axis.
@@ -148,8 +148,8 @@ dtype = "float32"
     return "\n".join(
         f"""\
 [[inputs]]
-name = {_text(spec.name)}
-shape = {json.dumps(list(spec.shape), ensure_ascii=False)}
+name = {toml_text(spec.name)}
+shape = {_shape(spec)}
 dtype = "{spec.dtype}"
 {"# value = 0                            # for an input that never changes" if not spec.shape else ""}
 """.rstrip()
@@ -177,18 +177,13 @@ def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
         for out in outputs
         if into.dtype == out.dtype and len(into.shape) == len(out.shape) > 1 and "state" in into.name.lower()
     ]
-    lines += [f"# {_key(into)} = {_text(out)}" for into, out in pairs] or ['# state = "stateN"']
+    lines += [f"# {toml_key(into)} = {toml_text(out)}" for into, out in pairs] or ['# state = "stateN"']
     return "\n".join(lines) + "\n"
 
 
 def _signature(spec: TensorSpec) -> str:
-    return f"{_text(spec.name)} {json.dumps(list(spec.shape), ensure_ascii=False)} {spec.dtype}"
+    return f"{toml_text(spec.name)} {_shape(spec)} {spec.dtype}"
 
 
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(name: str) -> str:
-    plain = name.replace("_", "").replace("-", "")
-    return name if plain.isascii() and plain.isalnum() else _text(name)
+def _shape(spec: TensorSpec) -> str:
+    return "[" + ", ".join(toml_text(a) if isinstance(a, str) else str(a) for a in spec.shape) + "]"

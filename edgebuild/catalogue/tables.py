@@ -136,17 +136,22 @@ def key_path(loc: Sequence[int | str], data: Any) -> str:
         elif depth == 0 and len(loc) > 1 and _is_tables(below):
             text = f"[[{part}]]"
         elif isinstance(below, dict) and (depth == 0 or text.endswith("]")):
-            text = f"[{text.strip('[]') + '.' if text else ''}{_bare(part)}]"
+            text = f"[{text.strip('[]') + '.' if text else ''}{toml_key(str(part))}]"
         else:
-            text += f".{_bare(part)}" if text else _bare(part)
+            text += f".{toml_key(str(part))}" if text else toml_key(str(part))
         here = below
     return text
 
 
-def _bare(key: int | str) -> str:
-    text = str(key)
-    plain = text.replace("_", "").replace("-", "")
-    return text if plain.isascii() and plain.isalnum() else json.dumps(text, ensure_ascii=False)
+def toml_text(value: str) -> str:
+    """Return a basic TOML string: as JSON's, but DEL is escaped too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(name: str) -> str:
+    """Return a key as TOML writes it: bare where it can be."""
+    plain = name.replace("_", "").replace("-", "")
+    return name if plain.isascii() and plain.isalnum() else toml_text(name)
 
 
 def _get(data: Any, part: int | str) -> Any:
@@ -187,7 +192,7 @@ def _sentence(model: type[BaseModel], data: Mapping[str, Any], details: ErrorDet
         return f"{path}: must be {_MUST_BE[kind]}, got {quote(given)}"
     what = _constraint(kind, details.get("ctx", {}), details["msg"])
     if isinstance(given, dict | list):
-        return f"{path}: {what}"
+        return f"{path}: {what}" if path else what
     near = difflib.get_close_matches(given, _choices(details), n=1) if isinstance(given, str) else []
     return f"{path}: {what}, got {quote(given)}" + (f'; did you mean "{near[0]}"?' if near else "")
 

@@ -38,6 +38,9 @@ class Facts(Table):
     """What a device of this model has; a fact that isn't known for sure is left out."""
 
     arch: TextFact | None = Field(default=None, description="The CPU architecture, as `uname -m` says.")
+    known_as: TextFact | None = Field(
+        default=None, description="What the device's own name for its CPU or board contains."
+    )
     soc: TextFact | None = None
     cpu: TextFact | None = None
     cores: CountFact | None = Field(default=None, description="CPU cores, all power modes aside.")

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgebuild.catalogue.project import load_project
+from edgebuild.catalogue.starter import (
+    PLACEHOLDER,
+    conversion_advice,
+    starter_from_factory,
+    starter_from_onnx,
+)
+from edgebuild.core.artifact import TensorSpec
+
+SILERO = (
+    TensorSpec(name="input", shape=("axis0", "axis1"), dtype="float32"),
+    TensorSpec(name="state", shape=(2, "axis1", 128), dtype="float32"),
+    TensorSpec(name="sr", shape=(), dtype="int64"),
+)
+OUTPUTS = (
+    TensorSpec(name="output", shape=("axis0", 1), dtype="float32"),
+    TensorSpec(name="stateN", shape=("a", "b", "c"), dtype="float32"),
+)
+
+
+def test_a_starter_for_an_onnx_file_loads_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "vad.onnx").touch()
+    text = starter_from_onnx("vad", "vad.onnx", SILERO, OUTPUTS)
+    (tmp_path / "edgebuild.toml").write_text(text)
+    project = load_project(tmp_path)
+    assert project.input_specs[0] == TensorSpec(name="input", shape=("batch", "axis1"), dtype="float32")
+    assert project.freeze == {"batch": 1, "axis1": 1}
+    assert '# state = "stateN"' in text
+    assert f"axis1 = 1   # {PLACEHOLDER}" in text
+    assert 'Outputs: "output" ["axis0", 1] float32, "stateN" ["a", "b", "c"] float32.' in text
+
+
+def test_a_starter_for_a_factory_loads_once_its_weights_are_there(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "edgebuild.toml").write_text(starter_from_factory("net", "model:build"))
+    project = load_project(tmp_path)
+    assert project.model.factory == "model:build"
+    assert project.weights_path == tmp_path / "weights.safetensors"
+
+
+def uncommented(text: str, first: str, last: str) -> str:
+    """Take the comment signs off the lines from ``first`` to ``last``."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"# {first}"))
+    end = next(i for i, line in enumerate(lines) if i >= start and line.startswith(f"# {last}"))
+    return "\n".join(line.removeprefix("# ") if start <= i <= end else line for i, line in enumerate(lines))
+
+
+def test_what_is_commented_out_is_right_too(tmp_path: Path) -> None:
+    (tmp_path / "vad.onnx").touch()
+    text = starter_from_onnx("vad", "vad.onnx", SILERO, OUTPUTS)
+    text = uncommented(text, "[model.state]", "state")
+    text = uncommented(text, "[contract]", "postprocess")
+    text = uncommented(text, "train", "train")
+    text = uncommented(text, "latency_p50_ms", "load_time_ms")
+    text = uncommented(text, "keep_float", "keep_float")
+    text = uncommented(text, "threads", "threads")
+    text = uncommented(text, "per_slice_points", "per_slice_points")
+    (tmp_path / "edgebuild.toml").write_text(text)
+    project = load_project(tmp_path)
+    assert project.model.state == {"state": "stateN"}
+    assert project.contract.preprocess == "data:preprocess"
+    assert project.limits.load_time_ms == 500.0
+    assert project.build.threads == 2
+
+
+names = st.text(min_size=1, max_size=12)
+axes = st.integers(1, 9) | names
+
+
+@given(st.text(max_size=8), st.lists(st.tuples(names, st.lists(axes, max_size=3)), min_size=1, max_size=3), names)
+def test_any_names_make_valid_toml(path: str, inputs: list[tuple[str, list[int | str]]], output: str) -> None:
+    specs = tuple(TensorSpec(name=name, shape=tuple(shape), dtype="float32") for name, shape in inputs)
+    text = starter_from_onnx("net", path, specs, (TensorSpec(name=output, shape=(1,), dtype="float32"),))
+    data = tomllib.loads(text)
+    assert [entry["name"] for entry in data["inputs"]] == [name for name, _ in inputs]
+    assert data["model"]["onnx"] == path
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt"])
+def test_a_checkpoint_is_explained_and_never_loaded(suffix: str) -> None:
+    text = conversion_advice(Path(f"runs/best{suffix}"))
+    assert text.startswith(f"best{suffix} is a pickled file")
+    assert "weights_only=True" in text
+    assert "save_file(" in text
+    assert "edgebuild init model:build" in text
+    code = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
+    compile("\n".join(code), "advice", "exec")
