@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.steps import Progress, Task
+    from edgebuild.core.values import Json
     from edgebuild.devices.client import RunnerClient
     from edgebuild.measuring.protocols import Protocol
 
@@ -111,7 +112,11 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     Raises ``DeviceError`` when a launch can't be made, ``Interrupted`` when stopped; what was measured is kept and a
     second call goes on with it.
     """
-    plan = {"arms": [arm.id for arm in arms], "protocol": protocol.model_dump(mode="json"), "title": title}
+    plan: dict[str, Json] = {
+        "arms": [arm.id for arm in arms],
+        "protocol": protocol.model_dump(mode="json"),
+        "title": title,
+    }
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
     run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
@@ -184,27 +189,26 @@ def _launch(run: _Run, arm: Arm) -> Launch:
     client, protocol, index = run.bench.client, run.protocol, run.next_index
     sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
     name = f"launch-{index:04d}.i64"
-    remote = f"{client.device.root}/out/{run.folder.path.name}"
-    answer = client.call(
-        "measure",
-        {
-            "backend": arm.artifact.backend,
-            "artifact": client.put_folder(arm.folder),
-            "settings": dict(arm.artifact.settings),
-            "inputs": client.put_folder(arm.inputs),
-            "out": remote,
-            "samples_name": name,
-            "rotate": protocol.rotate,
-            "warmup_min_inferences": protocol.warmup_min_inferences,
-            "warmup_min_s": protocol.warmup_min_s,
-            "warmup_cap_s": protocol.warmup_cap_s,
-            "sample_s": sample_s,
-        },
-        time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
-        check=run.bench.check,
-    )
     local = run.folder.path / name
-    client.device.get(f"{remote}/{name}", local)
+    with client.workspace() as remote:
+        answer = client.call(
+            "measure",
+            {
+                "backend": arm.artifact.backend,
+                "artifact": client.put_folder(arm.folder),
+                "settings": dict(arm.artifact.settings),
+                "inputs": client.put_folder(arm.inputs),
+                "out": remote,
+                "rotate": protocol.rotate,
+                "warmup_min_inferences": protocol.warmup_min_inferences,
+                "warmup_min_s": protocol.warmup_min_s,
+                "warmup_cap_s": protocol.warmup_cap_s,
+                "sample_s": sample_s,
+            },
+            time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
+            check=run.bench.check,
+        )
+        client.device.get(f"{remote}/{answer['samples']}", local)
     if digest_file(local) != answer["samples_sha256"]:
         raise DeviceError(
             f"The samples of launch {index} arrived damaged from {client.device.id}.", hint="Run the build again."
@@ -270,9 +274,9 @@ def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | No
     return None if "sensor" in answer else Energy.model_validate(answer)
 
 
-def read_layers(bench: Bench, arm: Arm) -> tuple[Layer, ...]:
+def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
     """Ask the runtime what precision each layer really runs in, with a time per layer where it has one."""
-    answer = _call(bench, arm, "layers", {})
+    answer = _side_launch(bench, folder, arm, "layers", {})
     return tuple(Layer.model_validate(layer) for layer in answer["layers"])
 
 

@@ -58,6 +58,27 @@ def load_onnx(path: Path) -> Any:
     return model
 
 
+def external_files(path: Path) -> tuple[Path, ...]:
+    """Return the external data files that an ONNX file refers to; none for a file that can't be read (see above)."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        return ()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError):
+        return ()
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(file for name in sorted(names) if (file := path.parent / name).is_file())
+
+
 def _check_operators(model: Any, path: Path) -> None:
     import onnx
 

@@ -112,14 +112,13 @@ class ExportTorch:
         dataset = Dataset.open(inputs["samples"])
         arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
         outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
-        with ctx.progress.task(f"Exporting {self.factory} to ONNX"):
-            module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
-            examples = torch_models.example_inputs(self.specs, arrays)
-            path = out_dir / "model.onnx"
-            exporter = torch_models.export(module, examples, self.specs, outputs, path)
-            ctx.check()
-            call = torch_models.call_module(module, tuple(spec.name for spec in self.specs), outputs)
-            self._check_parity(call, path, dataset, ctx)
+        module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
+        examples = torch_models.example_inputs(self.specs, arrays)
+        path = out_dir / "model.onnx"
+        exporter = torch_models.export(module, examples, self.specs, outputs, path)
+        ctx.check()
+        call = torch_models.call_module(module, tuple(spec.name for spec in self.specs), outputs)
+        self._check_parity(call, path, dataset, ctx)
         (out_dir / "export.json").write_text(json.dumps({"exporter": exporter}))
 
     def _check_parity(self, call: Callable[..., Any], path: Path, dataset: Any, ctx: StepContext) -> None:
@@ -157,8 +156,8 @@ class ImportOnnx:
 
         from edgebuild.models.onnx_files import load_onnx
 
-        with ctx.progress.task("Reading the ONNX model"):
-            onnx.save(load_onnx(inputs["model"]), str(out_dir / "model.onnx"))
+        del ctx
+        onnx.save(load_onnx(inputs["model"]), str(out_dir / "model.onnx"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +191,15 @@ class FreezeModel:
         from edgebuild.models.outputs import read_outputs
 
         library = inputs.get("library")
-        with ctx.progress.task("Freezing shapes"):
-            model = onnx.load(str(inputs["model"] / "model.onnx"))
-            frozen = freeze(model, shapes=dict(self.shapes), constants=self.contract.constants, library=library)
-            path = out_dir / "model.onnx"
-            onnx.save(frozen, str(path))
-            ctx.check()
-            contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
-            dataset = Dataset.open(inputs["samples"])
-            got = _collect(HostSession(path, library=library), dataset, contract, contract.batch, ctx)
-            require_parity(read_outputs(inputs["reference"]), got, "the model in its shipped shape", "the reference")
+        model = onnx.load(str(inputs["model"] / "model.onnx"))
+        frozen = freeze(model, shapes=dict(self.shapes), constants=self.contract.constants, library=library)
+        path = out_dir / "model.onnx"
+        onnx.save(frozen, str(path))
+        ctx.check()
+        contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
+        dataset = Dataset.open(inputs["samples"])
+        got = _collect(HostSession(path, library=library), dataset, contract, contract.batch, ctx)
+        require_parity(read_outputs(inputs["reference"]), got, "the model in its shipped shape", "the reference")
         (out_dir / "contract.json").write_text(contract.to_json())
 
 

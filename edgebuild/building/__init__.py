@@ -1,0 +1,1 @@
+"""The stages of a build, one file each; `edgebuild.pipeline` calls them in order."""

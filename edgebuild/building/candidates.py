@@ -1,0 +1,149 @@
+"""Turns planned candidates into compiled artifacts, evaluates each in its runtime, judges it on validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgebuild.building.judge import JudgeOutputs, judged
+from edgebuild.core.artifact import Artifact
+from edgebuild.core.verdict import Outcome
+from edgebuild.errors import BudgetMissed, DeviceError, EdgebuildError, Interrupted, StoreError
+from edgebuild.measuring.evaluate import EvaluateArtifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.world import World
+    from edgebuild.core.verdict import Closeness, Verdict
+    from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.plan import Plan, PlannedCandidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A candidate with its compiled artifact, or with the reason why there is none."""
+
+    planned: PlannedCandidate
+    failure: str | None = None
+    artifact: Artifact | None = None
+    compiled: StepResult | None = None
+    outputs: StepResult | None = None
+    verdict: Verdict | None = None
+    closeness: Closeness | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifact lies."""
+        if self.compiled is None:
+            raise BudgetMissed(f"{self.planned.id} has no artifact.")
+        return self.compiled.path
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be measured: compiled, and not refused on validation."""
+        return self.verdict is not None and self.verdict.outcome is not Outcome.REFUSED
+
+
+def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built, ...]:
+    """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
+
+    The device, the store and the user may still end it: those errors aren't the candidate's.
+    """
+    built = []
+    with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
+        for planned in plan.candidates:
+            world.check()
+            try:
+                built.append(_make(planned, prepared, world))
+            except (DeviceError, StoreError, Interrupted):
+                raise
+            except EdgebuildError as error:
+                built.append(Built(planned=planned, failure=error.message))
+            task.advance(note=planned.id)
+    return tuple(built)
+
+
+def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
+    model = _precision_step(planned, prepared, world)
+    backend = world.backends[planned.backend]
+    step = backend.compile_step(precision=planned.precision, contract=prepared.contract, client=world.client)
+    compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
+    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    if planned.settings:
+        artifact = artifact.with_settings(planned.settings[0])
+    outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)
+    verdict, closeness = judge(world, planned.id, prepared.reference, outputs, prepared.validation, "validation")
+    return Built(
+        planned=planned,
+        artifact=artifact,
+        compiled=compiled,
+        outputs=outputs,
+        verdict=verdict,
+        closeness=closeness,
+        notes=_size_notes(prepared, model),
+    )
+
+
+def _precision_step(planned: PlannedCandidate, prepared: Prepared, world: World) -> StepResult:
+    """Return the ONNX model in the candidate's precision."""
+    from edgebuild.techniques.table import technique_for
+
+    make = technique_for(planned.precision)
+    if make is None:
+        return prepared.frozen
+    step = make(
+        precision=planned.precision,
+        contract=prepared.contract,
+        keep_float=world.project.build.keep_float,
+    )
+    inputs = {"model": prepared.frozen, "calibration": prepared.calibration}
+    return world.run(step, inputs, label=f"{step.kind} for {planned.id}")
+
+
+def _size_notes(prepared: Prepared, model: StepResult) -> tuple[str, ...]:
+    before = (prepared.frozen.path / "model.onnx").stat().st_size
+    after = (model.path / "model.onnx").stat().st_size
+    if after <= before:
+        return ()
+    return (f"this precision made the model larger: {before / 1e6:.2f} MB became {after / 1e6:.2f} MB",)
+
+
+def evaluate(
+    world: World, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
+) -> StepResult:
+    """Run an artifact over a split on the device, with the settings it will ship with."""
+    step = EvaluateArtifact(
+        client=world.client,
+        split=split,
+        runner_digest=world.client.runner_digest,
+        settings=artifact.settings,
+    )
+    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {split}")
+
+
+def judge(
+    world: World,
+    who: str,
+    reference: StepResult,
+    outputs: StepResult,
+    data: StepResult,
+    split: Literal["validation", "test"],
+    *,
+    level: float = 0.95,
+) -> tuple[Verdict, Closeness]:
+    """Judge outputs against the reference's on the same samples."""
+    project = world.project
+    step = JudgeOutputs(
+        metric=project.metric,
+        budget=world.budget,
+        function=world.load(project.metric.callable) if project.metric and project.metric.callable else None,
+        split=split,
+        level=level,
+        code_digest=world.code_digest if project.metric and project.metric.callable else "",
+    )
+    inputs = {"reference": reference, "outputs": outputs, "data": data}
+    result = world.run(step, inputs, label=f"judge {who} on {split}")
+    return judged(result.path)

@@ -1,0 +1,131 @@
+"""Reads what planning needs to know: the model, the target on this device, what is installed, what work costs here."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.catalogue.profiles import load_profiles
+from edgebuild.catalogue.resolve import resolve
+from edgebuild.catalogue.shipped import pick
+from edgebuild.catalogue.targets import load_targets
+from edgebuild.errors import EnvironmentGap
+from edgebuild.measuring.protocols import CERTIFY, MAX_FINALISTS, SCREEN
+from edgebuild.planning.inputs import PlanInputs, UnitCosts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.backends.protocol import Backend
+    from edgebuild.catalogue.project import Project
+    from edgebuild.judging.budget import Budget
+
+#: Operators (and torch modules) that int8 kernels exist for.
+QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Conv1d", "Conv2d", "Conv3d", "Linear"})
+#: Quantisers and the distribution each one needs.
+QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
+#: For estimates only: what a small CPU does in a second, and what a frame costs beside its arithmetic.
+ASSUMED_MACS_PER_S = 10e9
+ASSUMED_FRAME_S = 0.0002
+ASSUMED_FRAMES = 5_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What inspection found in the model."""
+
+    quantisable_ops: int
+    macs: int | None
+    domains: tuple[str, ...] = ()
+
+
+def inspect_model(project: Project) -> ModelFacts:
+    """Return the facts of the user's model; imports it, runs nothing.
+
+    Raises ``ModelError`` or ``ConfigError`` when it can't be read or made.
+    """
+    if project.model.factory is None:
+        from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
+
+        path = project.onnx_path
+        facts = read_facts(load_onnx(path or project.folder))
+        return ModelFacts(
+            quantisable_ops=sum(count for op, count in facts.ops if op in QUANTISABLE),
+            macs=facts.macs,
+            domains=custom_domains(facts),
+        )
+    from edgebuild.catalogue.callables import load_callable
+    from edgebuild.models.torch_models import make_module
+
+    factory = project.model.factory
+    module = make_module(load_callable(factory, project.folder), factory, project.weights_path)
+    return ModelFacts(quantisable_ops=sum(type(m).__name__ in QUANTISABLE for m in module.modules()), macs=None)
+
+
+def plan_inputs(
+    project: Project,
+    target_name: str,
+    *,
+    model: ModelFacts,
+    probe: Mapping[str, str],
+    backends: Mapping[str, Backend],
+    budget: Budget,
+    time_s: float | None,
+    frames: Mapping[str, int],
+) -> PlanInputs:
+    """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
+    target = pick("targets", target_name, load_targets(project.folder))
+    resolved = resolve(target, load_profiles(project.folder), probe, threads=project.build.threads)
+    if not resolved.profiles:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in resolved.refused)
+        raise EnvironmentGap(
+            f"Nothing can be built for {target_name} on this device: {reasons}.",
+            hint="`edgebuild targets` lists what can be built for; `edgebuild doctor` says what this machine is.",
+        )
+    frame_s = ASSUMED_FRAME_S + (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
+    validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
+    notes = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    return PlanInputs(
+        target=resolved,
+        objective=project.build.objective,
+        budget=budget.text,
+        quantisable_ops=model.quantisable_ops,
+        missing={**_missing_backends(backends), **_missing_quantisers()},
+        backend_refusals=_refusals(project, model, backends),
+        time_s=time_s,
+        max_finalists=MAX_FINALISTS,
+        costs=UnitCosts(
+            prepare_s=5.0 + 2 * frame_s * validation,
+            quantise_s=2.0 + 400 * frame_s,
+            compile_s=1.0,
+            evaluate_s=1.0 + frame_s * validation,
+            evaluate_test_s=1.0 + 2 * frame_s * test,
+            screen_launch_s=SCREEN.launch_s,
+            certify_launch_s=CERTIFY.launch_s,
+            certify_launches=CERTIFY.launches,
+        ),
+        notes=notes,
+    )
+
+
+def _missing_backends(backends: Mapping[str, Backend]) -> dict[str, str]:
+    return {name: backend.install_hint for name, backend in backends.items() if backend.installed() is None}
+
+
+def _missing_quantisers() -> dict[str, str]:
+    return {
+        name: f"pip install {module}"
+        for name, module in QUANTISER_MODULES.items()
+        if importlib.util.find_spec(module) is None
+    }
+
+
+def _refusals(project: Project, model: ModelFacts, backends: Mapping[str, Any]) -> dict[str, str]:
+    if not model.domains:
+        return {}
+    named = ", ".join(model.domains)
+    if project.model.custom_ops is None:
+        reason = f"the model has custom operators ({named}); name their library as [model].custom_ops"
+        return dict.fromkeys(backends, reason)
+    return {name: f"custom operators ({named}) run in onnxruntime only" for name in backends if name != "onnxruntime"}

@@ -1,0 +1,97 @@
+"""Judging as a cached step: its maths is pure and lives in `edgebuild.judging`; here it meets files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.verdict import Closeness, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from edgebuild.catalogue.project_tables import MetricTable
+    from edgebuild.core.values import Json
+    from edgebuild.judging.budget import Budget
+    from edgebuild.judging.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOutputs:
+    """Judges an artifact's outputs against the reference's on identical samples.
+
+    Inputs: ``reference`` and ``outputs`` (outputs folders), ``data`` (dataset folder). Writes ``verdict.json`` and
+    ``closeness.json``.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"function": "the imported metric; its code is in code_digest"}
+
+    metric: MetricTable | None
+    budget: Budget
+    function: Callable[..., Any] | None
+    split: Literal["validation", "test"]
+    level: float
+    code_digest: str
+    kind: ClassVar[str] = "judge-outputs"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        from edgebuild.judging.closeness import closeness
+        from edgebuild.judging.judge import Evaluated, judge
+        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.outputs import read_outputs
+
+        data = Dataset.open(inputs["data"])
+        reference, artifact = read_outputs(inputs["reference"]), read_outputs(inputs["outputs"])
+        groups, slices = _labels(data)
+        verdict = judge(
+            Evaluated(reference=reference, artifact=artifact, targets=data.target, groups=groups, slices=slices),
+            self.build_metric(),
+            self.budget,
+            split=self.split,
+            level=self.level,
+            seed=ctx.seed,
+        )
+        close = closeness(reference, artifact)
+        (out_dir / "verdict.json").write_text(verdict.to_json())
+        (out_dir / "closeness.json").write_text(close.to_json())
+
+    def build_metric(self) -> Metric | None:
+        """Return the metric that the project asks for; None where only agreement counts."""
+        from edgebuild.judging.metrics import builtin, custom
+
+        table = self.metric
+        if table is None:
+            return None
+        if table.name is not None:
+            return builtin(table.name)
+        if self.function is None or table.callable is None or table.direction is None:
+            return None
+        scale = None if table.scale is None else (table.scale[0], table.scale[1])
+        return custom(self.function, name=table.callable, direction=table.direction, scale=scale)
+
+
+def _labels(data: Any) -> tuple[Any, Any]:
+    """Groups and slices per frame. The steps of one sequence belong together even where no group is named."""
+    import numpy as np
+
+    groups = data.per_frame(data.groups())
+    if groups is None and data.frames != data.samples:
+        groups = np.repeat(np.arange(data.samples).astype(np.str_), data.lengths)
+    return groups, data.per_frame(data.slices())
+
+
+def judged(folder: Path) -> tuple[Verdict, Closeness]:
+    """Read what the step wrote."""
+    verdict = Verdict.model_validate(json.loads((folder / "verdict.json").read_bytes()))
+    return verdict, Closeness.model_validate(json.loads((folder / "closeness.json").read_bytes()))

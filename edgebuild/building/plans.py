@@ -1,0 +1,71 @@
+"""Planning's shell: gathers its inputs inside a build, or for a plan alone, which leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
+from edgebuild.building.world import budget_of, read_probe, targets_of
+from edgebuild.planning.plan import make_plan
+
+if TYPE_CHECKING:
+    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.world import Options, World
+    from edgebuild.catalogue.project import Project
+    from edgebuild.planning.plan import Plan
+
+
+def plan_target(world: World, prepared: Prepared, target: str) -> Plan:
+    """Plan one target of a build; the model is known exactly by now."""
+    from edgebuild.building.inspect import QUANTISABLE
+    from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
+
+    facts = read_facts(load_onnx(prepared.frozen.path / "model.onnx"))
+    model = ModelFacts(
+        quantisable_ops=sum(count for op, count in facts.ops if op in QUANTISABLE),
+        macs=facts.macs,
+        domains=custom_domains(facts),
+    )
+    frames = json.loads((prepared.validation.path / "data.json").read_bytes())["frames"]
+    inputs = plan_inputs(
+        world.project,
+        target,
+        model=model,
+        probe=world.probe,
+        backends=world.backends,
+        budget=world.budget,
+        time_s=world.options.time_s,
+        frames={"validation": frames},
+    )
+    return make_plan(inputs)
+
+
+def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
+    """Plan every target without writing anything into the project."""
+    from edgebuild.backends.table import backends
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.local import LocalDevice
+
+    table = backends()
+    model = inspect_model(project)
+    with tempfile.TemporaryDirectory(prefix="edgebuild-plan-") as scratch:
+        device = LocalDevice(Path(scratch))
+        probe = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
+    return tuple(
+        make_plan(
+            plan_inputs(
+                project,
+                target,
+                model=model,
+                probe=probe,
+                backends=table,
+                budget=budget_of(project, options),
+                time_s=options.time_s,
+                frames={},
+            )
+        )
+        for target in targets_of(project, options)
+    )

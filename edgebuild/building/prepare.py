@@ -1,0 +1,175 @@
+"""What every candidate starts from: data on disk, the model frozen to its shipped shape, the reference's outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.catalogue.samples import Split, open_split
+from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
+from edgebuild.errors import DataError, ModelError
+from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, MaterialiseData, ReferenceOutputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.building.world import World
+    from edgebuild.execution.executor import StepResult
+
+#: Frames that the torch reference is fed at once; its outputs don't depend on it beyond rounding.
+TORCH_REFERENCE_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The common ground of all candidates.
+
+    ``contract`` has the shipped shapes; ``given`` is how the model as given is called, with its constant inputs.
+    """
+
+    contract: Contract
+    given: Contract
+    frozen: StepResult
+    calibration: StepResult
+    validation: StepResult
+    reference: StepResult
+    imported: StepResult
+
+
+def prepare(world: World) -> Prepared:
+    """Read the data, import the model, run the reference on validation, freeze; each step cached."""
+    calibration = materialise(world, "calibration")
+    validation = materialise(world, "validation")
+    imported = _import_model(world, validation)
+    contract = _given_contract(world, imported)
+    reference = run_reference(world, imported, contract, validation, "validation")
+    project = world.project
+    shapes = tuple((spec.name, project.shipped_shape(spec.shape)) for spec in project.input_specs)
+    frozen = world.run(
+        FreezeModel(contract=contract, shapes=shapes),
+        {"model": imported, "samples": validation, "reference": reference, **_library(world)},
+        label="freeze the model",
+    )
+    shipped = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
+    return Prepared(
+        contract=shipped,
+        given=contract,
+        frozen=frozen,
+        calibration=calibration,
+        validation=validation,
+        reference=reference,
+        imported=imported,
+    )
+
+
+def materialise(world: World, split: Split) -> StepResult:
+    """Write one split of the user's data to disk, once."""
+    project = world.project
+    source, call = getattr(project.data, split), open_split(project, split)
+    if call is None:
+        raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
+    step = MaterialiseData(
+        source=source,
+        call=call,
+        specs=project.sample_specs,
+        stateful=project.stateful,
+        code_digest=world.code_digest,
+    )
+    return world.run(step, world.data_files(source), label=f"read the {split} data")
+
+
+def run_reference(world: World, imported: StepResult, contract: Contract, data: StepResult, split: str) -> StepResult:
+    """Run the model as given over a split."""
+    project = world.project
+    inputs: dict[str, Any] = {"data": data, **_library(world)}
+    if project.model.factory is None:
+        step = ReferenceOutputs(contract=contract, batch=contract.batch, split=split)
+        inputs["model"] = imported
+    else:
+        step = ReferenceOutputs(
+            contract=contract,
+            batch=1 if contract.state else TORCH_REFERENCE_BATCH,
+            split=split,
+            order=tuple(spec.name for spec in project.inputs),
+            factory=project.model.factory,
+            call=world.load(project.model.factory),
+            code_digest=world.code_digest,
+        )
+        inputs.update(_weights(world))
+    return world.run(step, inputs, label=f"reference on {split}")
+
+
+def _import_model(world: World, samples: StepResult) -> StepResult:
+    project = world.project
+    if project.model.factory is None:
+        from edgebuild.models.onnx_files import external_files
+
+        path = project.onnx_path
+        if path is None:
+            raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
+        inputs: dict[str, Any] = {"model": path}
+        inputs.update({f"external-{i}": file for i, file in enumerate(external_files(path))})
+        return world.run(ImportOnnx(), inputs, label="import the ONNX model")
+    step = ExportTorch(
+        factory=project.model.factory,
+        call=world.load(project.model.factory),
+        specs=tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs),
+        contract=_torch_contract(world),
+        code_digest=world.code_digest,
+    )
+    return world.run(step, {"samples": samples, **_weights(world)}, label="export the torch model")
+
+
+def _torch_contract(world: World) -> Contract:
+    """The contract of a factory's model, before anything ran: outputs carry the names that the user gave."""
+    project = world.project
+    names = project.model.outputs
+    outputs = tuple(TensorSpec(name=name, shape=(BATCH_AXIS,), dtype="float32") for name in names)
+    return _with_project(world, project.sample_specs, outputs)
+
+
+def _given_contract(world: World, imported: StepResult) -> Contract:
+    """The contract of the model as given: outputs as the ONNX file names them, inputs in their shipped shape."""
+    from edgebuild.models.onnx_files import load_onnx, read_facts
+
+    project = world.project
+    if project.model.factory is not None:
+        contract = _torch_contract(world)
+        outputs = contract.outputs
+    else:
+        facts = read_facts(load_onnx(imported.path / "model.onnx"))
+        world.check_inputs(facts.inputs, facts.outputs)
+        states = {link.output for link in project.state_links}
+        outputs = tuple(spec for spec in facts.outputs if spec.name not in states)
+    inputs = tuple(
+        spec.model_copy(update={"shape": project.shipped_shape(spec.shape)}) for spec in project.sample_specs
+    )
+    return _with_project(world, inputs, outputs)
+
+
+def _with_project(world: World, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Contract:
+    project = world.project
+    states = tuple(
+        spec.model_copy(update={"shape": project.shipped_shape(spec.shape)})
+        for spec in project.input_specs
+        if spec.name in project.model.state
+    )
+    return Contract(
+        inputs=inputs,
+        outputs=outputs,
+        constants=project.constants,
+        state=project.state_links,
+        state_specs=states,
+        preprocess=project.contract.preprocess,
+        postprocess=project.contract.postprocess,
+    )
+
+
+def _weights(world: World) -> dict[str, Path]:
+    path = world.project.weights_path
+    return {} if path is None else {"weights": path}
+
+
+def _library(world: World) -> dict[str, Path]:
+    path = world.project.custom_ops_path
+    return {} if path is None else {"library": path}

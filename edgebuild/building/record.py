@@ -1,0 +1,199 @@
+"""Writes a build's record with its evidence, and finds earlier ones.
+
+``<home>/builds/<build id>/``: ``build.json`` (the record, written last), ``artifact/`` (the chosen artifact, ready to
+ship), ``samples/<candidate>/`` (raw latencies of every finalist). ``<home>/builds/latest.json`` names the newest build
+of each target.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from edgebuild.core.measurement import Fact
+from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.core.verdict import BuildRecord
+from edgebuild.errors import UsageError
+from edgebuild.measuring.evidence import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.building.race import Certified, Race
+    from edgebuild.building.seal import Opening
+    from edgebuild.building.world import World
+    from edgebuild.core.verdict import CandidateRecord
+    from edgebuild.planning.plan import Plan
+
+#: Distributions whose versions shape a build: its lock.
+LOCKED = (
+    "edgebuild",
+    "numpy",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchmetrics",
+)
+#: A launch's samples are thinned to this many for drawing; the raw ones stay in the measurements folder.
+DRAWN_SAMPLES = 2_000
+
+
+def installed_versions() -> tuple[tuple[str, str], ...]:
+    """Return the version of everything that shapes a build and is installed, Python included."""
+    versions = [("python", platform.python_version())]
+    for name in LOCKED:
+        try:
+            versions.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(versions)
+
+
+def write_record(
+    world: World,
+    plan: Plan,
+    race: Race,
+    opening: Opening | None,
+    candidates: tuple[CandidateRecord, ...],
+    *,
+    names: Mapping[str, Certified],
+    baseline: str,
+    chosen: str | None,
+    kept: str | None,
+    outcome: Literal["ok", "missed", "inconclusive"],
+    summary: str,
+    seconds: float,
+) -> BuildRecord:
+    """Write the record and return it. ``kept`` names the finalist whose artifact is kept, chosen or merely best."""
+    started = datetime.now(UTC) - timedelta(seconds=seconds)
+    identity = {"target": plan.target, "at": started.isoformat(), "code": world.code_digest}
+    build_id = f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
+    folder = world.home / "builds" / build_id
+    folder.mkdir(parents=True)
+    if kept is not None:
+        _ship(names[kept], folder / "artifact")
+    record = BuildRecord(
+        build_id=build_id,
+        project=world.project.name,
+        target=plan.target,
+        device=world.client.device.id,
+        started_at=started.isoformat(timespec="seconds"),
+        seconds=seconds,
+        objective=world.project.build.objective,
+        budget_text=world.budget.text,
+        outcome=outcome,
+        chosen=chosen,
+        summary=summary,
+        baseline=baseline,
+        seal=opening.text if opening else None,
+        candidates=candidates,
+        refused_in_planning=tuple((refusal.what, refusal.reason) for refusal in plan.refused),
+        steps=tuple(world.executor.records),
+        facts=tuple(Fact(name=name, value=value) for name, value in sorted(world.probe.items())),
+        versions=installed_versions(),
+        environment=race.finalists[0].launches[0].environment if race.finalists and race.finalists[0].launches else (),
+        resolution=race.resolution,
+        command=world.options.command,
+        anchor_ms=race.anchor_ms,
+        host_peak_bytes=_peak_bytes(),
+    )
+    for name, finalist in names.items():
+        _keep_samples(finalist, folder / "samples", name)
+    write_atomic(folder / "build.json", record.to_json())
+    _point_latest(world.home, plan.target, build_id)
+    return record
+
+
+def _peak_bytes() -> int:
+    """The host process's own peak; on Linux ru_maxrss of *self* is only wrong right after an exec from a bigger one."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _ship(finalist: Certified, folder: Path) -> None:
+    """Copy the artifact with the settings it was measured with."""
+    shutil.copytree(finalist.built.folder, folder, copy_function=shutil.copyfile)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    write_atomic(folder / "artifact.json", finalist.artifact.to_json())
+
+
+def _keep_samples(finalist: Certified, folder: Path, name: str) -> None:
+    """Keep thinned latencies per launch for drawing."""
+    import numpy as np
+
+    launches = []
+    for launch in finalist.launches:
+        if launch.valid:
+            raw = np.fromfile(finalist.samples_folder / launch.samples, dtype="<i8")
+            launches.append(raw[:: max(1, len(raw) // DRAWN_SAMPLES)].tolist())
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / f"{digest_json(name)[:16]}.json", canonical_json({"id": name, "launches": launches}))
+
+
+def _point_latest(home: Path, target: str, build_id: str) -> None:
+    path = home / "builds" / "latest.json"
+    latest = _read_latest(home)
+    write_atomic(path, canonical_json({**latest, target: build_id}))
+
+
+def _read_latest(home: Path) -> dict[str, str]:
+    try:
+        found = json.loads((home / "builds" / "latest.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def find_build(home: Path, which: str | None = None, *, target: str | None = None) -> Path:
+    """Return a build's folder by id or a prefix of it; without one, the newest (of ``target``).
+
+    Raises ``UsageError`` when there is none.
+    """
+    root = home / "builds"
+    builds = sorted(path.parent for path in root.glob("*/build.json"))
+    if which is not None:
+        builds = [path for path in builds if path.name.startswith(which)]
+        if len(builds) > 1:
+            raise UsageError(
+                f"{which!r} fits {len(builds)} builds.", hint=f"They are {', '.join(b.name for b in builds)}."
+            )
+    elif target is not None:
+        latest = _read_latest(home).get(target)
+        builds = [path for path in builds if path.name == latest]
+    if not builds:
+        what = f"build {which!r}" if which else "build"
+        raise UsageError(f"There is no {what} in {root}.", hint="`edgebuild build` makes one.")
+    return builds[-1]
+
+
+def load_record(folder: Path) -> BuildRecord:
+    """Read a build's record; raises ``UsageError`` when it is damaged."""
+    try:
+        return BuildRecord.model_validate_json((folder / "build.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{folder / 'build.json'} can't be read: it is damaged or of another version.") from error
+
+
+def load_samples(folder: Path) -> dict[str, list[list[int]]]:
+    """Return the thinned latencies of a build's finalists, by candidate id."""
+    samples: dict[str, list[list[int]]] = {}
+    for path in sorted((folder / "samples").glob("*.json")):
+        try:
+            found = json.loads(path.read_bytes())
+            samples[found["id"]] = found["launches"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return samples

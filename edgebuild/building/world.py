@@ -1,0 +1,212 @@
+"""The world a build runs in: the project, its store and executor, the device, and what they were found to be."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.measurement import Fact
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from edgebuild.backends.protocol import Backend
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.artifact import TensorSpec
+    from edgebuild.core.steps import Progress, Step
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.execution.executor import Executor, StepResult
+    from edgebuild.judging.budget import Budget
+
+#: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
+HOME = ".edgebuild"
+#: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
+#: Load and temperature are no configuration.
+CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user can ask for beside the project."""
+
+    targets: tuple[str, ...] = ()
+    budget: str | None = None
+    time_s: float | None = None
+    remeasure: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything effects go through. Made once per build by ``open_world``."""
+
+    project: Project
+    options: Options
+    home: Path
+    executor: Executor
+    client: RunnerClient
+    backends: Mapping[str, Backend]
+    probe: Mapping[str, str]
+    code_digest: str
+    budget: Budget
+    progress: Progress = field(default_factory=NoProgress)
+    check: Callable[[], None] = never_stop
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def configuration(self) -> tuple[Fact, ...]:
+        """The device's platform configuration: part of the keys of device steps and of measurements."""
+        return configuration_of(self.probe)
+
+    def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
+        """Run a step through the executor on results of other steps and on files of the user's."""
+        from pathlib import Path
+
+        from edgebuild.execution.executor import given
+
+        ready = {name: given(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
+        return self.executor.run(step, ready, label=label)
+
+    def load(self, reference: str) -> Callable[..., Any]:
+        """Import a callable of the project's."""
+        from edgebuild.catalogue.callables import load_callable
+
+        return load_callable(reference, self.project.folder)
+
+    def data_files(self, source: str) -> dict[str, Path]:
+        """Return the files that a data source reads and whose digest belongs into its key."""
+        return {"file": self.project.folder / source} if source.endswith(".npz") else {}
+
+    def check_inputs(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        """Raise ``ModelError`` where edgebuild.toml and the ONNX file disagree about inputs, outputs or states."""
+        problems = list(_input_problems(self.project, inputs, outputs))
+        if problems:
+            raise ModelError(
+                f"edgebuild.toml and the ONNX model disagree: {'; '.join(problems)}.",
+                hint="`edgebuild init MODEL.onnx` writes [[inputs]] as the file has them.",
+            )
+
+
+def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
+    """Return the configuration part of a probe."""
+    names = [name for name in sorted(probe) if name in CONFIGURATION or name.startswith("runtime.")]
+    return tuple(Fact(name=name, value=probe[name]) for name in names)
+
+
+def _input_problems(project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    given = {spec.name: spec for spec in project.inputs}
+    found = {spec.name: spec for spec in inputs}
+    for name in sorted(set(found) - set(given)):
+        yield f"the model's input {name!r} is missing from [[inputs]]"
+    for name in sorted(set(given) - set(found)):
+        yield f"[[inputs]] names {name!r}, the model's inputs are {', '.join(sorted(found))}"
+    for name in sorted(set(given) & set(found)):
+        if given[name].dtype != found[name].dtype:
+            yield f"input {name!r} is {given[name].dtype} in edgebuild.toml and {found[name].dtype} in the model"
+        if len(given[name].shape) != len(found[name].shape) or any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(given[name].shape, found[name].shape, strict=False)
+        ):
+            ours, theirs = list(given[name].shape), list(found[name].shape)
+            yield f"input {name!r} is {ours} in edgebuild.toml and {theirs} in the model"
+    known = {spec.name for spec in outputs}
+    for into, out in project.model.state.items():
+        if out not in known:
+            yield f"[model.state] feeds {into!r} from {out!r}, the model's outputs are {', '.join(sorted(known))}"
+
+
+@contextlib.contextmanager
+def open_world(
+    project: Project, options: Options, *, progress: Progress, check: Callable[[], None] = never_stop
+) -> Iterator[World]:
+    """Lock the project, open its store, start talking to the device, and look at both.
+
+    Raises ``StoreError`` when another build holds the project, ``DeviceError`` when the device doesn't answer.
+    """
+    from edgebuild.backends.table import backends
+    from edgebuild.catalogue.code_digest import project_code_digest
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.local import LocalDevice
+    from edgebuild.execution.executor import Executor
+    from edgebuild.execution.lock import BuildLock
+    from edgebuild.execution.store import Store
+
+    home = project.folder / HOME
+    quota = project.store.quota_gb
+    with BuildLock(home / "lock"):
+        store = Store.open(project.store.url or str(home / "store"), quota_bytes=int(quota * 1e9) if quota else None)
+        table = backends()
+        client = RunnerClient(
+            LocalDevice(home / "device"), {name: backend.device_file for name, backend in table.items()}
+        )
+        probe = read_probe(client)
+        executor = Executor(
+            store=store,
+            progress=progress,
+            check=check,
+            seed=project.build.seed,
+            isa=probe.get("isa", ""),
+            device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
+            project=project.name,
+        )
+        yield World(
+            project=project,
+            options=options,
+            home=home,
+            executor=executor,
+            client=client,
+            backends=table,
+            probe=probe,
+            code_digest=project_code_digest(project.folder),
+            budget=budget_of(project, options),
+            progress=progress,
+            check=check,
+        )
+
+
+def read_probe(client: RunnerClient) -> dict[str, str]:
+    """Ask the device what it is; nested readings are flattened with dots."""
+    answer = client.call("probe", {}, time_limit_s=120.0)
+    flat: dict[str, str] = {}
+    _flatten("", answer, flat)
+    return flat
+
+
+def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _flatten(f"{prefix}.{name}" if prefix else str(name), inner, into)
+    elif isinstance(value, list):
+        into[prefix] = " ".join(str(item) for item in value)
+    else:
+        into[prefix] = "unknown" if value is None else str(value)
+
+
+def targets_of(project: Project, options: Options) -> tuple[str, ...]:
+    """Return the targets to build for: those asked for, else the project's."""
+    names = options.targets or project.build.targets
+    doubles = {name for name in names if names.count(name) > 1}
+    if doubles:
+        raise ConfigError("--target", (f"{sorted(doubles)[0]} is given twice",))
+    return names
+
+
+def budget_of(project: Project, options: Options) -> Budget:
+    """Return the budget asked for, else the project's."""
+    from edgebuild.judging.budget import Budget, parse_budget
+
+    if options.budget is not None:
+        return parse_budget(options.budget)
+    given = project.budget
+    return Budget(
+        points=given.points,
+        relative=given.relative,
+        floor=given.floor,
+        agreement=given.agreement,
+        per_slice_points=given.per_slice_points,
+    )

@@ -1,0 +1,91 @@
+"""Evaluates an artifact in its runtime, in the shape that ships, on the device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edgebuild.core.artifact import Artifact
+from edgebuild.core.steps import Place, StepContext, fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.core.artifact import Setting
+    from edgebuild.core.steps import Task
+    from edgebuild.core.values import Json
+    from edgebuild.devices.client import RunnerClient
+
+#: No evaluation takes longer than this on any device that is worth shipping to.
+EVALUATION_LIMIT_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArtifact:
+    """Runs an artifact over a data set through the same session code that is timed.
+
+    Inputs: ``artifact`` (folder with artifact.json), ``data`` (dataset folder). Writes an outputs folder, whose
+    ``outputs.json`` also says how many values were not finite.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "client": "how the device is reached; what it is, is in the device's configuration",
+        "split": "shown to people only; the data itself is an input",
+    }
+
+    client: RunnerClient
+    split: str
+    runner_digest: str
+    settings: tuple[tuple[str, Setting], ...] = ()
+    kind: ClassVar[str] = "evaluate-artifact"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.DEVICE
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        artifact = Artifact.model_validate_json((inputs["artifact"] / "artifact.json").read_bytes())
+        frames = json.loads((inputs["data"] / "data.json").read_bytes())["frames"]
+        client = self.client
+        with (
+            ctx.progress.task(f"Evaluating {artifact.precision.label} on {self.split}", total=frames) as task,
+            client.workspace() as remote,
+        ):
+            answer = client.call(
+                "evaluate",
+                {
+                    "backend": artifact.backend,
+                    "artifact": client.put_folder(inputs["artifact"]),
+                    "settings": dict(self.settings or artifact.settings),
+                    "inputs": client.put_folder(inputs["data"]),
+                    "outputs": remote,
+                    "batch": artifact.contract.batch,
+                },
+                on_event=_Follow(task),
+                time_limit_s=EVALUATION_LIMIT_S,
+                check=ctx.check,
+            )
+            names = [output["name"] for output in answer["outputs"]]
+            client.fetch(remote, [f"{name}.npy" for name in names], out_dir)
+        kept = {"frames": answer["frames"], "outputs": names, "non_finite": answer.get("non_finite", 0)}
+        (out_dir / "outputs.json").write_text(json.dumps(kept, sort_keys=True))
+
+
+class _Follow:
+    """Turns the runner's count of frames into progress."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._done = 0
+
+    def __call__(self, event: Mapping[str, object]) -> None:
+        count = event.get("frames")
+        if isinstance(count, int) and count > self._done:
+            self._task.advance(count - self._done)
+            self._done = count
