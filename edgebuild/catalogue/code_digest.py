@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,17 +16,14 @@ from edgebuild.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Folders that hold no code of the project's: environments, caches and what tools leave behind.
-_SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
-
 
 def project_code_digest(project_folder: Path) -> str:
     """Return the SHA-256, in hex, of all that can change what a project's callables do.
 
-    That is: path and content of every Python file below the folder (hidden folders, environments and caches left out)
-    and the version of every distribution that one of them imports, ``missing`` where it isn't installed. Where the
-    folder lies doesn't matter. A file that can't be parsed counts by its content. Raises ``ConfigError`` for a file
-    that can't be read.
+    That is: path and content of every module and package in the folder (what ``load_callable`` can import from it) and
+    the version of every distribution that one of them imports, ``missing`` where it isn't installed. Where the folder
+    lies doesn't matter, nor what lies in folders that are no packages. A file that can't be parsed counts by its
+    content. Raises ``ConfigError`` for a file that can't be read.
     """
     folder = project_folder.resolve()
     files: dict[str, str] = {}
@@ -46,13 +42,10 @@ def project_code_digest(project_folder: Path) -> str:
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            f
-            for f in folders
-            if not f.startswith(".") and f not in _SKIPPED and not (Path(root) / f / "pyvenv.cfg").exists()
-        )
-        yield from (Path(root) / name for name in sorted(names) if name.endswith(".py"))
+    """Yield what can be imported: modules, and whatever lies inside packages. Other folders hold data."""
+    yield from sorted(folder.glob("*.py"))
+    for package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        yield from sorted(path for path in package.rglob("*.py") if path.is_file())
 
 
 def _imported_tops(content: bytes) -> set[str]:

@@ -122,6 +122,10 @@ class ModelTable(Table):
     custom_ops: Text | None = Field(
         default=None, description="The shared library with the custom operators of the ONNX file, for ONNX Runtime."
     )
+    outputs: Annotated[Names, Field(min_length=1)] = Field(
+        default=("output",),
+        description="Names for the outputs of a factory's model, in order, states left out; an ONNX file has its own.",
+    )
     state: dict[str, str] = Field(
         default_factory=dict,
         description="State carried between calls: input name = output name. Zeros at the start of each sample.",
@@ -133,6 +137,8 @@ class ModelTable(Table):
             raise ValueError("needs either `factory` or `onnx`" + (", not both" if self.factory else ""))
         if self.weights is not None and self.onnx is not None:
             raise ValueError("`weights` goes with `factory`; an ONNX file holds its own")
+        if self.onnx is not None and "outputs" in self.model_fields_set:
+            raise ValueError("`outputs` goes with `factory`; an ONNX file names its own")
         if self.custom_ops is not None and self.onnx is None:
             raise ValueError("`custom_ops` goes with `onnx`")
         return self

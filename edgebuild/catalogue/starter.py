@@ -40,6 +40,7 @@ def starter_from_factory(name: str, factory: str) -> str:
 [model]
 factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.Module
 weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the factory loads its weights itself
+# outputs = ["logits", "boxes"]         # names for what forward() returns, in order
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
 """

@@ -28,15 +28,12 @@ def test_it_is_the_code_and_not_the_place_or_other_files(folder: Path, tmp_path:
     assert project_code_digest(tmp_path / "copy") == before
 
 
-@pytest.mark.parametrize("skipped", [".venv", "__pycache__", "venv", ".git"])
-def test_environments_and_caches_do_not_count(folder: Path, skipped: str) -> None:
+@pytest.mark.parametrize("name", [".venv", "__pycache__", "data"])
+def test_folders_that_are_no_packages_do_not_count(folder: Path, name: str) -> None:
     before = project_code_digest(folder)
-    (folder / skipped).mkdir()
-    (folder / skipped / "x.py").write_text("1")
-    assert project_code_digest(folder) == before
-    (folder / "env").mkdir()
-    (folder / "env" / "pyvenv.cfg").touch()
-    (folder / "env" / "x.py").write_text("1")
+    (folder / name / "deeper").mkdir(parents=True)
+    (folder / name / "x.py").write_text("1")
+    (folder / name / "deeper" / "__init__.py").write_text("1")
     assert project_code_digest(folder) == before
 
 
@@ -45,11 +42,13 @@ def test_every_change_of_code_counts(folder: Path) -> None:
     (folder / "helper.py").write_text("import json\nx = 1\n")
     digests.add(project_code_digest(folder))
     (folder / "sub").mkdir()
+    (folder / "sub" / "__init__.py").touch()
+    digests.add(project_code_digest(folder))
     (folder / "sub" / "more.py").write_text("def broken(:\n")
     digests.add(project_code_digest(folder))
     (folder / "sub" / "more.py").rename(folder / "sub" / "other.py")
     digests.add(project_code_digest(folder))
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 def test_the_version_of_what_is_imported_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

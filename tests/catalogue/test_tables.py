@@ -45,7 +45,7 @@ def test_a_valid_file_has_no_problems() -> None:
         ({"limits": {"latency_p5_ms": 1.0}}, '[limits].latency_p5_ms: unknown key; did you mean "latency_p50_ms"?'),
         (
             {"model": {"factory": "m:f", "zzz": 1}},
-            "[model].zzz: unknown key; known: custom_ops, factory, onnx, state, weights",
+            "[model].zzz: unknown key; known: custom_ops, factory, onnx, outputs, state, weights",
         ),
         ({"limts": {}}, '[limts]: unknown key; did you mean "limits"?'),
         (
@@ -91,6 +91,10 @@ def test_a_valid_file_has_no_problems() -> None:
         (
             {"model": {"onnx": "m.onnx", "weights": "w.safetensors"}},
             "[model]: `weights` goes with `factory`; an ONNX file holds its own",
+        ),
+        (
+            {"model": {"onnx": "m.onnx", "outputs": ["y"]}},
+            "[model]: `outputs` goes with `factory`; an ONNX file names its own",
         ),
         ({"model": {"factory": "m:f", "custom_ops": "x.so"}}, "[model]: `custom_ops` goes with `onnx`"),
         (
