@@ -64,7 +64,9 @@ class ProfileFile(Table):
     )
     requires: Names = Field(default=(), description="Features without which the backend doesn't run at all.")
     device_work: bool = Field(default=True, description="Whether edgebuild can compile, measure and evaluate here.")
-    why_no_device_work: Text | None = Field(default=None, description="The reason, where it can't.")
+    why_no_device_work: Text | None = Field(
+        default=None, description="The reason where it can't, to follow the profile's name."
+    )
     precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Field(min_length=1)]
     quantisers: Names = Field(default=(), description="Who makes int8 models, raced against each other.")
     fp16: tuple[Fp16Rule, ...] = ()

@@ -81,9 +81,11 @@ def resolve(
     ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cpu``, ``board``, ``cores`` and
     ``memory_bytes``; a missing or ``unknown`` reading contradicts nothing. ``threads`` is the only thread count to
     keep, if given. Raises ``ConfigError`` with every contradiction between facts and probe, and every profile that
-    doesn't exist.
+    doesn't exist. A target that edgebuild can't work on yet is no contradiction: all its profiles are refused.
     """
-    readings = {name: value for name, value in probe.items() if value != UNKNOWN}
+    reachable = any(profiles[name].device_work for name in target.profiles if name in profiles)
+    # Where nothing could be done on the device anyway, that is the reason, not that the device is another one.
+    readings = {name: value for name, value in probe.items() if value != UNKNOWN} if reachable else {}
     problems = [f"profiles: {unknown('profile', name, profiles)}" for name in target.profiles if name not in profiles]
     problems += _contradictions(target.facts, readings)
     arch = readings.get("arch") or (target.facts.arch.value if target.facts.arch else None)
