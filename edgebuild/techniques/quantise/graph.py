@@ -1,0 +1,151 @@
+"""A float ONNX model with its wiring indexed. Subgraphs (If, Loop, Scan) are looked at, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.errors import ModelError
+from edgebuild.models.onnx_files import simplify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+#: DequantizeLinear has an axis from here on.
+LOWEST_OPSET = 13
+
+
+@dataclass(eq=False)
+class Graph:
+    """The model and who makes and takes each tensor. ``names`` holds a unique name for every node, in order."""
+
+    model: Any
+    producer: dict[str, int] = field(default_factory=dict)
+    consumers: dict[str, list[int]] = field(default_factory=dict)
+    captured: set[str] = field(default_factory=set)
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for index, node in enumerate(self.nodes):
+            for name in node.output:
+                self.producer[name] = index
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(index)
+            self.captured.update(captured_names(node))
+        self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @property
+    def nodes(self) -> Any:
+        """The top-level nodes, in topological order."""
+        return self.model.graph.node
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        """The names of the graph's outputs, and of what subgraphs read: tensors that keep their own value."""
+        return frozenset({value.name for value in self.model.graph.output} | self.captured)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for every node: its own where it has one that is unique."""
+        taken: set[str] = set()
+        names: list[str] = []
+        for index, node in enumerate(self.nodes):
+            name = node.name or f"{node.op_type}_{index}"
+            names.append(name if name not in taken else f"{name}_{index}")
+            taken.add(names[-1])
+        return tuple(names)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Every known shape; ``None`` for an axis that isn't fixed."""
+        graph = self.model.graph
+        shapes: dict[str, tuple[int | None, ...]] = {name: tuple(t.dims) for name, t in self.constants.items()}
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            if value.type.tensor_type.HasField("shape"):
+                dims = value.type.tensor_type.shape.dim
+                shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+        return shapes
+
+    @cached_property
+    def float_tensors(self) -> frozenset[str]:
+        """Names of the tensors known to be float32."""
+        graph = self.model.graph
+        typed = [*graph.input, *graph.value_info, *graph.output]
+        return frozenset(v.name for v in typed if v.type.tensor_type.elem_type == 1)
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Return a float32 initialiser as an array, or None."""
+        import onnx
+
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+            return None
+        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+        return array
+
+    def only_consumer(self, name: str) -> int | None:
+        """Return the one node that reads ``name``, if exactly one does and nothing else can see the tensor."""
+        readers = self.consumers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+
+def attribute(node: Any, name: str, default: Any) -> Any:
+    """Return an attribute of a node as a Python value."""
+    import onnx
+
+    for item in node.attribute:
+        if item.name == name:
+            value = onnx.helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def prepare(model: Any) -> Graph:
+    """Return the model with constants folded (Constant nodes too) and batch normalisation merged, shapes inferred.
+
+    Raises ``ModelError`` if the model is older than opset 13 and can't be raised to it.
+    """
+    import onnx
+
+    version = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), LOWEST_OPSET)
+    if version < LOWEST_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, LOWEST_OPSET)
+        except Exception as error:  # the converter raises RuntimeError and its own, unrelated types
+            raise ModelError(
+                f"The model's opset {version} can't be raised to {LOWEST_OPSET}, which int8 needs: {error}",
+                hint=f"Export the model again with opset {LOWEST_OPSET} or newer.",
+            ) from error
+    simplified = simplify(model)
+    inferred = onnx.shape_inference.infer_shapes(simplified, data_prop=True)
+    return Graph(_constants_to_initializers(inferred))
+
+
+def _constants_to_initializers(model: Any) -> Any:
+    """Move Constant nodes that the simplifier left behind into initialisers; anything else stays as it is."""
+    kept: list[Any] = []
+    for node in model.graph.node:
+        tensor = attribute(node, "value", None) if node.op_type == "Constant" else None
+        if tensor is None:
+            kept.append(node)
+            continue
+        tensor.name = node.output[0]
+        model.graph.initializer.append(tensor)
+    if len(kept) < len(model.graph.node):
+        copies = [type(node).FromString(node.SerializeToString()) for node in kept]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    return model
+
+
+def captured_names(node: Any) -> Iterator[str]:
+    """Yield the names that the subgraphs of a node read from outside (names of their own may be among them)."""
+    for item in node.attribute:
+        for graph in [item.g] if item.HasField("g") else item.graphs:
+            for inner in graph.node:
+                yield from inner.input
+                yield from captured_names(inner)
+            yield from (value.name for value in graph.output)

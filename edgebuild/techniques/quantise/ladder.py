@@ -1,0 +1,165 @@
+"""The rungs from plain 8 bits upwards. Each is kept only if the outputs get better on frames that it never saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebuild.techniques.quantise import equalise, ranges
+from edgebuild.techniques.quantise.arithmetic import clipped_scale, encode
+from edgebuild.techniques.quantise.layers import Moments, from_rows, moments
+from edgebuild.techniques.quantise.rounding import compensated
+from edgebuild.techniques.quantise.statistics import histograms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgebuild.techniques.quantise.error import Distance
+    from edgebuild.techniques.quantise.placement import WeightedOp
+    from edgebuild.techniques.quantise.simulator import Numbers
+    from edgebuild.techniques.quantise.workbench import Workbench
+
+#: How much of the channels' difference equalisation moves into the next layer's weight; the best on held-out frames.
+STRENGTHS = (0.25, 0.5)
+#: Layers with more inputs per channel than this are rounded to the nearest: the covariance would be too large.
+LARGEST_COVARIANCE = 2304
+#: Frames that moments and means are taken over.
+MOMENT_FRAMES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One rung: how far the outputs are on held-out frames with it, and whether it was kept."""
+
+    name: str
+    distance: Distance
+    kept: bool
+
+
+@dataclass
+class Ladder:
+    """The state while climbing. ``numbers`` are the best so far."""
+
+    bench: Workbench
+    numbers: Numbers
+    best: Distance
+    rungs: list[Rung] = field(default_factory=list)
+    choices: dict[str, ranges.Choice] = field(default_factory=dict)
+
+    def offer(self, name: str, candidate: Numbers) -> bool:
+        """Keep ``candidate`` if it is better on the held-out half."""
+        distance = self.bench.judge(candidate)
+        kept = distance.total < self.best.total
+        self.rungs.append(Rung(name=name, distance=distance, kept=kept))
+        if kept:
+            self.numbers, self.best = candidate, distance
+        return kept
+
+
+def climb(bench: Workbench) -> Ladder:
+    """Return the best numbers found, never worse on held-out frames than min/max ranges and nearest codes."""
+    found = histograms(bench.simulator, bench.original, bench.placement.groups, bench.fit, bench.check)
+    start = bench.nearest(bench.with_minmax(bench.original, found))
+    distance = bench.judge(start)
+    ladder = Ladder(bench, start, distance, [Rung(name="min/max ranges", distance=distance, kept=True)])
+    ladder.choices = {g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()}
+    base = bench.original
+    for strength in STRENGTHS if (pairs := equalise.pairs(bench.graph, bench.placement)) else ():
+        equal = equalise.equalised(
+            bench.original, pairs, _reach(bench, pairs), strength, per_channel=bench.scheme.per_channel
+        )
+        seen = histograms(bench.simulator, equal, bench.placement.groups, bench.fit, bench.check)
+        if ladder.offer(f"cross-layer equalisation {strength:g}", bench.nearest(bench.with_minmax(equal, seen))):
+            base, found = equal, seen
+            ladder.choices = {
+                g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()
+            }
+    chosen, choices = ranges.choose(bench, ladder.numbers, found)
+    if ladder.offer("ranges by output error", bench.nearest(chosen)):
+        ladder.choices = choices
+    ladder.offer("clipped weights", _clipped(bench, ladder.numbers))
+    ladder.offer("compensated rounding", _compensated(bench, ladder.numbers))
+    ladder.offer("bias correction", _corrected(bench, ladder.numbers, base))
+    return ladder
+
+
+def _reach(bench: Workbench, pairs: tuple[equalise.Pair, ...]) -> dict[str, NDArray[Any]]:
+    """Return the largest magnitude of every channel between the layers of each pair, over the fitted half."""
+    names = tuple(pair.between for pair in pairs)
+    reach: dict[str, NDArray[Any]] = {}
+    fixed = bench.simulator.feeds(bench.original)
+    for feeds in bench.fit:
+        bench.check()
+        for name, value in bench.simulator.run({**fixed, **feeds}, names).items():
+            axis = value.ndim - 1 if value.ndim == 2 else 1
+            seen = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != axis))
+            reach[name] = np.maximum(reach.get(name, seen), seen)
+    return reach
+
+
+def _moments(bench: Workbench, op: WeightedOp, numbers: Numbers) -> Moments:
+    return moments(bench.graph, op, bench.reads(op, numbers, bench.fit.first(MOMENT_FRAMES)), bench.seed)
+
+
+def _inputs_per_channel(bench: Workbench, op: WeightedOp) -> int:
+    return bench.original.weights[op.name].size // op.channels
+
+
+def _clipped(bench: Workbench, numbers: Numbers) -> Numbers:
+    """Return the numbers with each channel's scale at its least squared error, weighed by how large its inputs are."""
+    codes = dict(numbers.codes)
+    for op in bench.placement.ops:
+        weight = numbers.weights[op.name]
+        importance = None
+        if _inputs_per_channel(bench, op) <= LARGEST_COVARIANCE:
+            second = _moments(bench, op, numbers).covariance(centred=False)
+            diagonal = np.diagonal(second, axis1=1, axis2=2)[:, None, :]
+            shape = (op.groups, op.channels // op.groups, diagonal.shape[-1])
+            importance = from_rows(op, np.broadcast_to(diagonal, shape), weight.shape)
+        scale = clipped_scale(weight, op.axis, bench.scheme, bench.full_scale(op, numbers), importance)
+        floor = bench.full_scale(op, replace(numbers, weights={**numbers.weights, op.name: weight * 0.6}))
+        codes[op.name] = encode(weight, np.maximum(scale, floor), op.axis, bench.scheme)
+    return replace(numbers, codes=codes)
+
+
+def _compensated(bench: Workbench, numbers: Numbers) -> Numbers:
+    """Return the numbers with codes whose rounding errors make up for each other, layer by layer."""
+    for op in bench.placement.ops:
+        if _inputs_per_channel(bench, op) > LARGEST_COVARIANCE:
+            continue
+        covariance = _moments(bench, op, numbers).covariance(centred=op.bias_slot is not None)
+        codes = compensated(op, numbers.weights[op.name], numbers.codes[op.name].scale, covariance, bench.scheme)
+        numbers = replace(numbers, codes={**numbers.codes, op.name: codes})
+    return numbers
+
+
+def _corrected(bench: Workbench, numbers: Numbers, base: Numbers) -> Numbers:
+    """Return the numbers with biases that take each channel's mean error out, one layer after another."""
+    frames = bench.fit.first(MOMENT_FRAMES)
+    ops = tuple(op for op in bench.placement.ops if op.bias_slot is not None)
+    right = _means(bench, base, ops, frames)
+    for op in ops:
+        error = right[op.name] - _means(bench, numbers, (op,), frames)[op.name]
+        bias = numbers.biases[op.name]
+        numbers = replace(
+            numbers, biases={**numbers.biases, op.name: (bias + error.reshape(bias.shape)).astype(np.float32)}
+        )
+    return numbers
+
+
+def _means(bench: Workbench, numbers: Numbers, ops: tuple[WeightedOp, ...], frames: Any) -> dict[str, NDArray[Any]]:
+    """Return the mean of every output channel of ``ops``."""
+    fixed, names = bench.simulator.feeds(numbers), tuple(op.output for op in ops)
+    totals = {op.name: np.zeros(op.channels) for op in ops}
+    counts = dict.fromkeys(totals, 0)
+    for feeds in frames:
+        bench.check()
+        values = bench.simulator.run({**fixed, **feeds}, names)
+        for op in ops:
+            value = values[op.output]
+            axis = 1 if op.kind == "Conv" else value.ndim - 1
+            totals[op.name] += value.sum(axis=tuple(i for i in range(value.ndim) if i != axis), dtype=np.float64)
+            counts[op.name] += value.size // op.channels
+    return {name: total / counts[name] for name, total in totals.items()}

@@ -1,0 +1,132 @@
+"""Our quantiser as a step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgebuild.core.steps import Place, fields_of
+from edgebuild.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.core.artifact import Contract, Int8Scheme
+    from edgebuild.core.steps import StepContext
+    from edgebuild.core.values import Json
+    from edgebuild.techniques.quantise.ladder import Ladder
+
+#: What choosing the ranges may cost, in multiply-accumulates: about ten seconds on two ordinary cores.
+BUDGET_MACS = 200_000_000_000
+#: One operator call costs about as much as this many multiply-accumulates, in small models more than the arithmetic.
+CALL_MACS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantise:
+    """Writes an 8-bit ``model.onnx`` with explicit Q/DQ, and ``quantise.json`` on what was decided and why.
+
+    Reads ``model`` (a folder with ``model.onnx``) and ``calibration`` (a data folder). The same inputs and seed give the
+    same file on one instruction set. Raises ``ModelError`` if nothing in the model can be quantised, ``DataError`` for
+    fewer than two samples.
+    """
+
+    scheme: Int8Scheme
+    contract: Contract
+    keep_float: tuple[str, ...] = ()
+    samples: int = 300
+    kind: ClassVar[str] = "quantise"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """All fields."""
+        return fields_of(self, without={})
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """Quantise the model."""
+        import onnx
+
+        from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.techniques.quantise.writer import write
+
+        source = inputs["model"] / "model.onnx"
+        ladder = self._climb(load_onnx(source), inputs["calibration"], ctx)
+        bench = ladder.bench
+        onnx.save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), str(out_dir / "model.onnx"))
+        before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
+        report = _report(ladder, before, (out_dir / "model.onnx").stat().st_size)
+        (out_dir / "quantise.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+
+    def _climb(self, model: Any, calibration: Path, ctx: StepContext) -> Ladder:
+        from edgebuild.techniques.quantise.error import reference
+        from edgebuild.techniques.quantise.graph import prepare
+        from edgebuild.techniques.quantise.ladder import climb
+        from edgebuild.techniques.quantise.placement import place
+        from edgebuild.techniques.quantise.samples import choose_frames
+        from edgebuild.techniques.quantise.simulator import Simulator, float_numbers
+        from edgebuild.techniques.quantise.workbench import Workbench
+
+        graph = prepare(model)
+        placement = place(graph, self.scheme, keep_float=self.keep_float)
+        if not placement.ops:
+            reasons = "; ".join(f"{name}: {why}" for name, why in placement.left_float[:3])
+            raise ModelError(
+                f"The model has nothing to quantise ({reasons or 'no convolution or matrix product'}).",
+                hint="Leave it in fp32 or fp16, or shorten keep_float.",
+            )
+        simulator = Simulator(graph, placement, self.scheme)
+        numbers = float_numbers(graph, placement)
+        fixed = simulator.feeds(numbers)
+        fit, held = choose_frames(
+            calibration,
+            self.contract,
+            samples=self.samples,
+            seed=ctx.seed,
+            call=lambda feeds: simulator.run({**fixed, **feeds}),
+            check=ctx.check,
+        )
+        bench = Workbench(
+            graph=graph,
+            placement=placement,
+            scheme=self.scheme,
+            simulator=simulator,
+            original=numbers,
+            fit=fit,
+            held=held,
+            fit_expected=reference(simulator, numbers, fit, ctx.check),
+            held_expected=reference(simulator, numbers, held, ctx.check),
+            macs=sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes),
+            budget_macs=BUDGET_MACS,
+            seed=ctx.seed,
+            check=ctx.check,
+        )
+        with ctx.progress.task("Calibrating int8"):
+            return climb(bench)
+
+
+def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, Any]:
+    bench = ladder.bench
+    weights = {op.name: bench.original.weights[op.name].size for op in bench.placement.ops}
+    return {
+        "rungs": [
+            {"name": r.name, "kept": r.kept, "sqnr_db": _finite(r.distance.sqnr_db), "kl_nats": r.distance.kl}
+            for r in ladder.rungs
+        ],
+        "ranges": {name: asdict(choice) for name, choice in ladder.choices.items()},
+        "quantised": [op.name for op in bench.placement.ops] + list(bench.placement.joint),
+        "left_float": dict(bench.placement.left_float),
+        "frames": {"fit": len(bench.fit), "held_out": len(bench.held)},
+        "weight_bytes": {"before": 4 * sum(weights.values()), "after": sum(weights.values())},
+        "file_bytes": {"before": before_bytes, "after": after_bytes},
+        "larger": after_bytes > before_bytes,
+    }
+
+
+def _finite(value: float) -> float | None:
+    import math
+
+    return value if math.isfinite(value) else None

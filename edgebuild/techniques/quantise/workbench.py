@@ -1,0 +1,92 @@
+"""What every rung works with: the graph, its simulator, the two halves of the frames, and what the float model says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebuild.techniques.quantise.arithmetic import Affine, Histogram, affine, encode, weight_scale
+from edgebuild.techniques.quantise.error import Distance, measure
+from edgebuild.techniques.quantise.simulator import raw_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgebuild.core.artifact import Int8Scheme
+    from edgebuild.techniques.quantise.graph import Graph
+    from edgebuild.techniques.quantise.placement import Placement, WeightedOp
+    from edgebuild.techniques.quantise.samples import Frames
+    from edgebuild.techniques.quantise.simulator import Numbers, Simulator
+
+    Arrays = dict[str, NDArray[Any]]
+
+#: Bits left between a bias's int32 code and the end of int32, for an activation scale that shrinks later.
+BIAS_REACH = 2.0**28
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workbench:
+    """``fit`` and ``held`` are halves of the calibration frames; ``*_expected`` the float outputs, batch by batch.
+
+    ``macs`` is the cost of one run and ``budget_macs`` what a search may spend.
+    """
+
+    graph: Graph
+    placement: Placement
+    scheme: Int8Scheme
+    simulator: Simulator
+    original: Numbers
+    fit: Frames
+    held: Frames
+    fit_expected: Sequence[Arrays]
+    held_expected: Sequence[Arrays]
+    macs: int
+    budget_macs: int
+    seed: int
+    check: Callable[[], None]
+
+    def judge(self, numbers: Numbers) -> Distance:
+        """Return the distance on the held-out half."""
+        return measure(self.simulator, numbers, self.held, self.held_expected, self.check)
+
+    def trial(self, numbers: Numbers, frames: int) -> Distance:
+        """Return the distance on the first ``frames`` of the half that is fitted on."""
+        return measure(self.simulator, numbers, self.fit.first(frames), self.fit_expected, self.check)
+
+    def reads(self, op: WeightedOp, numbers: Numbers, frames: Frames) -> Iterator[NDArray[Any]]:
+        """Yield what ``op`` reads with ``numbers``, batch by batch."""
+        fixed, name = self.simulator.feeds(numbers), raw_input(self.placement, op)
+        for feeds in frames:
+            self.check()
+            yield self.simulator.run({**fixed, **feeds}, (name,))[name]
+
+    def input_range(self, op: WeightedOp, numbers: Numbers) -> Affine | None:
+        """Return the 8-bit parameters of what ``op`` reads; None while it is float."""
+        for point in self.placement.points:
+            if (op.node, 0) in point.readers:
+                return numbers.ranges.get(point.group)
+        return None
+
+    def full_scale(self, op: WeightedOp, numbers: Numbers) -> NDArray[np.float32]:
+        """Return the weight scales that clip nothing and keep the bias's int32 codes in reach."""
+        activation, bias = self.input_range(op, numbers), numbers.biases.get(op.name)
+        floor: NDArray[Any] | float = 0.0
+        if activation is not None and bias is not None:
+            floor = np.abs(bias).reshape(-1) / (activation.scale * BIAS_REACH)
+        return weight_scale(numbers.weights[op.name], op.axis, self.scheme, floor)
+
+    def nearest(self, numbers: Numbers) -> Numbers:
+        """Return the numbers with every weight at its nearest codes."""
+        codes = {
+            op.name: encode(numbers.weights[op.name], self.full_scale(op, numbers), op.axis, self.scheme)
+            for op in self.placement.ops
+        }
+        return replace(numbers, codes=codes)
+
+    def with_minmax(self, numbers: Numbers, found: Mapping[str, Histogram]) -> Numbers:
+        """Return the numbers with every range as wide as what was seen."""
+        return replace(numbers, ranges={g: affine(h.low, h.high, self.scheme) for g, h in found.items()})
