@@ -170,16 +170,18 @@ def _with_batch(inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
 
 
 def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
-    """Show the state table, with the pair that looks like one where shapes and types of input and output agree."""
-    lines = ["# [model.state]                         # state carried between calls: input name = output name"]
-    pairs = [
-        (into.name, out.name)
+    """Show the state table: live where an input is called a state and an output has its rank and type."""
+    comment = "state carried between calls: input name = output name"
+    pairs = {
+        into.name: out.name
         for into in inputs
         for out in outputs
         if into.dtype == out.dtype and len(into.shape) == len(out.shape) > 1 and "state" in into.name.lower()
-    ]
-    lines += [f"# {toml_key(into)} = {toml_text(out)}" for into, out in pairs] or ['# state = "stateN"']
-    return "\n".join(lines) + "\n"
+    }
+    if not pairs:
+        return f'# [model.state]                         # {comment}\n# state = "stateN"\n'
+    lines = [f"{toml_key(into)} = {toml_text(out)}   # {PLACEHOLDER}: is it?" for into, out in pairs.items()]
+    return "\n".join([f"[model.state]                           # {comment}", *lines]) + "\n"
 
 
 def _signature(spec: TensorSpec) -> str:

@@ -18,7 +18,7 @@ from edgebuild.core.artifact import TensorSpec
 
 SILERO = (
     TensorSpec(name="input", shape=("axis0", "axis1"), dtype="float32"),
-    TensorSpec(name="state", shape=(2, "axis1", 128), dtype="float32"),
+    TensorSpec(name="state", shape=(2, "axis0", 128), dtype="float32"),
     TensorSpec(name="sr", shape=(), dtype="int64"),
 )
 OUTPUTS = (
@@ -34,7 +34,8 @@ def test_a_starter_for_an_onnx_file_loads_as_it_is(tmp_path: Path) -> None:
     project = load_project(tmp_path)
     assert project.input_specs[0] == TensorSpec(name="input", shape=("batch", "axis1"), dtype="float32")
     assert project.freeze == {"batch": 1, "axis1": 1}
-    assert '# state = "stateN"' in text
+    assert project.model.state == {"state": "stateN"}
+    assert f'state = "stateN"   # {PLACEHOLDER}: is it?' in text
     assert f"axis1 = 1   # {PLACEHOLDER}" in text
     assert 'Outputs: "output" ["axis0", 1] float32, "stateN" ["a", "b", "c"] float32.' in text
 
@@ -57,8 +58,9 @@ def uncommented(text: str, first: str, last: str) -> str:
 
 def test_what_is_commented_out_is_right_too(tmp_path: Path) -> None:
     (tmp_path / "vad.onnx").touch()
-    text = starter_from_onnx("vad", "vad.onnx", SILERO, OUTPUTS)
-    text = uncommented(text, "[model.state]", "state")
+    inputs = (SILERO[0], SILERO[1].model_copy(update={"name": "hidden", "shape": (1, 128)}))
+    text = starter_from_onnx("vad", "vad.onnx", inputs, OUTPUTS)
+    text = uncommented(text, "[model.state]", "state").replace('state = "stateN"', 'hidden = "stateN"')
     text = uncommented(text, "[contract]", "postprocess")
     text = uncommented(text, "train", "train")
     text = uncommented(text, "latency_p50_ms", "load_time_ms")
@@ -67,7 +69,7 @@ def test_what_is_commented_out_is_right_too(tmp_path: Path) -> None:
     text = uncommented(text, "per_slice_points", "per_slice_points")
     (tmp_path / "edgebuild.toml").write_text(text)
     project = load_project(tmp_path)
-    assert project.model.state == {"state": "stateN"}
+    assert project.model.state == {"hidden": "stateN"}
     assert project.contract.preprocess == "data:preprocess"
     assert project.limits.load_time_ms == 500.0
     assert project.build.threads == 2
