@@ -92,7 +92,7 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         chosen=selection.chosen,
         kept=selection.chosen or selection.nearest,
         outcome=outcome,
-        summary=_summary(selection, names, verdicts, outcome, built),
+        summary=_summary(selection, verdicts, outcome, built),
         seconds=time.monotonic() - world.started,
     )
 
@@ -230,7 +230,6 @@ def _outcome(selection: Selection, verdicts: Mapping[str, Verdict]) -> Literal["
 
 def _summary(
     selection: Selection,
-    names: Mapping[str, Certified],
     verdicts: Mapping[str, Verdict],
     outcome: str,
     built: Sequence[Built],

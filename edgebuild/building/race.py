@@ -12,11 +12,8 @@ from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import CERTIFY, MAX_FINALISTS, SCREEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from edgebuild.building.candidates import Built
     from edgebuild.building.prepare import Prepared
@@ -122,18 +119,9 @@ def _arms(built: Built, baseline: Built, prepared: Prepared) -> list[Arm]:
 
 def summary_of(result: SessionResult, arm_id: str, batch: int) -> LatencySummary:
     """Return the summary of one arm of a session."""
-    return statistics.summarise(result.measurements[arm_id].launches, samples_reader(result.folder.path), batch=batch)
-
-
-def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:
-    """Return what reads the raw samples of a launch from a session's folder."""
-
-    def read(launch: Launch) -> NDArray[np.int64]:
-        import numpy as np
-
-        return np.fromfile(folder / launch.samples, dtype="<i8")
-
-    return read
+    return statistics.summarise(
+        result.measurements[arm_id].launches, session.samples_reader(result.folder.path), batch=batch
+    )
 
 
 def _best_arms(
@@ -206,7 +194,7 @@ def _certify(
                 memory=session.measure_memory(bench, result.folder, arm),
                 energy=session.measure_energy(bench, result.folder, arm),
                 layers=session.read_layers(bench, result.folder, arm),
-                versus_reference=None if name == reference else compare_arms(result, name, reference),
+                versus_reference=None if name == reference else session.compare_arms(result, name, reference),
                 samples_folder=result.folder.path,
                 launches=result.measurements[name].launches,
             )
@@ -220,17 +208,18 @@ def _certify(
         sessions=(screen.folder.path.name, result.folder.path.name),
         resolution=max((r for r in resolutions if r is not None), default=None),
         comparisons={
-            (a, b): found for a in order for b in order if a != b and (found := compare_arms(result, a, b)) is not None
+            (a, b): found
+            for a in order
+            for b in order
+            if a != b and (found := session.compare_arms(result, a, b)) is not None
         },
         settings_notes=_settings_notes(arms, summaries, screen.dropped),
     )
 
 
-def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Comparison | None:
-    """Compare two arms of one session, as the protocol's looks allow; None without two valid pairs."""
-    pairs = statistics.paired_medians(result.measurements[candidate].launches, result.measurements[baseline].launches)
-    second = len(result.measurements[baseline].launches) > CERTIFY.launches
-    return statistics.compare(pairs, look=2 if second else 1, looks=2 if second else 1)
+def _comparisons(result: SessionResult, order: Sequence[str]) -> dict[tuple[str, str], Comparison]:
+    pairs = [(a, b) for a in order for b in order if a != b]
+    return {pair: found for pair in pairs if (found := session.compare_arms(result, *pair)) is not None}
 
 
 def _settings_notes(

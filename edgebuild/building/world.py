@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor, StepResult
+    from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
@@ -134,12 +135,9 @@ def open_world(
     from edgebuild.devices.local import LocalDevice
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
-    from edgebuild.execution.store import Store
 
     home = project.folder / HOME
-    quota = project.store.quota_gb
-    with BuildLock(home / "lock"):
-        store = Store.open(project.store.url or str(home / "store"), quota_bytes=int(quota * 1e9) if quota else None)
+    with BuildLock(home / "lock"), store_of(project) as store:
         table = backends()
         client = RunnerClient(
             LocalDevice(home / "device"), {name: backend.device_file for name, backend in table.items()}
@@ -167,6 +165,15 @@ def open_world(
             progress=progress,
             check=check,
         )
+
+
+def store_of(project: Project) -> Store:
+    """Open the project's store: where [store].url says, else in the project's own folder."""
+    from edgebuild.execution.store import Store
+
+    quota = project.store.quota_gb
+    where = project.store.url or str(project.folder / HOME / "store")
+    return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
 
 
 def read_probe(client: RunnerClient) -> dict[str, str]:

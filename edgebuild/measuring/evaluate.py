@@ -82,10 +82,10 @@ class _Follow:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._done = 0
+        self._done: float = 0
 
     def __call__(self, event: Mapping[str, object]) -> None:
-        count = event.get("frames")
-        if isinstance(count, int) and count > self._done:
+        count = event.get("done")
+        if isinstance(count, int | float) and count > self._done:
             self._task.advance(count - self._done)
             self._done = count

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.measurement import Energy, Fact, Launch, Layer, Measurement, Memory
+from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Layer, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.errors import DeviceError
 from edgebuild.measuring import statistics
@@ -19,6 +19,9 @@ from edgebuild.measuring.evidence import SessionFolder, open_session
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.steps import Progress, Task
@@ -67,6 +70,7 @@ class Bench:
 class SessionResult:
     """A whole session: measurements by arm, in launch order; ``dropped`` says why screening stopped early."""
 
+    protocol: Protocol
     folder: SessionFolder
     measurements: Mapping[str, Measurement]
     dropped: Mapping[str, str]
@@ -131,6 +135,7 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
     return SessionResult(
+        protocol=protocol,
         folder=folder,
         measurements={arm.id: _measurement(run, arm) for arm in arms},
         dropped=run.dropped,
@@ -303,3 +308,21 @@ def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str
         time_limit_s=LAUNCH_GRACE_S * 2,
         check=bench.check,
     )
+
+
+def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:
+    """Return what reads the raw samples of a launch from a session's folder."""
+
+    def read(launch: Launch) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.fromfile(folder / launch.samples, dtype="<i8")
+
+    return read
+
+
+def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Comparison | None:
+    """Compare two arms of one session, as the protocol's looks allow; None without two valid pairs."""
+    pairs = statistics.paired_medians(result.measurements[candidate].launches, result.measurements[baseline].launches)
+    second = len(result.measurements[baseline].launches) > result.protocol.launches
+    return statistics.compare(pairs, look=2 if second else 1, looks=2 if second else 1)

@@ -204,6 +204,39 @@ class FreezeModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreezeShapes:
+    """Freezes shapes and simplifies, for a model that nobody judges: there is no reference to compare with.
+
+    Inputs: ``model`` (folder). Writes ``model.onnx`` and ``contract.json``.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
+
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
+    kind: ClassVar[str] = "freeze-shapes"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        import onnx
+
+        from edgebuild.models.onnx_files import freeze, read_facts
+
+        del ctx
+        model = onnx.load(str(inputs["model"] / "model.onnx"))
+        frozen = freeze(model, shapes=dict(self.shapes), constants=())
+        onnx.save(frozen, str(out_dir / "model.onnx"))
+        facts = read_facts(frozen)
+        (out_dir / "contract.json").write_text(Contract(inputs=facts.inputs, outputs=facts.outputs).to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceOutputs:
     """The model as given, over a data set: torch eager fp32, or ONNX in onnxruntime with optimisation off.
 

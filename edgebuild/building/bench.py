@@ -1,0 +1,316 @@
+"""Measures any model on this machine, no project needed: an ONNX file, an OpenVINO IR, or a finished artifact."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgebuild.building.world import configuration_of, read_probe
+from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
+from edgebuild.core.data import Sample
+from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
+from edgebuild.core.values import digest_file
+from edgebuild.errors import EnvironmentGap, UsageError
+from edgebuild.measuring import session, statistics
+from edgebuild.measuring.anchor import anchor_arm
+from edgebuild.measuring.protocols import CERTIFY, SCREEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from edgebuild.backends.protocol import Backend
+    from edgebuild.core.artifact import Setting
+    from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Layer, Memory
+    from edgebuild.core.steps import Progress
+    from edgebuild.core.values import Json
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.execution.executor import Executor
+    from edgebuild.measuring.session import Arm, Bench
+
+#: Distinct random inputs that are rotated.
+INPUTS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """What to measure. ``shape`` gives sizes of dynamic axes (1 without)."""
+
+    model: Path
+    against: Path | None = None
+    backend: str | None = None
+    shape: Mapping[str, int] = field(default_factory=dict)
+    threads: int | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """What was measured of one model."""
+
+    model: str
+    backend: str
+    settings: tuple[tuple[str, Setting], ...]
+    size_bytes: int
+    summary: LatencySummary
+    memory: Memory
+    energy: Energy | None
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """One or two results of one session; ``comparison`` holds the first against the second."""
+
+    results: tuple[BenchResult, ...]
+    comparison: Comparison | None
+    protocol: str
+    device: str
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomInputs:
+    """Writes seeded random inputs: normal for floats, 0 and 1 for integers, which every vocabulary has."""
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
+
+    specs: tuple[TensorSpec, ...]
+    kind: ClassVar[str] = "random-inputs"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ("numpy",)
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``; takes no inputs."""
+        del inputs
+        from edgebuild.models.dataset import write_dataset
+
+        write_dataset(
+            self._samples(ctx.seed),
+            out_dir,
+            specs=self.specs,
+            stateful=False,
+            source="random inputs",
+            task=NoProgress(),
+            check=ctx.check,
+        )
+
+    def _samples(self, seed: int) -> Iterator[Sample]:
+        import numpy as np
+
+        generator = np.random.default_rng(seed)
+        for _ in range(INPUTS):
+            yield Sample(inputs={spec.name: self._array(spec, generator) for spec in self.specs})
+
+    def _array(self, spec: TensorSpec, generator: Any) -> Any:
+        sizes = [size if isinstance(size, int) else 1 for size in spec.shape[1:]]
+        if spec.dtype.startswith("float"):
+            return generator.standard_normal(sizes).astype(spec.dtype)
+        return generator.integers(0, 2, sizes).astype(spec.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ground:
+    """What a bench stands on."""
+
+    executor: Executor
+    client: RunnerClient
+    backends: Mapping[str, Backend]
+    cores: int
+
+
+def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], None]) -> BenchReport:
+    """Measure under the certify protocol (screen with ``quick``); two models are interleaved in one session.
+
+    Raises ``UsageError`` for what isn't a model, ``ModelError`` for one that can't be read, ``DeviceError``.
+    """
+    from edgebuild.backends.table import backends
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.local import LocalDevice
+    from edgebuild.devices.lock import measurement_lock
+    from edgebuild.execution.executor import Executor
+    from edgebuild.execution.store import Store
+
+    home = cache_home() / "bench"
+    table = backends()
+    client = RunnerClient(LocalDevice(home / "device"), {name: b.device_file for name, b in table.items()})
+    probe = read_probe(client)
+    configuration = configuration_of(probe)
+    with Store.open(home / "store", quota_bytes=2_000_000_000) as store:
+        executor = Executor(
+            store=store,
+            progress=progress,
+            check=check,
+            seed=0,
+            isa=probe.get("isa", ""),
+            device_configuration={fact.name: fact.value for fact in configuration},
+            project="bench",
+        )
+        ground = _Ground(executor=executor, client=client, backends=table, cores=int(probe.get("cores", "1")))
+        paths = [request.model, *([request.against] if request.against else [])]
+        arms = [_arm(path, request, ground) for path in paths]
+        if len({arm.id for arm in arms}) < len(arms):
+            raise UsageError("--against names the very same model.", hint="Name another one.")
+        with measurement_lock("edgebuild bench", progress=progress, check=check):
+            bench = session.Bench(
+                client=client,
+                root=home / "measurements",
+                progress=progress,
+                check=check,
+                configuration=configuration,
+                remeasure=True,
+                anchor=anchor_arm(table, client, executor),
+            )
+            return _measure(bench, arms, request)
+
+
+def cache_home() -> Path:
+    """Return edgebuild's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebuild"
+
+
+def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchReport:
+    protocol = SCREEN if request.quick else CERTIFY
+    measured = session.measure(bench, protocol, arms, title="Measuring")
+    results = []
+    for arm in arms:
+        launches = measured.measurements[arm.id].launches
+        results.append(
+            BenchResult(
+                model=arm.id,
+                backend=arm.artifact.backend,
+                settings=arm.artifact.settings,
+                size_bytes=arm.artifact.size_bytes,
+                summary=statistics.summarise(
+                    launches, session.samples_reader(measured.folder.path), batch=arm.artifact.contract.batch
+                ),
+                memory=session.measure_memory(bench, measured.folder, arm),
+                energy=session.measure_energy(bench, measured.folder, arm),
+                layers=session.read_layers(bench, measured.folder, arm),
+            )
+        )
+    comparison = session.compare_arms(measured, arms[0].id, arms[1].id) if len(arms) > 1 else None
+    return BenchReport(
+        results=tuple(results),
+        comparison=comparison,
+        protocol=protocol.name,
+        device=bench.client.device.id,
+        folder=measured.folder.path,
+    )
+
+
+def _arm(path: Path, request: BenchRequest, ground: _Ground) -> Arm:
+    if path.is_dir() and (path / "artifact.json").is_file():
+        artifact, folder = _read_artifact(path), path
+    elif path.suffix == ".onnx":
+        artifact, folder = _compile_onnx(path, request, ground)
+    elif path.suffix == ".xml":
+        artifact, folder = _wrap_ir(path, request, ground)
+    else:
+        raise UsageError(
+            f"{path} is neither an .onnx file, nor an OpenVINO .xml, nor a folder with an artifact.json.",
+            hint="Name one of these; a finished build's lies in .edgebuild/builds/…/artifact.",
+        )
+    if request.threads is not None:
+        settings = dict(artifact.settings) | {"threads": request.threads}
+        artifact = artifact.with_settings(tuple(settings.items()))
+    data = ground.executor.run(RandomInputs(specs=artifact.contract.inputs), {}, label="random inputs")
+    return session.Arm(
+        id=str(path), artifact=artifact, folder=folder, inputs=data.path, inputs_digest=data.entry.digest, keep=True
+    )
+
+
+def _read_artifact(path: Path) -> Artifact:
+    from pydantic import ValidationError
+
+    try:
+        return Artifact.model_validate_json((path / "artifact.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{path / 'artifact.json'} is no artifact of this version of edgebuild.") from error
+
+
+def _backend(name: str, ground: _Ground) -> Backend:
+    from edgebuild.catalogue.tables import unknown
+
+    if name not in ground.backends:
+        raise UsageError(f"--backend: {unknown('backend', name, ground.backends)}")
+    backend = ground.backends[name]
+    if backend.installed() is None:
+        raise EnvironmentGap(f"{name} is not installed.", hint=backend.install_hint)
+    return backend
+
+
+def _compile_onnx(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifact, Path]:
+    from edgebuild.execution.executor import given
+    from edgebuild.models.onnx_files import load_onnx, read_facts
+    from edgebuild.models.steps import FreezeShapes, ImportOnnx
+
+    facts = read_facts(load_onnx(path))
+    sizes = {name: request.shape.get(name, 1) for spec in facts.inputs for name in spec.shape if isinstance(name, str)}
+    wrong = sorted(set(request.shape) - set(sizes))
+    if wrong:
+        raise UsageError(
+            f"--shape: {path} has no dynamic axis {wrong[0]!r}.", hint=f"It has: {', '.join(sizes) or '-'}"
+        )
+    shapes = tuple(
+        (spec.name, tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape))
+        for spec in facts.inputs
+    )
+    executor = ground.executor
+    imported = executor.run(ImportOnnx(), {"model": given(path)}, label=f"import {path.name}")
+    frozen = executor.run(FreezeShapes(shapes=shapes), {"model": imported.entry}, label=f"freeze {path.name}")
+    backend = _backend(request.backend or "onnxruntime", ground)
+    contract = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
+    step = backend.compile_step(precision=Precision(kind="fp32"), contract=contract, client=ground.client)
+    compiled = executor.run(step, {"model": frozen.entry}, label=f"compile {path.name}")
+    return _with_defaults(_read_artifact(compiled.path), backend, ground), compiled.path
+
+
+def _with_defaults(artifact: Artifact, backend: Backend, ground: _Ground) -> Artifact:
+    return artifact.with_settings(tuple(backend.default_settings(ground.cores)))
+
+
+def _wrap_ir(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifact, Path]:
+    """Make an artifact of an OpenVINO IR as it is; dynamic axes are refused, since its shape is what ships."""
+    import shutil
+
+    backend = _backend("openvino", ground)
+    if request.backend not in {None, "openvino"}:
+        raise UsageError(f"{path} is an OpenVINO IR: it runs in openvino only.", hint="Leave --backend out.")
+    import openvino
+
+    try:
+        model = openvino.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise UsageError(f"{path} can't be read as OpenVINO IR: {str(error).splitlines()[0]}") from error
+    if model.is_dynamic():
+        raise UsageError(f"{path} has dynamic shapes.", hint="Reshape it to the shape that ships, and save it again.")
+    contract = Contract(
+        inputs=tuple(_port_spec(port) for port in model.inputs), outputs=tuple(_port_spec(p) for p in model.outputs)
+    )
+    folder = cache_home() / "bench" / "ir" / digest_file(path)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [path, *([weights] if (weights := path.with_suffix(".bin")).is_file() else [])]
+    for file in files:
+        shutil.copyfile(file, folder / f"model{file.suffix}")
+    entries = tuple(
+        FileEntry(path=f"model{f.suffix}", sha256=digest_file(f), size_bytes=f.stat().st_size) for f in files
+    )
+    artifact = Artifact(
+        backend="openvino", entry="model.xml", files=entries, contract=contract, precision=Precision(kind="fp32")
+    )
+    artifact = _with_defaults(artifact, backend, ground)
+    (folder / "artifact.json").write_text(artifact.to_json())
+    return artifact, folder
+
+
+def _port_spec(port: Any) -> TensorSpec:
+    return TensorSpec(
+        name=port.get_any_name(), shape=tuple(port.get_shape()), dtype=port.get_element_type().to_dtype().name
+    )

@@ -1,0 +1,230 @@
+"""The commands. Each reads its options, calls the library, and prints; nothing heavy is imported at the top."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from edgebuild.building.world import Options
+    from edgebuild.catalogue.project import Project
+
+app = typer.Typer(
+    name="edgebuild",
+    help="Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+store_app = typer.Typer(no_args_is_help=True, help="The store of finished steps.")
+app.add_typer(store_app, name="store")
+
+ProjectOption = Annotated[
+    Path, typer.Option("--project", "-p", help="The project's folder, or its edgebuild.toml.", show_default="here")
+]
+TargetsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it when the program runs
+    typer.Option("--target", "-t", help="What to build for; may be given several times."),
+]
+BudgetOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help='How much worse than the original it may be: "2 points", "1%", "floor 0.9", "agreement 98%".'),
+]
+TimeOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h."),
+]
+BuildOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--build", help="A build's id or the start of it; the newest without."),
+]
+HERE = Path()
+
+
+@app.callback()
+def edgebuild(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
+    if version:
+        from edgebuild import __version__
+
+        print(f"edgebuild {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="An ONNX file, a factory `package.module:function`, or a checkpoint to be told how."),
+    ] = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Write a commented edgebuild.toml from an ONNX file or a factory."""
+    from edgebuild.cli.starting import write_starter
+
+    write_starter(model, project)
+
+
+@app.command()
+def targets(
+    name: Annotated[Optional[str], typer.Argument(help="Show one target with its facts.")] = None,  # noqa: UP045
+    project: ProjectOption = HERE,
+) -> None:
+    """Show what can be built for, with facts and their sources."""
+    from edgebuild.cli.listing import show_targets
+
+    show_targets(name, project)
+
+
+@app.command()
+def doctor(
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A build's id: say what differs on this machine now."),
+    ] = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Check this machine: backends, versions, ISA features, clocks, sensors, permissions."""
+    from edgebuild.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(against, project))
+
+
+@app.command()
+def plan(
+    target: TargetsOption = None,
+    budget: BudgetOption = None,
+    time: TimeOption = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Show what would be tried, what is refused and why, and about how long it takes. Writes nothing."""
+    from edgebuild.cli.listing import show_plans
+    from edgebuild.pipeline import plan as make_plans
+
+    loaded = _load(project)
+    show_plans(make_plans(loaded, _options(target, budget, time)))
+
+
+@app.command()
+def build(
+    target: TargetsOption = None,
+    budget: BudgetOption = None,
+    time: TimeOption = None,
+    remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
+    project: ProjectOption = HERE,
+) -> None:
+    """Build: compress, compile, evaluate, measure, choose. Goes on where an interrupted build was."""
+    from edgebuild.cli.building import run_build
+
+    raise typer.Exit(run_build(_load(project), _options(target, budget, time, remeasure)))
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="An ONNX file, an OpenVINO .xml, or a folder with an artifact.json.")],
+    against: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Another one to compare with, interleaved in one session."),
+    ] = None,
+    backend: Annotated[Optional[str], typer.Option(help="onnxruntime or openvino.")] = None,  # noqa: UP045
+    shape: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Sizes of dynamic axes: NAME=SIZE; 1 without."),
+    ] = None,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="All cores without.")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure any model on this machine; no project needed."""
+    from edgebuild.cli.benching import run_benching
+
+    run_benching(model, against, backend=backend, shape=tuple(shape or ()), threads=threads, quick=quick, as_json=json)
+
+
+@app.command()
+def report(
+    build: BuildOption = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Where to write the HTML file; beside the build without."),
+    ] = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Show a build's result and write it as one offline HTML file."""
+    from edgebuild.cli.building import show_report
+
+    show_report(project, build, output)
+
+
+@app.command()
+def explain(
+    candidate: Annotated[str, typer.Argument(help="A candidate's id, as in the report, or a part of it.")],
+    build: BuildOption = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Say where each point of accuracy and each millisecond went, and why a step was rebuilt."""
+    from edgebuild.cli.building import show_explanation
+
+    show_explanation(project, build, candidate)
+
+
+@store_app.command("du")
+def store_du(project: ProjectOption = HERE) -> None:
+    """Show what the store holds."""
+    from edgebuild.cli.storing import show_usage
+
+    show_usage(project)
+
+
+@store_app.command("gc")
+def store_gc(
+    quota_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Bring the store down to this; the project's quota without."),
+    ] = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Remove what was used longest ago until the store fits its quota, and what killed builds left behind."""
+    from edgebuild.cli.storing import collect_garbage
+
+    collect_garbage(project, quota_gb)
+
+
+def _load(project: Path) -> Project:
+    from edgebuild.catalogue.project import load_project
+
+    return load_project(project)
+
+
+def _options(target: list[str] | None, budget: str | None, time: str | None, remeasure: bool = False) -> Options:
+    from edgebuild.building.world import Options
+
+    return Options(
+        targets=tuple(target or ()),
+        budget=budget,
+        time_s=None if time is None else _seconds(time),
+        remeasure=remeasure,
+        command=shlex.join(["edgebuild", *sys.argv[1:]]),
+    )
+
+
+def _seconds(text: str) -> float:
+    from edgebuild.errors import UsageError
+
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"can't read the time {text!r}", hint="write 90s, 10m or 2h")
+    return value

@@ -1,0 +1,144 @@
+"""`bench`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.building.bench import BenchReport, BenchResult
+    from edgebuild.core.measurement import Comparison
+
+
+def run_benching(
+    model: Path,
+    against: Path | None,
+    *,
+    backend: str | None,
+    shape: tuple[str, ...],
+    threads: int | None,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Measure and print."""
+    from edgebuild.building.bench import BenchRequest
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.pipeline import bench
+
+    for path in filter(None, (model, against)):
+        if not path.exists():
+            raise UsageError(f"{path}: no such file.", hint="Name an .onnx, an .xml, or an artifact's folder.")
+    request = BenchRequest(
+        model=model, against=against, backend=backend, shape=_sizes(shape), threads=threads, quick=quick
+    )
+    report = bench(request, progress=make_progress())
+    if as_json:
+        print(json.dumps(_plain(report), indent=2))
+    else:
+        _show(report)
+
+
+def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
+    sizes = {}
+    for entry in entries:
+        name, _, size = entry.rpartition("=")
+        if not name or not size.isdigit() or int(size) < 1:
+            raise UsageError(f"can't read --shape {entry!r}", hint="write NAME=SIZE, such as batch=1")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _show(report: BenchReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("", *[result.model for result in report.results], box=None, pad_edge=False)
+    for name, cells in _rows(report.results):
+        table.add_row(name, *cells)
+    console.print(table)
+    if report.comparison is not None:
+        console.print(f"\n{comparison_words(report.comparison, *[r.model for r in report.results])}", markup=False)
+    if report.protocol == "screen":
+        console.print("\nMeasured with the screen protocol: it ranks, it proves nothing.", markup=False)
+    console.print(f"\nDevice {report.device}; raw samples in {report.folder}", markup=False, soft_wrap=True)
+
+
+def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:
+    from edgebuild.reporting.figures import bytes_text, percentile_name, percentile_text, settings_text, with_interval
+
+    first = results[0].summary.percentiles
+    rows = [
+        ("backend", [r.backend for r in results]),
+        ("settings", [settings_text(r.settings) for r in results]),
+        ("size", [bytes_text(r.size_bytes) for r in results]),
+        ("launches", [str(r.summary.launches) for r in results]),
+        (
+            "latency, ms (95 % interval)",
+            [with_interval(r.summary.point_ms, r.summary.low_ms, r.summary.high_ms) for r in results],
+        ),
+    ]
+    for index, percentile in enumerate(first):
+        rows.append((percentile_name(percentile), [percentile_text(r.summary.percentiles[index]) for r in results]))
+    rows += [
+        ("load, ms", [f"{r.summary.load_ms:.1f}" for r in results]),
+        ("first inference, ms", [f"{r.summary.first_inference_ms:.2f}" for r in results]),
+        ("peak memory", [bytes_text(r.memory.peak_bytes) for r in results]),
+        ("energy", ["no sensor" if r.energy is None else f"{r.energy.net_j_per_inference:.3g} J" for r in results]),
+        ("layers run in", [_precisions(r) for r in results]),
+    ]
+    return rows
+
+
+def _precisions(result: BenchResult) -> str:
+    counts: dict[str, int] = {}
+    for layer in result.layers:
+        counts[layer.precision] = counts.get(layer.precision, 0) + 1
+    return ", ".join(f"{count}x {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def comparison_words(comparison: Comparison, name: str, other: str) -> str:
+    """Say a comparison in a sentence."""
+    import math
+
+    ratio, low, high = (math.exp(value) for value in (comparison.effect, comparison.low, comparison.high))
+    verdict = {
+        "better": "is faster than",
+        "worse": "is slower than",
+        "equivalent": "is as fast as",
+        "inconclusive": "can't be told from",
+    }[comparison.outcome]
+    resolution = f"; resolution here: {comparison.resolution:.1%}" if comparison.resolution is not None else ""
+    return f"{name} {verdict} {other}: {ratio:.3f}x its latency ({low:.3f} to {high:.3f}, {comparison.pairs} pairs{resolution})."
+
+
+def _plain(report: BenchReport) -> dict[str, Any]:
+    """The report as plain data for --json."""
+    return {
+        "protocol": report.protocol,
+        "device": report.device,
+        "folder": str(report.folder),
+        "comparison": report.comparison.model_dump(mode="json") if report.comparison else None,
+        "results": [
+            {
+                name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+                for name, value in {**asdict(result), **_values(result)}.items()
+            }
+            for result in report.results
+        ],
+    }
+
+
+def _values(result: BenchResult) -> dict[str, Any]:
+    return {
+        "summary": result.summary,
+        "memory": result.memory,
+        "energy": result.energy,
+        "layers": [layer.model_dump(mode="json") for layer in result.layers],
+        "settings": dict(result.settings),
+    }

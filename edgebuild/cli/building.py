@@ -1,0 +1,111 @@
+"""`build`, `report` and `explain`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from edgebuild.building.record import find_build, load_record, load_samples
+from edgebuild.building.world import HOME
+from edgebuild.errors import BudgetMissed, Inconclusive, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.building.world import Options
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.verdict import BuildRecord
+
+#: The exit codes of a build's outcomes; with several targets the worst one counts.
+EXIT = {"ok": 0, "inconclusive": Inconclusive.exit_code, "missed": BudgetMissed.exit_code}
+WORST_FIRST = ("missed", "inconclusive", "ok")
+
+
+def run_build(project: Project, options: Options) -> int:
+    """Build, print each target's result, return the exit code."""
+    from rich.console import Console
+
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.pipeline import build
+    from edgebuild.reporting.terminal import comparison_table, summary
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    records = build(project, options, progress=make_progress())
+    console = Console()
+    for record in records:
+        console.print(summary(record))
+        path = write_report(project.folder / HOME / "builds" / record.build_id, record)
+        console.print(f"Report: {shown(path)}", soft_wrap=True)
+        if record.outcome == "ok":
+            console.print(f"Artifact: {shown(path.parent / 'artifact')}", soft_wrap=True)
+    if len(records) > 1:
+        console.print(comparison_table(records))
+    return next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records))
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    """CI systems end jobs with SIGTERM: it gets the same clean end as Ctrl-C."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def write_report(folder: Path, record: BuildRecord, output: Path | None = None) -> Path:
+    """Write the HTML report; return its path."""
+    from edgebuild.errors import StoreError
+    from edgebuild.reporting.html import render
+
+    path = output or folder / "report.html"
+    try:
+        path.write_text(render(record, load_samples(folder)), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another place with -o.") from error
+    return path
+
+
+def shown(path: Path) -> str:
+    """A path as people like it: relative where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def show_report(project: Path, build: str | None, output: Path | None) -> None:
+    """Print a build's summary and write its report."""
+    from rich.console import Console
+
+    from edgebuild.reporting.terminal import summary
+
+    folder = find_build(home_of(project), build)
+    record = load_record(folder)
+    console = Console()
+    console.print(summary(record))
+    console.print(f"Report: {shown(write_report(folder, record, output))}", soft_wrap=True)
+
+
+def show_explanation(project: Path, build: str | None, candidate: str) -> None:
+    """Print where a candidate's points and milliseconds went."""
+    from rich.console import Console
+
+    from edgebuild.reporting.terminal import explain
+
+    record = load_record(find_build(home_of(project), build))
+    Console().print(explain(record, pick_candidate(record, candidate)))
+
+
+def pick_candidate(record: BuildRecord, text: str) -> str:
+    """Return the id of the candidate that ``text`` names exactly or in part; raises ``UsageError`` else."""
+    ids = [candidate.id for candidate in record.candidates]
+    fitting = [name for name in ids if name == text] or [name for name in ids if text in name]
+    if len(fitting) == 1:
+        return fitting[0]
+    what = f"{text!r} fits {len(fitting)} candidates" if fitting else f"there is no candidate {text!r}"
+    raise UsageError(f"{what} in build {record.build_id}.", hint=f"They are: {', '.join(fitting or ids)}.")
+
+
+def home_of(project: Path) -> Path:
+    """Return where a project keeps its builds; the project itself need not be loadable any more."""
+    folder = project if project.is_dir() else project.parent
+    home = folder / HOME
+    if not home.is_dir():
+        raise UsageError(f"{folder} has no builds yet.", hint="`edgebuild build` makes one.")
+    return home

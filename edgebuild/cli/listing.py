@@ -1,0 +1,87 @@
+"""`targets` and `plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.catalogue.profiles import load_profiles
+from edgebuild.catalogue.shipped import pick
+from edgebuild.catalogue.targets import Target, load_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgebuild.planning.plan import Plan
+
+
+def show_targets(name: str | None, project: Path) -> None:
+    """Print all targets, or one with its facts and where they are known from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    folder = project if project.is_dir() else project.parent
+    targets, profiles, console = load_targets(folder), load_profiles(folder), Console()
+    if name is not None:
+        _show_target(pick("targets", name, targets), console)
+        return
+    table = Table("Target", "What it is", "Profiles", "Builds here", box=None, pad_edge=False)
+    for target in targets.values():
+        ready = [p for p in target.profiles if p in profiles and profiles[p].device_work]
+        table.add_row(target.name, target.title, ", ".join(target.profiles), "yes" if ready else "not yet")
+    console.print(table)
+    console.print("\n`edgebuild targets NAME` shows a target's facts and their sources.")
+
+
+def _show_target(target: Target, console: Any) -> None:
+    from rich.table import Table
+
+    console.print(f"{target.name}: {target.title}\n", markup=False)
+    console.print(f"Profiles, in order of preference: {', '.join(target.profiles)}\n", markup=False)
+    table = Table("Fact", "Value", "Source", "Date", "Checked", box=None, pad_edge=False)
+    for name in type(target.facts).model_fields:
+        fact = getattr(target.facts, name)
+        if fact is not None:
+            value = ", ".join(fact.value) if isinstance(fact.value, tuple) else str(fact.value)
+            table.add_row(name, value, fact.source, fact.date, fact.verified)
+    console.print(table if table.row_count else "It has no facts of its own: everything is probed.")
+    given = {k: v for k, v in target.limits.model_dump().items() if v is not None}
+    if given:
+        console.print(f"\nDefault limits: {', '.join(f'{k} = {v}' for k, v in given.items())}", markup=False)
+
+
+def show_plans(plans: Sequence[Plan]) -> None:
+    """Print what would be tried."""
+    from rich.console import Console
+
+    console = Console()
+    for plan in plans:
+        console.print(
+            f"Plan for {plan.target}: the best {plan.objective} within {plan.budget}, about {minutes(plan.seconds)}.\n",
+            markup=False,
+        )
+        _show_candidates(plan, console)
+        for refusal in plan.refused:
+            console.print(f"Not tried: {refusal.what}: {refusal.reason}", markup=False)
+        for note in plan.notes:
+            console.print(f"Note: {note}", markup=False)
+        console.print("\nAbout how long:", markup=False)
+        for cost in plan.costs:
+            console.print(f"  {cost.stage:28} {minutes(cost.seconds):>8}", markup=False)
+
+
+def _show_candidates(plan: Plan, console: Any) -> None:
+    from rich.table import Table
+
+    table = Table("Candidate", "Runtime settings raced", box=None, pad_edge=False)
+    for candidate in plan.candidates:
+        labels = [" ".join(f"{k}={str(v).lower()}" for k, v in settings) for settings in candidate.settings]
+        raced = "; ".join(labels) if candidate.raced else "not raced: judged on size and memory"
+        table.add_row(candidate.id + (" (baseline)" if candidate.baseline else ""), raced)
+    console.print(table)
+    console.print()
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

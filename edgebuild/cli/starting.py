@@ -1,0 +1,46 @@
+"""`init`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from edgebuild.catalogue.project import PROJECT_FILE
+from edgebuild.catalogue.project_tables import is_reference
+from edgebuild.catalogue.starter import PICKLED_SUFFIXES, conversion_advice, starter_from_factory, starter_from_onnx
+from edgebuild.errors import StoreError, UsageError
+
+DEFAULT_FACTORY = "model:build"
+
+
+def write_starter(model: str | None, project: Path) -> None:
+    """Write edgebuild.toml into the project's folder; never overwrites one, never loads a pickled file."""
+    if model is not None and model.endswith(PICKLED_SUFFIXES):
+        print(conversion_advice(Path(model)))
+        return
+    path = project / PROJECT_FILE if project.is_dir() or not project.suffix else project
+    if path.exists():
+        raise UsageError(f"{path} exists already.", hint="Remove it first, or name another folder with --project.")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().parent.name).strip("-._") or "project"
+    text = _starter(model, name, path.resolve().parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another folder with -p.") from error
+    print(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
+
+
+def _starter(model: str | None, name: str, folder: Path) -> str:
+    if model is None or is_reference(model):
+        return starter_from_factory(name, model or DEFAULT_FACTORY)
+    if not model.endswith(".onnx"):
+        raise UsageError(
+            f"{model!r} is neither an .onnx file, nor a factory, nor a checkpoint.",
+            hint="Give FILE.onnx, or package.module:function.",
+        )
+    from edgebuild.models.onnx_files import load_onnx, read_facts
+
+    facts = read_facts(load_onnx(Path(model)))
+    return starter_from_onnx(name, os.path.relpath(Path(model).resolve(), folder), facts.inputs, facts.outputs)

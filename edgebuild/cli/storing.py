@@ -1,0 +1,45 @@
+"""`store du` and `store gc`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.building.world import store_of
+from edgebuild.catalogue.project import load_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def show_usage(project: Path) -> None:
+    """Print what a project's store holds."""
+    with store_of(load_project(project)) as store:
+        usage = store.usage()
+        quota = f", quota {_size(usage.quota_bytes)}" if usage.quota_bytes is not None else ""
+        print(f"{store.root}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
+        print(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
+        print(f"  unfinished work {_size(usage.scratch_bytes):>10}")
+        print(f"  running builds  {_size(usage.staging_bytes):>10}")
+
+
+def collect_garbage(project: Path, quota_gb: float | None) -> None:
+    """Bring a project's store down to its quota and print what went."""
+    loaded = load_project(project)
+    with store_of(loaded) as store:
+        quota = quota_gb if quota_gb is not None else loaded.store.quota_gb
+        report = store.gc(None if quota is None else int(quota * 1e9))
+        print(
+            f"{store.root}: removed {report.removed_entries} results, {_size(report.removed_bytes)}; "
+            f"{_size(report.left_bytes)} are left"
+        )
+        if not report.within_quota:
+            print("  what running builds use is still more than the quota")
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError  # the loop ends with GB
