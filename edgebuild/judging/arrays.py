@@ -1,0 +1,161 @@
+"""Outputs and targets as the metrics see them: checked once, with errors that say what is wrong and where.
+
+Axis 0 of every array is the sample (for a stateful model: the step of a sequence, sequences one after another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebuild.errors import DataError
+
+Outputs: TypeAlias = Mapping[str, NDArray[Any]]
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+#: Rows count as probabilities when they are not negative and sum to one within this (half precision rounds at 5e-4).
+PROBABILITY_TOLERANCE = 1e-2
+
+CHUNK_ELEMENTS = 1 << 22
+
+
+def chunks(array: NDArray[Any]) -> list[slice]:
+    """Return slices along axis 0 that hold about four million elements each, so that memory maps are streamed."""
+    rows = max(1, CHUNK_ELEMENTS // max(1, int(np.prod(array.shape[1:], dtype=np.int64))))
+    return [slice(start, start + rows) for start in range(0, len(array), rows)]
+
+
+def pick_output(outputs: Outputs, output: str | None, metric: str) -> NDArray[Any]:
+    """Return the named output, or the only one. Raises ``DataError`` when it's absent or which one isn't said."""
+    names = ", ".join(outputs)
+    if output is not None:
+        if output not in outputs:
+            raise DataError(f"metric {metric}: the model has no output {output!r}, it has {names}")
+        return np.asarray(outputs[output])
+    if len(outputs) != 1:
+        raise DataError(
+            f"metric {metric}: the model has {len(outputs)} outputs ({names}) and the metric reads one",
+            hint="use a callable metric, `module:function(outputs, targets)`, that reads the one it means",
+        )
+    return np.asarray(next(iter(outputs.values())))
+
+
+def _same_length(scores: NDArray[Any], targets: NDArray[Any], metric: str) -> None:
+    if not len(scores):
+        raise DataError(f"metric {metric}: there are no samples", hint="check the data callable: it yielded nothing")
+    if targets.ndim == 0 or len(targets) != len(scores):
+        raise DataError(f"metric {metric}: {len(scores)} outputs but targets of shape {targets.shape}")
+
+
+def class_labels(targets: NDArray[Any], classes: int, shape: tuple[int, ...], metric: str) -> Ints:
+    """Return targets as integer labels of ``shape``, each in ``0 … classes - 1``; an error names the first bad one."""
+    labels = np.asarray(targets)
+    if labels.shape == (*shape, 1):
+        labels = labels[..., 0]
+    if labels.shape != shape:
+        raise DataError(f"metric {metric}: targets have shape {labels.shape}, the outputs need {shape}")
+    if labels.dtype.kind not in "iub" and (labels.dtype.kind != "f" or not np.array_equal(labels, np.rint(labels))):
+        raise DataError(f"metric {metric}: targets must be class numbers, they are {labels.dtype} values")
+    whole = labels.astype(np.int64)
+    bad = np.argwhere((whole < 0) | (whole >= classes))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        place = f"sample {where[0]}" if len(where) == 1 else f"position {where}"
+        raise DataError(
+            f"metric {metric}: the target of {place} is {int(whole[where])}, but the model has {classes} classes "
+            f"(0 to {classes - 1}); {len(bad)} targets are out of range",
+            hint="map labels to 0 … classes - 1 in the data callable",
+        )
+    return whole
+
+
+def class_scores(scores: NDArray[Any], targets: NDArray[Any], metric: str) -> tuple[NDArray[Any], Ints]:
+    """Return scores of shape (samples, classes, …) and integer labels of shape (samples, …)."""
+    _same_length(scores, targets, metric)
+    if scores.ndim < 2 or scores.shape[1] < 2:
+        raise DataError(
+            f"metric {metric}: needs one score per class, (samples, classes); the output has shape {scores.shape}",
+            hint="for a single score use auroc or average_precision, or a callable metric",
+        )
+    shape = (scores.shape[0], *scores.shape[2:])
+    return scores, class_labels(targets, scores.shape[1], shape, metric)
+
+
+def value_pairs(values: NDArray[Any], targets: NDArray[Any], metric: str) -> tuple[Floats, Floats]:
+    """Return outputs and targets of a regression as float64 arrays of shape (samples, values)."""
+    _same_length(values, targets, metric)
+    rows = len(values)
+    if values.shape != targets.shape and values.shape != (*targets.shape, 1) and targets.shape != (*values.shape, 1):
+        raise DataError(f"metric {metric}: the output has shape {values.shape}, the targets {targets.shape}")
+    if targets.dtype.kind not in "iubf":
+        raise DataError(f"metric {metric}: targets must be numbers, they are {targets.dtype}")
+    return values.astype(np.float64).reshape(rows, -1), targets.astype(np.float64).reshape(rows, -1)
+
+
+def is_probability(scores: NDArray[Any]) -> bool:
+    """Whether every row of (samples, classes) scores is a probability distribution: what is not is taken as logits."""
+    for part in chunks(scores):
+        rows = np.asarray(scores[part], dtype=np.float64)
+        if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > PROBABILITY_TOLERANCE:
+            return False
+    return True
+
+
+def log_softmax(logits: NDArray[Any]) -> Floats:
+    """Return the log-probabilities of (samples, classes) logits."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def check_pair(reference: Outputs, artifact: Outputs) -> int:
+    """Return the number of samples. Raises ``DataError`` where the outputs' names or shapes differ or none is there."""
+    if not reference:
+        raise DataError("the reference has no outputs")
+    if set(reference) != set(artifact):
+        raise DataError(f"the artifact's outputs are {sorted(artifact)}, the reference's {sorted(reference)}")
+    lengths = {name: len(array) for name, array in reference.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"the outputs hold different numbers of samples: {lengths}")
+    for name, array in reference.items():
+        if array.shape != artifact[name].shape:
+            raise DataError(f"output {name!r} has shape {artifact[name].shape}, the reference's has {array.shape}")
+    samples = next(iter(lengths.values()))
+    if samples == 0:
+        raise DataError("there are no samples to judge by", hint="check the data callable: it yielded nothing")
+    return samples
+
+
+def first_not_finite(outputs: Outputs) -> tuple[str, int, int] | None:
+    """Return (output, first sample, count of samples) of non-finite outputs, or ``None``; streams memory maps."""
+    for name, array in outputs.items():
+        if array.dtype.kind != "f":
+            continue
+        bad = [
+            part.start + np.flatnonzero(~np.isfinite(array[part]).reshape(len(array[part]), -1).all(axis=1))
+            for part in chunks(array)
+        ]
+        rows = np.concatenate(bad)
+        if len(rows):
+            return name, int(rows[0]), len(rows)
+    return None
+
+
+def frame_labels(lengths: Sequence[int], labels: Sequence[str | None] | None) -> list[str | None] | None:
+    """Return one label per frame from one per sample; ``lengths`` are the frames of each sample."""
+    if labels is None:
+        return None
+    return [label for label, length in zip(labels, lengths, strict=True) for _ in range(length)]
+
+
+def frame_groups(lengths: Sequence[int], groups: Sequence[str | None] | None) -> list[str | None] | None:
+    """Return the group of each frame: frames of one sample always stay together, so a sequence is at least a group."""
+    if all(length == 1 for length in lengths):
+        return None if groups is None else list(groups)
+    named = groups or [None] * len(lengths)
+    own = [f"sample {i}" if label is None else f"group {label}" for i, label in enumerate(named)]
+    return frame_labels(lengths, own)

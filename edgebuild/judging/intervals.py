@@ -1,0 +1,225 @@
+"""Intervals for the paired drop between a reference and an artifact on identical samples.
+
+A drop is positive where the artifact is worse. Every interval is two-sided; a budget is judged by its upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgebuild.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from edgebuild.judging.arrays import Floats, Ints
+
+MIN_DRAWS = 1_000
+MAX_DRAWS = 20_000
+#: Draws beyond each bound of a percentile interval: fewer make the bound itself random.
+TAIL_DRAWS = 50
+#: A bootstrap whose metric is undefined in more than this share of its draws bounds nothing.
+MAX_UNDEFINED = 0.05
+
+_CHUNK_DRAWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Bounds of a drop and the method that gave them."""
+
+    low: float
+    high: float
+    method: str
+
+
+def level_for_opening(k: int, alpha: float = 0.05) -> float:
+    """Return the confidence level of opening ``k`` (1, 2, …) of the sealed test set: 1 - alpha / k."""
+    if k < 1:
+        raise ValueError(f"openings are counted from 1, not {k}")
+    return 1 - alpha / k
+
+
+def group_codes(groups: Sequence[str | None] | None) -> Ints | None:
+    """Return a number per sample, equal within a group; a sample without one is its own.
+
+    ``None`` when no two samples share a group, so that samples are resampled one by one.
+    """
+    if groups is None:
+        return None
+    keys = [("", i) if label is None else (label, -1) for i, label in enumerate(groups)]
+    numbers: dict[tuple[str, int], int] = {}
+    codes = [numbers.setdefault(key, len(numbers)) for key in keys]
+    return None if len(numbers) == len(codes) else np.asarray(codes, dtype=np.int64)
+
+
+def paired_proportion(lost: float, gained: float, samples: float, level: float) -> Interval:
+    """Return Tango's score interval for the difference of two paired proportions, (lost - gained) / samples.
+
+    ``lost`` samples are right only with the reference, ``gained`` only with the artifact. It holds its level down to
+    small samples and to no discordant sample at all, where a Wald interval has no width.
+    Source: Tango, Statistics in Medicine 17 (1998) 891-908; recommended by Fagerland, Lydersen and Laake, Statistics
+    in Medicine 33 (2014) 2850-2875.
+    """
+    z = _normal_quantile((1 + level) / 2)
+    return Interval(
+        low=-_score_bound(gained, lost, samples, z),
+        high=_score_bound(lost, gained, samples, z),
+        method="Tango's score interval for paired proportions",
+    )
+
+
+def _score_bound(lost: float, gained: float, samples: float, z: float) -> float:
+    """Return the largest difference that the score test doesn't reject, by bisection to 1e-12."""
+    inside = (lost - gained) / samples
+    outside = 1.0
+    while outside - inside > 1e-12:
+        middle = (inside + outside) / 2
+        # The restricted estimate of the share of `gained` samples when the true difference is `middle`.
+        a = 2 * samples
+        b = (2 * samples - lost + gained) * middle - lost - gained
+        c = -gained * middle * (1 - middle)
+        share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+        variance = samples * (2 * share + middle * (1 - middle))
+        if (samples * middle - (lost - gained)) ** 2 <= z * z * variance:
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def bootstrap_mean(drops: Floats, codes: Ints | None, *, level: float, seed: int) -> Interval:
+    """Return the paired bootstrap interval of the mean of per-sample drops; groups (``codes``) stay together.
+
+    Same method and same resamples as ``bootstrap``, through the sums of each group.
+    """
+    own = np.arange(len(drops), dtype=np.int64) if codes is None else codes
+    sums, sizes = np.bincount(own, drops), np.bincount(own)
+    units = len(sums)
+    draws = [
+        sums[picks].sum(axis=1) / sizes[picks].sum(axis=1) for picks in _resamples(units, _draws(units, level), seed)
+    ]
+    return _expanded_percentile(np.concatenate(draws), units, level, grouped=codes is not None, widest=math.inf)
+
+
+def bootstrap(
+    drop: Callable[[Ints], float],
+    samples: int,
+    codes: Ints | None,
+    *,
+    level: float,
+    seed: int,
+    widest: float = math.inf,
+) -> Interval:
+    """Return the paired bootstrap interval of any drop; groups (``codes``) stay together.
+
+    ``drop(counts)`` is the drop with sample i counted ``counts[i]`` times; NaN or ``DataError`` where the metric is
+    undefined. Such draws are left out and counted in ``method``; more than 5 % of them, and the bounds are ± ``widest``
+    (the span of the metric's scale): the data say nothing, nor does a single unit.
+    """
+    units = samples if codes is None else int(codes.max()) + 1
+    values = []
+    for picks in _resamples(units, _draws(units, level), seed):
+        for pick in picks:
+            counts = np.bincount(pick, minlength=units)
+            values.append(_value(drop, counts if codes is None else counts[codes]))
+    return _expanded_percentile(np.asarray(values), units, level, grouped=codes is not None, widest=widest)
+
+
+def _value(drop: Callable[[Ints], float], counts: Ints) -> float:
+    try:
+        return drop(counts)
+    except DataError:
+        # A callable that worked on all samples and fails on a resample is undefined there, as AUROC without negatives.
+        return math.nan
+
+
+def _tail(units: int, level: float) -> float:
+    """Return the share of draws beyond each bound.
+
+    Plain percentile intervals are too short with few units; these use t for z and undo the bootstrap's n for n - 1.
+    Source: Hesterberg, The American Statistician 69 (2015) 371-386, "expanded percentile interval".
+    """
+    from scipy import special
+
+    if units < 2:
+        return 0.0
+    t = float(special.stdtrit(units - 1, (1 + level) / 2))
+    return float(special.ndtr(-t * math.sqrt(units / (units - 1))))
+
+
+def _draws(units: int, level: float) -> int:
+    tail = _tail(units, level)
+    return MAX_DRAWS if tail * MAX_DRAWS <= TAIL_DRAWS else max(MIN_DRAWS, math.ceil(TAIL_DRAWS / tail))
+
+
+def _resamples(units: int, draws: int, seed: int) -> Iterator[Ints]:
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, _CHUNK_DRAWS):
+        yield random.integers(0, units, size=(min(_CHUNK_DRAWS, draws - start), units))
+
+
+def _expanded_percentile(values: Floats, units: int, level: float, *, grouped: bool, widest: float) -> Interval:
+    defined = values[np.isfinite(values)]
+    unit = "groups" if grouped else "samples"
+    method = (
+        f"paired {'group ' if grouped else ''}bootstrap, expanded percentile, {len(values)} draws of {units} {unit}"
+    )
+    undefined = len(values) - len(defined)
+    if undefined:
+        method += f", {undefined} undefined"
+    if undefined > MAX_UNDEFINED * len(values) or units < 2:
+        return Interval(low=-widest, high=widest, method=method)
+    tail = _tail(units, level)
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return Interval(low=float(low), high=float(high), method=method)
+
+
+def hull(one: Interval, other: Interval) -> Interval:
+    """Return the interval that covers both."""
+    return Interval(
+        low=min(one.low, other.low),
+        high=max(one.high, other.high),
+        method=f"{one.method}; not narrower than {other.method}",
+    )
+
+
+def needed_samples(*, drop: float, high: float, budget: float, samples: int) -> int | None:
+    """Return about how many more samples would bring the upper bound inside the budget if the drop stayed the same.
+
+    Standard errors shrink with the root of the number of samples. ``None`` where the estimate itself is on or beyond
+    the budget, so that more data would not certify it.
+    """
+    if drop >= budget:
+        return None
+    return max(0, math.ceil(samples * (((high - drop) / (budget - drop)) ** 2 - 1)))
+
+
+def needed_pairs(*, lost: float, gained: float, samples: int, budget: float, level: float) -> int | None:
+    """Return ``needed_samples`` for paired proportions, from Tango's interval itself at the same rates."""
+    if (lost - gained) / samples >= budget:
+        return None
+    z = _normal_quantile((1 + level) / 2)
+
+    def certifies(total: int) -> bool:
+        factor = total / samples
+        return _score_bound(lost * factor, gained * factor, total, z) <= budget
+
+    enough = samples
+    while not certifies(enough):
+        enough *= 2
+    short = enough // 2 if enough > samples else samples
+    while enough - short > max(1, short // 1000):
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if certifies(middle) else (middle, enough)
+    return enough - samples
+
+
+def _normal_quantile(p: float) -> float:
+    from scipy import special
+
+    return float(special.ndtri(p))

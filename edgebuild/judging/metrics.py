@@ -1,0 +1,210 @@
+"""Metrics: built in by name, or a callable of the user's.
+
+A metric is prepared once for a set of outputs and then asked for its value with every sample counted so many times:
+that is all a bootstrap needs, so ranking metrics sort once and not once per draw.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebuild.errors import DataError, UsageError
+from edgebuild.judging import scores
+from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
+
+Direction: TypeAlias = Literal["maximise", "minimise"]
+Scale: TypeAlias = tuple[float, float]
+Scorer: TypeAlias = Callable[[Ints | None], float]
+Function: TypeAlias = Callable[[Outputs, NDArray[Any]], Any]
+
+UNIT: Scale = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number that says how good outputs are against targets.
+
+    ``prepare(outputs, targets)`` returns the value as a function of how often each sample counts (``None``: once
+    each); it is NaN where the metric is undefined, such as AUROC without negatives. ``scores`` returns one number per
+    sample whose mean is the metric, where such a number exists. ``by_class`` says that targets are class labels.
+    """
+
+    name: str
+    direction: Direction
+    scale: Scale | None
+    prepare: Callable[[Outputs, NDArray[Any]], Scorer]
+    scores: Callable[[Outputs, NDArray[Any]], Floats] | None = None
+    by_class: bool = False
+
+    def value(self, outputs: Outputs, targets: NDArray[Any]) -> float:
+        """Return the metric over all samples. Raises ``DataError`` where it's undefined or the arrays don't fit."""
+        result = self.prepare(outputs, targets)(None)
+        if not math.isfinite(result):
+            raise DataError(
+                f"metric {self.name} is undefined on this data ({len(targets)} samples)",
+                hint="ranking metrics need both classes, correlations and R² need values that vary",
+            )
+        return result
+
+    def per_sample(self, outputs: Outputs, targets: NDArray[Any]) -> Floats | None:
+        """Return scores of shape (samples,) whose mean is the metric, or ``None`` where it isn't a mean."""
+        return None if self.scores is None else self.scores(outputs, targets)
+
+    def drop(self, reference: float, artifact: float) -> float:
+        """Return how much worse the artifact is, in the metric's units (negative: better)."""
+        return reference - artifact if self.direction == "maximise" else artifact - reference
+
+
+def builtin(name: str, *, output: str | None = None) -> Metric:
+    """Return the built-in metric ``name``, reading the model output ``output`` (default: the only one).
+
+    Raises ``UsageError`` for an unknown name, with the nearest known one.
+    """
+    if name not in _BUILTIN:
+        close = difflib.get_close_matches(name, _BUILTIN, n=1)
+        raise UsageError(
+            f"there is no metric {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            hint=f"built in are {', '.join(BUILTIN_NAMES)}; anything else is a callable `module:function`",
+        )
+    return _BUILTIN[name](name, output)
+
+
+def custom(function: Function, *, name: str, direction: Direction, scale: Scale | None = None) -> Metric:
+    """Return a metric from a callable ``(outputs, targets) -> number``.
+
+    When it raises, or returns no finite number, the metric raises ``DataError`` naming the callable.
+    """
+
+    def prepare(outputs: Outputs, targets: NDArray[Any]) -> Scorer:
+        def score(counts: Ints | None) -> float:
+            if counts is None:
+                return _call(function, name, outputs, targets)
+            rows = np.repeat(np.arange(len(counts)), counts)
+            return _call(function, name, {key: array[rows] for key, array in outputs.items()}, targets[rows])
+
+        return score
+
+    return Metric(name=name, direction=direction, scale=scale, prepare=prepare)
+
+
+def _call(function: Function, name: str, outputs: Outputs, targets: NDArray[Any]) -> float:
+    try:
+        result = function(outputs, targets)
+    except Exception as error:
+        raise DataError(f"metric {name} raised {type(error).__name__}: {error}") from error
+    try:
+        number = float(result)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"metric {name} returned {type(result).__name__}, not a number") from error
+    if not math.isfinite(number):
+        raise DataError(f"metric {name} returned {number} on {len(targets)} samples")
+    return number
+
+
+def _mean(samples: Floats) -> Scorer:
+    def score(counts: Ints | None) -> float:
+        return float(samples.mean() if counts is None else samples @ counts / counts.sum())
+
+    return score
+
+
+def _mean_metric(
+    per_sample: Callable[[str, NDArray[Any], NDArray[Any]], Floats],
+    direction: Direction,
+    scale: Scale | None,
+    *,
+    by_class: bool = False,
+) -> Callable[[str, str | None], Metric]:
+    def build(name: str, output: str | None) -> Metric:
+        def score(outputs: Outputs, targets: NDArray[Any]) -> Floats:
+            return per_sample(name, pick_output(outputs, output, name), np.asarray(targets))
+
+        return Metric(
+            name=name,
+            direction=direction,
+            scale=scale,
+            prepare=lambda outputs, targets: _mean(score(outputs, targets)),
+            scores=score,
+            by_class=by_class,
+        )
+
+    return build
+
+
+def _whole_metric(
+    prepare: Callable[[str, NDArray[Any], NDArray[Any]], Callable[[Ints], float]],
+    direction: Direction,
+    scale: Scale | None,
+    *,
+    by_class: bool = False,
+) -> Callable[[str, str | None], Metric]:
+    def build(name: str, output: str | None) -> Metric:
+        def prepared(outputs: Outputs, targets: NDArray[Any]) -> Scorer:
+            weighted = prepare(name, pick_output(outputs, output, name), np.asarray(targets))
+            once = np.ones(len(targets), dtype=np.int64)
+            return lambda counts: weighted(once if counts is None else counts)
+
+        return Metric(name=name, direction=direction, scale=scale, prepare=prepared, by_class=by_class)
+
+    return build
+
+
+def _top_k(k: int) -> Callable[[str, NDArray[Any], NDArray[Any]], Floats]:
+    return lambda name, output, targets: scores.hits(*class_scores(output, targets, name), k)
+
+
+def _errors(power: int) -> Callable[[str, NDArray[Any], NDArray[Any]], Floats]:
+    def per_sample(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Floats:
+        values, wanted = value_pairs(output, targets, name)
+        return np.asarray((np.abs(values - wanted) ** power).mean(axis=1))
+
+    return per_sample
+
+
+def _rmse(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Callable[[Ints], float]:
+    squared = _mean(_errors(2)(name, output, targets))
+    return lambda counts: math.sqrt(squared(counts))
+
+
+_TORCH_LABELS: dict[str, tuple[str, Scale | None, dict[str, str]]] = {
+    "precision_macro": ("precision", UNIT, {"average": "macro"}),
+    "recall_macro": ("recall", UNIT, {"average": "macro"}),
+    "jaccard_macro": ("jaccard_index", UNIT, {"average": "macro"}),
+    "matthews_corrcoef": ("matthews_corrcoef", None, {}),
+    "cohen_kappa": ("cohen_kappa", None, {}),
+}
+_TORCH_VALUES: dict[str, tuple[str, Direction]] = {
+    "mape": ("mean_absolute_percentage_error", "minimise"),
+    "pearson": ("pearson_corrcoef", "maximise"),
+    "spearman": ("spearman_corrcoef", "maximise"),
+}
+
+_BUILTIN: dict[str, Callable[[str, str | None], Metric]] = {
+    "accuracy": _mean_metric(_top_k(1), "maximise", UNIT, by_class=True),
+    "top5_accuracy": _mean_metric(_top_k(5), "maximise", UNIT, by_class=True),
+    "f1_macro": _whole_metric(scores.f1_macro, "maximise", UNIT, by_class=True),
+    "auroc": _whole_metric(scores.auroc, "maximise", UNIT, by_class=True),
+    "average_precision": _whole_metric(scores.average_precision, "maximise", UNIT, by_class=True),
+    "mse": _mean_metric(_errors(2), "minimise", None),
+    "mae": _mean_metric(_errors(1), "minimise", None),
+    "rmse": _whole_metric(_rmse, "minimise", None),
+    "r2": _whole_metric(scores.r2, "maximise", None),
+    **{
+        name: _whole_metric(scores.torch_labels(function, options), "maximise", scale, by_class=True)
+        for name, (function, scale, options) in _TORCH_LABELS.items()
+    },
+    **{
+        name: _whole_metric(scores.torch_values(function), direction, None)
+        for name, (function, direction) in _TORCH_VALUES.items()
+    },
+}
+
+#: Every name that ``builtin`` knows.
+BUILTIN_NAMES: tuple[str, ...] = tuple(_BUILTIN)

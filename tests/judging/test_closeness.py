@@ -1,0 +1,92 @@
+"""SQNR, KL and agreement by known answers, in one piece and streamed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+from edgebuild.core.verdict import Closeness
+from edgebuild.errors import DataError
+from edgebuild.judging import arrays
+from edgebuild.judging.closeness import MAX_SQNR_DB, closeness, kl_nats, sqnr_db
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(size=(500, 7)).astype(np.float32)
+NOISY = LOGITS + RANDOM.normal(scale=0.1, size=LOGITS.shape).astype(np.float32)
+
+
+def test_sqnr_by_hand() -> None:
+    wanted = np.full((10, 4), 2.0)
+    assert sqnr_db(wanted, wanted + 0.02) == pytest.approx(40.0)
+    assert sqnr_db(wanted, np.zeros_like(wanted)) == pytest.approx(0.0)
+    assert sqnr_db(wanted, wanted) == MAX_SQNR_DB
+    assert sqnr_db(np.zeros(3), np.ones(3)) is None
+
+
+def expected_kl(logits: NDArray[Any], other: NDArray[Any]) -> float:
+    return float(special.rel_entr(special.softmax(logits, axis=1), special.softmax(other, axis=1)).sum(axis=1).mean())
+
+
+def test_kl_of_logits_and_of_probabilities_is_the_same() -> None:
+    expected = expected_kl(LOGITS.astype(np.float64), NOISY.astype(np.float64))
+    assert kl_nats(LOGITS, NOISY) == pytest.approx(expected, rel=1e-6)
+    assert kl_nats(special.softmax(LOGITS, axis=1), special.softmax(NOISY, axis=1)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_kl_survives_zero_probabilities_and_huge_logits() -> None:
+    certain, wrong = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert kl_nats(certain, wrong) == pytest.approx(-np.log(1e-12), rel=1e-6)
+    assert kl_nats(np.array([[1e4, 0.0]]), np.array([[0.0, 1e4]])) == pytest.approx(1e4)
+    assert kl_nats(certain, certain) == 0
+
+
+def test_closeness_of_a_classifier() -> None:
+    found = closeness({"y": LOGITS}, {"y": NOISY})
+    assert found.kl_nats == pytest.approx(kl_nats(LOGITS, NOISY))
+    assert found.sqnr_db == sqnr_db(LOGITS, NOISY)
+    assert found.agreement == (LOGITS.argmax(1) == NOISY.argmax(1)).mean()
+    assert closeness({"y": LOGITS}, {"y": LOGITS}).to_json()
+
+
+def test_several_outputs_count_by_the_worst() -> None:
+    values = RANDOM.normal(size=500)
+    found = closeness({"y": LOGITS, "v": values}, {"y": LOGITS, "v": values * 1.01})
+    assert found.sqnr_db == pytest.approx(40.0)
+    assert (found.kl_nats, found.agreement) == (0, 1)
+
+
+def test_whole_numbers_have_agreement_only() -> None:
+    labels = np.arange(100)
+    assert closeness({"y": labels}, {"y": labels}) == Closeness(agreement=1.0)
+
+
+def test_memory_maps_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", LOGITS)
+    np.save(tmp_path / "b.npy", NOISY)
+    whole = closeness({"y": LOGITS}, {"y": NOISY})
+    monkeypatch.setattr(arrays, "CHUNK_ELEMENTS", 100)
+    assert len(arrays.chunks(LOGITS)) > 30
+    streamed = closeness(
+        {"y": np.load(tmp_path / "a.npy", mmap_mode="r")}, {"y": np.load(tmp_path / "b.npy", mmap_mode="r")}
+    )
+    assert (streamed.sqnr_db, streamed.kl_nats) == pytest.approx((whole.sqnr_db, whole.kl_nats))
+    assert streamed.agreement == whole.agreement
+
+
+def test_what_is_not_finite_is_close_to_nothing() -> None:
+    broken = NOISY.copy()
+    broken[3, 2] = np.nan
+    assert closeness({"y": LOGITS}, {"y": broken}) == Closeness()
+
+
+def test_shapes_must_fit() -> None:
+    with pytest.raises(DataError, match="has shape"):
+        closeness({"y": LOGITS}, {"y": LOGITS[:5]})

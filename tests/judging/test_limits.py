@@ -1,0 +1,90 @@
+"""Limits against what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgebuild.core.measurement import LatencySummary, Memory, Percentile
+from edgebuild.core.verdict import Outcome, Verdict
+from edgebuild.errors import UsageError
+from edgebuild.judging.limits import Measured, check_limits
+
+FINE = Verdict(outcome=Outcome.ACCEPTED, reasons=("accuracy is fine",))
+
+
+def latency(p99_ms: float | None = 3.0, **changes: Any) -> LatencySummary:
+    fields: dict[str, Any] = {
+        "launches": 10,
+        "invalid_launches": 0,
+        "point_ms": 2.0,
+        "low_ms": 1.9,
+        "high_ms": 2.1,
+        "percentiles": (Percentile(p=99.0, value_ms=p99_ms, needs_n=662),),
+        "throughput_per_s": 480.0,
+        "load_ms": 30.0,
+        "first_inference_ms": 5.0,
+    }
+    return LatencySummary(**{**fields, **changes})
+
+
+WHOLE = Measured(
+    latency=latency(),
+    memory=Memory(baseline_bytes=20_000_000, load_peak_bytes=40_000_000, inference_peak_bytes=50_000_000),
+    size_bytes=1_500_000,
+)
+TABLE = [
+    ("latency_p50_ms", 2.1, 1.8, 2.0),
+    ("latency_p99_ms", 3.0, 2.9, 3.0),
+    ("throughput_per_s", 480.0, 481.0, 480.0),
+    ("peak_memory_mb", 50.0, 49.9, 50.0),
+    ("file_size_mb", 1.5, 1.4, 1.5),
+    ("load_time_ms", 30.0, 29.0, 30.0),
+]
+
+
+@pytest.mark.parametrize(("name", "kept", "missed", "measured"), TABLE)
+def test_each_limit(name: str, kept: float, missed: float, measured: float) -> None:
+    passed = check_limits(FINE, {name: kept}, WHOLE)
+    assert passed.outcome is Outcome.ACCEPTED
+    assert passed.reasons == FINE.reasons
+    assert (passed.limits[0].name, passed.limits[0].measured) == (name, measured)
+    refused = check_limits(FINE, {name: missed}, WHOLE)
+    assert refused.outcome is Outcome.REFUSED
+    assert "beyond the limit of" in refused.reasons[1]
+
+
+@pytest.mark.parametrize("name", [row[0] for row in TABLE])
+def test_what_is_missing_never_passes(name: str) -> None:
+    verdict = check_limits(FINE, {name: 1.0}, Measured())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.limits[0].measured is None
+    assert "is unknown (not measured), so its limit of 1" in verdict.reasons[1]
+
+
+def test_a_percentile_below_its_sample_count_never_passes() -> None:
+    verdict = check_limits(FINE, {"latency_p99_ms": 100.0}, Measured(latency=latency(p99_ms=None)))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "n/a, needs 662 samples" in verdict.reasons[1]
+
+
+def test_a_median_whose_interval_straddles_the_limit_is_inconclusive() -> None:
+    verdict = check_limits(FINE, {"latency_p50_ms": 2.05}, WHOLE)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reasons[1] == "median latency 2 ms, its interval 1.9 to 2.1 straddles the limit of 2.05 ms"
+
+
+def test_the_worst_outcome_counts() -> None:
+    limits = {"latency_p50_ms": 2.05, "file_size_mb": 1.0, "load_time_ms": 100.0}
+    verdict = check_limits(FINE, limits, WHOLE)
+    assert verdict.outcome is Outcome.REFUSED
+    assert [check.outcome for check in verdict.limits] == [Outcome.INCONCLUSIVE, Outcome.REFUSED, Outcome.ACCEPTED]
+    assert len(verdict.reasons) == 3
+    refused = Verdict(outcome=Outcome.REFUSED, reasons=("NaN",))
+    assert check_limits(refused, {"load_time_ms": 100.0}, WHOLE).outcome is Outcome.REFUSED
+
+
+def test_an_unknown_limit_is_refused() -> None:
+    with pytest.raises(UsageError, match="no limit 'latency'"):
+        check_limits(FINE, {"latency": 1.0}, WHOLE)

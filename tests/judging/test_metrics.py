@@ -1,0 +1,223 @@
+"""Metrics against torchmetrics and by hand; bad targets and bad callables."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics.functional as torch_metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgebuild.errors import DataError, UsageError
+from edgebuild.judging.metrics import BUILTIN_NAMES, builtin, custom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+RANDOM = np.random.default_rng(0)
+CLASSES = 6
+LOGITS = RANDOM.normal(size=(400, CLASSES)).astype(np.float32)
+LABELS = np.where(RANDOM.random(400) < 0.5, LOGITS.argmax(axis=1), RANDOM.integers(0, CLASSES, 400))
+SINGLE = np.round(RANDOM.random(400), 2)  # rounded: ties
+BINARY = (RANDOM.random(400) < SINGLE).astype(np.int64)
+VALUES = RANDOM.normal(size=(400, 3))
+WANTED = VALUES + RANDOM.normal(scale=0.3, size=(400, 3))
+
+
+def value(name: str, output: NDArray[Any], targets: NDArray[Any]) -> float:
+    return builtin(name).value({"output": output}, targets)
+
+
+def oracle(function: Callable[..., Any], output: NDArray[Any], targets: NDArray[Any], **options: Any) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(function(torch.from_numpy(output), torch.from_numpy(targets), **options).mean())
+
+
+MULTI: dict[str, Any] = {"task": "multiclass", "num_classes": CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "options"),
+    [
+        ("accuracy", torch_metrics.accuracy, {**MULTI, "average": "micro"}),
+        ("top5_accuracy", torch_metrics.accuracy, {**MULTI, "average": "micro", "top_k": 5}),
+        ("f1_macro", torch_metrics.f1_score, {**MULTI, "average": "macro"}),
+        ("auroc", torch_metrics.auroc, MULTI),
+        ("average_precision", torch_metrics.average_precision, MULTI),
+        ("precision_macro", torch_metrics.precision, {**MULTI, "average": "macro"}),
+        ("recall_macro", torch_metrics.recall, {**MULTI, "average": "macro"}),
+        ("jaccard_macro", torch_metrics.jaccard_index, MULTI),
+        ("cohen_kappa", torch_metrics.cohen_kappa, MULTI),
+        ("matthews_corrcoef", torch_metrics.matthews_corrcoef, MULTI),
+    ],
+)
+def test_class_metrics_are_torchmetrics(name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    assert value(name, LOGITS, LABELS) == pytest.approx(oracle(function, LOGITS, LABELS, **options), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+@pytest.mark.parametrize("shape", [(400,), (400, 1)])
+def test_ranking_of_a_single_score_with_ties_is_torchmetrics(name: str, shape: tuple[int, ...]) -> None:
+    expected = oracle(getattr(torch_metrics, name), SINGLE, BINARY, task="binary")
+    assert value(name, SINGLE.reshape(shape), BINARY.reshape(shape)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_class_scores_rank_by_their_difference() -> None:
+    two = np.stack([1 - SINGLE, SINGLE], axis=1)
+    assert value("auroc", two, BINARY) == pytest.approx(value("auroc", SINGLE, BINARY), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("mse", torch_metrics.mean_squared_error),
+        ("mae", torch_metrics.mean_absolute_error),
+        ("r2", torch_metrics.r2_score),
+        ("mape", torch_metrics.mean_absolute_percentage_error),
+        ("pearson", torch_metrics.pearson_corrcoef),
+        ("spearman", torch_metrics.spearman_corrcoef),
+    ],
+)
+@pytest.mark.parametrize("columns", [1, 3])
+def test_value_metrics_are_torchmetrics(name: str, function: Callable[..., Any], columns: int) -> None:
+    output, targets = VALUES[:, :columns].squeeze(), WANTED[:, :columns].squeeze()
+    assert value(name, output, targets) == pytest.approx(oracle(function, output, targets), abs=1e-6)
+
+
+def test_rmse_is_the_root_of_mse() -> None:
+    assert value("rmse", VALUES, WANTED) == pytest.approx(value("mse", VALUES, WANTED) ** 0.5)
+
+
+def _data(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    return (LOGITS, LABELS) if builtin(name).by_class else (VALUES[:, :1], WANTED[:, :1])
+
+
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
+def test_counting_samples_is_repeating_them(name: str) -> None:
+    """What the bootstrap rests on."""
+    output, targets = _data(name)
+    counts = np.random.default_rng(1).integers(0, 3, len(targets))
+    rows = np.repeat(np.arange(len(targets)), counts)
+    counted = builtin(name).prepare({"output": output}, targets)(counts)
+    assert counted == pytest.approx(value(name, output[rows], targets[rows]), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
+def test_scores_per_sample_average_to_the_metric(name: str) -> None:
+    output, targets = _data(name)
+    per_sample = builtin(name).per_sample({"output": output}, targets)
+    means = {"accuracy", "top5_accuracy", "mse", "mae"}
+    assert (per_sample is not None) == (name in means)
+    if per_sample is not None:
+        assert per_sample.shape == (len(targets),)
+        assert per_sample.mean() == pytest.approx(value(name, output, targets))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+def test_auroc_is_the_share_of_ordered_pairs(samples: list[tuple[int, bool]]) -> None:
+    positive = [score for score, label in samples if label]
+    negative = [score for score, label in samples if not label]
+    output = np.array([score for score, _ in samples], dtype=np.float32)
+    labels = np.array([label for _, label in samples])
+    if not positive or not negative:
+        with pytest.raises(DataError, match=f"auroc is undefined on this data .{len(samples)} samples"):
+            value("auroc", output, labels)
+        return
+    ordered = sum((p > n) + (p == n) / 2 for p in positive for n in negative)
+    assert value("auroc", output, labels) == pytest.approx(ordered / len(positive) / len(negative))
+
+
+def test_ties_go_to_the_lower_class() -> None:
+    scores, labels = np.zeros((8, 8)), np.arange(8)
+    assert value("accuracy", scores, labels) == 1 / 8
+    assert value("top5_accuracy", scores, labels) == 5 / 8
+
+
+def test_a_map_of_classes_scores_the_share_of_right_pixels() -> None:
+    scores = np.zeros((2, 3, 2, 2))
+    scores[:, 1] = 1
+    targets = np.array([[[1, 1], [1, 0]], [[1, 1], [1, 1]]])
+    metric = builtin("accuracy")
+    samples = metric.per_sample({"map": scores}, targets)
+    assert samples is not None
+    assert samples.tolist() == [0.75, 1.0]
+    assert value("f1_macro", scores, targets) == pytest.approx((0 + 2 * 7 / 15) / 2)
+    assert value("jaccard_macro", scores, targets) == pytest.approx((0 + 7 / 8) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "targets", "message"),
+    [
+        ("accuracy", LOGITS, np.where(np.arange(400) == 7, 6, 0), "the target of sample 7 is 6, but the model has 6"),
+        ("accuracy", LOGITS, np.full(400, -1), "sample 0 is -1.*400 targets are out of range"),
+        ("accuracy", LOGITS, np.full(400, 0.5), "must be class numbers, they are float64"),
+        ("accuracy", LOGITS, LABELS[:10], "400 outputs but targets of shape .10,"),
+        ("accuracy", LOGITS, WANTED, "targets have shape .400, 3., the outputs need .400,"),
+        ("accuracy", SINGLE, BINARY, "needs one score per class.*has shape .400,"),
+        ("accuracy", LOGITS[:0], LABELS[:0], "there are no samples"),
+        ("auroc", SINGLE, BINARY + 1, "the target of sample .* is 2, but the model has 2 classes"),
+        ("mse", VALUES, WANTED[:, :2], r"output has shape \(400, 3\), the targets \(400, 2\)"),
+        ("mse", SINGLE, np.array(["a"] * 400), "targets must be numbers"),
+        ("r2", SINGLE, np.ones(400), "r2 is undefined on this data"),
+    ],
+)
+def test_data_that_do_not_fit(name: str, output: NDArray[Any], targets: NDArray[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        value(name, output, targets)
+
+
+def test_several_outputs_need_a_name() -> None:
+    outputs: dict[str, NDArray[Any]] = {"a": LOGITS, "b": SINGLE}
+    with pytest.raises(DataError, match=r"the model has 2 outputs \(a, b\)"):
+        builtin("accuracy").value(outputs, LABELS)
+    with pytest.raises(DataError, match="no output 'c', it has a, b"):
+        builtin("accuracy", output="c").value(outputs, LABELS)
+    assert builtin("accuracy", output="a").value(outputs, LABELS) == value("accuracy", LOGITS, LABELS)
+
+
+def test_an_unknown_name_is_met_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"no metric 'acuracy'; did you mean 'accuracy'\?"):
+        builtin("acuracy")
+    with pytest.raises(UsageError, match=r"no metric 'zzz'$"):
+        builtin("zzz")
+
+
+def test_a_callable_is_a_metric() -> None:
+    metric = custom(lambda outputs, targets: (outputs["y"] == targets).mean(), name="m:same", direction="maximise")
+    outputs = {"y": np.array([1, 2, 3])}
+    targets = np.array([1, 2, 4])
+    assert metric.value(outputs, targets) == pytest.approx(2 / 3)
+    assert metric.prepare(outputs, targets)(np.array([0, 1, 3])) == pytest.approx(1 / 4)
+    assert metric.per_sample(outputs, targets) is None
+
+
+def raises(_outputs: Any, _targets: Any) -> float:
+    raise KeyError("logits")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (raises, "metric m:f raised KeyError: 'logits'"),
+        (lambda _o, _t: float("nan"), "metric m:f returned nan on 3 samples"),
+        (lambda _o, _t: "good", "metric m:f returned str, not a number"),
+        (lambda _o, _t: None, "metric m:f returned NoneType, not a number"),
+    ],
+)
+def test_a_bad_callable_is_named(function: Any, message: str) -> None:
+    metric = custom(function, name="m:f", direction="maximise")
+    with pytest.raises(DataError, match=message):
+        metric.value({"y": np.zeros(3)}, np.zeros(3))
+
+
+def test_direction_decides_the_sign_of_a_drop() -> None:
+    assert builtin("accuracy").drop(0.9, 0.8) == pytest.approx(0.1)
+    assert builtin("mse").drop(0.9, 0.8) == pytest.approx(-0.1)
