@@ -114,7 +114,8 @@ def comparison_words(comparison: Comparison, name: str, other: str) -> str:
         "inconclusive": "can't be told from",
     }[comparison.outcome]
     resolution = f"; resolution here: {comparison.resolution:.1%}" if comparison.resolution is not None else ""
-    return f"{name} {verdict} {other}: {ratio:.3f}x its latency ({low:.3f} to {high:.3f}, {comparison.pairs} pairs{resolution})."
+    details = f"{low:.3f} to {high:.3f}, {comparison.pairs} pairs{resolution}"
+    return f"{name} {verdict} {other}: {ratio:.3f}x its latency ({details})."
 
 
 def _plain(report: BenchReport) -> dict[str, Any]:

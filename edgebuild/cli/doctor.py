@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 
 def run_doctor(against: str | None, project: Path) -> int:
-    """Print what was found; return 0, or 6 when nothing could be built here (or, with ``against``, something differs)."""
+    """Print what was found; return 0, or 6 when nothing can be built here or something differs from ``against``."""
     from rich.console import Console
     from rich.table import Table
 

@@ -72,6 +72,9 @@ class FileEntry(Value):
     size_bytes: int = Field(ge=0)
 
 
+_LETTER = {"uint8": "u", "int8": "s"}
+
+
 class Int8Scheme(Value):
     """How a runtime wants 8-bit Q/DQ.
 
@@ -91,7 +94,7 @@ class Int8Scheme(Value):
     @property
     def label(self) -> str:
         """A short name such as ``u8s8`` or ``s8s8-7bit``."""
-        name = f"{self.activations[0]}8{self.weights[0]}8"
+        name = f"{_LETTER[self.activations]}8{_LETTER[self.weights]}8"
         return f"{name}-7bit" if self.reduce_range else name
 
 
