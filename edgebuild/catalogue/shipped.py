@@ -32,9 +32,9 @@ def load_all(kind: Kind, model: type[F], make: Callable[[str, F], T], project_fo
     found: dict[str, T] = {}
     problems: list[str] = []
     sources: dict[str, Path] = {}
-    for folder in (shipped_folder(kind), project_folder / kind if project_folder else None):
-        if folder is None:
-            continue
+    # A command run inside edgebuild's own checkout finds the shipped files as the "project's".
+    own = (project_folder / kind).resolve() if project_folder else None
+    for folder in dict.fromkeys(folder for folder in (shipped_folder(kind).resolve(), own) if folder):
         for path in sorted(folder.glob("*.toml")):
             if path.stem in sources:
                 problems.append(f'{path}: "{path.stem}" ships with edgebuild; give the file another name')
