@@ -1,0 +1,1 @@
+"""ONNX Runtime: CPU kernels for every machine with Python."""

@@ -1,0 +1,198 @@
+"""ONNX Runtime on the host: an ONNX file, optimised by the device itself where that may be kept."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.core.artifact import Fp16Meaning
+from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.values import digest_file
+from edgebuild.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.backends.protocol import Settings
+    from edgebuild.core.artifact import Contract, Precision
+    from edgebuild.core.steps import Step, StepContext
+    from edgebuild.core.values import Json
+    from edgebuild.devices.client import RunnerClient
+
+NAME = "onnxruntime"
+MODEL = "model.onnx"
+COMPILE_LIMIT_S = 1800.0
+
+
+class OnnxRuntime:
+    """The backend for ONNX Runtime's CPU kernels."""
+
+    name = NAME
+    device_file = Path(__file__).with_name("device.py")
+    install_hint = "pip install 'edgebuild[onnxruntime]'"
+    settings = (
+        SettingSpec(name="threads", type=int, least=1, meaning="Threads that share one inference."),
+        SettingSpec(
+            name="spinning",
+            type=bool,
+            choices=(True, False),
+            meaning="Whether idle threads wait busily for the next operator: quicker, and it takes the cores.",
+        ),
+        SettingSpec(
+            name="arena",
+            type=bool,
+            choices=(True, False),
+            meaning="Whether memory is kept between inferences: quicker, and the peak stays.",
+        ),
+    )
+
+    def installed(self) -> str | None:
+        """Return the installed version, or None."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("onnxruntime")
+        except PackageNotFoundError:
+            return None
+
+    def default_settings(self, cores: int) -> Settings:
+        """Return all cores, spinning, with an arena: the library's own defaults, said aloud."""
+        return (("arena", True), ("spinning", True), ("threads", max(1, cores)))
+
+    def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
+        """Refuse where the runtime is missing, and fp16 arithmetic on CPUs for which there are no kernels."""
+        if facts.get(f"runtime.{NAME}") == "unknown":
+            return "onnxruntime is not installed on the device"
+        isa = facts.get("isa", "unknown")
+        if precision.fp16 is Fp16Meaning.COMPUTE and isa != "unknown" and "asimdhp" not in isa.split():
+            return "ONNX Runtime computes in fp16 only on Arm CPUs with fp16 vectors (asimdhp)"
+        return None
+
+    def compile_step(
+        self,
+        *,
+        precision: Precision,
+        contract: Contract,
+        client: RunnerClient | None = None,
+        libraries: tuple[Path, ...] = (),
+    ) -> Step:
+        """Return a step on the device where there is one and the optimised form may be kept, else a copy.
+
+        Optimising folds the Casts of fp16 storage back into fp32 weights: such files stay as they are. A custom-op
+        library is code: it is shipped, and loaded by the session, but not run while building.
+        """
+        names = tuple((path.name, digest_file(path)) for path in libraries)
+        if client is None or libraries or precision.fp16 is Fp16Meaning.STORAGE:
+            return ShipOnnx(precision=precision, contract=contract, libraries=names, library_paths=libraries)
+        return OptimizeOnnx(precision=precision, contract=contract, client=client)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipOnnx:
+    """Ships the ONNX file as it is; the session optimises it when it loads."""
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "library_paths": "where they lie; their names and digests are in the key"
+    }
+
+    precision: Precision
+    contract: Contract
+    libraries: tuple[tuple[str, str], ...] = ()
+    library_paths: tuple[Path, ...] = ()
+    kind: ClassVar[str] = "onnxruntime-ship"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        ctx.check()
+        _refuse_unknown_domains(inputs["model"] / MODEL, self.library_paths)
+        _copy_model(inputs["model"], out_dir)
+        for path in self.library_paths:
+            shutil.copyfile(path, out_dir / path.name)
+        load: Settings = (("libraries", ",".join(p.name for p in self.library_paths)),) if self.library_paths else ()
+        write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOnnx:
+    """Lets the device optimise the file for its own CPU, fully, once; the session then only loads it."""
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "client": "how the device is reached; what it is, is in the device's configuration"
+    }
+
+    precision: Precision
+    contract: Contract
+    client: RunnerClient
+    kind: ClassVar[str] = "onnxruntime-optimize"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.DEVICE
+    tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        source = inputs["model"] / MODEL
+        _refuse_unknown_domains(source, ())
+        optimized = False
+        if not _external(source):
+            with self.client.workspace() as remote:
+                folder = self.client.put_folder(inputs["model"])
+                answer = self.client.call(
+                    "compile",
+                    {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": {"seed": ctx.seed}},
+                    time_limit_s=COMPILE_LIMIT_S,
+                    check=ctx.check,
+                )
+                optimized = answer.get("optimized") is True
+                if optimized:
+                    self.client.fetch(remote, [MODEL], out_dir)
+        if not optimized:
+            _copy_model(inputs["model"], out_dir)
+        load: Settings = (("optimized", True),) if optimized else ()
+        write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
+
+
+def _external(model: Path) -> tuple[Path, ...]:
+    from edgebuild.models.onnx_files import external_files
+
+    return external_files(model)
+
+
+def _copy_model(folder: Path, out_dir: Path) -> None:
+    """Copy the model and the external data that it names; only what exceeds protobuf's 2 GB has any."""
+    for path in (folder / MODEL, *_external(folder / MODEL)):
+        target = out_dir / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _refuse_unknown_domains(model: Path, libraries: tuple[Path, ...]) -> None:
+    """Refuse operators that need a library which nobody named, before the runtime stumbles over the first of them."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from edgebuild.models.onnx_files import custom_domains, read_facts
+
+    try:
+        facts = read_facts(onnx.load(str(model), load_external_data=False))
+    except (OSError, DecodeError, ValueError) as error:
+        raise ModelError(f"Can't read {model}: {error}.", hint="Is it a complete ONNX file?") from error
+    domains = custom_domains(facts)
+    if domains and not libraries:
+        raise ModelError(
+            f"The model uses operators of {', '.join(domains)}, which ONNX Runtime doesn't have.",
+            hint="Name the shared library that brings them, or export the model without them.",
+        )

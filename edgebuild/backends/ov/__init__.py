@@ -1,0 +1,1 @@
+"""OpenVINO: Intel's runtime, on any x86-64 CPU."""

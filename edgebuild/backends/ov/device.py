@@ -1,0 +1,177 @@
+"""Runs IR and ONNX files in OpenVINO. Travels to the device alone: Python 3.8, numpy and openvino only."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+    Fields = Dict[str, Any]
+
+PROFILE_RUNS = 20
+PROFILE_WARMUP = 3
+#: Our names, which profiles use, to OpenVINO's.
+PROPERTIES = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS", "pinning": "ENABLE_CPU_PINNING"}
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i32": "int32", "i64": "int64"}
+
+
+class ModelProblem(Exception):
+    """The model can't be loaded or run; ``kind`` tells the runner whom to tell."""
+
+    kind = "model"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def version() -> Optional[str]:
+    """Return the runtime's version, or None where it isn't installed."""
+    try:
+        load_runtime()
+    except ImportError:
+        return None
+    import openvino
+
+    return str(openvino.get_version())
+
+
+def load_runtime() -> None:
+    """Import the runtime without its telemetry: it finds the package missing and falls back to its own stub."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino  # noqa: F401
+
+
+class Session:
+    """One compiled model and one infer request.
+
+    Static models copy into and out of the request's own tensors, as a C++ application does; handing numpy arrays to
+    the Python binding costs tens of microseconds per call, which a small model would be blamed for.
+    """
+
+    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
+        self._compiled = _compile(artifact, folder, settings, profile=False)
+        names = _contract_names(artifact)
+        self.input_names = [_name(port, names) for port in self._compiled.inputs]
+        outputs = [
+            name for port in self._compiled.outputs for name in sorted(port.names & names) or [_name(port, names)]
+        ]
+        self.output_names = outputs
+        self._places = [_place(self._compiled.outputs, name) for name in outputs]
+        self._request = self._compiled.create_infer_request()
+        ports = list(self._compiled.inputs) + list(self._compiled.outputs)
+        if all(port.partial_shape.is_static for port in ports):
+            self._inputs = [tensor.data for tensor in self._request.input_tensors]
+            tensors = self._request.output_tensors
+            self._outputs = [tensors[place].data for place in self._places]
+            self.run = self._static
+        else:
+            self.run = self._dynamic
+
+    def _static(self, inputs: List[Any]) -> List[Any]:
+        """Run once."""
+        for target, source in zip(self._inputs, inputs):
+            target[...] = source
+        self._request.infer(None, share_inputs=True, share_outputs=True)
+        return [output.copy() for output in self._outputs]
+
+    def _dynamic(self, inputs: List[Any]) -> List[Any]:
+        """Run once, the runtime finding out about shapes."""
+        found = self._request.infer(dict(enumerate(inputs)), share_inputs=False, share_outputs=False)
+        return [found[place] for place in self._places]
+
+    def close(self) -> None:
+        """Free the model; views go before what they look into."""
+        self._inputs = self._outputs = []
+        del self._request, self._compiled
+
+
+def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
+    """Return the layers that really ran: precision from the runtime's graph, time the mean of 20 profiled runs."""
+    compiled = _compile(artifact, folder, settings, profile=True)
+    names = _contract_names(artifact)
+    request = compiled.create_infer_request()
+    feeds = {index: inputs[_name(port, names)] for index, port in enumerate(compiled.inputs)}
+    totals: Dict[str, float] = {}
+    for run in range(PROFILE_WARMUP + PROFILE_RUNS):
+        request.infer(feeds)
+        if run >= PROFILE_WARMUP:
+            for info in request.profiling_info:
+                totals[info.node_name] = totals.get(info.node_name, 0.0) + info.real_time.total_seconds() * 1e6
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = {
+            key: str(node.rt_info[key].astype(str)) for key in ("layerType", "runtimePrecision") if key in node.rt_info
+        }
+        kind, precision = facts.get("layerType", node.get_type_name()), facts.get("runtimePrecision", "unknown")
+        if kind in ("Input", "Output", "Const", "Parameter", "Result"):
+            continue
+        time_us = totals.get(node.friendly_name)
+        found.append(
+            {
+                "name": node.friendly_name,
+                "op": kind,
+                "precision": PRECISIONS.get(precision, precision),
+                "time_us": None if time_us is None else time_us / PROFILE_RUNS,
+            }
+        )
+    return found
+
+
+def _compile(artifact: Fields, folder: str, settings: Fields, profile: bool) -> Any:
+    load_runtime()
+    import openvino
+
+    core = openvino.Core()
+    path = os.path.join(folder, artifact["entry"])
+    try:
+        model = core.read_model(path)
+    except Exception as error:  # the runtime's errors share no root
+        raise ModelProblem("OpenVINO can't read %s: %s" % (artifact["entry"], _line(error))) from error
+    try:
+        return core.compile_model(model, "CPU", _config(artifact, settings, profile))
+    except Exception as error:  # as above
+        raise ModelProblem("OpenVINO can't compile %s: %s" % (artifact["entry"], _line(error))) from error
+
+
+def _config(artifact: Fields, settings: Fields, profile: bool) -> Fields:
+    """The arithmetic is always stated: left alone, a CPU with bf16 or fp16 would silently compute in less than fp32."""
+    half = artifact["precision"].get("fp16") == "compute"
+    config: Fields = {
+        "PERFORMANCE_HINT": str(settings.get("hint", "latency")).upper(),
+        "INFERENCE_PRECISION_HINT": str(settings.get("inference_precision", "f16" if half else "f32")),
+    }
+    for ours, theirs in PROPERTIES.items():
+        if ours in settings:
+            config[theirs] = settings[ours]
+    if profile:
+        config["PERF_COUNT"] = True
+    return config
+
+
+def _contract_names(artifact: Fields) -> "set[str]":
+    contract = artifact["contract"]
+    names = {each["name"] for part in ("inputs", "outputs", "constants", "state_specs") for each in contract[part]}
+    return names | {link["output"] for link in contract["state"]}
+
+
+def _name(port: Any, wanted: "set[str]") -> str:
+    """A port may have several names; the contract's is the one that counts."""
+    return str(min(port.names & wanted or port.names or {port.node.friendly_name}))
+
+
+def _place(ports: Any, name: str) -> int:
+    for index, port in enumerate(ports):
+        if name in port.names or name == port.node.friendly_name:
+            return index
+    raise ModelProblem("The compiled model has no output %r." % name)
+
+
+def _line(error: BaseException) -> str:
+    """OpenVINO wraps the sentence that matters in lines about where in its code it was thrown."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return "; ".join(telling[:3] or lines[:1] or [type(error).__name__])[:600]

@@ -1,0 +1,128 @@
+"""What a backend is: it compiles for one runtime on the host, and its ``device.py`` runs the result on the device.
+
+``device.py`` is Python 3.8, standard library + the runtime + the numpy that it brings, and imports nothing of edgebuild
+(it travels alone). It exports:
+
+- ``version() -> str | None``: the runtime's version, None where it isn't installed.
+- ``load_runtime() -> None``: imports the runtime; raises ``ImportError``.
+- ``class Session(artifact, folder, settings)``: ``run(inputs) -> outputs``, lists of arrays in the order of
+  ``input_names`` and ``output_names``; synchronous, copies included. The arrays that it returns are the caller's: no
+  later call writes to them. ``close()`` frees the model. ``artifact`` is the content of artifact.json.
+- ``layers(artifact, folder, settings, inputs)``: a list of {name, op, precision, time_us}, read back from the runtime;
+  ``inputs`` maps every input's name to an array.
+- optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there.
+
+What it raises with an attribute ``kind`` of "model", "data" or "environment" is shown to the user as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from edgebuild.core.artifact import Artifact, FileEntry, Setting
+from edgebuild.core.values import digest_file
+from edgebuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.core.artifact import Contract, Precision
+    from edgebuild.core.steps import Step
+    from edgebuild.devices.client import RunnerClient
+
+Settings: TypeAlias = tuple[tuple[str, Setting], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingSpec:
+    """One runtime setting: what it means and what it may be. ``choices`` are the only values where given."""
+
+    name: str
+    type: type[bool] | type[int] | type[str]
+    meaning: str
+    choices: tuple[Setting, ...] = ()
+    least: int = 0
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One runtime. A new one is a folder with these names, a line in the table (or an entry point), and a test."""
+
+    @property
+    def name(self) -> str:
+        """The name that profiles and artifacts use."""
+        ...
+
+    @property
+    def device_file(self) -> Path:
+        """Its ``device.py``."""
+        ...
+
+    @property
+    def install_hint(self) -> str:
+        """The command that installs the runtime."""
+        ...
+
+    @property
+    def settings(self) -> tuple[SettingSpec, ...]:
+        """Every runtime setting that an artifact for it may carry."""
+        ...
+
+    def installed(self) -> str | None:
+        """Return the version of the runtime on this host, or None; imports nothing heavy."""
+        ...
+
+    def default_settings(self, cores: int) -> Settings:
+        """Return the settings to start from on a device with ``cores`` cores."""
+        ...
+
+    def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
+        """Return why this precision can't be built for a device with these facts (a flattened probe), or None."""
+        ...
+
+    def compile_step(
+        self,
+        *,
+        precision: Precision,
+        contract: Contract,
+        client: RunnerClient | None = None,
+        libraries: tuple[Path, ...] = (),
+    ) -> Step:
+        """Return the step that turns {"model": folder with model.onnx} into an artifact folder with artifact.json.
+
+        ``client`` lets a backend compile on the device where that is better. ``libraries`` are custom-op libraries.
+        """
+        ...
+
+
+def check_settings(backend: Backend, settings: Settings) -> None:
+    """Raise ``UsageError`` for a setting that the backend doesn't have or a value that it can't take."""
+    specs = {spec.name: spec for spec in backend.settings}
+    for name, value in settings:
+        spec = specs.get(name)
+        if spec is None:
+            raise UsageError(
+                f"{backend.name} has no runtime setting {name!r}.", hint=f"It has {', '.join(sorted(specs))}."
+            )
+        fits = type(value) is spec.type and (not spec.choices or value in spec.choices)
+        if not fits or (isinstance(value, int) and not isinstance(value, bool) and value < spec.least):
+            allowed = " or ".join(str(c) for c in spec.choices) or f"{spec.type.__name__} of {spec.least} or more"
+            raise UsageError(f"{backend.name}: {name} = {value!r} is not {allowed}.", hint=spec.meaning)
+
+
+def write_artifact(
+    folder: Path, *, backend: str, entry: str, contract: Contract, precision: Precision, load: Settings = ()
+) -> Artifact:
+    """Write ``artifact.json`` over the files that lie in ``folder`` and return it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "artifact.json")
+    files = tuple(
+        FileEntry(path=path.relative_to(folder).as_posix(), sha256=digest_file(path), size_bytes=path.stat().st_size)
+        for path in paths
+    )
+    artifact = Artifact(
+        backend=backend, entry=entry, files=files, contract=contract, precision=precision, load=tuple(sorted(load))
+    )
+    (folder / "artifact.json").write_text(artifact.to_json() + "\n", encoding="utf-8")
+    return artifact

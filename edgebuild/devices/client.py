@@ -1,0 +1,274 @@
+"""Calls the runner on a device: one fresh process per call, and nothing left running however the call ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.steps import never_stop
+from edgebuild.core.values import digest_bytes, digest_file, digest_json
+from edgebuild.devices.bundle import build_bundle
+from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from edgebuild.devices.transport import Channel, Device
+
+PROTOCOL = 1
+POLL_S = 0.1
+#: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
+RUNNER_GRACE_S = 5.0
+EXIT_S = 10.0
+MAX_TOTAL_BYTES = 16 << 20
+MAX_LINES = 100_000
+MESSAGE_CHARACTERS = 2_000
+
+_ERRORS: Mapping[str, type[EdgebuildError]] = {
+    "model": ModelError,
+    "data": DataError,
+    "environment": EnvironmentGap,
+    "usage": UsageError,
+    "device": DeviceError,
+}
+
+
+class RunnerClient:
+    """Runs operations in the runner on one device. Not to be shared between threads.
+
+    ``backend_device_files`` maps a backend's name to its ``device.py``; they travel inside the runner.
+    ``runner_digest`` is the SHA-256 of what runs on the device.
+    """
+
+    def __init__(self, device: Device, backend_device_files: Mapping[str, Path]) -> None:
+        self.device = device
+        self.backends = tuple(sorted(backend_device_files))
+        self._bundle = build_bundle(backend_device_files)
+        self.runner_digest = digest_bytes(self._bundle)
+        self._runner = ""
+        self._folders: dict[str, str] = {}
+        self._placed: dict[tuple[object, ...], str] = {}
+
+    def call(
+        self,
+        op: str,
+        request: Mapping[str, Any],
+        *,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        time_limit_s: float,
+        check: Callable[[], None] = never_stop,
+    ) -> dict[str, Any]:
+        """Return the result of one operation in a fresh process.
+
+        Raises what the runner says went wrong (``ModelError``, ``DataError``, ``EnvironmentGap``), ``DeviceError`` for
+        a runner that dies, hangs past ``time_limit_s`` or speaks nonsense, and whatever ``check`` raises. The process
+        is gone when this returns or raises.
+        """
+        line = json.dumps(
+            {
+                **request,
+                "protocol": PROTOCOL,
+                "op": op,
+                "root": self.device.root,
+                "backends": list(self.backends),
+                "time_limit_s": time_limit_s + RUNNER_GRACE_S,
+            },
+            allow_nan=False,
+        )
+        argv = [self.device.python, "-B", self._installed()]
+        channel = self.device.open(argv, {"PYTHONUNBUFFERED": "1"})
+        try:
+            channel.send(line)
+            conversation = _Conversation(channel, op, self.device.id, time_limit_s, check)
+            return conversation.result(on_event)
+        finally:
+            channel.kill()
+
+    def put_folder(self, folder: Path) -> str:
+        """Return where ``folder`` lies on the device, under its digest, every byte verified there.
+
+        Each file travels once, whatever folders it is part of. Changed files make another digest; a folder whose files
+        have the sizes, times and inodes of the last time is not read again.
+        """
+        seen = _signature(folder)
+        if seen not in self._placed:
+            self._placed[seen] = self._place(folder)
+        return self._placed[seen]
+
+    def _place(self, folder: Path) -> str:
+        entries = [
+            {
+                "path": path.relative_to(folder).as_posix(),
+                "sha256": digest_file(path),
+                "size_bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        digest = digest_json(entries)
+        if digest not in self._folders:
+            for entry in entries:
+                self.device.put(folder / str(entry["path"]), f"blobs/{entry['sha256']}")
+            staged = self.call("stage", {"digest": digest, "files": entries}, time_limit_s=600.0)
+            self._folders[digest] = _text(staged, "path")
+        return self._folders[digest]
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[str]:
+        """Yield the path of a folder on the device for an operation's output; it is removed at the end."""
+        path = f"{self.device.root}/work/{uuid.uuid4().hex}"
+        try:
+            yield path
+        finally:
+            self.device.remove(path)
+
+    def fetch(self, remote_folder: str, names: Sequence[str], destination: Path) -> None:
+        """Copy files of a folder on the device into ``destination``; refuses names that leave either folder."""
+        for name in names:
+            if "/" in name or name in ("", ".", ".."):
+                raise DeviceError(f"{self.device.id}: the runner named a file {name!r} outside of its folder.")
+            self.device.get(f"{remote_folder}/{name}", destination / name)
+
+    def _installed(self) -> str:
+        if not self._runner:
+            with tempfile.TemporaryDirectory() as scratch:
+                source = Path(scratch) / "runner.pyz"
+                source.write_bytes(self._bundle)
+                self._runner = self.device.put(source, f"runner/{self.runner_digest}.pyz")
+        return self._runner
+
+
+class _Conversation:
+    """What one process says until its result, its error or its end; all of it is taken as hostile."""
+
+    def __init__(self, channel: Channel, op: str, device: str, limit_s: float, check: Callable[[], None]) -> None:
+        self._channel = channel
+        self._who = f"The runner on {device} ({op})"
+        self._limit_s = limit_s
+        self._deadline = time.monotonic() + limit_s
+        self._check = check
+        self._bytes = 0
+        self._lines = 0
+
+    def result(self, on_event: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+        while True:
+            message = self._next()
+            if "event" in message:
+                if on_event is not None:
+                    on_event(message)
+            elif isinstance(message.get("result"), dict):
+                self._end()
+                found: dict[str, Any] = message["result"]
+                return found
+            elif isinstance(message.get("error"), dict):
+                raise self._error(message["error"])
+            else:
+                raise self._nonsense(json.dumps(message))
+
+    def _next(self) -> dict[str, Any]:
+        line = self._line()
+        if line is None:
+            raise self._ended()
+        self._bytes += len(line)
+        self._lines += 1
+        if self._bytes > MAX_TOTAL_BYTES or self._lines > MAX_LINES:
+            raise self._failed(f"wrote more than {MAX_TOTAL_BYTES} bytes or {MAX_LINES} lines and was stopped")
+        try:
+            message = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise self._nonsense(line) from None
+        if not isinstance(message, dict):
+            raise self._nonsense(line)
+        return message
+
+    def _line(self) -> str | None:
+        while True:
+            self._check()
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise self._failed(f"gave no answer within {self._limit_s:g} s and was stopped")
+            try:
+                return self._channel.receive(min(POLL_S, left))
+            except TimeoutError:
+                continue
+
+    def _end(self) -> None:
+        status = self._exit_status()
+        if status != 0:
+            raise self._failed(f"answered, but {_how_it_ended(status)}")
+
+    def _ended(self) -> DeviceError:
+        status = self._exit_status()
+        return self._failed(f"{_how_it_ended(status)} without an answer")
+
+    def _exit_status(self) -> int:
+        deadline = time.monotonic() + EXIT_S
+        while True:
+            self._check()
+            try:
+                return self._channel.wait(POLL_S)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise self._failed("closed its output but did not end, and was stopped") from None
+
+    def _error(self, error: dict[str, Any]) -> EdgebuildError:
+        message, hint = error.get("message"), error.get("hint", "")
+        kind = _ERRORS.get(str(error.get("kind")), DeviceError)
+        if not isinstance(message, str) or not isinstance(hint, str):
+            return self._nonsense(json.dumps(error))
+        if kind is DeviceError:
+            return self._failed(f"failed: {_printable(message)}", hint=_printable(hint))
+        return kind(_printable(message), hint=_printable(hint))
+
+    def _nonsense(self, line: str) -> DeviceError:
+        return self._failed(f"wrote something that is not its protocol: {_printable(line[:200])!r}")
+
+    def _failed(self, what: str, *, hint: str = "") -> DeviceError:
+        tail = _printable(self._channel.stderr_tail()[-MESSAGE_CHARACTERS:])
+        said = f"\nThe end of its error output:\n{tail}" if tail else ""
+        return DeviceError(
+            f"{self._who} {what}.{said}", hint=hint or "Try again; `edgebuild doctor` checks the device."
+        )
+
+
+def _signature(folder: Path) -> tuple[object, ...]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    facts = ((str(path), path.stat()) for path in files)
+    return (str(folder), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in facts))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _printable(text: str) -> str:
+    """A device's text must not steer the terminal that shows it."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown.strip()[:MESSAGE_CHARACTERS]
+
+
+def _text(result: Mapping[str, Any], field: str) -> str:
+    value = result.get(field)
+    if not isinstance(value, str):
+        raise DeviceError(f"The runner's answer has no text {field!r}.", hint="The runner and this edgebuild differ.")
+    return value
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name if -status in signal.Signals.__members__.values() else f"signal {-status}"
+    meaning = {
+        "SIGKILL": "something killed it; the system does so when memory runs out",
+        "SIGALRM": "its own time limit",
+        "SIGILL": "the runtime used an instruction that this CPU lacks",
+        "SIGSEGV": "the runtime crashed",
+        "SIGABRT": "the runtime gave up",
+    }.get(name, "it was stopped")
+    return f"was ended by {name} ({meaning})"

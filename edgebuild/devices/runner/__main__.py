@@ -1,0 +1,54 @@
+"""Reads one request, runs one operation, ends."""
+
+from __future__ import annotations
+
+from . import artifact, protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .protocol import Fields, Wire
+
+
+def main() -> None:
+    """Serve one request. Never returns: the process ends with the answer."""
+    wire = protocol.Wire()
+    try:
+        wire.finish(_run(wire.request(), wire))
+    except Exception as error:  # noqa: BLE001  whatever went wrong is the answer
+        wire.fail(error)
+
+
+def _run(request: Fields, wire: Wire) -> Fields:
+    """Import what the operation needs and no more: what is imported counts in its memory and its start."""
+    op = request["op"]
+    if op == "probe":
+        from . import facts
+
+        return facts.probe(request)
+    if op == "stage":
+        from . import staging
+
+        return staging.stage(request)
+    if op == "evaluate":
+        from . import evaluate
+
+        return evaluate.evaluate(request, wire)
+    if op == "measure":
+        from . import measure
+
+        return measure.measure(request, wire)
+    if op == "memory":
+        from . import memory
+
+        return memory.memory(request, wire)
+    if op == "energy":
+        from . import energy
+
+        return energy.energy(request, wire)
+    if op in ("layers", "compile"):
+        return getattr(artifact, op)(request)  # type: ignore[no-any-return]
+    raise protocol.Problem("usage", "The runner has no operation %r." % op)
+
+
+if __name__ == "__main__":
+    main()

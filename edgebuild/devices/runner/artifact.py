@@ -1,0 +1,81 @@
+"""Opens an artifact with its backend's device code, and the two operations that are the backend's own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+
+from .protocol import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+    from .protocol import Fields
+
+
+def backend_module(name: str) -> ModuleType:
+    """Return the device code of a backend that travels in this runner, its runtime not yet imported."""
+    module = "backend_" + "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name != module:
+            raise
+        raise Problem("usage", "The runner was built without the backend %r." % name) from error
+
+
+class Opened:
+    """An artifact's manifest, its backend with the runtime imported, and what that cost in seconds."""
+
+    def __init__(self, request: Fields) -> None:
+        self.folder = request["artifact"]
+        try:
+            with open(os.path.join(self.folder, "artifact.json"), encoding="utf-8") as file:
+                self.manifest: Fields = json.load(file)
+        except (OSError, ValueError) as error:
+            raise Problem("model", "Can't read the artifact in %s: %s." % (self.folder, error)) from error
+        self.contract: Fields = self.manifest["contract"]
+        settings = request.get("settings")
+        self.settings: Fields = dict(self.manifest["settings"] if settings is None else settings)
+        self.backend = backend_module(self.manifest["backend"])
+        start = time.perf_counter()
+        try:
+            self.backend.load_runtime()
+        except ImportError as error:
+            raise Problem(
+                "environment", "%s is not installed on the device (%s)." % (self.manifest["backend"], error)
+            ) from error
+        self.import_s = time.perf_counter() - start
+
+    def session(self) -> Any:
+        """Load the model and return a session; raises the backend's own problem when it can't."""
+        missing = [
+            f["path"] for f in self.manifest["files"] if not os.path.exists(os.path.join(self.folder, f["path"]))
+        ]
+        if missing:
+            raise Problem("model", "The artifact's file %s is missing." % missing[0], "Build the artifact again.")
+        return self.backend.Session(self.manifest, self.folder, self.settings)
+
+
+def layers(request: Fields) -> Fields:
+    """Return every layer as the runtime really runs it: ``{"layers": [{name, op, precision, time_us}]}``."""
+    from .feeding import example
+
+    opened = Opened(request)
+    inputs = example(opened.contract, request.get("inputs"))
+    return {"layers": opened.backend.layers(opened.manifest, opened.folder, opened.settings, inputs)}
+
+
+def compile(request: Fields) -> Fields:  # noqa: A001  the operation's name
+    """Let the backend compile ``model`` into the folder ``out`` on this device; returns what the backend says."""
+    backend = backend_module(request["backend"])
+    if not hasattr(backend, "compile"):
+        raise Problem("usage", "The backend %r compiles nothing on the device." % request["backend"])
+    backend.load_runtime()
+    os.makedirs(request["out"], exist_ok=True)
+    result: Fields = backend.compile(request["model"], request["out"], request.get("options", {}))
+    return result

@@ -1,0 +1,190 @@
+"""One launch: cold start, load, first inference, warm-up, then raw latencies."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import sys
+import time
+from array import array
+
+from . import environment
+from .artifact import Opened
+from .feeding import Call, Data, Loop
+from .machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .protocol import Fields, Wire
+
+SAMPLES_FILE = "samples.i64"
+DEFAULTS = {
+    "rotate": 16,
+    "warmup_min_inferences": 10,
+    "warmup_min_s": 1.0,
+    "warmup_window_s": 0.25,
+    "warmup_tolerance": 0.02,
+    "warmup_cap_s": 10.0,
+    "sample_s": 2.5,
+    "min_samples": 11,
+    "max_samples": 200000,
+}
+#: A window of fewer inferences has no median to speak of.
+WINDOW_MIN_INFERENCES = 5
+
+
+def measure(request: Fields, wire: Wire) -> Fields:
+    """Return the fields of ``edgebuild.core.measurement.Launch``, but its index and arm; samples lie in ``out``.
+
+    The environment's facts include the bounds and the options that held.
+    """
+    started = environment.start_s()
+    options = {name: request.get(name, value) for name, value in DEFAULTS.items()}
+    opened = Opened(request)
+    stored = environment.read_bytes()
+    model_bytes = sum(f["size_bytes"] for f in opened.manifest["files"])
+    data = Data(request["inputs"], opened.contract)
+    inputs, firsts = prepare(data, int(options["rotate"]))
+
+    clock = time.perf_counter()
+    session = opened.session()
+    load_s = time.perf_counter() - clock
+    fetched = environment.page_cache(stored, environment.read_bytes(), model_bytes)
+    loop = Loop(session, opened.contract)
+    feeds = [loop.feed(each) for each in inputs]
+    clock = time.perf_counter()
+    loop.call(feeds[0])
+    first_s = time.perf_counter() - clock
+
+    bench = Bench(loop, feeds, firsts, int(options["max_samples"]))
+    wire.progress("warm-up", 0, options["warmup_cap_s"])
+    gc.collect()
+    gc.disable()
+    settled = bench.warm_up(options)
+    wire.progress("sampling", 0, options["sample_s"])
+    machine = Machine()
+    before = environment.Snapshot(machine)
+    count = bench.run(options["sample_s"], int(options["min_samples"]))
+    after = environment.Snapshot(machine)
+    gc.enable()
+
+    bounds = environment.bounds_of(request)
+    facts, reasons = environment.compare(machine, before, after, bounds)
+    facts += [
+        {"name": "distinct_inputs", "value": str(len(feeds))},
+        {"name": "start_resolution_s", "value": "%g" % (1.0 / os.sysconf("SC_CLK_TCK"))},
+    ]
+    facts += [{"name": "bound.%s" % name, "value": "%g" % value} for name, value in sorted(bounds.items())]
+    facts += [{"name": "option.%s" % name, "value": "%g" % value} for name, value in sorted(options.items())]
+    launch: Fields = {
+        "start_s": started,
+        "import_s": opened.import_s,
+        "load_s": load_s,
+        "first_inference_s": first_s,
+        "warmup_inferences": bench.warmups,
+        "settled": settled,
+        "page_cache": fetched,
+        "environment": facts,
+        "invalid": reasons,
+    }
+    launch.update(bench.save(request["out"], count))
+    session.close()
+    clock = time.perf_counter()
+    opened.session()
+    launch["warm_load_s"] = time.perf_counter() - clock
+    return launch
+
+
+def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Return up to ``rotate`` distinct calls' inputs, and which of them start a state anew.
+
+    Stateless: windows spread over the whole set. Stateful: the first steps of the first samples, in their order.
+    """
+    chosen: list[Call] = []
+    if data.contract["state"]:
+        for call in data.calls():
+            chosen.append(call)
+            if len(chosen) == rotate:
+                break
+    else:
+        windows = max(1, data.frames // data.batch)
+        count = min(rotate, windows)
+        chosen = [data.window(i * windows // count * data.batch) for i in range(count)]
+    # The rotation comes round to its first call: state starts anew there even where a sample was cut short.
+    firsts = [bool(data.contract["state"]) and (call.first or index == 0) for index, call in enumerate(chosen)]
+    return [data.inputs(call) for call in chosen], firsts
+
+
+class Bench:
+    """Calls in rotation and keeps raw nanoseconds in memory that was touched beforehand."""
+
+    def __init__(self, loop: Loop, feeds: list[list[Any]], firsts: list[bool], capacity: int) -> None:
+        self._call: Callable[[list[Any]], list[Any]] = loop.call
+        self._reset = loop.reset
+        self._feeds = feeds
+        self._firsts = firsts
+        self._next = 0
+        self._samples = array("q", bytes(8 * capacity))
+        self.warmups = 1
+
+    def warm_up(self, options: Fields) -> bool:
+        """Run until two consecutive windows agree; False when the cap came first."""
+        start = time.monotonic()
+        self.warmups += self.run(options["warmup_min_s"], int(options["warmup_min_inferences"]))
+        last = 0.0
+        while True:
+            count = self.run(options["warmup_window_s"], WINDOW_MIN_INFERENCES)
+            self.warmups += count
+            median = self._median(count)
+            if last and abs(median / last - 1.0) <= options["warmup_tolerance"]:
+                return True
+            last = median
+            if time.monotonic() - start > options["warmup_cap_s"]:
+                return False
+
+    def run(self, seconds: float, least: int) -> int:
+        """Take samples for ``seconds``, at least ``least``, at most what there is room for; return how many."""
+        call, feeds, firsts, reset, samples = self._call, self._feeds, self._firsts, self._reset, self._samples
+        clock = time.perf_counter_ns
+        index, size, most, count = self._next, len(feeds), len(samples), 0
+        end = clock() + int(seconds * 1e9)
+        while count < most:
+            feed = feeds[index]
+            if firsts[index]:
+                reset()
+            start = clock()
+            call(feed)
+            stop = clock()
+            samples[count] = stop - start
+            count += 1
+            index += 1
+            if index == size:
+                index = 0
+            if stop >= end and count >= least:
+                break
+        self._next = index
+        return count
+
+    def save(self, folder: str, count: int) -> Fields:
+        """Write the samples as little-endian int64 and return what a launch says of them."""
+        taken = self._samples[:count]
+        if sys.byteorder == "big":
+            taken.byteswap()
+        data = taken.tobytes()
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, SAMPLES_FILE), "wb") as file:
+            file.write(data)
+        return {
+            "samples": SAMPLES_FILE,
+            "samples_sha256": hashlib.sha256(data).hexdigest(),
+            "count": count,
+            "median_ns": int(self._median(count)),
+        }
+
+    def _median(self, count: int) -> float:
+        ordered = sorted(self._samples[:count])
+        return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2.0

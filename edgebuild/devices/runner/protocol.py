@@ -1,0 +1,91 @@
+"""The wire: one request line on stdin, event lines and one last line (result or error) on the real stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+
+PROTOCOL = 1
+MAX_REQUEST_BYTES = 4 << 20
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    Fields = Dict[str, Any]
+
+
+class Problem(Exception):
+    """Something to tell the caller. ``kind``: model | data | environment | usage | device."""
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.hint = hint
+
+
+class Wire:
+    """Owns the process's stdout: what a runtime prints there goes to stderr, so that it can't break the protocol."""
+
+    def __init__(self) -> None:
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+
+    def request(self) -> Fields:
+        """Return the request, then watch stdin: when it closes, nobody waits for us and the process ends."""
+        data = b""
+        while not data.endswith(b"\n"):
+            chunk = os.read(0, 1 << 16)
+            data += chunk
+            if not chunk or len(data) > MAX_REQUEST_BYTES:
+                raise Problem("device", "The request is not one line of JSON.")
+        fields = json.loads(data.decode("utf-8"))
+        if not isinstance(fields, dict) or fields.get("protocol") != PROTOCOL:
+            raise Problem("device", "This runner speaks protocol %d, the request doesn't." % PROTOCOL)
+        threading.Thread(target=_exit_when_closed, daemon=True).start()
+        # No handler on purpose: the signal's default ends the process even inside a call that never returns to Python.
+        signal.setitimer(signal.ITIMER_REAL, float(fields["time_limit_s"]))
+        return fields
+
+    def event(self, **fields: object) -> None:
+        """Tell of progress."""
+        self._line(fields)
+
+    def progress(self, phase: str, done: float, total: Optional[float]) -> None:
+        """Tell how far ``phase`` is."""
+        self.event(event="progress", phase=phase, done=done, total=total)
+
+    def finish(self, result: Fields) -> None:
+        """Write the result and end the process at once: a runtime's own tear-down has nothing to add."""
+        self._line({"result": result})
+        self.end()
+
+    def fail(self, error: BaseException) -> None:
+        """Write the error and end the process. An error without a ``kind`` is unexpected: its trace goes to stderr."""
+        kind = getattr(error, "kind", None)
+        if kind is None:
+            import traceback
+
+            traceback.print_exception(type(error), error, error.__traceback__)
+        message = str(error) if kind else "%s: %s" % (type(error).__name__, error)
+        self._line({"error": {"kind": kind or "device", "message": message[:4000], "hint": getattr(error, "hint", "")}})
+        self.end()
+
+    def end(self) -> None:
+        """End the process with status 0."""
+        sys.stderr.flush()
+        os._exit(0)
+
+    def _line(self, fields: Fields) -> None:
+        data = json.dumps(fields, allow_nan=False).encode("utf-8") + b"\n"
+        while data:
+            data = data[os.write(self._out, data) :]
+
+
+def _exit_when_closed() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(3)

@@ -1,0 +1,83 @@
+"""What a device is to edgebuild: a place to put files and start a program, over lines of text.
+
+A transport knows no model and no clock. A new one (SSH, an emulator) is one file with these two protocols, and passes
+``edgebuild.testing.devices.check_device``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+#: A longer line from a device is an attack or a bug, not a result.
+MAX_LINE_BYTES = 4 << 20
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """One running program on a device."""
+
+    def send(self, line: str) -> None:
+        """Write one line to its input; raises ``DeviceError`` when it no longer reads."""
+        ...
+
+    def receive(self, timeout_s: float) -> str | None:
+        """Return its next line of output, or ``None`` once the output has ended.
+
+        Raises ``TimeoutError`` when no line came in time, ``DeviceError`` for a line over ``MAX_LINE_BYTES``.
+        """
+        ...
+
+    def wait(self, timeout_s: float) -> int:
+        """Return its exit status, minus the signal number if one ended it; raises ``TimeoutError`` in time."""
+        ...
+
+    def kill(self) -> None:
+        """End it and everything it started, and give back what the channel holds. Never raises; may be called twice."""
+        ...
+
+    def stderr_tail(self) -> str:
+        """Return the end of what it wrote to its error output."""
+        ...
+
+
+@runtime_checkable
+class Device(Protocol):
+    """One physical machine. Paths on it are plain strings; everything edgebuild writes lies under ``root``."""
+
+    @property
+    def id(self) -> str:
+        """A name that tells this machine from every other."""
+        ...
+
+    @property
+    def root(self) -> str:
+        """The folder on the device that edgebuild may fill."""
+        ...
+
+    @property
+    def python(self) -> str:
+        """The interpreter on the device, 3.8 or later."""
+        ...
+
+    def open(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
+        """Start a program, ``env`` added to its environment; it gets no shell and no terminal."""
+        ...
+
+    def put(self, source: Path, name: str) -> str:
+        """Place a file at ``name`` under the root, whole or not at all, and return its path on the device.
+
+        ``name`` is content-addressed: a file that already lies there with the same size is not moved again.
+        """
+        ...
+
+    def get(self, remote: str, destination: Path) -> None:
+        """Copy a file of the device to ``destination``, whole or not at all."""
+        ...
+
+    def remove(self, remote: str) -> None:
+        """Remove a file or folder under the root; nothing there is fine."""
+        ...
