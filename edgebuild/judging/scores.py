@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,47 +63,74 @@ def auroc(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
 
     More than two classes: the mean over the classes, each against the rest.
     """
-    return _ranked(name, output, targets, _area_under_roc)
+    return _mean_over_classes(_binary_problems(name, output, targets), _Ranking.area_under_roc)
 
 
 def average_precision(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
     """Prepare Σ (Rₙ - Rₙ₋₁) Pₙ over the thresholds; more than two classes: the mean over the classes."""
-    return _ranked(name, output, targets, _average_precision)
+    return _mean_over_classes(_binary_problems(name, output, targets), _Ranking.average_precision)
 
 
-def _area_under_roc(positive: Floats, negative: Floats) -> float:
-    pairs = positive.sum() * negative.sum()
-    below = np.cumsum(negative) - negative / 2
-    return float((positive * below).sum() / pairs) if pairs else float("nan")
+@dataclass(frozen=True, kw_only=True)
+class _Ranking:
+    """Positives and negatives, each sorted by score once; what is left per draw are cumulative sums.
+
+    ``below``/``up_to``: how many negatives score less than, and at most as much as, each positive; ``ahead``: how many
+    positives score less than it.
+    """
+
+    positives: NDArray[np.intp]
+    negatives: NDArray[np.intp]
+    below: NDArray[np.intp]
+    up_to: NDArray[np.intp]
+    ahead: NDArray[np.intp]
+
+    def area_under_roc(self, weights: Floats) -> float:
+        hits, misses = weights[self.positives], _running(weights[self.negatives])
+        pairs = float(hits.sum() * misses[-1])
+        return float(hits @ (misses[self.below] + misses[self.up_to])) / 2 / pairs if pairs else float("nan")
+
+    def average_precision(self, weights: Floats) -> float:
+        hits, misses = weights[self.positives], _running(weights[self.negatives])
+        found = _running(hits)
+        if not found[-1]:
+            return float("nan")
+        right = found[-1] - found[self.ahead]
+        called = right + misses[-1] - misses[self.below]
+        # Where nothing is called, the positive itself counts 0 times.
+        precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
+        return float(hits @ precision / found[-1])
 
 
-def _average_precision(positive: Floats, negative: Floats) -> float:
-    hit, missed = positive[::-1], negative[::-1]
-    if not hit.sum():
-        return float("nan")
-    called = np.cumsum(hit + missed)
-    precision = np.divide(np.cumsum(hit), called, out=np.zeros_like(called), where=called > 0)
-    return float((hit * precision).sum() / hit.sum())
+def _running(weights: Floats) -> Floats:
+    """Cumulative sums, with the empty sum first."""
+    sums = np.zeros(len(weights) + 1)
+    np.cumsum(weights, out=sums[1:])
+    return sums
 
 
-def _ranked(
-    name: str, output: NDArray[Any], targets: NDArray[Any], area: Callable[[Floats, Floats], float]
+def _rank(scores: NDArray[Any], positive: NDArray[np.bool_]) -> _Ranking:
+    order = np.argsort(scores, kind="stable")
+    positives, negatives = order[positive[order]], order[~positive[order]]
+    high, low = scores[positives], scores[negatives]
+    return _Ranking(
+        positives=positives,
+        negatives=negatives,
+        below=np.searchsorted(low, high, side="left"),
+        up_to=np.searchsorted(low, high, side="right"),
+        ahead=np.searchsorted(high, high, side="left"),
+    )
+
+
+def _mean_over_classes(
+    problems: list[tuple[NDArray[Any], NDArray[np.bool_]]], area: Callable[[_Ranking, Floats], float]
 ) -> Weighted:
-    """Sort once; ``area`` gets the counts of positives and negatives at each distinct score, ascending."""
-    sorted_problems = []
-    for scores, positive in _binary_problems(name, output, targets):
-        order = np.argsort(scores, kind="stable")
-        ranked = scores[order]
-        starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
-        sorted_problems.append((order, starts, positive[order]))
+    rankings = [_rank(scores, positive) for scores, positive in problems]
+    rows = len(problems[0][0])
 
     def score(counts: Ints) -> float:
-        areas = []
-        for order, starts, positive in sorted_problems:
-            weights = np.repeat(counts, len(order) // len(counts))[order].astype(np.float64)
-            areas.append(
-                area(np.add.reduceat(weights * positive, starts), np.add.reduceat(weights * ~positive, starts))
-            )
+        weights = np.repeat(counts, rows // len(counts)).astype(np.float64)
+        areas = [area(ranking, weights) for ranking in rankings]
         defined = [value for value in areas if value == value]
         return float(np.mean(defined)) if defined else float("nan")
 
