@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     changes = [
         _change(words, old.get(name), new.get(name))
         for name, words in SINGLES.items()
-        if old.get(name) != new.get(name)
+        if not _same(old.get(name), new.get(name))
     ]
     for group, words in GROUPS.items():
         before, after = _group(old, group), _group(new, group)
@@ -75,11 +76,16 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             if group == "inputs"
             else _change(f"{words} {name}", before.get(name, absent), after.get(name, absent))
             for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name)
+            if not _same(before.get(name), after.get(name)) or (name in before) != (name in after)
         ]
     if old.get("schema") != new.get("schema"):
         changes.append("keys are made in another way")
     return ", ".join(changes)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether two values are the same to a key: 1, 1.0 and true are three."""
+    return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
 
 
 def _group(parts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

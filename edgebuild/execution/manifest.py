@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -129,3 +130,12 @@ def list_folder(folder: Path) -> tuple[FileEntry, ...]:
                 raise EdgebuildError(f"{relative!r} in {folder} can't be stored: {reason}")
             found.append(file)
     return tuple(sorted(found, key=lambda file: file.path))
+
+
+def copy_plain(folder: Path, target: Path) -> Path:
+    """Copy the plain files below ``folder`` to the new folder ``target`` and return it; raises as ``list_folder``."""
+    for file in list_folder(folder):
+        path = target / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / file.path, path)
+    return target

@@ -21,7 +21,6 @@ noted in ``damaged`` and reported as absent, so that it is made again.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ from edgebuild.execution.collect import GcReport, Usage, collect, measure
 from edgebuild.execution.disk import READ_ONLY_HINT, disk_errors, sync_file, sync_folder, write_staged
 from edgebuild.execution.layout import Layout, open_layout
 from edgebuild.execution.lock import guard
-from edgebuild.execution.manifest import Damaged, Manifest, encode, is_digest, list_folder
+from edgebuild.execution.manifest import Damaged, Manifest, copy_plain, encode, is_digest, list_folder
 from edgebuild.execution.remote import Remote, cache_folder, is_url
 from edgebuild.execution.session import Session
 
@@ -180,7 +179,7 @@ class Store:
         self.require_writable("keeping a result")
         with disk_errors(self.root, "keeping a result"), self._staging() as staging:
             if not folder.is_relative_to(self._live().folder):
-                folder = shutil.copytree(folder, staging / "copy", symlinks=True)
+                folder = copy_plain(folder, staging / "copy")
             files = list_folder(folder)
             if not files:
                 raise EdgebuildError(f"there is nothing to store in {folder}")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgebuild.execution.stepcode import bare_source, code_digest, discover_steps
+
+from . import step_lock
+from .example import Repeat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAIN = """
+x = 1
+def f(a):
+    s = "# no comment"
+    return (a,
+            s)
+"""
+
+DRESSED = '''"""A module.
+
+With é and more."""
+# why
+
+x = 1  # one
+
+def f(a):
+    """Says é."""  # and a comment
+
+    s = "# no comment"
+    return (a,
+            # in between
+            s)
+'''
+
+
+def test_comments_docstrings_and_blank_lines_do_not_count() -> None:
+    assert bare_source(DRESSED) == bare_source(PLAIN)
+
+
+@pytest.mark.parametrize("change", [("x = 1", "x = 2"), ("# no comment", "# no  comment"), ("(a", "(a, a")])
+def test_any_code_counts(change: tuple[str, str]) -> None:
+    assert bare_source(PLAIN.replace(*change)) != bare_source(PLAIN)
+
+
+STEP = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Prune:
+    kind: ClassVar[str] = "prune"
+    version: ClassVar[int] = 1
+    place: ClassVar[str] = "host"
+    tools: ClassVar[tuple[str, ...]] = ()
+    amount: float
+    def key_fields(self): return {"amount": self.amount}
+    def run(self, inputs, out_dir, ctx):
+        from plant.sub.helper import work
+        work()
+
+class NotAStep:
+    kind = "no"
+"""
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with one step, which uses a helper of its own folder and one from elsewhere."""
+    for name, text in {
+        "plant/__init__.py": "",
+        "plant/far.py": "y = 1",
+        "plant/sub/__init__.py": "",
+        "plant/sub/step.py": STEP,
+        "plant/sub/helper.py": "from plant import far\ndef work(): return 1",
+        "plant/sub/device.py": "raise RuntimeError('only for boards')",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "plant"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path / "plant"
+
+
+def found(plant: Path) -> list[type[Any]]:
+    return discover_steps(importlib.import_module("plant"), lambda name: name.endswith(".device"))
+
+
+def test_steps_are_discovered_once_each(plant: Path) -> None:
+    assert [step.__name__ for step in found(plant)] == ["Prune"]
+
+
+def test_the_digest_covers_what_the_step_imports_from_its_own_folder(plant: Path) -> None:
+    (step,) = found(plant)
+    before = code_digest(step)
+    (plant / "far.py").write_text("y = 2")
+    assert code_digest(step) == before
+    (plant / "sub" / "helper.py").write_text("from plant import far\ndef work(): return 1  # one")
+    assert code_digest(step) == before
+    (plant / "sub" / "helper.py").write_text("from plant import far\ndef work(): return 2")
+    assert code_digest(step) != before
+
+
+def locked() -> dict[str, dict[str, Any]]:
+    data: dict[str, dict[str, Any]] = json.loads(step_lock.LOCK.read_text())
+    return data
+
+
+def complaint(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> str | None:
+    """What a difference between lock file and code means for the one who made it."""
+    if old == new:
+        return None
+    if old is None or new is None:
+        return f"{name} is new or gone: run `make step-lock`"
+    if old["version"] == new["version"]:
+        return f"the code of {name} changed: raise its version if what it makes changed, then run `make step-lock`"
+    if old["code"] == new["code"]:
+        return f"{name} has another version but the same code: put the version back"
+    return f"{name} changed and has a new version: run `make step-lock`"
+
+
+def test_each_kind_of_difference_is_told() -> None:
+    one = {"version": 1, "code": "a"}
+    assert complaint("s", one, dict(one)) is None
+    assert "new or gone" in str(complaint("s", None, one))
+    assert "raise its version" in str(complaint("s", one, {"version": 1, "code": "b"}))
+    assert "put the version back" in str(complaint("s", one, {"version": 2, "code": "a"}))
+    assert "has a new version" in str(complaint("s", one, {"version": 2, "code": "b"}))
+
+
+def test_every_step_is_as_the_lock_file_says() -> None:
+    old, new = locked(), step_lock.current()
+    complaints = [complaint(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())]
+    assert [text for text in complaints if text] == []
+
+
+@pytest.mark.parametrize("step", [Repeat, *step_lock.steps()], ids=lambda step: step.__name__)
+def test_every_field_is_in_the_key_or_excluded_with_a_reason(step: type[Any]) -> None:
+    class Marked(str):
+        """A value that differs from every default; a key field made from it is found by its text."""
+
+    names = [field.name for field in dataclasses.fields(step)]
+    excluded = getattr(step, "NOT_IN_KEY", {})
+    assert excluded.keys() <= set(names), "a reason for a field that doesn't exist"
+    assert all(reason.strip() for reason in excluded.values())
+    instance = step(**{name: Marked(f"value of {name}") for name in names})
+    keyed = instance.key_fields().keys()
+    assert keyed == set(names) - excluded.keys()
