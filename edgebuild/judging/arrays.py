@@ -16,6 +16,8 @@ from edgebuild.errors import DataError
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+#: A name, or none, per sample.
+Labels: TypeAlias = Sequence[str | None] | NDArray[Any]
 
 #: Rows count as probabilities when they are not negative and sum to one within this (half precision rounds at 5e-4).
 PROBABILITY_TOLERANCE = 1e-2
@@ -156,6 +158,6 @@ def frame_groups(lengths: Sequence[int], groups: Sequence[str | None] | None) ->
     """Return the group of each frame: frames of one sample always stay together, so a sequence is at least a group."""
     if all(length == 1 for length in lengths):
         return None if groups is None else list(groups)
-    named = groups or [None] * len(lengths)
+    named = [None] * len(lengths) if groups is None else groups
     own = [f"sample {i}" if label is None else f"group {label}" for i, label in enumerate(named)]
     return frame_labels(lengths, own)

@@ -18,12 +18,10 @@ from edgebuild.judging.intervals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgebuild.judging.arrays import Floats, Ints, Outputs
+    from edgebuild.judging.arrays import Floats, Ints, Labels, Outputs
     from edgebuild.judging.metrics import Metric
 
 #: Below this many samples (or groups, where there are some) nothing is certified.
@@ -68,7 +66,7 @@ class Pair:
     reference: Outputs
     artifact: Outputs
     targets: NDArray[Any]
-    groups: Sequence[str | None] | None = None
+    groups: Labels | None = None
 
     def part(self, rows: NDArray[np.intp]) -> Pair:
         """Return the same of some samples only."""
@@ -98,7 +96,7 @@ def paired_drop(pair: Pair, metric: Metric, *, level: float, seed: int) -> Paire
 
 
 def score_drop(
-    reference: Floats, artifact: Floats, groups: Sequence[str | None] | None, *, sign: int, level: float, seed: int
+    reference: Floats, artifact: Floats, groups: Labels | None, *, sign: int, level: float, seed: int
 ) -> PairedDrop:
     """Return the drop of the mean of per-sample scores; ``sign`` is 1 where more is better, else -1."""
     codes = group_codes(groups)

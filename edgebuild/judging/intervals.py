@@ -14,9 +14,9 @@ import numpy as np
 from edgebuild.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-    from edgebuild.judging.arrays import Floats, Ints
+    from edgebuild.judging.arrays import Floats, Ints, Labels
 
 MIN_DRAWS = 1_000
 MAX_DRAWS = 20_000
@@ -44,7 +44,7 @@ def level_for_opening(k: int, alpha: float = 0.05) -> float:
     return 1 - alpha / k
 
 
-def group_codes(groups: Sequence[str | None] | None) -> Ints | None:
+def group_codes(groups: Labels | None) -> Ints | None:
     """Return a number per sample, equal within a group; a sample without one is its own.
 
     ``None`` when no two samples share a group, so that samples are resampled one by one.

@@ -11,14 +11,12 @@ import numpy as np
 from edgebuild.core.verdict import Drop, Outcome, SliceDrop, Verdict
 from edgebuild.errors import DataError, ModelError, UsageError
 from edgebuild.judging.agreement import agreement_name, agrees
-from edgebuild.judging.arrays import Outputs, check_pair, first_not_finite
+from edgebuild.judging.arrays import Labels, Outputs, check_pair, first_not_finite
 from edgebuild.judging.budget import Budget, drop_budget, points_to_units
 from edgebuild.judging.drops import MIN_UNITS, Pair, PairedDrop, paired_drop, score_drop
 from edgebuild.judging.outcomes import with_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from edgebuild.judging.metrics import Metric
@@ -39,8 +37,8 @@ class Evaluated:
     reference: Outputs
     artifact: Outputs
     targets: NDArray[Any] | None = None
-    groups: Sequence[str | None] | None = None
-    slices: Sequence[str | None] | None = None
+    groups: Labels | None = None
+    slices: Labels | None = None
 
 
 def judge(
@@ -160,14 +158,14 @@ def _verdict(
 def _with_slices(
     verdict: Verdict,
     pair: Pair,
-    slices: Sequence[str | None] | None,
+    slices: Labels | None,
     metric: Metric,
     budget: Budget,
     *,
     level: float,
     seed: int,
 ) -> Verdict:
-    rows = _named_slices(slices) if slices is not None else _class_slices(pair, metric)
+    rows = _named_slices(slices) or _class_slices(pair, metric)
     limit = None if budget.per_slice_points is None else points_to_units(budget.per_slice_points, metric)
     own_level = level if limit is None else 1 - (1 - level) / max(1, len(rows))
     unjudged = Outcome.ACCEPTED if limit is None else Outcome.INCONCLUSIVE
@@ -205,9 +203,11 @@ def _slice(name: str, found: PairedDrop, limit: float | None) -> SliceDrop:
     )
 
 
-def _named_slices(slices: Sequence[str | None] | None) -> dict[str, NDArray[np.intp]]:
-    names = np.asarray(["" if name is None else name for name in slices or []], dtype=object)
-    return {name: np.flatnonzero(names == name) for name in sorted(set(names)) if name}
+def _named_slices(slices: Labels | None) -> dict[str, NDArray[np.intp]]:
+    if slices is None:
+        return {}
+    names = np.asarray(slices, dtype=object)
+    return {str(name): np.flatnonzero(names == name) for name in sorted({name for name in names if name is not None})}
 
 
 def _class_slices(pair: Pair, metric: Metric) -> dict[str, NDArray[np.intp]]:

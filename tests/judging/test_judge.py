@@ -268,6 +268,18 @@ def test_memory_maps_are_judged_like_arrays(tmp_path: Any) -> None:
     assert verdict_of(same) == verdict_of(evaluated)
 
 
+def test_labels_may_be_arrays_and_samples_without_a_slice_are_in_none() -> None:
+    names = ["a", None, "b", None] * 100
+    evaluated = classifier(400, 2, 0, slices=names, groups=np.repeat([f"g{i}" for i in range(40)], 10))
+    assert [one.slice for one in verdict_of(evaluated).slices] == ["a", "b"]
+    unnamed = classifier(400, 2, 0, slices=[None] * 400, groups=[None] * 400)
+    assert verdict_of(unnamed) == verdict_of(classifier(400, 2, 0))
+    array = Evaluated(
+        reference=evaluated.reference, artifact=evaluated.artifact, slices=np.array(names), groups=evaluated.groups
+    )
+    assert [one.samples for one in verdict_of(array, Budget(agreement=0.9), None).slices] == [100, 100]
+
+
 def test_what_does_not_fit_together() -> None:
     good = classifier(40, 0, 0)
     with pytest.raises(UsageError, match="a budget of 2 points needs targets"):
