@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgebuild.core.values import Json
     from edgebuild.judging.budget import Budget
     from edgebuild.judging.metrics import Metric
+    from edgebuild.models.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class JudgeOutputs:
     kind: ClassVar[str] = "judge-outputs"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST
-    tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy")
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
 
     def key_fields(self) -> Mapping[str, Json]:
         """See ``Step``."""
@@ -74,21 +75,23 @@ class JudgeOutputs:
         if table is None:
             return None
         if table.name is not None:
-            return builtin(table.name)
+            return builtin(table.name, output=table.output)
         if self.function is None or table.callable is None or table.direction is None:
             return None
         scale = None if table.scale is None else (table.scale[0], table.scale[1])
         return custom(self.function, name=table.callable, direction=table.direction, scale=scale)
 
 
-def _labels(data: Any) -> tuple[Any, Any]:
+def _labels(data: Dataset) -> tuple[Any, Any]:
     """Groups and slices per frame. The steps of one sequence belong together even where no group is named."""
-    import numpy as np
+    from edgebuild.judging.arrays import frame_groups, frame_labels
 
-    groups = data.per_frame(data.groups())
-    if groups is None and data.frames != data.samples:
-        groups = np.repeat(np.arange(data.samples).astype(np.str_), data.lengths)
-    return groups, data.per_frame(data.slices())
+    groups, slices, lengths = data.groups(), data.slices(), data.lengths.tolist()
+    grouped = data.frames != data.samples or any(group is not None for group in groups)
+    return (
+        frame_groups(lengths, groups) if grouped else None,
+        frame_labels(lengths, slices) if any(name is not None for name in slices) else None,
+    )
 
 
 def judged(folder: Path) -> tuple[Verdict, Closeness]:

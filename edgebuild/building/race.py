@@ -105,7 +105,7 @@ def _arms(built: Built, baseline: Built, prepared: Prepared) -> list[Arm]:
     for index, settings in enumerate(built.planned.settings or ((),)):
         arms.append(
             session.Arm(
-                id=f"{built.planned.id} [{settings_label(settings)}]",
+                id=f"{built.planned.id} ({settings_label(settings)})",
                 artifact=built.artifact.with_settings(settings),
                 folder=built.folder,
                 inputs=prepared.validation.path,

@@ -14,28 +14,31 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 #: A traceback is for our own bugs only.
 BUG = 1
+USAGE = 2
 
 
 def run(app: Callable[..., object]) -> int:
     """Run a typer app; return the exit code. Only an error that nobody foresaw leaves a traceback."""
-    import click
+    import typer
 
     try:
         result = app(standalone_mode=False)
     except EdgebuildError as error:
         say_error(error.message, error.hint)
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
-        say_error(error.format_message(), "`edgebuild --help` lists commands and options.")
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         say_error("Interrupted; what was finished is kept.", "Run the same command again to go on.")
         return INTERRUPTED
     except BrokenPipeError:
         return 0
-    except Exception:  # noqa: BLE001 - the last resort, where our bugs end
+    except Exception as error:  # noqa: BLE001 - the last resort, where our bugs end
+        # Depending on its version typer raises click's usage errors or those of its own copy of click.
+        told = getattr(error, "format_message", None)
+        if told is not None:
+            say_error(told(), "`edgebuild --help` lists commands and options.")
+            return USAGE
         import traceback
 
         traceback.print_exc()

@@ -71,8 +71,9 @@ class EvaluateArtifact:
                 time_limit_s=EVALUATION_LIMIT_S,
                 check=ctx.check,
             )
-            names = [output["name"] for output in answer["outputs"]]
-            client.fetch(remote, [f"{name}.npy" for name in names], out_dir)
+            outputs = answer["outputs"]
+            client.fetch(remote, [output["file"] for output in outputs], out_dir)
+        names = [output["name"] for output in outputs]
         kept = {"frames": answer["frames"], "outputs": names, "non_finite": answer.get("non_finite", 0)}
         (out_dir / "outputs.json").write_text(json.dumps(kept, sort_keys=True))
 

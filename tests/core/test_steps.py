@@ -8,7 +8,6 @@ from pathlib import Path
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import fields_of
 
-
 DEFAULT = Int8Scheme(activations="uint8")
 
 
