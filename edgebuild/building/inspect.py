@@ -11,13 +11,14 @@ from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.errors import EnvironmentGap
-from edgebuild.measuring.protocols import CERTIFY, MAX_FINALISTS, SCREEN
+from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.backends.protocol import Backend
+    from edgebuild.building.world import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.judging.budget import Budget
 
@@ -71,7 +72,7 @@ def plan_inputs(
     probe: Mapping[str, str],
     backends: Mapping[str, Backend],
     budget: Budget,
-    time_s: float | None,
+    options: Options,
     frames: Mapping[str, int],
 ) -> PlanInputs:
     """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
@@ -93,7 +94,7 @@ def plan_inputs(
         quantisable_ops=model.quantisable_ops,
         missing={**_missing_backends(backends), **_missing_quantisers()},
         backend_refusals=_refusals(project, model, backends),
-        time_s=time_s,
+        time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
         costs=UnitCosts(
             prepare_s=5.0 + 2 * frame_s * validation,
@@ -101,9 +102,9 @@ def plan_inputs(
             compile_s=1.0,
             evaluate_s=1.0 + frame_s * validation,
             evaluate_test_s=1.0 + 2 * frame_s * test,
-            screen_launch_s=SCREEN.launch_s,
-            certify_launch_s=CERTIFY.launch_s,
-            certify_launches=CERTIFY.launches,
+            screen_launch_s=options.screen.launch_s,
+            certify_launch_s=options.certify.launch_s,
+            certify_launches=options.certify.launches,
         ),
         notes=notes,
     )

@@ -37,7 +37,7 @@ def plan_target(world: World, prepared: Prepared, target: str) -> Plan:
         probe=world.probe,
         backends=world.backends,
         budget=world.budget,
-        time_s=world.options.time_s,
+        options=world.options,
         frames={"validation": frames},
     )
     return make_plan(inputs)
@@ -63,7 +63,7 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
                 probe=probe,
                 backends=table,
                 budget=budget_of(project, options),
-                time_s=options.time_s,
+                options=options,
                 frames={},
             )
         )

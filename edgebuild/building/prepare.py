@@ -11,9 +11,12 @@ from edgebuild.errors import DataError, ModelError
 from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, MaterialiseData, ReferenceOutputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from edgebuild.building.world import World
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.data import Sample
     from edgebuild.execution.executor import StepResult
 
 #: Frames that the torch reference is fed at once; its outputs don't depend on it beyond rounding.
@@ -65,17 +68,28 @@ def prepare(world: World) -> Prepared:
 def materialise(world: World, split: Split) -> StepResult:
     """Write one split of the user's data to disk, once."""
     project = world.project
-    source, call = getattr(project.data, split), open_split(project, split)
-    if call is None:
+    source = getattr(project.data, split)
+    if source is None:
         raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
     step = MaterialiseData(
         source=source,
-        call=call,
+        call=_Samples(project, split),
         specs=project.sample_specs,
         stateful=project.stateful,
         code_digest=world.code_digest,
     )
     return world.run(step, world.data_files(source), label=f"read the {split} data")
+
+
+class _Samples:
+    """Opens a split when it is asked for: a cached split needs no import of the user's code."""
+
+    def __init__(self, project: Project, split: Split) -> None:
+        self._project, self._split = project, split
+
+    def __call__(self) -> Iterable[Sample]:
+        opened = open_split(self._project, self._split)
+        return opened() if opened is not None else ()
 
 
 def run_reference(world: World, imported: StepResult, contract: Contract, data: StepResult, split: str) -> StepResult:

@@ -9,7 +9,7 @@ from edgebuild.core.verdict import Outcome
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.measuring import session, statistics
 from edgebuild.measuring.anchor import anchor_arm
-from edgebuild.measuring.protocols import CERTIFY, MAX_FINALISTS, SCREEN
+from edgebuild.measuring.protocols import MAX_FINALISTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Launch, Layer, Memory
+    from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import Arm, Bench, SessionResult
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
@@ -75,12 +76,12 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
-        screen = session.measure(bench, SCREEN, [arm for arm, _ in raced.values()], title="Screening")
+        screen = session.measure(bench, world.options.screen, [arm for arm, _ in raced.values()], title="Screening")
         summaries = {arm_id: summary_of(screen, arm_id, prepared.contract.batch) for arm_id in raced}
         best = _best_arms(raced, summaries, world.project.build.objective, bench, screen)
         names = _finalists(best, arms)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
-        return _certify(bench, reference, names, arms, prepared, screen, summaries)
+        return _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
 
 
 def make_bench(world: World) -> Bench:
@@ -173,6 +174,7 @@ def _finalists(
 
 def _certify(
     bench: Bench,
+    certify: Protocol,
     reference: str,
     names: Sequence[str],
     arms: Mapping[str, tuple[Arm, Built]],
@@ -181,7 +183,7 @@ def _certify(
     summaries: Mapping[str, LatencySummary],
 ) -> Race:
     order = [reference, *(name for name in names if name != reference)]
-    result = session.measure(bench, CERTIFY, [arms[name][0] for name in order], title="Certifying")
+    result = session.measure(bench, certify, [arms[name][0] for name in order], title="Certifying")
     finalists = []
     for name in order:
         arm, built = arms[name]

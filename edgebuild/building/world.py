@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.measurement import Fact
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, ModelError
+from edgebuild.measuring.protocols import CERTIFY, SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgebuild.execution.executor import Executor, StepResult
     from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
+    from edgebuild.measuring.protocols import Protocol
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
 HOME = ".edgebuild"
@@ -33,13 +35,15 @@ CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user can ask for beside the project."""
+    """What a user can ask for beside the project. Tests and benchmarks give shorter protocols."""
 
     targets: tuple[str, ...] = ()
     budget: str | None = None
     time_s: float | None = None
     remeasure: bool = False
     command: str = ""
+    screen: Protocol = SCREEN
+    certify: Protocol = CERTIFY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +78,13 @@ class World:
         return self.executor.run(step, ready, label=label)
 
     def load(self, reference: str) -> Callable[..., Any]:
-        """Import a callable of the project's."""
+        """Return a callable of the project's; its module (and torch with it) is imported when it is first called."""
         from edgebuild.catalogue.callables import load_callable
 
-        return load_callable(reference, self.project.folder)
+        def call(*args: Any) -> Any:
+            return load_callable(reference, self.project.folder)(*args)
+
+        return call
 
     def data_files(self, source: str) -> dict[str, Path]:
         """Return the files that a data source reads and whose digest belongs into its key."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from pydantic import ValidationError
 
 from edgebuild.core.measurement import Launch
 from edgebuild.core.values import canonical_json, digest_file
+from edgebuild.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from edgebuild.core.values import Json
@@ -37,17 +39,22 @@ class SessionFolder:
     whole: bool
 
     def launches(self) -> tuple[Launch, ...]:
-        """Return the launches recorded so far whose samples are undamaged; a damaged one counts as never made."""
-        found = []
-        for path in sorted(self.path.glob("launch-*.json")):
-            try:
-                launch = Launch.model_validate_json(path.read_bytes())
-                samples = self.path / launch.samples
-                if digest_file(samples) == launch.samples_sha256:
-                    found.append(launch)
-            except (ValidationError, OSError):
-                continue
+        """Return the launches recorded so far, in order, up to the first that is missing or damaged.
+
+        What comes after a damaged launch counts as never made either: it would stand in another round than its own.
+        """
+        found: list[Launch] = []
+        while (launch := self._launch(len(found))) is not None:
+            found.append(launch)
         return tuple(found)
+
+    def _launch(self, index: int) -> Launch | None:
+        try:
+            launch = Launch.model_validate_json((self.path / f"launch-{index:04d}.json").read_bytes())
+            sound = launch.index == index and digest_file(self.path / launch.samples) == launch.samples_sha256
+        except (ValidationError, OSError):
+            return None
+        return launch if sound else None
 
     def record(self, launch: Launch) -> None:
         """Write one launch; its samples lie beside it already."""
@@ -76,13 +83,21 @@ def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], 
     if not remeasure:
         for path in sorted(root.glob(f"{protocol}-{key[:16]}-*"), reverse=True):
             age = now - _taken_at(path)
-            whole = (path / "result.json").is_file()
+            whole = _whole(path)
             if age < (REUSE_AGE if whole else RESUME_AGE) and (path / "session.json").is_file():
                 return SessionFolder(path=path, whole=whole)
     path = root / f"{protocol}-{key[:16]}-{now.strftime('%Y%m%dT%H%M%S%fZ')}"
-    path.mkdir(parents=True)
+    with _writing(path):
+        path.mkdir(parents=True)
     write_atomic(path / "session.json", canonical_json({**plan, "started_at": now.isoformat()}))
     return SessionFolder(path=path, whole=False)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a session was finished and every launch that it counted is still there, undamaged."""
+    folder = SessionFolder(path=path, whole=True)
+    result = folder.extras("result")
+    return isinstance(result, dict) and result.get("launches") == len(folder.launches())
 
 
 def _taken_at(path: Path) -> datetime:
@@ -95,8 +110,22 @@ def _taken_at(path: Path) -> datetime:
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file whole or not at all, also across a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} can't be written: {error.strerror}.", hint="Free some space, or make the folder writable."
+        ) from error

@@ -17,7 +17,10 @@ MAX_FINALISTS = 4
 
 
 class Protocol(Value):
-    """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where the spread asks for more."""
+    """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where the spread asks for more.
+
+    A launch with more involuntary context switches or a larger share of stolen CPU time than stated doesn't count.
+    """
 
     name: Literal["screen", "certify"]
     launches: int = Field(ge=1)
@@ -27,6 +30,8 @@ class Protocol(Value):
     warmup_min_inferences: int = Field(default=10, ge=0)
     warmup_cap_s: float = Field(gt=0)
     rotate: int = Field(default=16, ge=1)
+    involuntary_switches_per_s: float = Field(default=100.0, ge=0)
+    steal_ratio: float = Field(default=0.02, ge=0)
     schema_version: Literal[1] = 1
 
     @property

@@ -124,14 +124,16 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
     run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
-    known = {arm.artifact.digest(): arm.id for arm in arms}
+    known = {label: arm_id for arm_id, label in _labels(arms).items()}
     for launch in folder.launches():
         run.launches.setdefault(known.get(launch.arm, launch.arm), []).append(launch)
         run.next_index = max(run.next_index, launch.index + 1)
     if not folder.whole:
         with bench.progress.task(title, total=_planned_s(run)) as task:
             _run_rounds(run, task)
-        folder.finish({"dropped": dict(run.dropped), "finished_at": datetime.now(UTC).isoformat()})
+        folder.finish(
+            {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
+        )
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
     return SessionResult(
@@ -142,6 +144,16 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
     )
+
+
+def _labels(arms: Sequence[Arm]) -> dict[str, str]:
+    """Return by arm what its launches are recorded under: its artifact, numbered where two arms are of the same one."""
+    labels: dict[str, str] = {}
+    for arm in arms:
+        digest = arm.artifact.digest()
+        same = sum(label.partition("#")[0] == digest for label in labels.values())
+        labels[arm.id] = f"{digest}#{same + 1}" if same else digest
+    return labels
 
 
 def _planned_s(run: _Run) -> float:
@@ -209,17 +221,22 @@ def _launch(run: _Run, arm: Arm) -> Launch:
                 "warmup_min_s": protocol.warmup_min_s,
                 "warmup_cap_s": protocol.warmup_cap_s,
                 "sample_s": sample_s,
+                "bounds": {
+                    "involuntary_switches_per_s": protocol.involuntary_switches_per_s,
+                    "steal_ratio": protocol.steal_ratio,
+                },
             },
             time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
             check=run.bench.check,
         )
-        client.device.get(f"{remote}/{answer['samples']}", local)
-    if digest_file(local) != answer["samples_sha256"]:
+        found = answer["launch"]
+        client.device.get(f"{remote}/{found['samples']}", local)
+    if digest_file(local) != found["samples_sha256"]:
         raise DeviceError(
             f"The samples of launch {index} arrived damaged from {client.device.id}.", hint="Run the build again."
         )
-    arm_name = ANCHOR if arm.id == ANCHOR else arm.artifact.digest()
-    launch = Launch.model_validate({**answer, "index": index, "arm": arm_name, "samples": name})
+    arm_name = ANCHOR if arm.id == ANCHOR else _labels(run.arms)[arm.id]
+    launch = Launch.model_validate({**found, "index": index, "arm": arm_name, "samples": name})
     run.folder.record(launch)
     run.next_index += 1
     return launch
@@ -228,10 +245,13 @@ def _launch(run: _Run, arm: Arm) -> Launch:
 def _drop_hopeless(run: _Run, index: int) -> None:
     for contest in {arm.contest for arm in run.arms}:
         arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in run.dropped]
-        medians = {arm.id: _fastest(run.launches.get(arm.id, [])) for arm in arms}
+        # Launches of later rounds are there already when a session is gone on with; they don't count yet.
+        medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
         best = min(medians, key=lambda arm_id: (medians[arm_id], arm_id))
         for arm in arms:
-            if arm.id != best and not arm.keep and medians[arm.id] > HOPELESS * medians[best]:
+            if arm.keep or medians[arm.id] == float("inf"):
+                continue
+            if medians[arm.id] > HOPELESS * medians[best]:
                 run.dropped[arm.id] = (
                     f"{medians[arm.id] / medians[best]:.2f}x the latency of {best} "
                     f"after {index + 1} of {run.protocol.launches} screening launches"
@@ -239,7 +259,8 @@ def _drop_hopeless(run: _Run, index: int) -> None:
 
 
 def _fastest(launches: Sequence[Launch]) -> float:
-    return min((launch.median_ns / 1e6 for launch in launches), default=float("inf"))
+    """The fastest valid launch; infinity where there is none, which says nothing about the arm."""
+    return min((launch.median_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
 
 
 def _measurement(run: _Run, arm: Arm) -> Measurement:
@@ -259,24 +280,24 @@ def _measurement(run: _Run, arm: Arm) -> Measurement:
 
 def _memory(run: _Run, arm: Arm) -> Memory | None:
     found = run.folder.extras(f"memory-{arm.artifact.digest()[:16]}")
-    return None if found is None else Memory.model_validate(found)
+    return None if found is None else Memory.model_validate(found["memory"])
 
 
 def _energy(run: _Run, arm: Arm) -> Energy | None:
     found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
-    return None if found is None or "sensor" in found else Energy.model_validate(found)
+    return None if found is None or "energy" not in found else Energy.model_validate(found["energy"])
 
 
 def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
     """Measure peak memory in a launch of its own, once per session and arm."""
     answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
-    return Memory.model_validate(answer)
+    return Memory.model_validate(answer["memory"])
 
 
 def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
     """Measure energy in a launch of its own; None where the device has no readable sensor."""
     answer = _side_launch(bench, folder, arm, "energy", {})
-    return None if "sensor" in answer else Energy.model_validate(answer)
+    return Energy.model_validate(answer["energy"]) if "energy" in answer else None
 
 
 def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:

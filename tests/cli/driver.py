@@ -1,0 +1,23 @@
+"""The command line with short protocols: every stage runs for real, only its launches are few and brief.
+
+A shared or noisy machine must not fail a test of behaviour, so no launch is invalidated for switches or stolen time.
+"""
+
+from __future__ import annotations
+
+from edgebuild.measuring import protocols
+
+SHORT = {
+    "warmup_min_s": 0.05,
+    "warmup_cap_s": 0.5,
+    "sample_s": 0.1,
+    "involuntary_switches_per_s": 1e9,
+    "steal_ratio": 1.0,
+}
+protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
+protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 3, "max_launches": 3})
+
+if __name__ == "__main__":
+    from edgebuild.cli import main
+
+    main()
