@@ -1,0 +1,323 @@
+"""The first half of the report: the verdict, the trade-off, the latencies, and every candidate with its reason."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from edgebuild.reporting import charts, figures, story
+from edgebuild.reporting.markup import Html, join, tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from edgebuild.core.measurement import LatencySummary
+    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop
+
+Section = tuple[str, Html | None]
+
+_WIDE, _NARROW = 1040.0, 358.0
+_BADGE = {"ok": "Accepted", "missed": "Budget missed", "inconclusive": "Inconclusive"}
+_NS_PER_MS = 1e6
+
+
+def anchor(name: str) -> str:
+    """Return the fragment id of a section."""
+    return re.sub(r"[^a-z]+", "-", name.lower()).strip("-")
+
+
+def table(head: Sequence[str], rows: Sequence[tuple[str | None, Sequence[str | Html]]], *, caption: str) -> Html:
+    """Return a table whose rows become cards on a phone; each row is its id (or ``None``) and its cells.
+
+    The roles are spelled out because a table that is shown as blocks loses them in some browsers.
+    """
+    heads = [tag("th", name, scope="col", role="columnheader") for name in head]
+    body = [
+        tag(
+            "tr",
+            *[_cell(i, name, cell) for i, (name, cell) in enumerate(zip(head, cells, strict=True))],
+            id=key,
+            role="row",
+        )
+        for key, cells in rows
+    ]
+    return tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", *heads, role="row"), role="rowgroup"),
+        tag("tbody", *body, role="rowgroup"),
+        role="table",
+        class_="cards",
+    )
+
+
+def _cell(index: int, name: str, cell: str | Html) -> Html:
+    if index == 0:
+        return tag("th", cell, scope="row", role="rowheader", data_label=name)
+    # The inner span keeps mixed content in one piece beside the label of a card.
+    return tag("td", tag("span", cell), role="cell", data_label=name)
+
+
+def both(draw: Callable[[charts.Frame], Html], *, height: float, caption: str | Html) -> Html:
+    """Return a figure drawn twice, for wide and for narrow windows; the style sheet shows one of them."""
+    wide = tag("div", draw(charts.Frame(width=_WIDE, height=height)), class_="wide")
+    narrow = tag("div", draw(charts.Frame(width=_NARROW, height=max(height * 0.85, 300))), class_="narrow")
+    return tag("figure", wide, narrow, tag("figcaption", caption))
+
+
+def header(record: BuildRecord) -> Html:
+    """Return the top of the page: what was built, the verdict in one sentence, and the figures behind it."""
+    facts = f"{record.device} · {record.started_at} · took {figures.seconds_text(record.seconds)}"
+    about = story.subject(record)
+    return tag(
+        "header",
+        tag("p", f"edgebuild report · build {record.build_id}", class_="eyebrow"),
+        tag("h1", record.project, tag("span", f" on {record.target}")),
+        tag("p", facts, class_="meta"),
+        tag(
+            "div",
+            tag("p", _BADGE[record.outcome], class_="badge"),
+            tag("p", story.verdict_sentence(record), class_="verdict"),
+            _tiles(record, about) if about else None,
+            id="result",
+            class_=f"result {record.outcome}",
+        ),
+    )
+
+
+def _tiles(record: BuildRecord, chosen: CandidateRecord) -> Html:
+    reference = story.find(record, record.baseline)
+    itself = chosen.id == record.baseline
+    drop, memory = story.drop_of(chosen), chosen.memory
+    compared = "is the reference artifact" if itself else figures.speed(chosen.versus_reference)
+    whose = None if chosen.id == record.chosen else tag("p", f"The nearest: {chosen.id}", class_="quiet")
+    base = reference.memory if reference and not itself else None
+    tiles = [
+        _tile("Latency, p50", latency_text(story.latency_of(chosen)), join([compared, _screen_note(chosen)])),
+        _tile(
+            f"Drop of {drop.metric}" if drop else "Drop",
+            story.drop_text(drop, story.unit_of(record)) if drop else figures.NONE,
+            f"budget {record.budget_text}; {drop.split}, n = {drop.samples:,}" if drop else "never judged",
+        ),
+        _tile(
+            "Size", figures.bytes_text(chosen.size_bytes), (not itself and story.size_ratio(chosen, reference)) or ""
+        ),
+        _tile(
+            "Peak memory",
+            figures.bytes_text(memory.peak_bytes if memory else None),
+            f"reference {figures.bytes_text(base.peak_bytes)}" if base else "" if memory else "not measured",
+        ),
+    ]
+    return join([whose, tag("dl", *tiles, class_="tiles")])
+
+
+def _tile(name: str, value: str, note: str) -> Html:
+    main, bracket, rest = value.partition(" [")
+    small = tag("small", f"{bracket}{rest}") if bracket else None
+    return tag("div", tag("dt", name), tag("dd", tag("b", main), small), tag("dd", note, class_="note"))
+
+
+def _screen_note(candidate: CandidateRecord) -> str:
+    return " · screened only, no result" if candidate.certify is None and candidate.screen else ""
+
+
+def latency_text(latency: LatencySummary | None) -> str:
+    """Return ``0.412 [0.405, 0.420] ms``, or a dash."""
+    return f"{figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)} ms" if latency else figures.NONE
+
+
+def trade_off(record: BuildRecord) -> Section:
+    """Return the Pareto plot of latency (or of the objective) against the drop."""
+    points = _points(record)
+    name = "Trade-off"
+    if not points:
+        return name, tag("p", "No candidate has both a measured cost and a judged drop, so there is nothing to draw.")
+    unit = story.unit_of(record)
+    drops = [d for c in record.candidates if (d := _plotted_drop(c))]
+    budget = drops[0].budget * unit.factor
+    y_title = f"drop of {drops[0].metric}" + (f", {unit.name}" if unit.name else "")
+    x_title = _axis_name(record)
+    kinds = sorted({p.kind for p in points})
+    backends = list(dict.fromkeys(c.backend for c in story.ordered(record)))
+    figure = both(
+        lambda frame: charts.trade_off(points, budget=budget, frame=frame, x_title=x_title, y_title=y_title),
+        height=430,
+        caption=_trade_off_caption(record),
+    )
+    return name, join([_legend(kinds, backends), figure])
+
+
+def _trade_off_caption(record: BuildRecord) -> str:
+    splits = {d.split for c in record.candidates if (d := _plotted_drop(c))}
+    return (
+        f"Lower left is better. Drops are those of the {' and '.join(sorted(splits, reverse=True))} samples, with "
+        "their intervals; the marker's area is the size of the artifact; numbers are those of the table of candidates."
+    )
+
+
+def _axis_name(record: BuildRecord) -> str:
+    return {"size": "size, MiB", "memory": "peak memory, MiB"}.get(record.objective, "latency p50, ms")
+
+
+def _plotted_drop(candidate: CandidateRecord) -> Drop | None:
+    # Validation first: every candidate has it on the same samples, and the choice was made there.
+    return next((v.drop for v in (candidate.validation, candidate.test) if v and v.drop), None)
+
+
+def _cost(record: BuildRecord, c: CandidateRecord) -> tuple[float, float, float] | None:
+    if record.objective in ("size", "memory"):
+        size = c.size_bytes if record.objective == "size" else c.memory.peak_bytes if c.memory else None
+        return (size / 2**20,) * 3 if size else None
+    latency = story.latency_of(c)
+    if latency is None or latency.point_ms <= 0:
+        return None
+    return latency.point_ms, latency.low_ms or latency.point_ms, latency.high_ms or latency.point_ms
+
+
+def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
+    factor = story.unit_of(record).factor
+    largest = max((c.size_bytes or 0 for c in record.candidates), default=0) or 1
+    candidates = story.ordered(record)
+    backends = list(dict.fromkeys(c.backend for c in candidates))
+    points = []
+    for i, c in enumerate(candidates, 1):
+        drop, cost = _plotted_drop(c), _cost(record, c)
+        if drop is None or cost is None:
+            continue
+        lost = story.drop_text(drop, story.unit_of(record))
+        title = f"{i} {c.id}: {latency_text(story.latency_of(c))}, drop {lost}, {c.status}"
+        points.append(
+            charts.Point(
+                number=i,
+                name=_short(c),
+                role=story.role(record, c),
+                kind=c.precision.kind,
+                shape=backends.index(c.backend),
+                x=cost[0],
+                x_low=cost[1],
+                x_high=cost[2],
+                y=drop.drop * factor,
+                y_low=drop.low * factor,
+                y_high=drop.high * factor,
+                area=(c.size_bytes or 0) / largest,
+                solid=c.certify is not None or record.objective in ("size", "memory"),
+                chosen=c.id == record.chosen,
+                front=c.on_front,
+                title=title,
+            )
+        )
+    return tuple(points)
+
+
+def _short(c: CandidateRecord) -> str:
+    name = figures.clean(c.precision.label)
+    return f"{name[:27]}…" if len(name) > 28 else name
+
+
+def _legend(kinds: Sequence[str], backends: Sequence[str]) -> Html:
+    def key(drawing: Html, name: str) -> Html:
+        return tag("li", tag("svg", drawing, viewBox="0 0 16 16", aria_hidden="true"), name)
+
+    items = [
+        tag("li", "colour: precision"),
+        *[key(charts.marker(0, 8, 8, 5, class_=f"mark k-{kind} solid"), kind) for kind in kinds],
+    ]
+    if len(backends) > 1:
+        items.append(tag("li", "shape: runtime"))
+        items += [key(charts.marker(i, 8, 8, 5, class_="mark k-none solid"), name) for i, name in enumerate(backends)]
+    items.append(key(charts.marker(0, 8, 8, 5, class_="mark k-none hollow"), "screened only: ranks, no result"))
+    items.append(key(tag("circle", cx=8, cy=8, r=6.5, class_="ring"), "chosen"))
+    items.append(key(tag("path", d="M0 8H16", class_="front"), "front"))
+    return tag("ul", *items, class_="legend")
+
+
+def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]]) -> Section:
+    """Return every raw launch of the candidates that have samples, and the percentiles."""
+    rows: list[charts.Strip] = []
+    for i, c in enumerate(story.ordered(record), 1):
+        launches = tuple(tuple(ns / _NS_PER_MS for ns in launch) for launch in samples.get(c.id, ()) if launch)
+        found = story.latency_of(c)
+        if launches:
+            rows.append(
+                charts.Strip(
+                    number=i,
+                    name=" · ".join(part for part in (_short(c), story.role(record, c)) if part),
+                    kind=c.precision.kind,
+                    launches=launches,
+                    chosen=c.id == record.chosen,
+                    point=found.point_ms if found else None,
+                    low=found.low_ms if found else None,
+                    high=found.high_ms if found else None,
+                )
+            )
+    parts = [_strips(rows)] if rows else []
+    measured = [(i, c) for i, c in enumerate(story.ordered(record), 1) if c.certify]
+    if measured:
+        parts.append(_percentiles(measured))
+    return "Latency", join(parts) if parts else None
+
+
+def _strips(rows: Sequence[charts.Strip]) -> Html:
+    caption = (
+        "Each lane is one launch, a fresh process, in the order they ran; dots are single inferences (thinned evenly "
+        "in rank), the dark tick is the launch's median, the line and band are the point and its 95 % interval over "
+        "launch medians. Launches, not inferences, carry the variance."
+    )
+    return both(lambda frame: charts.strips(rows, frame=frame), height=0, caption=caption)
+
+
+def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
+    found = [(i, c, c.certify) for i, c in measured if c.certify]
+    names = list(dict.fromkeys(figures.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
+    rows = [(None, [name_cell(i, c), *_latency_cells(latency, names)]) for i, c, latency in found]
+    head = ["Certified candidate", "Point [95 %]", *names, "Per second", "Launches", "Spread", "Far out"]
+    caption = "Latency in ms over all valid launches. Far out: beyond the 3 IQR fences, counted and kept."
+    return table(head, rows, caption=caption)
+
+
+def _latency_cells(latency: LatencySummary, names: Sequence[str]) -> list[str]:
+    told = {figures.percentile_name(p): figures.percentile_text(p).removesuffix(" ms") for p in latency.percentiles}
+    invalid = f" + {latency.invalid_launches} invalid" if latency.invalid_launches else ""
+    return [
+        figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms),
+        *[told.get(name, figures.NONE) for name in names],
+        figures.number(latency.throughput_per_s),
+        f"{latency.launches}{invalid}",
+        figures.percent(latency.spread) if latency.spread is not None else figures.NONE,
+        f"{latency.outliers:,}",
+    ]
+
+
+def name_cell(index: int, c: CandidateRecord) -> Html:
+    """Return a candidate's number and id, linked to its row."""
+    return tag("a", tag("span", str(index), class_="num"), " ", c.id, href=f"#c{index}")
+
+
+def candidates(record: BuildRecord) -> Section:
+    """Return every candidate with its status and the reason it was chosen or lost."""
+    if not record.candidates:
+        return "Candidates", tag("p", "This build has no candidates.")
+    rows = [(f"c{i}", _candidate_cells(record, i, c)) for i, c in enumerate(story.ordered(record), 1)]
+    head = ["Candidate", "Status", "Drop [interval]", "p50 ms [95 %]", "Size", "Peak memory", "Reason"]
+    unit = story.unit_of(record).name
+    caption = f"Drops{' in ' + unit if unit else ''} are those of the test set where it was opened, else of validation."
+    return "Candidates", table(head, rows, caption=caption)
+
+
+def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> list[str | Html]:
+    drop, latency = story.drop_of(c), story.latency_of(c)
+    extra = ["reference artifact" if c.id == record.baseline else "", c.backend, figures.settings_text(c.settings)]
+    detail = " · ".join(part for part in extra if part)
+    told = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else figures.NONE
+    bare = story.Unit(factor=story.unit_of(record).factor, name="")
+    lost = join([story.drop_text(drop, bare), tag("small", drop.split)]) if drop else figures.NONE
+    reasons = story.reasons_of(c)
+    return [
+        join([tag("span", str(index), class_="num"), " ", tag("b", c.id), tag("small", detail)]),
+        tag("span", c.status, class_=f"status s-{c.status}"),
+        lost,
+        join([told, tag("small", "screened only")]) if latency and not c.certify else told,
+        figures.bytes_text(c.size_bytes),
+        figures.bytes_text(c.memory.peak_bytes if c.memory else None),
+        join([reasons[0], *[tag("small", r) for r in reasons[1:]]]),
+    ]

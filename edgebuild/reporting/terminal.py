@@ -1,0 +1,278 @@
+"""The result on a terminal: a summary, several targets side by side, and where one candidate's points and time went.
+
+Everything fits 80 columns and reads without colour. Texts of the record are never taken for rich's markup, and
+nothing in them can steer the terminal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from edgebuild.errors import UsageError
+from edgebuild.reporting import figures, story
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Group, RenderableType
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    from edgebuild.core.measurement import Layer
+    from edgebuild.core.verdict import BuildRecord, CandidateRecord, StepRecord
+
+_HEADLINES = {
+    "ok": ("ACCEPTED", "bold green"),
+    "missed": ("BUDGET MISSED", "bold red"),
+    "inconclusive": ("INCONCLUSIVE", "bold yellow"),
+}
+_STATUS_STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "inconclusive": "yellow"}
+
+
+def summary(record: BuildRecord) -> Group:
+    """Return the verdict in a sentence, a table of all candidates, and why each of them ended as it did."""
+    from rich.console import Group
+
+    word, style = _HEADLINES[record.outcome]
+    parts: list[RenderableType] = [
+        _text(f"{record.project} on {record.target}: ", (word, style)),
+        _text(story.verdict_sentence(record)),
+        _text(""),
+        _candidates(record),
+        *_footnote(record),
+        _text(""),
+        *[_reason(i, c) for i, c in enumerate(story.ordered(record), 1)],
+    ]
+    if record.refused_in_planning:
+        parts.append(_text(f"\nRefused in planning: {len(record.refused_in_planning)}; the report says why."))
+    return Group(*parts)
+
+
+def _footnote(record: BuildRecord) -> list[RichText]:
+    screened = any(c.screen and not c.certify for c in record.candidates)
+    return [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
+
+
+def _text(*pieces: str | tuple[str, str]) -> RichText:
+    """Plain text, cleaned line by line; a pair is a text and its style."""
+    from rich.text import Text
+
+    made = Text()
+    for piece in pieces:
+        words, style = piece if isinstance(piece, tuple) else (piece, "")
+        made.append("\n".join(figures.clean(line) for line in words.split("\n")), style=style)
+    return made
+
+
+def _table(*columns: tuple[str, bool], title: str = "") -> RichTable:
+    """A borderless table; a column is its head and whether it holds figures."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        title=_text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+    )
+    for head, figure in columns:
+        made.add_column(head, justify="right" if figure else "left", overflow="fold", no_wrap=figure)
+    return made
+
+
+def _candidates(record: BuildRecord) -> RichTable:
+    unit = story.unit_of(record)
+    drop = f"drop, {unit.name}" if unit.name else "drop"
+    columns = (
+        ("#", True),
+        ("candidate", False),
+        (drop, True),
+        ("p50, ms", True),
+        ("size\nmemory", True),
+        ("status", False),
+    )
+    table = _table(*columns)
+    for i, c in enumerate(story.ordered(record), 1):
+        table.add_row(*_row(record, i, c, unit))
+    return table
+
+
+def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) -> list[RichText]:
+    drop, latency = story.drop_of(c), story.latency_of(c)
+    time = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else figures.NONE
+    lost = story.drop_text(drop, story.Unit(factor=unit.factor, name="")) if drop else figures.NONE
+    memory = figures.bytes_text(c.memory.peak_bytes if c.memory else None)
+    role = "\nreference" if c.id == record.baseline else ""
+    # Intervals go below their values, and ids break after the profile: side by side they need more than 80 columns.
+    return [
+        _text(str(index)),
+        _text(c.id.replace("/", "/\n", 1)),
+        _text(lost.replace(" [", "\n[")),
+        _text(("~" if latency and c.certify is None else "") + time.replace(" [", "\n[")),
+        _text(f"{figures.bytes_text(c.size_bytes)}\n{memory}"),
+        _text((c.status, _STATUS_STYLES.get(c.status, "")), role),
+    ]
+
+
+def _reason(index: int, c: CandidateRecord) -> RichText:
+    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), c.reason)
+
+
+def comparison_table(records: Sequence[BuildRecord]) -> RichTable:
+    """Return one row for each target: what was chosen and what it costs there. Times differ by device, not by merit."""
+    table = _table(
+        ("target", False),
+        ("result", False),
+        ("chosen", False),
+        ("p50 ms", True),
+        ("against reference", False),
+        ("drop", True),
+        ("size", True),
+    )
+    for record in records:
+        chosen = story.find(record, record.chosen)
+        drop, latency = (story.drop_of(chosen), story.latency_of(chosen)) if chosen else (None, None)
+        word, style = _HEADLINES[record.outcome]
+        own = chosen is not None and chosen.id == record.baseline
+        table.add_row(
+            _text(record.target),
+            _text((word.lower(), style)),
+            _text(chosen.id.replace("/", "/\n", 1) if chosen else figures.NONE),
+            _text(figures.number(latency.point_ms) if latency else figures.NONE),
+            _text("is it" if own else figures.speed(chosen.versus_reference) if chosen else figures.NONE),
+            _text(story.drop_text(drop, story.unit_of(record)).replace(" [", "\n[") if drop else figures.NONE),
+            _text(figures.bytes_text(chosen.size_bytes if chosen else None)),
+        )
+    return table
+
+
+def explain(record: BuildRecord, candidate_id: str) -> Group:
+    """Return where a candidate's accuracy and time went against the reference artifact, and why its steps ran.
+
+    Raises ``UsageError`` when the build has no such candidate.
+    """
+    from rich.console import Group
+
+    c = story.find(record, candidate_id)
+    if c is None:
+        raise UsageError(
+            f"Build {record.build_id} has no candidate {candidate_id!r}.",
+            hint=f"It has: {', '.join(x.id for x in record.candidates) or 'none'}.",
+        )
+    reference = story.find(record, record.baseline)
+    parts = [
+        _text((c.id, "bold"), ": ", (c.status, _STATUS_STYLES.get(c.status, ""))),
+        *[_text(f"  {reason}") for reason in story.reasons_of(c)],
+        *_points(record, c),
+        *_time(c, reference),
+        *_steps(record, c),
+    ]
+    return Group(*parts)
+
+
+def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
+    unit = story.unit_of(record)
+    parts: list[RenderableType] = [_text(("\nAccuracy", "bold"))]
+    for verdict in (c.test, c.validation):
+        if verdict and verdict.drop:
+            d = verdict.drop
+            told = (
+                f"{figures.number(d.reference, 4)} → {figures.number(d.artifact, 4)}, loses {story.drop_text(d, unit)}"
+            )
+            parts.append(_text(f"{d.metric}: {told} ({story.evidence(d, record)})"))
+    parts.append(_text(f"outputs against the reference's: {story.closeness_text(c)}"))
+    best = story.verdict_of(c)
+    if best and best.slices:
+        table = _table(
+            ("slice", False),
+            ("n", True),
+            ("drop" + (f", {unit.name}" if unit.name else ""), True),
+            ("limit", True),
+            title="worst slices",
+        )
+        for s in sorted(best.slices, key=lambda s: -s.drop)[:5]:
+            limit = figures.number(s.limit * unit.factor) if s.limit is not None else figures.NONE
+            told = figures.with_interval(s.drop * unit.factor, s.low * unit.factor, s.high * unit.factor)
+            table.add_row(_text(s.slice), _text(f"{s.samples:,}"), _text(told), _text(limit))
+        parts.append(table)
+    return parts
+
+
+def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[RenderableType]:
+    parts: list[RenderableType] = [_text(("\nTime", "bold"))]
+    latency = story.latency_of(c)
+    if latency is None:
+        return [*parts, _text("never measured")]
+    note = "" if c.certify else ", screened only: it ranks, it is no result"
+    interval = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
+    parts.append(_text(f"p50 {interval} ms in {latency.launches} launches{note}"))
+    if c.versus_reference:
+        parts.append(_text(f"against the reference artifact: {figures.speed(c.versus_reference)}"))
+    if c.settings:
+        parts.append(_text(f"settings: {figures.settings_text(c.settings)}"))
+    if c.layers:
+        parts.append(_layers(c.layers, reference.layers if reference and reference.id != c.id else ()))
+    return parts
+
+
+def _layers(own: Sequence[Layer], reference: Sequence[Layer]) -> RichTable:
+    times, counts = _by_op(own)
+    others, other_counts = _by_op(reference)
+    timed = any(times.values()) or any(others.values())
+    table = _table(
+        ("op", False),
+        ("precision", False),
+        ("layers", True),
+        ("µs", True),
+        ("reference layers", True),
+        ("reference µs", True),
+        title="layers as the runtime ran them" + ("" if timed else "; it gives no times"),
+    )
+    keys = sorted({*counts, *other_counts}, key=lambda k: (-times[k], -others[k], k))
+    for op, precision in keys:
+        k = (op, precision)
+        figure = [_figure(counts[k]), _figure(times[k]), _figure(other_counts[k]), _figure(others[k])]
+        table.add_row(_text(op), _text(precision), *map(_text, figure))
+    return table
+
+
+def _figure(value: float) -> str:
+    return figures.NONE if not value else f"{value}" if isinstance(value, int) else figures.number(value)
+
+
+def _by_op(layers: Sequence[Layer]) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
+    times: Counter[tuple[str, str]] = Counter()
+    for layer in layers:
+        if layer.time_us is not None:
+            # mypy types a Counter's values as int; they are microseconds here, and only added.
+            times[layer.op, layer.precision] += layer.time_us  # type: ignore[assignment]
+    return times, Counter((layer.op, layer.precision) for layer in layers)
+
+
+def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
+    steps = [s for s in record.steps if not _of_another(s, c, record)]
+    if not steps:
+        return []
+    table = _table(("step", False), ("time", True), ("why", False))
+    for s in steps:
+        table.add_row(
+            _text(s.label), _text(figures.seconds_text(s.seconds)), _text(("reused: " if s.reused else "ran: ") + s.why)
+        )
+    return [_text(("\nSteps", "bold")), table]
+
+
+def _of_another(step: StepRecord, c: CandidateRecord, record: BuildRecord) -> bool:
+    """Whether the step's label names another candidate and not this one; a step that names none is shared by all."""
+    words = set(step.label.split())
+    own = {c.id, _recipe(c)}
+    others = {name for x in record.candidates for name in (x.id, _recipe(x))} - own
+    return bool(words & others) and not words & own
+
+
+def _recipe(c: CandidateRecord) -> str:
+    """The name that a candidate's work goes by before its runtime settings are raced."""
+    return f"{c.profile}/{c.precision.label}"

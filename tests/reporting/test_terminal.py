@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console, RenderableType
+
+from edgebuild.errors import UsageError
+from edgebuild.reporting.figures import clean
+from edgebuild.reporting.terminal import comparison_table, explain, summary
+
+from . import sample_record
+from .test_html import VARIANTS
+
+if TYPE_CHECKING:
+    from edgebuild.core.verdict import BuildRecord
+
+
+def printed(renderable: RenderableType, *, width: int = 80, color: bool = False) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=color, no_color=not color, legacy_windows=False).print(renderable)
+    return out.getvalue()
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("record", VARIANTS.values(), ids=VARIANTS)
+def test_a_summary_fits_80_columns_and_names_every_candidate_and_reason(record: BuildRecord) -> None:
+    text = printed(summary(record))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "\x1b" not in text
+    for c in record.candidates:
+        assert squeezed(clean(c.reason)) in squeezed(text)
+
+
+def test_figures_are_never_cut_at_80_columns() -> None:
+    text = printed(summary(sample_record.full()))
+    for part in ("0.412", "[0.407, 0.417]", "96.0 KiB", "71.3 MiB", "[−0.030, 0.070]", "inconclusive", "reference"):
+        assert part in text
+
+
+def test_markup_and_control_characters_of_names_are_shown_not_obeyed() -> None:
+    record = sample_record.full(project="[bold red]x[/]", device="a\x1b[31mb")
+    text = printed(summary(record))
+    assert "[bold red]x[/]" in text
+    assert "\x1b" not in text
+    assert "\x1b[31mb" not in printed(summary(record), color=True)
+
+
+def test_targets_stand_side_by_side() -> None:
+    records = [sample_record.full(target="one"), sample_record.full(target="two", chosen=None, outcome="missed"),
+               sample_record.full(target="three", chosen="onnxruntime/fp32/2")]  # fmt: skip
+    text = printed(comparison_table(records))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for part in ("one", "two", "three", "accepted", "budget", "missed", "0.952"):
+        assert part in text
+
+
+@pytest.mark.parametrize("candidate_id", [c.id for c in sample_record.full().candidates])
+def test_every_candidate_can_be_explained(candidate_id: str) -> None:
+    record = sample_record.full()
+    text = printed(explain(record, candidate_id))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    c = next(c for c in record.candidates if c.id == candidate_id)
+    assert squeezed(c.reason) in squeezed(text)
+
+
+def test_an_explanation_says_where_points_and_time_went() -> None:
+    text = printed(explain(sample_record.full(), "openvino/int8-edgebuild-u8s8/2"))
+    for part in ("0.31 [0.07, 0.55] points", "31.4 dB", "Shirt", "Convolution", "i8", "2.31×", "threads=2",
+                 "parameter scheme changed", "reused: nothing changed"):  # fmt: skip
+        assert part in text
+
+
+def test_the_steps_of_other_candidates_are_left_out() -> None:
+    assert "parameter scheme changed" not in printed(explain(sample_record.full(), "onnxruntime/fp32/2"))
+
+
+def test_an_unknown_candidate_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError) as raised:
+        explain(sample_record.full(), "nonsense")
+    assert "onnxruntime/fp32/2" in raised.value.hint
+
+
+def test_a_screened_time_is_marked() -> None:
+    assert "~0.470" in printed(summary(sample_record.full()))
+    assert "itisnoresult" in squeezed(printed(explain(sample_record.full(), "openvino/int8-ort-u8s8/2")))
