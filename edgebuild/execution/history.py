@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.errors import StoreError
 from edgebuild.execution.disk import write_atomically
 from edgebuild.execution.keys import explain_change
 
@@ -26,11 +28,12 @@ def recall(store: Store, project: str, label: str) -> dict[str, Any] | None:
 
 
 def remember(store: Store, project: str, label: str, parts: Mapping[str, Json]) -> None:
-    """Keep the key parts that ``label`` is made from now; on a read-only store nothing is kept."""
+    """Keep the key parts that ``label`` is made from now; on a read-only or full store nothing is kept."""
     if not store.layout.writable or recall(store, project, label) == parts:
         return
     path = store.layout.label(digest_json([project, label]))
-    with store.work_folder() as staging:
+    # Only words depend on it: a full disk must not fail a build that finds everything stored.
+    with suppress(OSError, StoreError), store.work_folder() as staging:
         write_atomically(path, canonical_json(dict(parts)).encode(), staging=staging, durable=False)
 
 

@@ -65,6 +65,12 @@ assert len(list((root / "tmp").iterdir())) == 1 and not list((root / "tmp").glob
 (mine / "data").unlink()
 commit(store, "big", b"y" * 700_000)
 assert store.lookup(key("big")) is not None
+
+made = executor(store).run(Repeat(text="made"), {}, label="made")
+with pytest.raises(OSError, match="No space left"):
+    (disk / "filler").write_bytes(bytes(2_000_000))
+again = executor(store).run(Repeat(text="made"), {}, label="another label")
+assert again.reused and again.entry == made.entry
 print("as it should be")
 """
 )

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edgebuild.errors import Interrupted, StoreError
-from edgebuild.execution.lock import BuildLock, FileLock, waiting_lock
+from edgebuild.execution.lock import BuildLock, FileLock, guard, waiting_lock
 from edgebuild.execution.store import Store
 
 from .example import contents, key, python, wait_for
@@ -79,6 +80,22 @@ def test_waiting_can_be_stopped(tmp_path: Path) -> None:
         pass
     assert told == [first.holder()]
     first.release()
+
+
+def test_the_guard_is_shared_by_readers_and_alone_for_a_writer(tmp_path: Path) -> None:
+    path, inside = tmp_path / "guard", threading.Event()
+    path.touch()
+
+    def write() -> None:
+        with guard(path, exclusive=True):
+            inside.set()
+
+    writer = threading.Thread(target=write)
+    with guard(path, exclusive=False), guard(path, exclusive=False):
+        writer.start()
+        assert not inside.wait(0.2)
+    writer.join(30)
+    assert inside.is_set()
 
 
 BUILD = """
