@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Fields = Dict[str, Any]
 
-#: Runs under the profiler: the first ones warm up, the others are averaged.
+#: Runs under the profiler: the first ones warm up, of the others the median counts.
 PROFILE_WARMUP = 3
 PROFILE_RUNS = 20
 #: The offline-optimised model runs the same kernels; this allows for another order of additions.
@@ -67,7 +67,7 @@ class Session:
 
 
 def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
-    """Return the nodes that really ran, from the profiler: precision is what a node reads, time the mean of 20 runs."""
+    """Return the nodes that really ran, from the profiler: precision is what a node reads, time a median of 20."""
     with tempfile.TemporaryDirectory() as scratch:
         options = _options(dict(artifact["load"]), folder, settings)
         options.enable_profiling = True
@@ -78,7 +78,7 @@ def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> L
             _call(session, feeds)
         with open(session.end_profiling(), encoding="utf-8") as file:
             events = json.load(file)
-    return _averaged(events)
+    return _summed_up(events)
 
 
 def compile(model: str, out: str, options: Fields) -> Fields:  # noqa: A001  the operation's name
@@ -154,7 +154,7 @@ def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:600]
 
 
-def _averaged(events: List[Fields]) -> List[Fields]:
+def _summed_up(events: List[Fields]) -> List[Fields]:
     found: Dict[str, Fields] = {}
     runs: Dict[str, List[float]] = {}
     for event in events:
@@ -165,10 +165,10 @@ def _averaged(events: List[Fields]) -> List[Fields]:
         runs.setdefault(name, []).append(float(event["dur"]))
         found.setdefault(name, {"name": name, "op": arguments["op_name"], "precision": _precision(arguments)})
     for name, layer in found.items():
-        # A node inside a loop runs several times in one inference: what counts is its time per inference.
         times = runs[name]
-        kept = times[len(times) * PROFILE_WARMUP // (PROFILE_WARMUP + PROFILE_RUNS) :]
-        layer["time_us"] = sum(kept) / PROFILE_RUNS
+        kept = sorted(times[len(times) * PROFILE_WARMUP // (PROFILE_WARMUP + PROFILE_RUNS) :])
+        # A node inside a loop runs several times in one inference: what counts is its time per inference.
+        layer["time_us"] = kept[len(kept) // 2] * len(kept) / PROFILE_RUNS
     return list(found.values())
 
 

@@ -15,6 +15,7 @@ PROFILE_RUNS = 20
 PROFILE_WARMUP = 3
 #: Our names, which profiles use, to OpenVINO's.
 PROPERTIES = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS", "pinning": "ENABLE_CPU_PINNING"}
+LAYER_FACTS = ("layerType", "runtimePrecision", "primitiveType", "execTimeMcs")
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i32": "int32", "i64": "int64"}
 
 
@@ -90,35 +91,42 @@ class Session:
 
 
 def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
-    """Return the layers that really ran: precision from the runtime's graph, time the mean of 20 profiled runs."""
+    """Return the layers that really ran: precision from the runtime's graph, time the median of 20 profiled runs."""
     compiled = _compile(artifact, folder, settings, profile=True)
     names = _contract_names(artifact)
     request = compiled.create_infer_request()
     feeds = {index: inputs[_name(port, names)] for index, port in enumerate(compiled.inputs)}
-    totals: Dict[str, float] = {}
+    times: Dict[str, List[float]] = {}
     for run in range(PROFILE_WARMUP + PROFILE_RUNS):
         request.infer(feeds)
         if run >= PROFILE_WARMUP:
             for info in request.profiling_info:
-                totals[info.node_name] = totals.get(info.node_name, 0.0) + info.real_time.total_seconds() * 1e6
+                times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e6)
     found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
-        facts = {
-            key: str(node.rt_info[key].astype(str)) for key in ("layerType", "runtimePrecision") if key in node.rt_info
-        }
-        kind, precision = facts.get("layerType", node.get_type_name()), facts.get("runtimePrecision", "unknown")
-        if kind in ("Input", "Output", "Const", "Parameter", "Result"):
+        facts = {key: str(value.astype(str)) for key, value in node.rt_info.items() if key in LAYER_FACTS}
+        if facts.get("layerType") in ("Input", "Output") or facts.get("execTimeMcs") == "not_executed":
             continue
-        time_us = totals.get(node.friendly_name)
+        measured = sorted(times.get(node.friendly_name, []))
         found.append(
             {
                 "name": node.friendly_name,
-                "op": kind,
-                "precision": PRECISIONS.get(precision, precision),
-                "time_us": None if time_us is None else time_us / PROFILE_RUNS,
+                "op": facts.get("layerType", node.get_type_name()),
+                "precision": _precision(facts),
+                "time_us": measured[len(measured) // 2] if measured else None,
             }
         )
     return found
+
+
+def _precision(facts: Dict[str, str]) -> str:
+    """Name the arithmetic of the kernel that was chosen, such as ``brgconv_avx512_f32``.
+
+    ``runtimePrecision`` names the stored weights instead where these are fp16 and the kernel computes in fp32.
+    """
+    kernel = facts.get("primitiveType", "").rpartition("_")[2].lower()
+    said = kernel if kernel in PRECISIONS else facts.get("runtimePrecision", "unknown")
+    return PRECISIONS.get(said, said)
 
 
 def _compile(artifact: Fields, folder: str, settings: Fields, profile: bool) -> Any:
