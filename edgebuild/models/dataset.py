@@ -1,29 +1,36 @@
 """The user's data, materialised once: a folder of `.npy` files that every later stage maps instead of loading.
 
-Layout: ``<input>.npy`` (axis 0: frames of all samples, one after another), ``lengths.npy`` (frames per sample),
-``target.npy`` (frames on axis 0; absent if unlabelled), ``groups.json`` / ``slices.json`` (a name or null per sample),
-``data.json`` (counts). A stateless sample is one frame.
+Layout: ``<input>.npy`` (axis 0: frames of all samples, one after another; a slash in a name is escaped),
+``lengths.npy`` (frames per sample), ``target.npy`` (frames on axis 0; absent if unlabelled), ``groups.json`` /
+``slices.json`` (a name or null per sample), ``data.json`` (counts). A stateless sample is one frame.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgebuild.core.data import Sample
-from edgebuild.errors import DataError
+from edgebuild.devices.runner.feeding import tensor_file
+from edgebuild.errors import DataError, EdgebuildError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.steps import Task
+
+#: Names that a data folder gives a meaning of its own.
+RESERVED = frozenset({"target", "lengths"})
+#: The longest file name that Linux file systems take.
+MAX_FILE_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,7 @@ class Dataset:
 
     def array(self, name: str) -> NDArray[Any]:
         """Return the mapped frames of one input."""
-        mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        mapped: NDArray[Any] = np.load(self.folder / tensor_file(name), mmap_mode="r", allow_pickle=False)
         return mapped
 
     @property
@@ -71,13 +78,6 @@ class Dataset:
     def slices(self) -> tuple[str | None, ...]:
         """The slice of every sample."""
         return tuple(json.loads((self.folder / "slices.json").read_text()))
-
-    def per_frame(self, names: tuple[str | None, ...]) -> NDArray[Any] | None:
-        """Spread a name per sample over its frames; None if no sample has one."""
-        if all(name is None for name in names):
-            return None
-        filled = np.array([f"sample {i}" if name is None else name for i, name in enumerate(names)], dtype=np.str_)
-        return np.repeat(filled, self.lengths)
 
 
 @dataclass
@@ -121,8 +121,10 @@ def write_dataset(
     """Write samples into ``folder`` one at a time, checking each against the model's inputs.
 
     Raises ``DataError`` naming ``source``, the sample and the input for a wrong shape, dtype, a NaN or an infinity, a
-    missing or unknown input, an empty set, or samples of which only some are labelled.
+    missing or unknown input, an empty set, or samples of which only some are labelled; ``ModelError`` for an input
+    whose name can't be a file's.
     """
+    _refuse_names(specs)
     writers: dict[str, _Writer] = {}
     lengths: list[int] = []
     groups: list[str | None] = []
@@ -155,15 +157,32 @@ def write_dataset(
     return Dataset.open(folder)
 
 
+def _refuse_names(specs: tuple[TensorSpec, ...]) -> None:
+    for spec in specs:
+        if spec.name in RESERVED or len(tensor_file(spec.name).encode()) > MAX_FILE_NAME_BYTES or "\0" in spec.name:
+            raise ModelError(
+                f"The model's input {spec.name[:80]!r} can't be called so: a file of that name would hold its samples.",
+                hint="Rename it when exporting; edgebuild keeps 'target' and 'lengths' for itself.",
+            )
+
+
 def _iterate(samples: Iterable[Sample], source: str) -> Iterable[Sample]:
     """Yield samples; whatever the user's iterator raises becomes a DataError."""
-    iterator = iter(samples)
+    try:
+        iterator = iter(samples)
+    except TypeError as error:
+        raise DataError(
+            f"{source} returned a {type(samples).__name__}, which holds no samples.",
+            hint="Return a list of edgebuild.Sample, or yield them.",
+        ) from error
     index = 0
     while True:
         try:
             sample = next(iterator)
         except StopIteration:
             return
+        except EdgebuildError:
+            raise
         except Exception as error:
             raise DataError(
                 f"{source} failed after {index} samples: {type(error).__name__}: {error}",
@@ -180,35 +199,57 @@ def _iterate(samples: Iterable[Sample], source: str) -> Iterable[Sample]:
 
 def _frames(sample: Sample, specs: tuple[TensorSpec, ...], stateful: bool, where: str) -> dict[str, NDArray[Any]]:
     names = {spec.name for spec in specs}
-    unknown, missing = sorted(set(sample.inputs) - names), sorted(names - set(sample.inputs))
+    if not isinstance(sample.inputs, Mapping):
+        raise DataError(
+            f"{where}: its inputs are a {type(sample.inputs).__name__}, not a mapping of names to arrays.",
+            hint=f"The model's inputs are: {', '.join(sorted(names))}.",
+        )
+    unknown, missing = sorted(set(sample.inputs) - names, key=str), sorted(names - set(sample.inputs))
     if unknown or missing:
         what = f"has no input {missing[0]!r}" if missing else f"has an input {unknown[0]!r} that the model doesn't take"
         raise DataError(f"{where} {what}.", hint=f"The model's inputs are: {', '.join(sorted(names))}.")
     frames: dict[str, NDArray[Any]] = {}
     for spec in specs:
-        array = np.asarray(sample.inputs[spec.name])
+        array = _array(sample.inputs[spec.name], f"{where}: input {spec.name!r}")
         frames[spec.name] = _checked(array if stateful else array[np.newaxis], spec, where)
     count = len(frames[specs[0].name])
     for name, array in frames.items():
         if len(array) != count or count == 0:
+            than = "" if count == 0 else f" where {specs[0].name!r} has {count}"
             raise DataError(
-                f"{where}: {name} has {len(array)} steps where {specs[0].name} has {count}.",
+                f"{where}: input {name!r} has {len(array)} steps{than}.",
                 hint="All inputs of one sample of a stateful model have the same number of steps, at least one.",
             )
     if sample.target is not None:
-        target = np.asarray(sample.target)
+        target = _array(sample.target, f"{where}: its target")
         frames["target"] = target if stateful else target[np.newaxis]
         if stateful and (target.ndim == 0 or len(target) != count):
             raise DataError(f"{where}: its target has no entry for each of its {count} steps.")
-        if target.dtype == object:
-            raise DataError(f"{where}: its target is not a number or an array of numbers.")
+    for word, label in (("group", sample.group), ("slice", sample.slice)):
+        if not isinstance(label, str | None):
+            raise DataError(f"{where}: its {word} is a {type(label).__name__}, not a text.", hint="Use str(...).")
     return frames
+
+
+def _array(value: Any, what: str) -> NDArray[Any]:
+    """Return plain numbers or texts; a ragged list is neither."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{what} is no array: {error}") from error
+    if array.dtype == object:
+        raise DataError(f"{what} is a {type(value).__name__}, not a number or an array of numbers.")
+    return array
 
 
 def _checked(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     expected = spec.shape[1:]
     got = array.shape[1:]
-    fits = len(got) == len(expected) and all(isinstance(e, str) or e == g for e, g in zip(expected, got, strict=True))
+    fits = (
+        array.ndim > 0
+        and len(got) == len(expected)
+        and all(isinstance(e, str) or e == g for e, g in zip(expected, got, strict=True))
+    )
     if not fits:
         raise DataError(
             f"{where}: input {spec.name!r} has shape {list(got)}, the model takes {list(expected)} (no batch axis).",
@@ -232,10 +273,15 @@ def _append(writers: dict[str, _Writer], folder: Path, frames: Mapping[str, NDAr
     for name, array in frames.items():
         writer = writers.get(name)
         if writer is None:
-            writer = writers[name] = _Writer(folder / f"{name}.npy", array.shape[1:], array.dtype)
+            writer = writers[name] = _Writer(folder / tensor_file(name), array.shape[1:], array.dtype)
         if array.shape[1:] != writer.tail:
             raise DataError(
                 f"{where}: {name} has shape {list(array.shape[1:])}, earlier samples have {list(writer.tail)}.",
                 hint="Pad or crop the samples to one shape.",
+            )
+        if not np.can_cast(array.dtype, writer.dtype):
+            raise DataError(
+                f"{where}: {name} is {array.dtype}, which earlier samples' {writer.dtype} can't hold.",
+                hint="Give every target the same dtype.",
             )
         writer.append(array.astype(writer.dtype, copy=False))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.models.onnx_files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,7 @@ class HostSession:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no root of their own
-            raise ModelError(f"onnxruntime can't load the model: {str(error).splitlines()[0][:300]}") from error
+            raise ModelError(f"onnxruntime can't load the model: {first_line(error)}") from error
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -44,7 +45,7 @@ class HostSession:
         try:
             values = self._session.run(list(self.outputs), dict(feeds))
         except Exception as error:  # as above
-            raise ModelError(f"onnxruntime can't run the model: {str(error).splitlines()[0][:300]}") from error
+            raise ModelError(f"onnxruntime can't run the model: {first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
 
@@ -73,7 +74,7 @@ def run_dataset(
         stop = min(start + batch, frames)
         feeds = {name: _padded(array[start:stop], batch) for name, array in arrays.items()}
         outputs = call({**feeds, **constants})
-        yield {name: outputs[name][: stop - start] for name in names}
+        yield {name: frames_of(name, outputs[name], batch)[: stop - start] for name in names}
 
 
 def _run_stateful(
@@ -97,7 +98,19 @@ def _run_stateful(
             state = next_state(contract.state, outputs)
             steps.append(outputs)
         start += int(length)
-        yield {name: np.concatenate([step[name] for step in steps]) for name in names}
+        yield {name: np.concatenate([frames_of(name, step[name], 1) for step in steps]) for name in names}
+
+
+def frames_of(name: str, output: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Return an output with its frames on axis 0; one without a batch axis (possible at batch 1) is one frame."""
+    if output.ndim and len(output) == batch:
+        return output
+    if batch != 1:
+        raise ModelError(
+            f"Output {name!r} has no batch axis: its shape is {list(output.shape)} for a batch of {batch}.",
+            hint="Set batch = 1 under [freeze], or let the model keep the batch axis.",
+        )
+    return output[np.newaxis]
 
 
 def zero_state(contract: Contract) -> dict[str, NDArray[Any]]:

@@ -71,7 +71,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         return ()
     names = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in _tensors(model)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -104,14 +104,32 @@ def custom_domains(facts: OnnxFacts) -> tuple[str, ...]:
     return tuple(d for d in facts.domains if d not in STANDARD_DOMAINS | RUNTIME_DOMAINS)
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def _graphs(graph: Any) -> Iterator[Any]:
+    """Yield a graph and the bodies of its control flow."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+                yield from _graphs(attribute.g)
             for inner in attribute.graphs:
-                yield from _nodes(inner)
+                yield from _graphs(inner)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for each in _graphs(graph):
+        yield from each.node
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Yield every stored tensor: weights, and constants inside nodes."""
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
 
 
 def read_facts(model: Any) -> OnnxFacts:
@@ -120,17 +138,10 @@ def read_facts(model: Any) -> OnnxFacts:
     from collections import Counter
 
     initializers = {tensor.name for tensor in model.graph.initializer}
+    import onnx
+
     counts = Counter(node.op_type for node in _nodes(model.graph))
-    weights = list(model.graph.initializer)
-    weights += [
-        attribute.t
-        for node in _nodes(model.graph)
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
-    item_bytes = {1: 4, 2: 1, 3: 1, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8}
-    sizes = [(math.prod(t.dims), item_bytes.get(t.data_type, 4)) for t in weights]
+    sizes = [(math.prod(t.dims), onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize) for t in _tensors(model)]
     return OnnxFacts(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in model.graph.output),
@@ -172,8 +183,10 @@ def _known_shapes(model: Any) -> dict[str, tuple[int, ...]]:
         if value is not None:
             shapes[node.output[0]] = tuple(value.dims)
     for typed in [*model.graph.value_info, *model.graph.output, *model.graph.input]:
-        dims = typed.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") for d in dims):
+        tensor = typed.type.tensor_type
+        dims = tensor.shape.dim
+        # A tensor without a shape has an unknown rank; only one with an empty shape is a scalar.
+        if tensor.HasField("shape") and all(d.dim_value > 0 for d in dims):
             shapes.setdefault(typed.name, tuple(d.dim_value for d in dims))
     return shapes
 
@@ -200,7 +213,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _dimension(dim: Any, index: int) -> int | str:
-    if dim.HasField("dim_value"):
+    if dim.dim_value > 0:  # some exporters write 0 or -1 for "any"
         return int(dim.dim_value)
     return str(dim.dim_param) or f"axis{index}"
 
@@ -228,6 +241,7 @@ def freeze(
         if value.name in fixed:
             graph.initializer.append(_constant_tensor(fixed[value.name]))
         elif value.name in shapes:
+            _refuse_other_shape(value, shapes[value.name])
             _set_shape(value, shapes[value.name])
     del graph.input[:]
     graph.input.extend(inputs)
@@ -271,7 +285,7 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
             onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no root of their own
             raise ModelError(
-                f"onnxruntime can't load the model: {_first_line(error)}",
+                f"onnxruntime can't load the model: {first_line(error)}",
                 hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
             ) from error
         simplified = onnx.load(str(target))
@@ -282,9 +296,13 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
     return simplified
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what onnxruntime says, without its codes and without the scratch file that it read."""
+    import re
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", lines[0] if lines else "")
+    return text[:300] or type(error).__name__
 
 
 def _constant_tensor(constant: ConstantInput) -> Any:
@@ -293,6 +311,21 @@ def _constant_tensor(constant: ConstantInput) -> Any:
 
     array = np.broadcast_to(np.array(constant.value, dtype=constant.dtype), constant.shape)
     return onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(constant.shape), constant.name)
+
+
+def _refuse_other_shape(value: Any, shape: tuple[int | str, ...]) -> None:
+    """A size that contradicts the graph's own would only be noticed when some operator runs, or never."""
+    if not value.type.tensor_type.HasField("shape"):
+        return
+    own = tuple(_dimension(d, i) for i, d in enumerate(value.type.tensor_type.shape.dim))
+    fits = len(own) == len(shape) and all(
+        isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(own, shape, strict=True)
+    )
+    if not fits:
+        raise ModelError(
+            f"Input {value.name!r} has shape {list(own)} in the model and can't be frozen to {list(shape)}.",
+            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
+        )
 
 
 def _set_shape(value: Any, shape: tuple[int | str, ...]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgebuild.errors import DataError
+from edgebuild.devices.runner.feeding import tensor_file
+from edgebuild.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 def write_outputs(
     frames: Iterable[Mapping[str, NDArray[Any]]], folder: Path, *, count: int, names: tuple[str, ...], task: Task
 ) -> None:
-    """Write batches of outputs (frames on axis 0) into mapped files of ``count`` frames, one batch at a time."""
+    """Write batches of outputs (frames on axis 0) into mapped files of ``count`` frames, one batch at a time.
+
+    Raises ``ModelError`` for an output whose shape changes from batch to batch.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     done = 0
     for batch in frames:
@@ -30,7 +34,13 @@ def write_outputs(
             part = batch[name]
             if name not in arrays:
                 arrays[name] = np.lib.format.open_memmap(
-                    folder / f"{name}.npy", mode="w+", dtype=part.dtype, shape=(count, *part.shape[1:])
+                    folder / tensor_file(name), mode="w+", dtype=part.dtype, shape=(count, *part.shape[1:])
+                )
+            if part.shape[1:] != arrays[name].shape[1:]:
+                raise ModelError(
+                    f"Output {name!r} changes its shape from call to call: "
+                    f"{list(arrays[name].shape[1:])}, then {list(part.shape[1:])}.",
+                    hint="Pad it to one shape inside the model; outputs are compared frame by frame.",
                 )
             arrays[name][done : done + size] = part
         done += size
@@ -43,7 +53,7 @@ def write_outputs(
 def read_outputs(folder: Path) -> dict[str, NDArray[Any]]:
     """Return the mapped outputs of a folder, by name."""
     names = json.loads((folder / "outputs.json").read_text())["outputs"]
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    return {name: np.load(folder / tensor_file(name), mmap_mode="r", allow_pickle=False) for name in names}
 
 
 def check_finite(outputs: Mapping[str, NDArray[Any]], who: str) -> None:
@@ -79,7 +89,9 @@ def worst_mismatch(
             return name, 0, float("inf")
         gap = np.abs(left - right).max(axis=1, initial=0.0)
         gap[~np.isfinite(gap)] = np.inf
+        # A reference of infinity makes this NaN, which argmax would take for the largest and > for none.
         ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
+        ratio[np.isnan(ratio)] = np.inf
         frame = int(ratio.argmax())
         if ratio[frame] > excess:
             excess = float(ratio[frame])

@@ -108,12 +108,14 @@ class ExportTorch:
         """See ``Step``."""
         from edgebuild.models import torch_models
         from edgebuild.models.dataset import Dataset
+        from edgebuild.models.host_session import constant_array
 
         dataset = Dataset.open(inputs["samples"])
         arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
         outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
         module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
-        examples = torch_models.example_inputs(self.specs, arrays)
+        constants = {constant.name: constant_array(constant) for constant in self.contract.constants}
+        examples = torch_models.example_inputs(self.specs, arrays, constants)
         path = out_dir / "model.onnx"
         exporter = torch_models.export(module, examples, self.specs, outputs, path)
         ctx.check()
@@ -123,11 +125,13 @@ class ExportTorch:
 
     def _check_parity(self, call: Callable[..., Any], path: Path, dataset: Any, ctx: StepContext) -> None:
         from edgebuild.models.host_session import HostSession
+        from edgebuild.models.outputs import check_finite
 
         session = HostSession(path)
         dynamic = not self.contract.state and any(BATCH_AXIS in spec.shape for spec in self.specs)
-        for batch in PARITY_BATCHES if dynamic else (1,):
+        for batch in PARITY_BATCHES if dynamic else (self.contract.batch,):
             expected = _collect(call, dataset, self.contract, batch, ctx)
+            check_finite(expected, "the torch model")
             got = _collect(session, dataset, self.contract, batch, ctx)
             require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
 

@@ -101,6 +101,12 @@ def call_module(
             raise ModelError(
                 f"The model returned {len(values)} outputs, {len(outputs)} are named: {', '.join(outputs)}."
             )
+        strange = [type(value).__name__ for value in values if not isinstance(value, torch.Tensor)]
+        if strange:
+            raise ModelError(
+                f"The model returned a {strange[0]} where a tensor belongs.",
+                hint="forward() must return tensors, or tuples, lists and dicts of them.",
+            )
         return {name: value.detach().numpy() for name, value in zip(outputs, values, strict=True)}
 
     return call
@@ -126,17 +132,23 @@ def _failing_layer(error: BaseException, module: Any) -> str:
     return repr(layer) if layer != "the model itself" else layer
 
 
-def example_inputs(specs: tuple[TensorSpec, ...], samples: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:
-    """Return example tensors: real samples repeated to a batch of 2, zeros for states."""
+def example_inputs(
+    specs: tuple[TensorSpec, ...],
+    samples: Mapping[str, NDArray[Any]],
+    constants: Mapping[str, NDArray[Any]] | None = None,
+) -> tuple[Any, ...]:
+    """Return example tensors: real samples repeated to a batch (of 2 where it is dynamic), zeros for states."""
     import numpy as np
 
     torch = import_torch()
     examples = []
     for spec in specs:
         if spec.name in samples:
-            array = np.asarray(samples[spec.name])
-            array = array if len(array) >= EXAMPLE_BATCH else np.repeat(array[:1], EXAMPLE_BATCH, axis=0)
-            examples.append(torch.from_numpy(np.ascontiguousarray(array[:EXAMPLE_BATCH])))
+            array, batch = np.asarray(samples[spec.name]), _example_size(spec.shape[0])
+            array = array if len(array) >= batch else np.repeat(array[:1], batch, axis=0)
+            examples.append(torch.from_numpy(np.ascontiguousarray(array[:batch])))
+        elif constants and spec.name in constants:
+            examples.append(torch.from_numpy(constants[spec.name]))
         else:
             sizes = [_example_size(axis) for axis in spec.shape]
             examples.append(torch.from_numpy(np.zeros(sizes, dtype=spec.dtype)))

@@ -76,7 +76,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
         for precision in profile.precisions:
             reason = _precision_refusal(precision, inputs)
             if reason is None:
-                candidates.append(_candidate(profile, precision, inputs, baseline=not candidates))
+                first = precision.kind == "fp32" and not any(c.baseline for c in candidates)
+                candidates.append(_candidate(profile, precision, inputs, baseline=first))
             else:
                 refused.append(Refusal(what=f"{profile.name}/{precision.label}", reason=reason))
     candidates, dropped = _fit_time(candidates, inputs)
@@ -135,7 +136,8 @@ def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[l
             return candidates, refused
         candidates = [c for c in candidates if c.id != candidate.id]
         refused.append(Refusal(what=candidate.id, reason=reason))
-    if sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
+    raced = any(len(candidate.settings) > 1 for candidate in candidates)
+    if raced and sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
         candidates = [c.model_copy(update={"settings": c.settings[:1]}) for c in candidates]
         refused.append(Refusal(what="all runtime settings but the first", reason=reason))
     return candidates, refused
