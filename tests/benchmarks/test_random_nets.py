@@ -1,8 +1,9 @@
-"""The random nets run, and what they compute depends on the image."""
+"""The nets of the benchmarks: the random ones run and look at their image, the trained one has weights that fit."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,3 +76,9 @@ def test_mobilenet_is_depthwise() -> None:
     ]
     assert len(groups) == 52
     assert sum(group > 1 for group in groups) == 17
+
+
+def test_the_trained_depthwise_net_has_weights_that_fit() -> None:
+    network = _module("dwnet").dwnet()
+    network.load_state_dict(load_file(NETS / "dwnet.safetensors"), strict=True)
+    assert json.loads((NETS / "dwnet.json").read_text())["test_accuracy"] >= 0.90
