@@ -36,5 +36,9 @@ format: setup
 proofs: setup
 	$(BIN)/python -m pytest -m proof $(if $(K),-k $(K))
 
+# After changing what a step does (raise its version) or only how (its code digest changes): write the lock file anew.
+step-lock: setup
+	$(BIN)/python tests/execution/step_lock.py
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
