@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 FONT = 12.0
 DOTS_PER_LAUNCH = 90
-_CLIP_QUANTILE = 0.995
+_CLIP_QUANTILE = 0.97
+_CLIP_MEDIANS = 3.0
 _SHAPES = ("circle", "square", "diamond", "triangle")
 
 
@@ -83,7 +84,8 @@ def trade_off(points: Sequence[Point], *, budget: float | None, frame: Frame, x_
     body = [_grid(x, y, frame, x_title, y_title), _budget_line(budget, x, y), _front(points, x, y)]
     spots = [_spot(p, x, y) for p in points]
     body += [_whiskers(p, x, y) for p in points if p.y <= y.high]
-    body += [_mark(p, *spot) for p, spot in zip(points, spots, strict=True)]
+    # The chosen one is drawn last, over the others.
+    body += [_mark(p, *spot) for p, spot in sorted(zip(points, spots, strict=True), key=lambda pair: pair[0].chosen)]
     body.append(_labels(points, spots, x, y))
     title = f"{y_title} against {x_title} of {len(points)} candidates; every value is in the candidates table"
     return tag(
@@ -246,16 +248,13 @@ class Strip:
 def strips(rows: Sequence[Strip], *, frame: Frame) -> Html:
     """Return every launch as a lane of its raw latencies with a tick at its median; lanes lie in launch order.
 
-    The axis ends where 99.5 % of a candidate's latencies do; what lies beyond is counted at the right edge.
+    A long tail would flatten what differs between launches: the axis ends where 97 % of a candidate's latencies do,
+    or at three times the slowest launch's median. What lies beyond is counted at the right edge.
     """
-    ends = [
-        _quantile(sorted(v for launch in row.launches for v in launch), q)
-        for row in rows
-        for q in (0.0, _CLIP_QUANTILE)
-    ]
+    ends = [end for row in rows for end in _ends(row)]
     lane = 6.0 if frame.narrow else 7.0
     height = 30 + sum(_strip_height(row, lane) for row in rows) + 26
-    x = axis_for(ends, start=8, end=frame.width - (74 if frame.narrow else 110), margin=0.03)
+    x = axis_for(ends, start=8, end=frame.width - (62 if frame.narrow else 80), margin=0.03)
     ticks = [_strip_tick(x, value, height) for value in x.ticks(4 if frame.narrow else 8)]
     name = tag(
         "text",
@@ -271,6 +270,13 @@ def strips(rows: Sequence[Strip], *, frame: Frame) -> Html:
         top += _strip_height(row, lane)
     title = f"Raw latencies per launch of {len(rows)} candidates, with launch medians; summarised in the table below"
     return tag("svg", *body, viewBox=f"0 0 {frame.width:g} {height:g}", role="img", aria_label=title, class_="chart")
+
+
+def _ends(row: Strip) -> tuple[float, float]:
+    ranked = sorted(v for launch in row.launches for v in launch)
+    slowest = max(median(launch) for launch in row.launches)
+    most = ranked[min(len(ranked) - 1, math.floor(_CLIP_QUANTILE * len(ranked)))]
+    return ranked[0], min(most, _CLIP_MEDIANS * slowest)
 
 
 def _strip_height(row: Strip, lane: float) -> float:
@@ -302,10 +308,12 @@ def _strip(row: Strip, x: Axis, top: float, lane: float) -> Html:
             medians.append(f"M{x.at(median(launch)):.1f} {y - lane * 0.5:.1f}v{lane:.1f}")
     parts.append(tag("path", d="".join(dots) or "M0 0", class_=f"dots k-{row.kind}"))
     parts.append(tag("path", d="".join(medians) or "M0 0", class_="median"))
-    beyond = [v for launch in row.launches for v in launch if v > x.high]
+    every = [v for launch in row.launches for v in launch]
+    beyond = [v for v in every if v > x.high]
     if beyond:
-        parts.append(tag("text", f"▸ {len(beyond)} beyond", x=x.end + 6, y=first + 8, class_="tick"))
-        parts.append(tag("text", f"max {figures.number(max(beyond))}", x=x.end + 6, y=first + 22, class_="tick"))
+        share = f"▸ {figures.percent(len(beyond) / len(every))}"
+        parts.append(tag("text", share, x=x.end + 6, y=first + 8, class_="tick"))
+        parts.append(tag("text", f"to {figures.number(max(beyond))}", x=x.end + 6, y=first + 22, class_="tick"))
     return tag("g", *parts)
 
 
@@ -315,10 +323,6 @@ def thin(launch: Sequence[float], count: int = DOTS_PER_LAUNCH) -> tuple[float, 
     if len(ranked) <= count:
         return tuple(ranked)
     return tuple(ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count))
-
-
-def _quantile(ranked: Sequence[float], q: float) -> float:
-    return ranked[min(len(ranked) - 1, math.floor(q * len(ranked)))]
 
 
 def interval(drop: float, low: float, high: float, *, limit: float | None, axis: Axis) -> Html:

@@ -81,8 +81,9 @@ def seconds_text(seconds: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction as a percentage: ``95 %``, ``97.5 %``."""
-    return f"{fraction * 100:.3g} %"
+    """Return a fraction as a percentage: ``95 %``, ``97.5 %``; only the whole is ``100 %``."""
+    rounded = f"{fraction * 100:.3g}"
+    return f"{fraction * 100:.6g} %" if rounded == "100" else f"{rounded} %"
 
 
 def percentile_name(percentile: Percentile) -> str:
@@ -99,7 +100,8 @@ def percentile_text(percentile: Percentile) -> str:
 
 def settings_text(settings: Sequence[tuple[str, Setting]]) -> str:
     """Return runtime settings as ``name=value`` pairs."""
-    return clean(", ".join(f"{name}={value}" for name, value in settings))
+    told = (str(value).lower() if isinstance(value, bool) else value for _, value in settings)
+    return clean(", ".join(f"{name}={value}" for (name, _), value in zip(settings, told, strict=True)))
 
 
 def speed(comparison: Comparison | None) -> str:

@@ -210,8 +210,11 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
 
 
 def _short(c: CandidateRecord) -> str:
-    name = figures.clean(c.precision.label)
-    return f"{name[:27]}…" if len(name) > 28 else name
+    return _cut(figures.clean(c.precision.label), 28)
+
+
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def _legend(kinds: Sequence[str], backends: Sequence[str]) -> Html:
@@ -241,7 +244,7 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
             rows.append(
                 charts.Strip(
                     number=i,
-                    name=" · ".join(part for part in (_short(c), story.role(record, c)) if part),
+                    name=" · ".join(part for part in (_cut(figures.clean(c.id), 42), story.role(record, c)) if part),
                     kind=c.precision.kind,
                     launches=launches,
                     chosen=c.id == record.chosen,
@@ -260,7 +263,8 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
 def _strips(rows: Sequence[charts.Strip]) -> Html:
     caption = (
         "Each lane is one launch, a fresh process, in the order they ran; dots are single inferences (thinned evenly "
-        "in rank), the dark tick is the launch's median, the line and band are the point and its 95 % interval over "
+        "in rank; those beyond the right end are counted there), the upright tick is the launch's median, the line and "
+        "band are the point and its 95 % interval over "
         "launch medians. Launches, not inferences, carry the variance."
     )
     return both(lambda frame: charts.strips(rows, frame=frame), height=0, caption=caption)
@@ -319,5 +323,11 @@ def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> lis
         join([told, tag("small", "screened only")]) if latency and not c.certify else told,
         figures.bytes_text(c.size_bytes),
         figures.bytes_text(c.memory.peak_bytes if c.memory else None),
-        join([reasons[0], *[tag("small", r) for r in reasons[1:]]]),
+        join([reasons[0], _more(reasons[1:])]),
     ]
+
+
+def _more(notes: Sequence[str]) -> Html | None:
+    if len(notes) < 2:
+        return tag("small", notes[0]) if notes else None
+    return tag("details", tag("summary", f"{len(notes)} notes"), *[tag("small", note) for note in notes])

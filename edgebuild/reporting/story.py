@@ -82,10 +82,11 @@ def drop_of(candidate: CandidateRecord) -> Drop | None:
 
 
 def reasons_of(candidate: CandidateRecord) -> tuple[str, ...]:
-    """Return the reason of the status, the notes, and what the verdicts add to them; nothing twice."""
-    verdicts = [r for v in (candidate.test, candidate.validation) if v for r in v.reasons]
-    found = dict.fromkeys((candidate.reason, *candidate.notes, *verdicts))
-    return tuple(r for r in found if r == candidate.reason or r not in candidate.reason)
+    """Return the reason of the status, then the notes and what verdicts that didn't accept add; nothing twice."""
+    verdicts = [v for v in (candidate.test, candidate.validation) if v and v.outcome is not Outcome.ACCEPTED]
+    found = dict.fromkeys((*(r for v in verdicts for r in v.reasons), *candidate.notes))
+    reason = candidate.reason.removeprefix(f"{candidate.status}: ")
+    return (reason, *(r for r in found if r not in reason))
 
 
 def drop_text(drop: Drop, unit: Unit) -> str:
@@ -166,7 +167,7 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
         said.append(f"{who} only screened: those times rank candidates, they prove nothing.")
     if record.resolution is not None:
         least = figures.percent(record.resolution)
-        said.append(f"Latency differences under {least} can't be told apart on this device in this build.")
+        said.append(f"A latency difference under {least} can go unnoticed on this device in this build.")
     unknown = sorted({f.name for f in (*record.facts, *record.environment) if f.value == UNKNOWN})
     if unknown:
         said.append(f"This device couldn't say: {', '.join(unknown)}. Nothing here rests on them.")
