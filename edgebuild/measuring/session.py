@@ -208,7 +208,7 @@ def _launch(run: _Run, arm: Arm) -> Launch:
     name = f"launch-{index:04d}.i64"
     local = run.folder.path / name
     with client.workspace() as remote:
-        answer = client.call(
+        found = client.call(
             "measure",
             {
                 "backend": arm.artifact.backend,
@@ -229,7 +229,6 @@ def _launch(run: _Run, arm: Arm) -> Launch:
             time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
             check=run.bench.check,
         )
-        found = answer["launch"]
         client.device.get(f"{remote}/{found['samples']}", local)
     if digest_file(local) != found["samples_sha256"]:
         raise DeviceError(
@@ -280,24 +279,24 @@ def _measurement(run: _Run, arm: Arm) -> Measurement:
 
 def _memory(run: _Run, arm: Arm) -> Memory | None:
     found = run.folder.extras(f"memory-{arm.artifact.digest()[:16]}")
-    return None if found is None else Memory.model_validate(found["memory"])
+    return None if found is None else Memory.model_validate(found)
 
 
 def _energy(run: _Run, arm: Arm) -> Energy | None:
     found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
-    return None if found is None or "energy" not in found else Energy.model_validate(found["energy"])
+    return None if found is None or "sensor" in found else Energy.model_validate(found)
 
 
 def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
     """Measure peak memory in a launch of its own, once per session and arm."""
     answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
-    return Memory.model_validate(answer["memory"])
+    return Memory.model_validate(answer)
 
 
 def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
     """Measure energy in a launch of its own; None where the device has no readable sensor."""
     answer = _side_launch(bench, folder, arm, "energy", {})
-    return Energy.model_validate(answer["energy"]) if "energy" in answer else None
+    return None if "sensor" in answer else Energy.model_validate(answer)
 
 
 def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
