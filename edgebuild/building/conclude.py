@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgebuild.judging.selection import Objective, Selection
     from edgebuild.planning.plan import Plan
 
-Status = Literal["chosen", "finalist", "screened", "dominated", "refused", "inconclusive", "failed"]
+Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refused", "inconclusive", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,7 @@ def _finalist_record(
         screen=screened[1] if screened else None,
         certify=finalist.summary,
         memory=finalist.memory,
+        energy=finalist.energy,
         versus_reference=finalist.versus_reference,
         layers=finalist.layers,
         measurements=race.sessions,
@@ -190,7 +191,7 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     elif best is not None:
         reason = f"screened at {own[best].point_ms:.3g} ms, more than {CLOSE - 1:.0%} behind the fastest of its kind"
     else:
-        reason = _not_raced(built, world)
+        status, reason = "unraced", _not_raced(built, world)
     return CandidateRecord(
         **_common(built),
         id=built.planned.id,

@@ -96,6 +96,7 @@ def write_record(
         budget_text=world.budget.text,
         outcome=outcome,
         chosen=chosen,
+        kept=kept,
         summary=summary,
         baseline=baseline,
         seal=opening.text if opening else None,

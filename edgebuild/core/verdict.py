@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from edgebuild.core.artifact import Contract, Precision, Setting
-from edgebuild.core.measurement import Comparison, Fact, LatencySummary, Layer, Measurement, Memory
+from edgebuild.core.measurement import Comparison, Energy, Fact, LatencySummary, Layer, Measurement, Memory
 from edgebuild.core.values import Value
 
 
@@ -92,7 +92,7 @@ class CandidateRecord(Value):
     artifact_path: str | None = None
     size_bytes: int | None = None
     contract: Contract | None = None
-    status: Literal["chosen", "finalist", "screened", "dominated", "refused", "inconclusive", "failed"]
+    status: Literal["chosen", "finalist", "screened", "unraced", "dominated", "refused", "inconclusive", "failed"]
     reason: str
     notes: tuple[str, ...] = ()
     validation: Verdict | None = None
@@ -101,6 +101,7 @@ class CandidateRecord(Value):
     screen: LatencySummary | None = None
     certify: LatencySummary | None = None
     memory: Memory | None = None
+    energy: Energy | None = None
     versus_reference: Comparison | None = None
     layers: tuple[Layer, ...] = ()
     measurements: tuple[str, ...] = ()
@@ -119,7 +120,10 @@ class StepRecord(Value):
 
 
 class BuildRecord(Value):
-    """Everything one build for one target found out; lies as ``build.json`` beside its report."""
+    """Everything one build for one target found out; lies as ``build.json`` beside its report.
+
+    ``kept`` is the candidate whose artifact lies beside the record: the chosen one, else the one that came nearest.
+    """
 
     schema_version: Literal[1] = 1
     build_id: str
@@ -132,6 +136,7 @@ class BuildRecord(Value):
     budget_text: str
     outcome: Literal["ok", "missed", "inconclusive"]
     chosen: str | None
+    kept: str | None = None
     summary: str
     baseline: str
     seal: str | None = None

@@ -196,7 +196,7 @@ class _Choice:
             return (
                 f"passed over for {chosen.id}, which can't be told from the best {self.objective} and has {advantage}"
             )
-        return f"{option.id} is {ratio:.2f}x {_WORSE[self.objective]} the chosen one{self._interval(option, chosen)}"
+        return f"{ratio:.2f}x {_WORSE[self.objective]} the chosen one{self._interval(option, chosen)}"
 
     def _advantage(self, chosen: Option, option: Option) -> str:
         if chosen.drop < option.drop:

@@ -74,7 +74,7 @@ class EvaluateArtifact:
             outputs = answer["outputs"]
             client.fetch(remote, [output["file"] for output in outputs], out_dir)
         names = [output["name"] for output in outputs]
-        non_finite = sum(output["nonfinite"] for output in outputs)
+        non_finite = sum(output["non_finite"] for output in outputs)
         kept = {"frames": answer["frames"], "outputs": names, "non_finite": non_finite}
         (out_dir / "outputs.json").write_text(json.dumps(kept, sort_keys=True))
 

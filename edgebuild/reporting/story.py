@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgebuild.core.measurement import LatencySummary, Layer
     from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop, Verdict
 
-_ORDER = ("chosen", "finalist", "dominated", "screened", "inconclusive", "refused", "failed")
+_ORDER = ("chosen", "finalist", "dominated", "screened", "unraced", "inconclusive", "refused", "failed")
 _POINTS = re.compile(r"([\d.]+) points?")
 
 
@@ -54,16 +54,17 @@ def find(record: BuildRecord, candidate_id: str | None) -> CandidateRecord | Non
 
 
 def subject(record: BuildRecord) -> CandidateRecord | None:
-    """Return whom the details are about: the chosen candidate, else the one that drops least on the best evidence."""
+    """Return whom the details are about: the chosen candidate, else the kept one, else the one that drops least."""
     judged = [(c.test is None, d.drop, c.id, c) for c in record.candidates if (d := drop_of(c))]
-    return find(record, record.chosen) or (min(judged, key=lambda j: j[:3])[3] if judged else None)
+    least = min(judged, key=lambda j: j[:3])[3] if judged else None
+    return find(record, record.chosen) or find(record, record.kept) or least
 
 
 def role(record: BuildRecord, candidate: CandidateRecord) -> str:
     """Return what the build calls this candidate: chosen, reference, or the nearest of those that missed."""
     if candidate.id == record.chosen:
         return "chosen"
-    return "reference" if candidate.id == record.baseline else "least drop" if candidate == subject(record) else ""
+    return "reference" if candidate.id == record.baseline else "nearest" if candidate == subject(record) else ""
 
 
 def latency_of(candidate: CandidateRecord) -> LatencySummary | None:
@@ -172,7 +173,9 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
     if unknown:
         said.append(f"This device couldn't say: {', '.join(unknown)}. Nothing here rests on them.")
     said.append("The figures hold for this device in the configuration below, not for others of its kind.")
-    said.append("No energy and no sustained-load (heat) figure is part of this build.")
+    if not any(c.energy for c in record.candidates):
+        said.append("No energy figure is part of this build: no readable sensor was found.")
+    said.append("No sustained-load (heat) figure is part of this build.")
     return tuple(said)
 
 
