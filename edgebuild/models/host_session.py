@@ -127,9 +127,9 @@ def next_state(links: tuple[StateLink, ...], outputs: Mapping[str, NDArray[Any]]
 
 
 def constant_array(constant: ConstantInput) -> NDArray[Any]:
-    """Return a constant input as an array."""
-    array: NDArray[Any] = np.broadcast_to(np.array(constant.value, dtype=constant.dtype), constant.shape)
-    return np.ascontiguousarray(array).reshape(constant.shape)
+    """Return a constant input as an array of the caller's own."""
+    flat: NDArray[Any] = np.array(constant.value, dtype=constant.dtype)
+    return flat.reshape(constant.shape) if flat.ndim else np.full(constant.shape, flat)
 
 
 def _padded(array: NDArray[Any], batch: int) -> NDArray[Any]:

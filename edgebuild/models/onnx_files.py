@@ -306,11 +306,11 @@ def first_line(error: Exception) -> str:
 
 
 def _constant_tensor(constant: ConstantInput) -> Any:
-    import numpy as np
     import onnx
 
-    array = np.broadcast_to(np.array(constant.value, dtype=constant.dtype), constant.shape)
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(constant.shape), constant.name)
+    from edgebuild.models.host_session import constant_array
+
+    return onnx.numpy_helper.from_array(constant_array(constant), constant.name)
 
 
 def _refuse_other_shape(value: Any, shape: tuple[int | str, ...]) -> None:

@@ -87,10 +87,11 @@ def worst_mismatch(
         right = np.asarray(got[:count], dtype=np.float64).reshape(count, -1)
         if left.shape != right.shape:
             return name, 0, float("inf")
-        gap = np.abs(left - right).max(axis=1, initial=0.0)
-        gap[~np.isfinite(gap)] = np.inf
-        # A reference of infinity makes this NaN, which argmax would take for the largest and > for none.
-        ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(left - right).max(axis=1, initial=0.0)
+            gap[~np.isfinite(gap)] = np.inf
+            # A reference of infinity makes this NaN, which argmax would take for the largest and > for none.
+            ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
         ratio[np.isnan(ratio)] = np.inf
         frame = int(ratio.argmax())
         if ratio[frame] > excess:

@@ -146,7 +146,7 @@ def example_inputs(
         if spec.name in samples:
             array, batch = np.asarray(samples[spec.name]), _example_size(spec.shape[0])
             array = array if len(array) >= batch else np.repeat(array[:1], batch, axis=0)
-            examples.append(torch.from_numpy(np.ascontiguousarray(array[:batch])))
+            examples.append(torch.from_numpy(array[:batch].copy()))  # the mapped file is read-only
         elif constants and spec.name in constants:
             examples.append(torch.from_numpy(constants[spec.name]))
         else:
