@@ -5,9 +5,10 @@
 
 - ``version() -> str | None``: the runtime's version, None where it isn't installed.
 - ``load_runtime() -> None``: imports the runtime; raises ``ImportError``.
-- ``class Session(artifact, folder, settings)``: ``run(inputs) -> outputs``, lists of arrays in the order of
-  ``input_names`` and ``output_names``; synchronous, copies included. The arrays that it returns are the caller's: no
-  later call writes to them. ``close()`` frees the model. ``artifact`` is the content of artifact.json.
+- ``class Session(artifact, folder, settings)``: ``run(inputs) -> outputs``, from a dict of arrays by ``input_names``
+  (exactly these) to a list of arrays in the order of ``output_names``; synchronous, copies included. The arrays that it
+  returns are the caller's: no later call writes to them. ``close()`` frees the model. ``artifact`` is the content of
+  artifact.json.
 - ``layers(artifact, folder, settings, inputs)``: a list of {name, op, precision, time_us}, read back from the runtime;
   ``inputs`` maps every input's name to an array.
 - optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from backends.nets import Bench, conv_net, data_folder, images, model
+from backends.nets import Bench, conv_net, data_folder, images, manifest, model
 from edgebuild.core.artifact import ConstantInput, Contract, StateLink, TensorSpec
 from edgebuild.core.measurement import Launch, Memory
 from edgebuild.errors import DataError, ModelError
@@ -226,3 +228,33 @@ def test_an_output_that_changes_its_shape_is_a_sentence(tmp_path: Path) -> None:
     x = np.array([[1, 1, -1, -1], [1, 1, 1, -1]], dtype=np.float32)
     with pytest.raises(ModelError, match="Output 'y' changes its shape from call to call"):
         bench.evaluate(bench.compile("onnxruntime", net, contract), data_folder(tmp_path / "data", {"x": x}))
+
+
+BARE = {
+    "onnxruntime": """
+session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
+run = lambda: session.run(None, {"image": image})
+""",
+    "openvino": """
+request = openvino.Core().compile_model(MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+run = lambda: request.infer([image])
+""",
+}
+PEAK = """
+for _ in range(50): run()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_runner_takes_at_most_15_mb_above_a_bare_script(tmp_path: Path, runtime: str) -> None:
+    bench = Bench.open(tmp_path)
+    net, contract = conv_net()
+    artifact, data = bench.compile(runtime, net, contract), data_folder(tmp_path / "data", images(4))
+    memory = Memory.model_validate(bench.call("memory", artifact, data, inferences=50, seconds=0.1))
+    known = f"MODEL, DATA = {str(artifact / manifest(artifact).entry)!r}, {str(data)!r}\n"
+    # Without its telemetry, which the runner never loads.
+    head = f"import sys; sys.modules['openvino_telemetry'] = None\nimport numpy, {runtime}\n"
+    script = head + known + "image = numpy.load(DATA + '/image.npy')[:1]\n" + BARE[runtime] + PEAK
+    bare = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert memory.peak_bytes - int(bare.stdout) * 1024 <= 15e6

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     Fields = Dict[str, Any]
 
-PROFILE_RUNS = 20
-PROFILE_WARMUP = 3
+PROFILE_RUNS = 40
+PROFILE_WARMUP = 10
 #: Our names, which profiles use, to OpenVINO's.
 PROPERTIES = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS", "pinning": "ENABLE_CPU_PINNING"}
 LAYER_FACTS = ("layerType", "runtimePrecision", "primitiveType", "execTimeMcs")
@@ -65,23 +65,24 @@ class Session:
         self._request = self._compiled.create_infer_request()
         ports = list(self._compiled.inputs) + list(self._compiled.outputs)
         if all(port.partial_shape.is_static for port in ports):
-            self._inputs = [tensor.data for tensor in self._request.input_tensors]
+            self._inputs = list(zip(self.input_names, [tensor.data for tensor in self._request.input_tensors]))
             tensors = self._request.output_tensors
             self._outputs = [tensors[place].data for place in self._places]
             self.run = self._static
         else:
             self.run = self._dynamic
 
-    def _static(self, inputs: List[Any]) -> List[Any]:
+    def _static(self, inputs: Fields) -> List[Any]:
         """Run once."""
-        for target, source in zip(self._inputs, inputs):
-            target[...] = source
+        for name, target in self._inputs:
+            target[...] = inputs[name]
         self._request.infer(None, share_inputs=True, share_outputs=True)
         return [output.copy() for output in self._outputs]
 
-    def _dynamic(self, inputs: List[Any]) -> List[Any]:
+    def _dynamic(self, inputs: Fields) -> List[Any]:
         """Run once, the runtime finding out about shapes."""
-        found = self._request.infer(dict(enumerate(inputs)), share_inputs=False, share_outputs=False)
+        feeds = {index: inputs[name] for index, name in enumerate(self.input_names)}
+        found = self._request.infer(feeds, share_inputs=False, share_outputs=False)
         return [found[place] for place in self._places]
 
     def close(self) -> None:
@@ -91,7 +92,7 @@ class Session:
 
 
 def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
-    """Return the layers that really ran: precision from the runtime's graph, time the median of 20 profiled runs."""
+    """Return the layers that really ran: precision from the runtime's graph, time the median of 40 profiled runs."""
     compiled = _compile(artifact, folder, settings, profile=True)
     names = _contract_names(artifact)
     request = compiled.create_infer_request()

@@ -119,7 +119,7 @@ class Data:
 
 
 class Loop:
-    """Calls a session with inputs by name, in the session's own order, feeding state back.
+    """Calls a session with its inputs by name, feeding state back.
 
     A session's outputs are its caller's to keep, so a state is fed back without a copy of ours.
     """
@@ -127,31 +127,29 @@ class Loop:
     def __init__(self, session: Any, contract: Fields) -> None:
         self._fixed = constants(contract)
         self._zeros = zero_state(contract)
-        self._order = list(session.input_names)
+        self._names = list(session.input_names)
         self._run = session.run
         known = {s["name"] for s in contract["inputs"]} | set(self._fixed) | set(self._zeros)
-        strange = [name for name in self._order if name not in known]
+        strange = [name for name in self._names if name not in known]
         absent = [s["name"] for s in contract["outputs"] if s["name"] not in session.output_names]
         if strange or absent:
             raise Problem("model", "The compiled model and its contract differ in %s." % ", ".join(strange + absent))
-        self._links = [
-            (self._order.index(link["input"]), session.output_names.index(link["output"])) for link in contract["state"]
-        ]
+        self._links = [(link["input"], session.output_names.index(link["output"])) for link in contract["state"]]
         self._starts = [self._zeros[link["input"]] for link in contract["state"]]
         self._state = self._starts
         self.call = self._stateful if self._links else session.run
 
-    def feed(self, inputs: dict[str, Any]) -> list[Any]:
-        """Return one call's argument; the places of state are filled by the call."""
-        return [inputs.get(name, self._fixed.get(name)) for name in self._order]
+    def feed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return one call's argument; state is filled in by the call."""
+        return {name: inputs.get(name, self._fixed.get(name)) for name in self._names}
 
     def reset(self) -> None:
         """Start the state anew."""
         self._state = self._starts
 
-    def _stateful(self, feed: list[Any]) -> list[Any]:
-        for (place, _), value in zip(self._links, self._state):
-            feed[place] = value
+    def _stateful(self, feed: dict[str, Any]) -> list[Any]:
+        for (name, _), value in zip(self._links, self._state):
+            feed[name] = value
         outputs: list[Any] = self._run(feed)
         self._state = [outputs[index] for _, index in self._links]
         return outputs

@@ -122,8 +122,8 @@ def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
 class Bench:
     """Calls in rotation and keeps raw nanoseconds in memory that was touched beforehand."""
 
-    def __init__(self, loop: Loop, feeds: list[list[Any]], firsts: list[bool], capacity: int) -> None:
-        self._call: Callable[[list[Any]], list[Any]] = loop.call
+    def __init__(self, loop: Loop, feeds: list[dict[str, Any]], firsts: list[bool], capacity: int) -> None:
+        self._call: Callable[[dict[str, Any]], list[Any]] = loop.call
         self._reset = loop.reset
         self._feeds = feeds
         self._firsts = firsts
