@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Int8Scheme
@@ -37,7 +35,8 @@ class Affine:
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return ``x`` as it comes back from 8 bits."""
         q = np.clip(np.rint(x / self.scale) + self.zero_point, self.low, self.high)
-        return (q - self.zero_point) * self.scale
+        real: NDArray[Any] = (q - self.zero_point) * self.scale
+        return real
 
 
 def affine(low: float, high: float, scheme: Int8Scheme) -> Affine:
@@ -74,7 +73,7 @@ class Histogram:
     def centres(self) -> NDArray[np.float64]:
         """The middle of each bin."""
         width = (self.high - self.low) / len(self.counts)
-        return self.low + width * (np.arange(len(self.counts)) + 0.5)
+        return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), dtype=np.float64)
 
     def percentile(self, p: float) -> tuple[float, float]:
         """Return the range that leaves out (100 - p) % of the values, at the two ends together."""
@@ -94,8 +93,8 @@ def candidate_ranges(histogram: Histogram, scheme: Int8Scheme) -> dict[str, tupl
     if high - low < SMALLEST_RANGE:
         return found
     shrunk = _shrunk(low, high)
-    found["mse"] = min(shrunk, key=lambda r: _squared_error(histogram, affine(*r, scheme)))
-    found["entropy"] = min(shrunk, key=lambda r: _divergence(histogram, affine(*r, scheme)))
+    found["mse"] = min(shrunk, key=lambda r: _squared_error(histogram, affine(r[0], r[1], scheme)))
+    found["entropy"] = min(shrunk, key=lambda r: _divergence(histogram, affine(r[0], r[1], scheme)))
     for p in PERCENTILES:
         found[f"p{p:g}"] = histogram.percentile(p)
     unique: dict[str, tuple[float, float]] = {}
@@ -125,7 +124,7 @@ def _squared_error(histogram: Histogram, parameters: Affine) -> float:
 
 
 def _divergence(histogram: Histogram, parameters: Affine) -> float:
-    """Return KL(values || values in 8 bits), each level's mass spread evenly over the non-empty bins that fall on it."""
+    """Return KL(values || values in 8 bits); each level's mass is spread evenly over its non-empty bins."""
     counts = histogram.counts.astype(np.float64)
     levels = np.clip(
         np.rint(histogram.centres / parameters.scale) + parameters.zero_point, parameters.low, parameters.high
@@ -161,7 +160,8 @@ class Codes:
     def reals(self, axis: int) -> NDArray[np.float32]:
         """Return the weight as it comes back from 8 bits."""
         spread = along(self.scale, self.codes.ndim, axis)
-        return ((self.codes - self.zero_point) * spread).astype(np.float32)
+        reals: NDArray[np.float32] = ((self.codes - self.zero_point) * spread).astype(np.float32)
+        return reals
 
 
 def along(values: NDArray[Any], ndim: int, axis: int) -> NDArray[Any]:
@@ -201,22 +201,15 @@ def encode(weight: NDArray[Any], scale: NDArray[np.float32], axis: int, scheme: 
 
 
 def clipped_scale(
-    weight: NDArray[Any], axis: int, scheme: Int8Scheme, full: NDArray[np.float32], importance: NDArray[Any] | None = None
+    weight: NDArray[Any], axis: int, scheme: Int8Scheme, full: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the scales below ``full`` with the least squared error.
-
-    ``importance`` (broadcastable to the weight) weighs the errors.
-    """
+    """Return the scales, ``full`` or up to 40 % below, with the least squared error per channel."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     best, least = full.copy(), np.full(full.shape, np.inf)
     for factor in np.linspace(1.0, 0.6, 21):
         scale = (full * factor).astype(np.float32)
         error = (encode(weight, scale, axis, scheme).reals(axis) - weight) ** 2
-        if importance is not None:
-            error = error * importance
         total = error.sum(axis=others) if scheme.per_channel else np.asarray(error.sum())
         better = total < least
         best, least = np.where(better, scale, best), np.where(better, total, least)
     return best.astype(np.float32)
-
-

@@ -74,7 +74,7 @@ def equalised(
     difference moves into the second layer; a depthwise second layer takes all of it at no cost where each of its
     channels has a scale of its own (``per_channel``).
     """
-    weights, biases = dict(numbers.weights), dict(numbers.biases)
+    weights, biases = dict(numbers.weights), dict(numbers.float_biases)
     for pair in found:
         first, second = pair.first, pair.second
         channel, into = reach[pair.between], _input_reach(second, weights[second.name])
@@ -84,7 +84,7 @@ def equalised(
         weights[first.name] = weights[first.name] / along(factor, weights[first.name].ndim, first.axis)
         biases[first.name] = biases[first.name] / factor.reshape((-1,) if biases[first.name].ndim == 1 else (1, -1))
         weights[second.name] = _scaled_inputs(second, weights[second.name], factor)
-    return replace(numbers, weights=weights, biases=biases)
+    return replace(numbers, weights=weights, float_biases=biases, biases=biases)
 
 
 def _floored(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -20,19 +20,34 @@ if TYPE_CHECKING:
 
 #: Rows that add up to one within this are probabilities.
 PROBABILITY_TOLERANCE = 1e-3
+#: A gain below 0.2 % is no reason to prefer anything.
+WORTHWHILE = 0.998
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """Noise-to-signal power ratio averaged over the outputs, and the mean KL in nats where an output is a probability."""
+    """Noise-to-signal power ratio averaged over the outputs, and mean KL in nats where one is a probability.
+
+    ``per_run`` holds the sum of both for every run of the model.
+    """
 
     noise: float
     kl: float | None = None
+    per_run: tuple[float, ...] = ()
 
     @property
     def total(self) -> float:
         """What choices minimise. Both terms are quadratic in a small error, and zero for none."""
         return self.noise + (self.kl or 0.0)
+
+    def surely_below(self, other: Distance) -> bool:
+        """Whether this is lower than ``other`` on the same runs by more than the runs' own scatter explains.
+
+        One standard error of the paired differences: a choice that helps only a few odd samples is not taken.
+        """
+        difference = np.array(other.per_run) - np.array(self.per_run)
+        scatter = float(difference.std()) / math.sqrt(max(len(difference), 1))
+        return self.total < other.total * WORTHWHILE and float(difference.mean()) > scatter
 
     @property
     def sqnr_db(self) -> float:
@@ -66,30 +81,41 @@ class Tally:
     """Adds up noise, signal and KL over batches."""
 
     def __init__(self) -> None:
-        self._noise: dict[str, float] = {}
         self._signal: dict[str, float] = {}
-        self._kl: dict[str, float] = {}
-        self._rows: dict[str, int] = {}
+        self._runs: dict[str, list[tuple[float, float]]] = {}
+        self._probabilities: dict[str, bool] = {}
 
     def add(self, right: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> None:
-        """Count one batch; outputs that aren't numbers of a kind with a distance (strings) are left out."""
+        """Count one batch; outputs that aren't numbers (strings) are left out."""
         for name, expected in right.items():
             if expected.dtype.kind not in "fiub" or expected.size == 0:
                 continue
             r, g = expected.astype(np.float64), got[name].astype(np.float64)
-            if not np.isfinite(g).all():
-                g = np.where(np.isfinite(g), g, np.finfo(np.float32).max)
-            self._noise[name] = self._noise.get(name, 0.0) + float(np.sum((g - r) ** 2))
+            g = np.where(np.isfinite(g), g, np.finfo(np.float32).max)
+            probabilities = self._probabilities.get(name, True) and _are_probabilities(r)
+            self._probabilities[name] = probabilities
             self._signal[name] = self._signal.get(name, 0.0) + float(np.sum(r**2))
-            if _are_probabilities(r):
-                self._kl[name] = self._kl.get(name, 0.0) + _kl(r, g)
-                self._rows[name] = self._rows.get(name, 0) + r.size // r.shape[-1]
+            noise, kl = float(np.sum((g - r) ** 2)), _kl(r, g) if probabilities else 0.0
+            self._runs.setdefault(name, []).append((noise, kl))
 
     def distance(self) -> Distance:
         """Return the mean over what was counted."""
-        ratios = [noise / max(self._signal[name], 1e-30) for name, noise in self._noise.items()]
-        kls = [kl / self._rows[name] for name, kl in self._kl.items()]
-        return Distance(noise=float(np.mean(ratios)) if ratios else 0.0, kl=float(np.mean(kls)) if kls else None)
+        noises: list[NDArray[np.float64]] = []
+        kls: list[NDArray[np.float64]] = []
+        for name, runs in self._runs.items():
+            table = np.array(runs)
+            noises.append(table[:, 0] * len(table) / max(self._signal[name], 1e-30))
+            if self._probabilities[name]:
+                kls.append(table[:, 1])
+        if not noises:
+            return Distance(noise=0.0)
+        noise = np.mean(noises, axis=0)
+        kl = np.mean(kls, axis=0) if kls else np.zeros_like(noise)
+        return Distance(
+            noise=float(noise.mean()),
+            kl=float(kl.mean()) if kls else None,
+            per_run=tuple(float(x) for x in noise + kl),
+        )
 
 
 def _are_probabilities(x: NDArray[Any]) -> bool:
@@ -99,6 +125,8 @@ def _are_probabilities(x: NDArray[Any]) -> bool:
 
 
 def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """Return the mean KL of the rows, in nats."""
     tiny = 1e-12
-    q = np.maximum(q, tiny)
-    return float(np.sum(np.where(p > 0, p * np.log(np.maximum(p, tiny) / q), 0.0)))
+    terms = np.where(p > 0, p * np.log(np.maximum(p, tiny) / np.maximum(q, tiny)), 0.0)
+    rows: int = p.size // p.shape[-1]
+    return float(terms.sum()) / rows

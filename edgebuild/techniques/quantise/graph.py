@@ -11,6 +11,7 @@ from edgebuild.models.onnx_files import simplify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -103,7 +104,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default
 
 
-def prepare(model: Any) -> Graph:
+def prepare(model: Any, *, library: Path | None = None) -> Graph:
     """Return the model with constants folded (Constant nodes too) and batch normalisation merged, shapes inferred.
 
     Raises ``ModelError`` if the model is older than opset 13 and can't be raised to it.
@@ -119,9 +120,35 @@ def prepare(model: Any) -> Graph:
                 f"The model's opset {version} can't be raised to {LOWEST_OPSET}, which int8 needs: {error}",
                 hint=f"Export the model again with opset {LOWEST_OPSET} or newer.",
             ) from error
-    simplified = simplify(model)
+    simplified = simplify(model, library=library)
     inferred = onnx.shape_inference.infer_shapes(simplified, data_prop=True)
-    return Graph(_constants_to_initializers(inferred))
+    return Graph(_name_pooling(_constants_to_initializers(inferred)))
+
+
+def _name_pooling(model: Any) -> Any:
+    """Turn a mean over all spatial axes into GlobalAveragePool, which has an 8-bit kernel where ReduceMean has none."""
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
+    constants = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or not attribute(node, "keepdims", 1):
+            continue
+        axes = _axes(node, constants)
+        rank = ranks.get(node.input[0], 0)
+        if rank >= 3 and {a % rank for a in axes} == set(range(2, rank)):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+            del node.input[1:]
+    return model
+
+
+def _axes(node: Any, constants: dict[str, Any]) -> list[int]:
+    """Return the axes of a ReduceMean: an attribute up to opset 17, an input from then on; empty if not constant."""
+    import onnx
+
+    if len(node.input) > 1:
+        tensor = constants.get(node.input[1])
+        return [] if tensor is None else [int(a) for a in onnx.numpy_helper.to_array(tensor)]
+    return list(attribute(node, "axes", []))
 
 
 def _constants_to_initializers(model: Any) -> Any:

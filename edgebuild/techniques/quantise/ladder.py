@@ -9,8 +9,7 @@ import numpy as np
 
 from edgebuild.techniques.quantise import equalise, ranges
 from edgebuild.techniques.quantise.arithmetic import clipped_scale, encode
-from edgebuild.techniques.quantise.layers import Moments, from_rows, moments
-from edgebuild.techniques.quantise.rounding import compensated
+from edgebuild.techniques.quantise.reconstruct import reconstructed
 from edgebuild.techniques.quantise.statistics import histograms
 
 if TYPE_CHECKING:
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
 
 #: How much of the channels' difference equalisation moves into the next layer's weight; the best on held-out frames.
 STRENGTHS = (0.25, 0.5)
-#: Layers with more inputs per channel than this are rounded to the nearest: the covariance would be too large.
-LARGEST_COVARIANCE = 2304
-#: Frames that moments and means are taken over.
-MOMENT_FRAMES = 64
+#: How firmly reconstruction holds on to the float weights: the best on held-out frames.
+RIDGES = (0.3, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +62,13 @@ def climb(bench: Workbench) -> Ladder:
     distance = bench.judge(start)
     ladder = Ladder(bench, start, distance, [Rung(name="min/max ranges", distance=distance, kept=True)])
     ladder.choices = {g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()}
-    base = bench.original
     for strength in STRENGTHS if (pairs := equalise.pairs(bench.graph, bench.placement)) else ():
         equal = equalise.equalised(
             bench.original, pairs, _reach(bench, pairs), strength, per_channel=bench.scheme.per_channel
         )
         seen = histograms(bench.simulator, equal, bench.placement.groups, bench.fit, bench.check)
         if ladder.offer(f"cross-layer equalisation {strength:g}", bench.nearest(bench.with_minmax(equal, seen))):
-            base, found = equal, seen
+            found = seen
             ladder.choices = {
                 g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()
             }
@@ -80,8 +76,10 @@ def climb(bench: Workbench) -> Ladder:
     if ladder.offer("ranges by output error", bench.nearest(chosen)):
         ladder.choices = choices
     ladder.offer("clipped weights", _clipped(bench, ladder.numbers))
-    ladder.offer("compensated rounding", _compensated(bench, ladder.numbers))
-    ladder.offer("bias correction", _corrected(bench, ladder.numbers, base))
+    ladder.offer("bias correction", _corrected(bench, ladder.numbers))
+    flat = replace(ladder.numbers, biases=ladder.numbers.float_biases)
+    for ridge in RIDGES:
+        ladder.offer(f"reconstruction, ridge {ridge:g}", reconstructed(bench, flat, ridge, bench.layer_frames))
     return ladder
 
 
@@ -99,47 +97,20 @@ def _reach(bench: Workbench, pairs: tuple[equalise.Pair, ...]) -> dict[str, NDAr
     return reach
 
 
-def _moments(bench: Workbench, op: WeightedOp, numbers: Numbers) -> Moments:
-    return moments(bench.graph, op, bench.reads(op, numbers, bench.fit.first(MOMENT_FRAMES)), bench.seed)
-
-
-def _inputs_per_channel(bench: Workbench, op: WeightedOp) -> int:
-    return bench.original.weights[op.name].size // op.channels
-
-
 def _clipped(bench: Workbench, numbers: Numbers) -> Numbers:
-    """Return the numbers with each channel's scale at its least squared error, weighed by how large its inputs are."""
+    """Return the numbers with each channel's scale at its least squared error."""
     codes = dict(numbers.codes)
     for op in bench.placement.ops:
-        weight = numbers.weights[op.name]
-        importance = None
-        if _inputs_per_channel(bench, op) <= LARGEST_COVARIANCE:
-            second = _moments(bench, op, numbers).covariance(centred=False)
-            diagonal = np.diagonal(second, axis1=1, axis2=2)[:, None, :]
-            shape = (op.groups, op.channels // op.groups, diagonal.shape[-1])
-            importance = from_rows(op, np.broadcast_to(diagonal, shape), weight.shape)
-        scale = clipped_scale(weight, op.axis, bench.scheme, bench.full_scale(op, numbers), importance)
-        floor = bench.full_scale(op, replace(numbers, weights={**numbers.weights, op.name: weight * 0.6}))
-        codes[op.name] = encode(weight, np.maximum(scale, floor), op.axis, bench.scheme)
+        weight, full = numbers.weights[op.name], bench.full_scale(op, numbers)
+        codes[op.name] = encode(weight, clipped_scale(weight, op.axis, bench.scheme, full), op.axis, bench.scheme)
     return replace(numbers, codes=codes)
 
 
-def _compensated(bench: Workbench, numbers: Numbers) -> Numbers:
-    """Return the numbers with codes whose rounding errors make up for each other, layer by layer."""
-    for op in bench.placement.ops:
-        if _inputs_per_channel(bench, op) > LARGEST_COVARIANCE:
-            continue
-        covariance = _moments(bench, op, numbers).covariance(centred=op.bias_slot is not None)
-        codes = compensated(op, numbers.weights[op.name], numbers.codes[op.name].scale, covariance, bench.scheme)
-        numbers = replace(numbers, codes={**numbers.codes, op.name: codes})
-    return numbers
-
-
-def _corrected(bench: Workbench, numbers: Numbers, base: Numbers) -> Numbers:
+def _corrected(bench: Workbench, numbers: Numbers) -> Numbers:
     """Return the numbers with biases that take each channel's mean error out, one layer after another."""
-    frames = bench.fit.first(MOMENT_FRAMES)
+    frames = bench.fit.first(bench.layer_frames)
     ops = tuple(op for op in bench.placement.ops if op.bias_slot is not None)
-    right = _means(bench, base, ops, frames)
+    right = _means(bench, bench.base(numbers), ops, frames)
     for op in ops:
         error = right[op.name] - _means(bench, numbers, (op,), frames)[op.name]
         bias = numbers.biases[op.name]

@@ -10,7 +10,7 @@ import numpy as np
 from edgebuild.techniques.quantise.graph import attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -54,12 +54,13 @@ def _convolution_patches(
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
-    windows = windows[(slice(None), slice(None), *[slice(None, None, s) for s in strides])]
-    windows = windows[(..., *[slice(None, None, d) for d in dilations])]
+    windows = windows[:, :, *[slice(None, None, s) for s in strides]]
+    everything = [slice(None)] * (2 + spatial)
+    windows = windows[(*everything, *[slice(None, None, d) for d in dilations])]
     grid = (windows.shape[0], *windows.shape[2 : 2 + spatial])
     some = rng.permutation(int(np.prod(grid)))[:POSITIONS]
     where = np.unravel_index(some, grid)
-    picked = windows[(where[0], slice(None), *where[1:])]  # (positions, input channels, *kernel)
+    picked = np.moveaxis(windows, 1, 1 + spatial)[where]  # (positions, input channels, *kernel)
     per_group = picked.reshape(len(some), op.groups, -1)
     return np.ascontiguousarray(per_group.swapaxes(0, 1), dtype=np.float32)
 
@@ -81,32 +82,34 @@ def _pads(node: Any, size: tuple[int, ...], kernel: Any, strides: list[int], dil
 
 @dataclass(eq=False)
 class Moments:
-    """Running mean and second moments of a layer's patches, per group: (groups, K) and (groups, K, K)."""
+    """Sums over what a layer reads in 8 bits (``x``) and would read in float (``y``), per group."""
 
-    total: NDArray[np.float64] | None = None
-    squares: NDArray[np.float64] | None = None
-    count: int = 0
+    count: int
+    mean_x: NDArray[np.float64]  # (groups, K)
+    mean_y: NDArray[np.float64]
+    xx: NDArray[np.float64]  # (groups, K, K): mean of x xᵀ
+    yx: NDArray[np.float64]  # (groups, K, K): mean of y xᵀ
 
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Count (groups, positions, K) patches."""
-        wide = rows.astype(np.float64)
-        total, squares = wide.sum(axis=1), np.matmul(wide.swapaxes(1, 2), wide)
-        self.total = total if self.total is None else self.total + total
-        self.squares = squares if self.squares is None else self.squares + squares
-        self.count += rows.shape[1]
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Covariance of what is read in 8 bits."""
+        return self.xx - self.mean_x[:, :, None] * self.mean_x[:, None, :]
 
-    def covariance(self, *, centred: bool) -> NDArray[np.float64]:
-        """Return the mean outer product of the patches, about their mean where ``centred``."""
-        assert self.total is not None and self.squares is not None  # noqa: S101 - only asked for after ``add``
-        mean = self.total / self.count
-        second = self.squares / self.count
-        return second - mean[:, :, None] * mean[:, None, :] if centred else second
+    @property
+    def cross_covariance(self) -> NDArray[np.float64]:
+        """Covariance of the float inputs (rows) with the 8-bit ones (columns)."""
+        return self.yx - self.mean_y[:, :, None] * self.mean_x[:, None, :]
 
 
-def moments(graph: Graph, op: WeightedOp, inputs: Iterator[NDArray[Any]], seed: int) -> Moments:
-    """Return the moments of a layer over what it reads."""
-    rng = np.random.default_rng([seed, op.node])
-    result = Moments()
-    for x in inputs:
-        result.add(patches(graph, op, x, rng))
-    return result
+def moments(graph: Graph, op: WeightedOp, inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]], seed: int) -> Moments:
+    """Return the moments over pairs of (8-bit, float) inputs; the same random positions are taken from both."""
+    count, sums = 0, [np.zeros(())] * 4
+    for index, (in_eight_bits, in_float) in enumerate(inputs):
+        x = patches(graph, op, in_eight_bits, np.random.default_rng([seed, op.node, index])).astype(np.float64)
+        y = patches(graph, op, in_float, np.random.default_rng([seed, op.node, index])).astype(np.float64)
+        turned = x.swapaxes(1, 2)
+        parts = (x.sum(axis=1), y.sum(axis=1), np.matmul(turned, x), np.matmul(y.swapaxes(1, 2), x))
+        sums = [total + part for total, part in zip(sums, parts, strict=True)]
+        count += x.shape[1]
+    mean_x, mean_y, xx, yx = (total / count for total in sums)
+    return Moments(count=count, mean_x=mean_x, mean_y=mean_y, xx=xx, yx=yx)

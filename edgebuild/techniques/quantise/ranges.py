@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from edgebuild.techniques.quantise.workbench import Workbench
 
 LEAST_FRAMES, MOST_FRAMES = 8, 64
-#: A range replaces the one before it only if the outputs get better by more than this: ties keep the wider range.
-WORTHWHILE = 0.998
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +30,8 @@ class Choice:
 def choose(bench: Workbench, numbers: Numbers, found: Mapping[str, Histogram]) -> tuple[Numbers, dict[str, Choice]]:
     """Return ``numbers`` with a range per tensor, chosen one after another in graph order.
 
-    The frames per trial, and then the tensors tried, are cut until the work fits ``bench.budget_macs``; tensors left out
-    keep the range with the least squared error. Which are left out is decided by how much the rules disagree.
+    The frames per trial, and then the tensors tried, are cut until the work fits ``bench.budget_macs``; a tensor left
+    out keeps the range with the least squared error. Those with the most rules to choose from are tried first.
     """
     options = {group: candidate_ranges(histogram, bench.scheme) for group, histogram in found.items()}
     frames, tried = _affordable(bench, {group: len(rules) for group, rules in options.items()})
@@ -42,16 +40,16 @@ def choose(bench: Workbench, numbers: Numbers, found: Mapping[str, Histogram]) -
         rule = "minmax" if group in tried or "mse" not in rules else "mse"
         numbers = numbers.with_range(group, affine(*rules[rule], bench.scheme))
         choices[group] = Choice(rule=rule, low=rules[rule][0], high=rules[rule][1], tried=1)
-    least = bench.trial(numbers, frames).total
+    least = bench.trial(numbers, frames)
     for group in (g for g in options if g in tried):
         best: tuple[str, Affine] | None = None
         for rule, bounds in options[group].items():
             parameters = affine(*bounds, bench.scheme)
             if rule == choices[group].rule:
                 continue
-            error = bench.trial(numbers.with_range(group, parameters), frames).total
-            if error < least * WORTHWHILE:
-                least, best = error, (rule, parameters)
+            distance = bench.trial(numbers.with_range(group, parameters), frames)
+            if distance.surely_below(least):
+                least, best = distance, (rule, parameters)
         rule = choices[group].rule if best is None else best[0]
         if best is not None:
             numbers = numbers.with_range(group, best[1])

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     Feeds = dict[str, NDArray[Any]]
 
-#: A sequence is followed this many times longer than the frames that are kept of it: neighbours are much alike.
+#: Of a sequence, every fifth frame is kept: neighbours are much alike.
 STRIDE = 5
+#: Frames kept of each sequence, on average, where a sample is a sequence.
+FRAMES_PER_SEQUENCE = 10
 LEAST_FRAMES = 2
 
 
@@ -78,7 +80,7 @@ def choose_frames(
     call: Callable[[Feeds], dict[str, NDArray[Any]]],
     check: Callable[[], None],
 ) -> tuple[Frames, Frames]:
-    """Return two halves of at most ``samples`` frames together; whole sequences fall into one half.
+    """Return two halves of at most ``samples`` samples together; a whole sequence falls into one half.
 
     ``call`` runs the float model: it makes the states that each frame of a sequence starts with. Raises ``DataError``
     for fewer than two samples.
@@ -100,7 +102,7 @@ def choose_frames(
     halves: list[Frames] = []
     for half in (order[::2], order[1::2]):
         visited = half[: max(samples // 2, 1)]
-        each = max(samples // 2 // len(visited), 1)
+        each = max(samples // 2 * FRAMES_PER_SEQUENCE // len(visited), 1)
         frames: list[int] = []
         states: list[Feeds] = []
         for sequence in visited:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.errors import EnvironmentGap, ModelError
-from edgebuild.techniques.quantise.arithmetic import Affine, Codes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Int8Scheme
+    from edgebuild.techniques.quantise.arithmetic import Affine, Codes
     from edgebuild.techniques.quantise.graph import Graph
     from edgebuild.techniques.quantise.placement import Placement, WeightedOp
 
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Numbers:
-    """Everything that a trial can change. Ops by name, ranges by group; a missing range or code means float."""
+    """Everything that a trial can change. Ops by name, ranges by group; a missing range or code means float.
+
+    ``weights`` and ``float_biases`` make the float function; ``codes`` and ``biases`` are what ships.
+    """
 
     weights: Mapping[str, NDArray[np.float32]]
+    float_biases: Mapping[str, NDArray[np.float32]]
     biases: Mapping[str, NDArray[np.float32]]
     ranges: Mapping[str, Affine] = field(default_factory=dict)
     codes: Mapping[str, Codes] = field(default_factory=dict)
@@ -52,18 +57,18 @@ def float_numbers(graph: Graph, placement: Placement) -> Numbers:
         if op.bias_slot is not None:
             bias = None if op.bias is None else graph.constant(op.bias)
             biases[op.name] = np.zeros(op.channels, np.float32) if bias is None else bias
-    return Numbers(weights=weights, biases=biases)
+    return Numbers(weights=weights, float_biases=biases, biases=biases)
 
 
 class Simulator:
     """One onnxruntime session, graph optimisation off, for the float model and for every trial of an 8-bit one."""
 
-    def __init__(self, graph: Graph, placement: Placement, scheme: Int8Scheme) -> None:
+    def __init__(self, graph: Graph, placement: Placement, scheme: Int8Scheme, *, library: Path | None = None) -> None:
         self._placement = placement
         self._zero_type = np.uint8 if scheme.activations == "uint8" else np.int8
         model = _simulation(graph, placement, scheme)
         self.outputs = tuple(value.name for value in graph.model.graph.output)
-        self._session = _session(model)
+        self._session = _session(model, library)
 
     def feeds(self, numbers: Numbers) -> Arrays:
         """Return the inputs that make the graph compute with ``numbers``."""
@@ -90,7 +95,7 @@ class Simulator:
         return dict(zip(names, values, strict=True))
 
 
-def _session(model: Any) -> Any:
+def _session(model: Any, library: Path | None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -98,10 +103,10 @@ def _session(model: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise ModelError(f"onnxruntime can't load the model: {str(error).splitlines()[0][:300]}") from error
 
@@ -148,6 +153,7 @@ def _pair(tensor: str, group: str) -> list[Any]:
 
 
 def set_input(node: Any, slot: int, name: str) -> None:
+    """Set one input of a node; missing ones before it become absent."""
     while len(node.input) <= slot:
         node.input.append("")
     node.input[slot] = name

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from edgebuild.core.values import Json
     from edgebuild.techniques.quantise.ladder import Ladder
 
-#: What choosing the ranges may cost, in multiply-accumulates: about ten seconds on two ordinary cores.
-BUDGET_MACS = 200_000_000_000
+#: What one search may cost, in multiply-accumulates: about ten seconds on two ordinary cores.
+BUDGET_MACS = 100_000_000_000
+#: What one pass over half of the frames may cost; of larger models fewer are taken, but not below ``LEAST_HALF``.
+PASS_MACS = BUDGET_MACS // 4
+LEAST_HALF = 16
 #: One operator call costs about as much as this many multiply-accumulates, in small models more than the arithmetic.
 CALL_MACS = 100_000
 
@@ -28,9 +31,9 @@ CALL_MACS = 100_000
 class Quantise:
     """Writes an 8-bit ``model.onnx`` with explicit Q/DQ, and ``quantise.json`` on what was decided and why.
 
-    Reads ``model`` (a folder with ``model.onnx``) and ``calibration`` (a data folder). The same inputs and seed give the
-    same file on one instruction set. Raises ``ModelError`` if nothing in the model can be quantised, ``DataError`` for
-    fewer than two samples.
+    Inputs: ``model`` (a folder with ``model.onnx``), ``calibration`` (a data folder), ``library`` (custom operators,
+    optional). The same inputs and seed give the same file on one instruction set. Raises ``ModelError`` if nothing in
+    the model can be quantised, ``DataError`` for fewer than two samples.
     """
 
     scheme: Int8Scheme
@@ -54,14 +57,14 @@ class Quantise:
         from edgebuild.techniques.quantise.writer import write
 
         source = inputs["model"] / "model.onnx"
-        ladder = self._climb(load_onnx(source), inputs["calibration"], ctx)
+        ladder = self._climb(load_onnx(source), inputs, ctx)
         bench = ladder.bench
         onnx.save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), str(out_dir / "model.onnx"))
         before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
         report = _report(ladder, before, (out_dir / "model.onnx").stat().st_size)
         (out_dir / "quantise.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
 
-    def _climb(self, model: Any, calibration: Path, ctx: StepContext) -> Ladder:
+    def _climb(self, model: Any, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
         from edgebuild.techniques.quantise.error import reference
         from edgebuild.techniques.quantise.graph import prepare
         from edgebuild.techniques.quantise.ladder import climb
@@ -70,7 +73,8 @@ class Quantise:
         from edgebuild.techniques.quantise.simulator import Simulator, float_numbers
         from edgebuild.techniques.quantise.workbench import Workbench
 
-        graph = prepare(model)
+        library = inputs.get("library")
+        graph = prepare(model, library=library)
         placement = place(graph, self.scheme, keep_float=self.keep_float)
         if not placement.ops:
             reasons = "; ".join(f"{name}: {why}" for name, why in placement.left_float[:3])
@@ -78,17 +82,19 @@ class Quantise:
                 f"The model has nothing to quantise ({reasons or 'no convolution or matrix product'}).",
                 hint="Leave it in fp32 or fp16, or shorten keep_float.",
             )
-        simulator = Simulator(graph, placement, self.scheme)
+        simulator = Simulator(graph, placement, self.scheme, library=library)
         numbers = float_numbers(graph, placement)
         fixed = simulator.feeds(numbers)
         fit, held = choose_frames(
-            calibration,
+            inputs["calibration"],
             self.contract,
             samples=self.samples,
             seed=ctx.seed,
             call=lambda feeds: simulator.run({**fixed, **feeds}),
             check=ctx.check,
         )
+        macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
+        fit, held = (half.first(max(PASS_MACS // macs, LEAST_HALF)) for half in (fit, held))
         bench = Workbench(
             graph=graph,
             placement=placement,
@@ -99,7 +105,7 @@ class Quantise:
             held=held,
             fit_expected=reference(simulator, numbers, fit, ctx.check),
             held_expected=reference(simulator, numbers, held, ctx.check),
-            macs=sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes),
+            macs=macs,
             budget_macs=BUDGET_MACS,
             seed=ctx.seed,
             check=ctx.check,

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgebuild.techniques.quantise.arithmetic import Affine, Histogram, affine, encode, weight_scale
 from edgebuild.techniques.quantise.error import Distance, measure
+from edgebuild.techniques.quantise.layers import moments
 from edgebuild.techniques.quantise.simulator import raw_input
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Int8Scheme
     from edgebuild.techniques.quantise.graph import Graph
+    from edgebuild.techniques.quantise.layers import Moments
     from edgebuild.techniques.quantise.placement import Placement, WeightedOp
     from edgebuild.techniques.quantise.samples import Frames
     from edgebuild.techniques.quantise.simulator import Numbers, Simulator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Bits left between a bias's int32 code and the end of int32, for an activation scale that shrinks later.
 BIAS_REACH = 2.0**28
+LEAST_LAYER_FRAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +52,12 @@ class Workbench:
     seed: int
     check: Callable[[], None]
 
+    @property
+    def layer_frames(self) -> int:
+        """Frames for what is done layer by layer: each layer costs two runs a frame."""
+        runs = self.budget_macs // (max(self.macs, 1) * 2 * len(self.placement.ops))
+        return max(min(runs, len(self.fit)), min(LEAST_LAYER_FRAMES, len(self.fit)))
+
     def judge(self, numbers: Numbers) -> Distance:
         """Return the distance on the held-out half."""
         return measure(self.simulator, numbers, self.held, self.held_expected, self.check)
@@ -63,6 +72,16 @@ class Workbench:
         for feeds in frames:
             self.check()
             yield self.simulator.run({**fixed, **feeds}, (name,))[name]
+
+    def moments(self, op: WeightedOp, numbers: Numbers, frames: int) -> Moments:
+        """Return the moments of what ``op`` reads, in 8 bits and in float, over the first ``frames`` fitted frames."""
+        some = self.fit.first(frames)
+        pairs = zip(self.reads(op, numbers, some), self.reads(op, self.base(numbers), some), strict=True)
+        return moments(self.graph, op, pairs, self.seed)
+
+    def base(self, numbers: Numbers) -> Numbers:
+        """Return the float model that ``numbers`` is the 8-bit version of: equalised alike, nothing rounded."""
+        return replace(numbers, ranges={}, codes={}, biases=numbers.float_biases)
 
     def input_range(self, op: WeightedOp, numbers: Numbers) -> Affine | None:
         """Return the 8-bit parameters of what ``op`` reads; None while it is float."""

@@ -40,8 +40,7 @@ def write(graph: Graph, placement: Placement, numbers: Numbers, scheme: Int8Sche
         dequantise = _weight(target, op, numbers.codes[op.name], scheme)
         after.setdefault(-1, []).append(dequantise)
         if op.bias_slot is not None and (op.bias is not None or np.any(numbers.biases[op.name])):
-            node = _bias(target, op, numbers, numbers.ranges[ranges[op.node, 0]])
-            after[-1].extend(node)
+            after[-1].extend(_bias(target, op, numbers, numbers.ranges[ranges[op.node, 0]]))
     insert_after(target, after)
     _drop_unused(target)
     model.producer_name = "edgebuild"
@@ -60,22 +59,13 @@ def _pair(tensor: str, group: str) -> list[Any]:
 
 
 def _weight(target: Any, op: WeightedOp, codes: Codes, scheme: Int8Scheme) -> Any:
-    from onnx import helper
-
     dtype = np.uint8 if scheme.weights == "uint8" else np.int8
     base = f"{op.name}_weight"
     _constant(target, f"{base}_quantized", codes.codes.astype(dtype))
     _constant(target, f"{base}_scale", codes.scale)
     _constant(target, f"{base}_zero_point", np.full(codes.scale.shape, codes.zero_point, dtype))
     set_input(target.node[op.node], 1, f"{base}_dequantized")
-    per_channel = {"axis": op.axis} if codes.scale.ndim else {}
-    return helper.make_node(
-        "DequantizeLinear",
-        [f"{base}_quantized", f"{base}_scale", f"{base}_zero_point"],
-        [f"{base}_dequantized"],
-        name=f"{base}_DequantizeLinear",
-        **per_channel,
-    )
+    return _dequantise(base, op.axis if codes.scale.ndim else None)
 
 
 def _bias(target: Any, op: WeightedOp, numbers: Numbers, activation: Affine) -> list[Any]:
@@ -83,8 +73,6 @@ def _bias(target: Any, op: WeightedOp, numbers: Numbers, activation: Affine) -> 
 
     It stays float behind a matrix product (there it is added to a float), and where its codes would not fit.
     """
-    from onnx import helper
-
     assert op.bias_slot is not None  # noqa: S101 - the caller looked
     node, slot = op.bias_slot
     bias = numbers.biases[op.name]
@@ -99,9 +87,18 @@ def _bias(target: Any, op: WeightedOp, numbers: Numbers, activation: Affine) -> 
     _constant(target, f"{base}_scale", scale)
     _constant(target, f"{base}_zero_point", np.zeros(scale.shape, np.int32))
     set_input(target.node[node], slot, f"{base}_dequantized")
-    per_channel = {"axis": 0} if scale.ndim else {}
-    inputs = [f"{base}_quantized", f"{base}_scale", f"{base}_zero_point"]
-    return [helper.make_node("DequantizeLinear", inputs, [f"{base}_dequantized"], name=f"{base}_DequantizeLinear", **per_channel)]
+    return [_dequantise(base, 0 if scale.ndim else None)]
+
+
+def _dequantise(base: str, axis: int | None) -> Any:
+    """Return the node that makes a constant real again; ``axis`` runs over its scales, None for one scale."""
+    from onnx import helper
+
+    inputs, outputs = [f"{base}_{part}" for part in ("quantized", "scale", "zero_point")], [f"{base}_dequantized"]
+    node = helper.make_node("DequantizeLinear", inputs, outputs, name=f"{base}_DequantizeLinear")
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node
 
 
 def _constant(target: Any, name: str, value: Any) -> None:
