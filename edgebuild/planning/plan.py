@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
+from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -65,6 +66,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
 
     The fp32 artifact of the first usable profile with its default settings is the baseline that others are held
     against. Guarantees: equal inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
+    Raises ``EnvironmentGap`` with every reason when nothing is left to try.
     """
     refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
     candidates: list[PlannedCandidate] = []
@@ -80,6 +82,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
                 candidates.append(_candidate(profile, precision, inputs, baseline=first))
             else:
                 refused.append(Refusal(what=f"{profile.name}/{precision.label}", reason=reason))
+    if not candidates:
+        raise EnvironmentGap(
+            f"Nothing can be built for {inputs.target.name}: "
+            f"{'; '.join(f'{refusal.what}: {refusal.reason}' for refusal in refused)}.",
+            hint="`edgebuild doctor` says what this machine has and how to install the rest.",
+        )
     candidates, dropped = _fit_time(candidates, inputs)
     refused.extend(dropped)
     return Plan(

@@ -1,0 +1,271 @@
+"""Planning is pure: what is tried, in which order, what is refused and why, and what it will cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgebuild.catalogue.profiles import load_profiles
+from edgebuild.catalogue.resolve import ResolvedProfile, ResolvedTarget, resolve
+from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
+from edgebuild.errors import EnvironmentGap
+from edgebuild.planning.inputs import PlanInputs, UnitCosts
+from edgebuild.planning.plan import Plan, make_plan, plan_digest
+
+FP32 = Precision(kind="fp32")
+STORAGE = Precision(kind="fp16", fp16=Fp16Meaning.STORAGE)
+COMPUTE = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
+U8S8 = Int8Scheme(activations="uint8")
+S8S8 = Int8Scheme(activations="int8")
+OURS, THEIRS, NNCF = (
+    Precision(kind="int8", scheme=U8S8, quantiser=quantiser) for quantiser in ("edgebuild", "onnxruntime", "nncf")
+)
+ALL = (FP32, STORAGE, OURS, THEIRS, NNCF)
+SETTINGS = ((("threads", 2),), (("threads", 1),))
+COSTS = UnitCosts(
+    prepare_s=5, quantise_s=7, compile_s=1, evaluate_s=2, evaluate_test_s=3, screen_launch_s=4, certify_launch_s=6
+)
+X86 = {"arch": "x86_64", "isa": "sse2 avx2", "cores": "4", "memory_bytes": str(8 * 2**30), "cpu": "AMD EPYC"}
+
+
+def profile(name: str, backend: str = "onnxruntime", precisions: tuple[Precision, ...] = ALL) -> ResolvedProfile:
+    return ResolvedProfile(
+        name=name,
+        backend=backend,
+        arch="x86_64",
+        isa=("avx2",),
+        cores=2,
+        precisions=precisions,
+        settings=SETTINGS,
+        channel_multiple=8,
+    )
+
+
+def inputs(*profiles: ResolvedProfile, name: str = "here", refused: Any = (), **more: Any) -> PlanInputs:
+    target = ResolvedTarget(name=name, profiles=profiles or (profile("a"),), refused=refused)
+    given = {"objective": "latency", "budget": "2 points", "quantisable_ops": 3, "costs": COSTS}
+    return PlanInputs(target=target, **{**given, **more})
+
+
+def ids(plan: Plan) -> list[str]:
+    return [candidate.id for candidate in plan.candidates]
+
+
+def refusals(plan: Plan) -> dict[str, str]:
+    return {refusal.what: refusal.reason for refusal in plan.refused}
+
+
+precisions = st.lists(
+    st.sampled_from([*ALL, COMPUTE, OURS.model_copy(update={"scheme": S8S8})]), min_size=1, unique=True
+)
+profiles = st.lists(st.tuples(st.sampled_from(["onnxruntime", "openvino"]), precisions), min_size=1, max_size=3)
+plan_inputs = st.builds(
+    lambda found, objective, ops, time_s, missing, backend_refusals: inputs(
+        *(profile(f"p{i}", backend, tuple(p)) for i, (backend, p) in enumerate(found)),
+        refused=(("other", "is for aarch64, the device is x86_64"),),
+        objective=objective,
+        quantisable_ops=ops,
+        time_s=time_s,
+        missing=missing,
+        backend_refusals=backend_refusals,
+    ),
+    profiles,
+    st.sampled_from(["latency", "throughput", "size", "memory"]),
+    st.integers(0, 2),
+    st.none() | st.floats(0, 2000),
+    st.dictionaries(st.sampled_from(["openvino", "nncf", "onnxruntime"]), st.just("pip install it"), max_size=2),
+    st.dictionaries(st.just("openvino"), st.just("custom operators run elsewhere")),
+)
+
+
+def planned(given: PlanInputs) -> Plan | None:
+    try:
+        return make_plan(given)
+    except EnvironmentGap:
+        return None
+
+
+@given(plan_inputs)
+@settings(deadline=None)
+def test_equal_inputs_give_equal_plans_and_are_left_alone(given: PlanInputs) -> None:
+    before = given.to_json()
+    plan = planned(given)
+    assert planned(PlanInputs.model_validate_json(before)) == plan
+    assert given.to_json() == before
+
+
+@given(plan_inputs, st.text(min_size=1, max_size=8))
+@settings(deadline=None)
+def test_a_target_s_name_changes_nothing_but_itself(given: PlanInputs, name: str) -> None:
+    renamed = given.model_copy(update={"target": given.target.model_copy(update={"name": name})})
+    one, other = planned(given), planned(renamed)
+    assert (one is None) == (other is None)
+    if one is not None and other is not None:
+        assert other.target == name
+        assert plan_digest(one) == plan_digest(other)
+        assert one.model_copy(update={"target": name}) == other
+
+
+@given(plan_inputs)
+@settings(deadline=None)
+def test_nothing_is_lost_every_precision_is_tried_or_refused_with_a_reason(given: PlanInputs) -> None:
+    plan = planned(given)
+    if plan is None:
+        return
+    told = refusals(plan)
+    assert len(set(ids(plan))) == len(plan.candidates)
+    assert all(told.values())
+    for found in given.target.profiles:
+        for precision in found.precisions:
+            name = f"{found.name}/{precision.label}"
+            assert (name in ids(plan)) != (name in told or found.name in told)
+    assert told["other"] == "is for aarch64, the device is x86_64"
+
+
+@given(plan_inputs)
+@settings(deadline=None)
+def test_one_baseline_the_first_fp32(given: PlanInputs) -> None:
+    plan = planned(given)
+    if plan is None:
+        return
+    fp32 = [candidate.id for candidate in plan.candidates if candidate.precision.kind == "fp32"]
+    assert [candidate.id for candidate in plan.candidates if candidate.baseline] == fp32[:1]
+
+
+@given(plan_inputs)
+@settings(deadline=None)
+def test_a_plan_fits_the_time_unless_nothing_more_can_go(given: PlanInputs) -> None:
+    plan = planned(given)
+    if plan is None or given.time_s is None:
+        return
+    whole = planned(given.model_copy(update={"time_s": None}))
+    assert whole is not None
+    if whole.seconds <= given.time_s:
+        assert plan == whole
+    else:
+        assert plan != whole or not any(
+            len(c.settings) > 1 or c.precision.quantiser in {"nncf", "onnxruntime"} for c in whole.candidates
+        )
+    if plan.seconds > given.time_s:
+        assert not any(candidate.precision.quantiser in {"nncf", "onnxruntime"} for candidate in plan.candidates)
+        assert all(len(candidate.settings) == 1 for candidate in plan.candidates)
+    kept = {c.id for c in whole.candidates if c.precision.quantiser in {None, "edgebuild"}}
+    assert kept <= set(ids(plan)), "float and our own int8 are what a build is for"
+
+
+def test_candidates_keep_the_order_of_profiles_and_precisions() -> None:
+    plan = make_plan(inputs(profile("b"), profile("a", "openvino", (OURS, FP32))))
+    assert ids(plan) == [
+        "b/fp32",
+        "b/fp16-storage",
+        "b/int8-edgebuild-u8s8",
+        "b/int8-onnxruntime-u8s8",
+        "b/int8-nncf-u8s8",
+        "a/int8-edgebuild-u8s8",
+        "a/fp32",
+    ]
+    assert [candidate.backend for candidate in plan.candidates[-2:]] == ["openvino", "openvino"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "raced"), [("latency", False), ("throughput", False), ("size", True), ("memory", True)]
+)
+def test_fp16_storage_is_raced_where_it_can_win(objective: str, raced: bool) -> None:
+    plan = make_plan(inputs(profile("a", precisions=(FP32, STORAGE, COMPUTE)), objective=objective))
+    fp32, storage, compute = plan.candidates
+    assert storage.raced is raced
+    assert fp32.raced
+    assert compute.raced
+    assert len(storage.settings) == (1 if objective != "memory" else 2)
+    assert len(fp32.settings) == (1 if objective == "size" else 2), "settings don't change a file's size"
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "reason"),
+    [
+        (
+            {"missing": {"openvino": "pip install 'edgebuild[openvino]'"}},
+            "b",
+            "openvino is not installed (pip install 'edgebuild[openvino]')",
+        ),
+        ({"missing": {"nncf": "pip install nncf"}}, "a/int8-nncf-u8s8", "nncf is not installed (pip install nncf)"),
+        (
+            {"quantisable_ops": 0},
+            "a/int8-edgebuild-u8s8",
+            "the model has no convolution or matrix product that could run in int8",
+        ),
+        ({"backend_refusals": {"openvino": "custom operators (my.ops)"}}, "b", "custom operators (my.ops)"),
+        ({"refused": (("c", "needs a CPU with avx512f"),)}, "c", "needs a CPU with avx512f"),
+    ],
+)
+def test_what_is_not_tried_has_its_reason(change: dict[str, Any], what: str, reason: str) -> None:
+    plan = make_plan(inputs(profile("a"), profile("b", "openvino"), **change))
+    assert refusals(plan)[what] == reason
+    assert not any(candidate.startswith(f"{what}/") or candidate == what for candidate in ids(plan))
+    assert "a/fp32" in ids(plan)
+
+
+def test_nothing_left_to_try_is_an_error_with_every_reason() -> None:
+    with pytest.raises(EnvironmentGap) as caught:
+        make_plan(inputs(profile("a"), refused=(("b", "needs avx2"),), missing={"onnxruntime": "pip install x"}))
+    message = "Nothing can be built for here: b: needs avx2; a: onnxruntime is not installed (pip install x)."
+    assert caught.value.message == message
+
+
+def test_time_takes_other_quantisers_last_first_then_settings() -> None:
+    whole = make_plan(inputs())
+    one = 7 + 1 + 2 + 2 * 4 * 2  # quantise, compile, evaluate, and two settings screened twice
+    shorter = make_plan(inputs(time_s=whole.seconds - 1))
+    assert refusals(shorter) == {"a/int8-nncf-u8s8": f"left out to stay inside {whole.seconds - 1:.0f} s"}
+    assert shorter.seconds == whole.seconds - one
+    shortest = make_plan(inputs(time_s=1))
+    assert list(refusals(shortest)) == [
+        "a/int8-nncf-u8s8",
+        "a/int8-onnxruntime-u8s8",
+        "all runtime settings but the first",
+    ]
+    assert ids(shortest) == ["a/fp32", "a/fp16-storage", "a/int8-edgebuild-u8s8"]
+    assert all(candidate.settings == SETTINGS[:1] for candidate in shortest.candidates)
+
+
+def test_settings_are_not_said_to_be_dropped_where_there_was_one() -> None:
+    plan = make_plan(inputs(time_s=1, objective="size"))
+    assert "all runtime settings but the first" not in refusals(plan)
+
+
+def test_costs_add_up_by_hand() -> None:
+    plan = make_plan(inputs(profile("a", precisions=(FP32, STORAGE, OURS))))
+    assert {cost.stage: cost.seconds for cost in plan.costs} == {
+        "data, export and reference": 5,
+        "quantise and compile": 7 + 3 * 1,
+        "evaluate on validation": 3 * 2,
+        "screen": 2 * 2 * 4 * 2,  # fp16 storage isn't raced
+        "certify": (2 + 1) * 10 * 6,
+        "evaluate on test": 2 * 3,
+    }
+    assert plan.seconds == 5 + 10 + 6 + 32 + 180 + 6
+
+
+def test_the_digest_sees_what_is_decided() -> None:
+    plan = make_plan(inputs())
+    for change in ({"objective": "size"}, {"budget": "1 point"}, {"time_s": 1.0}, {"quantisable_ops": 0}):
+        assert plan_digest(make_plan(inputs(**change))) != plan_digest(plan)
+
+
+@pytest.mark.parametrize("name", sorted(load_targets()))
+def test_every_shipped_target_plans_distinct_candidates(name: str) -> None:
+    target = load_targets()[name]
+    facts = {"arch": "x86_64"} if target.facts.arch is None else {}
+    resolved = resolve(target, load_profiles(), X86 if name == "this-machine" else facts)
+    given = PlanInputs(target=resolved, objective="latency", budget="2 points", quantisable_ops=1)
+    if not resolved.profiles:
+        with pytest.raises(EnvironmentGap, match="Nothing can be built"):
+            make_plan(given)
+        return
+    plan = make_plan(given)
+    assert len(set(ids(plan))) == len(plan.candidates)
+    assert sum(candidate.baseline for candidate in plan.candidates) == 1
