@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.building.judge import JudgeOutputs, judged
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact import Artifact, Fp16Meaning
+from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
-from edgebuild.errors import BudgetMissed, DeviceError, EdgebuildError, Interrupted, StoreError
+from edgebuild.errors import BudgetMissed, EnvironmentGap, ModelError, StoreError
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import Closeness, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
+
+
+#: Calibration samples that every quantiser gets, at most: NNCF's own default.
+CALIBRATION_SAMPLES = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Built:
 def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
-    The device, the store and the user may still end it: those errors aren't the candidate's.
+    The device, the data, the metric, the store and the user may still end it: those errors aren't the candidate's.
     """
     built = []
     with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
@@ -58,9 +63,9 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
             world.check()
             try:
                 built.append(_make(planned, prepared, world))
-            except (DeviceError, StoreError, Interrupted):
+            except StoreError:
                 raise
-            except EdgebuildError as error:
+            except (ModelError, EnvironmentGap) as error:
                 built.append(Built(planned=planned, failure=error.message))
             task.advance(note=planned.id)
     return tuple(built)
@@ -88,19 +93,18 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
 
 
 def _precision_step(planned: PlannedCandidate, prepared: Prepared, world: World) -> StepResult:
-    """Return the ONNX model in the candidate's precision."""
-    from edgebuild.techniques.table import technique_for
+    """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
+    from edgebuild.techniques.table import technique
 
-    make = technique_for(planned.precision)
-    if make is None:
+    precision = planned.precision
+    name = precision.quantiser if precision.kind == "int8" else "half-storage"
+    if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
         return prepared.frozen
-    step = make(
-        precision=planned.precision,
-        contract=prepared.contract,
-        keep_float=world.project.build.keep_float,
-    )
+    step = technique(name)(precision, prepared.contract, world.project.build.keep_float, CALIBRATION_SAMPLES)
     inputs = {"model": prepared.frozen, "calibration": prepared.calibration}
-    return world.run(step, inputs, label=f"{step.kind} for {planned.id}")
+    if step.place is Place.HOST:
+        del inputs["calibration"]
+    return world.run(step, inputs, label=f"{precision.label} for {planned.profile}")
 
 
 def _size_notes(prepared: Prepared, model: StepResult) -> tuple[str, ...]:
