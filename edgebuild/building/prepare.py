@@ -41,9 +41,11 @@ class Prepared:
 
 def prepare(world: World) -> Prepared:
     """Read the data, import the model, run the reference on validation, freeze; each step cached."""
+    # Before data are read, which may take long: an ONNX file that doesn't fit edgebuild.toml is told at once.
+    imported = _import_onnx(world) if world.project.model.factory is None else None
     calibration = materialise(world, "calibration")
     validation = materialise(world, "validation")
-    imported = _import_model(world, validation)
+    imported = imported or _export_torch(world, validation)
     contract = _given_contract(world, imported)
     reference = run_reference(world, imported, contract, validation, "validation")
     project = world.project
@@ -113,17 +115,30 @@ def run_reference(world: World, imported: StepResult, contract: Contract, data: 
     return world.run(step, inputs, label=f"reference on {split}")
 
 
-def _import_model(world: World, samples: StepResult) -> StepResult:
+def _import_onnx(world: World) -> StepResult:
+    from edgebuild.models.onnx_files import custom_domains, external_files, load_onnx, read_facts
+
+    path = world.project.onnx_path
+    if path is None:
+        raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
+    inputs: dict[str, Any] = {"model": path}
+    inputs.update({f"external-{i}": file for i, file in enumerate(external_files(path))})
+    imported = world.run(ImportOnnx(), inputs, label="import the ONNX model")
+    facts = read_facts(load_onnx(imported.path / "model.onnx"))
+    world.check_inputs(facts.inputs, facts.outputs)
+    domains = custom_domains(facts)
+    if domains and world.project.custom_ops_path is None:
+        raise ModelError(
+            f"{path} uses operators of {', '.join(domains)}, which no runtime brings.",
+            hint="Name the shared library that has them as [model].custom_ops, or export the model without them.",
+        )
+    return imported
+
+
+def _export_torch(world: World, samples: StepResult) -> StepResult:
     project = world.project
     if project.model.factory is None:
-        from edgebuild.models.onnx_files import external_files
-
-        path = project.onnx_path
-        if path is None:
-            raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
-        inputs: dict[str, Any] = {"model": path}
-        inputs.update({f"external-{i}": file for i, file in enumerate(external_files(path))})
-        return world.run(ImportOnnx(), inputs, label="import the ONNX model")
+        raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
     step = ExportTorch(
         factory=project.model.factory,
         call=world.load(project.model.factory),
@@ -152,7 +167,6 @@ def _given_contract(world: World, imported: StepResult) -> Contract:
         outputs = contract.outputs
     else:
         facts = read_facts(load_onnx(imported.path / "model.onnx"))
-        world.check_inputs(facts.inputs, facts.outputs)
         states = {link.output for link in project.state_links}
         outputs = tuple(spec for spec in facts.outputs if spec.name not in states)
     inputs = tuple(

@@ -37,8 +37,10 @@ def run_build(project: Project, options: Options) -> int:
         console.print(summary(record))
         path = write_report(project.folder / HOME / "builds" / record.build_id, record)
         console.print(f"Report: {shown(path)}", soft_wrap=True)
-        if record.outcome == "ok":
-            console.print(f"Artifact: {shown(path.parent / 'artifact')}", soft_wrap=True)
+        artifact = path.parent / "artifact"
+        if artifact.is_dir():
+            which = "Artifact" if record.outcome == "ok" else "The nearest artifact, kept"
+            console.print(f"{which}: {shown(artifact)}", soft_wrap=True)
     if len(records) > 1:
         console.print(comparison_table(records))
     return next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records))

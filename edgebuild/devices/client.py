@@ -62,13 +62,14 @@ class RunnerClient:
         *,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         time_limit_s: float,
+        silence_s: float | None = None,
         check: Callable[[], None] = never_stop,
     ) -> dict[str, Any]:
         """Return the result of one operation in a fresh process.
 
         Raises what the runner says went wrong (``ModelError``, ``DataError``, ``EnvironmentGap``), ``DeviceError`` for
-        a runner that dies, hangs past ``time_limit_s`` or speaks nonsense, and whatever ``check`` raises. The process
-        is gone when this returns or raises.
+        a runner that dies, hangs past ``time_limit_s``, says nothing for ``silence_s`` or speaks nonsense, and whatever
+        ``check`` raises. The process is gone when this returns or raises.
         """
         line = json.dumps(
             {
@@ -85,7 +86,7 @@ class RunnerClient:
         channel = self.device.open(argv, {"PYTHONUNBUFFERED": "1"})
         try:
             channel.send(line)
-            conversation = _Conversation(channel, op, self.device.id, time_limit_s, check)
+            conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, check)
             return conversation.result(on_event)
         finally:
             channel.kill()
@@ -147,11 +148,20 @@ class RunnerClient:
 class _Conversation:
     """What one process says until its result, its error or its end; all of it is taken as hostile."""
 
-    def __init__(self, channel: Channel, op: str, device: str, limit_s: float, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        op: str,
+        device: str,
+        limit_s: float,
+        silence_s: float | None,
+        check: Callable[[], None],
+    ) -> None:
         self._channel = channel
         self._who = f"The runner on {device} ({op})"
         self._limit_s = limit_s
         self._deadline = time.monotonic() + limit_s
+        self._silence_s = limit_s if silence_s is None else silence_s
         self._check = check
         self._bytes = 0
         self._lines = 0
@@ -188,11 +198,15 @@ class _Conversation:
         return message
 
     def _line(self) -> str | None:
+        patience = time.monotonic() + self._silence_s
         while True:
             self._check()
-            left = self._deadline - time.monotonic()
+            now = time.monotonic()
+            left = self._deadline - now
             if left <= 0:
                 raise self._failed(f"gave no answer within {self._limit_s:g} s and was stopped")
+            if now >= patience:
+                raise self._failed(f"said nothing for {self._silence_s:g} s and was stopped")
             try:
                 return self._channel.receive(min(POLL_S, left))
             except TimeoutError:

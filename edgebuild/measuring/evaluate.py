@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: No evaluation takes longer than this on any device that is worth shipping to.
 EVALUATION_LIMIT_S = 6 * 3600.0
+#: The runner tells of progress twice a second once the model is loaded; loading and one inference take less than this.
+SILENCE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class EvaluateArtifact:
                 },
                 on_event=_Follow(task),
                 time_limit_s=EVALUATION_LIMIT_S,
+                silence_s=SILENCE_S,
                 check=ctx.check,
             )
             outputs = answer["outputs"]
