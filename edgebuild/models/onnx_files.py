@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Operator sets whose operators every runtime we compile for may be asked to know.
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+#: How the simplifier's process says that onnxruntime isn't there.
+NOT_INSTALLED = 3
 #: Operator sets of onnxruntime itself: fine there, unknown elsewhere.
 RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
 
@@ -261,33 +263,32 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
     """Return the model with constants folded and batch normalisation merged, in standard operators only.
 
     onnxruntime's *basic* optimisations do it: they keep the meaning, know no instruction set, and, unlike pure
-    rewriters, follow shapes through padding and control flow. Raises ``ModelError`` naming what onnxruntime refuses.
+    rewriters, follow shapes through padding and control flow. It runs in a process of its own, since some models crash
+    the optimiser: such a model is returned as it is. Raises ``ModelError`` naming what onnxruntime refuses.
     """
+    import subprocess
+    import sys
     import tempfile
     from pathlib import Path
 
     import onnx
 
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'") from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4
-    if library is not None:
-        options.register_custom_ops_library(str(library))
     with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
         onnx.save(model, str(source))
-        options.optimized_model_filepath = str(target)
-        try:
-            onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no root of their own
+        argv = [sys.executable, "-m", "edgebuild.models.simplifier", str(source), str(target)]
+        done = subprocess.run(
+            [*argv, *([str(library)] if library else [])], capture_output=True, text=True, check=False
+        )
+        if done.returncode < 0:
+            return model
+        if done.returncode == NOT_INSTALLED:
+            raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'")
+        if done.returncode != 0:
             raise ModelError(
-                f"onnxruntime can't load the model: {first_line(error)}",
+                f"onnxruntime can't load the model: {first_line(done.stderr)}",
                 hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
-            ) from error
+            )
         simplified = onnx.load(str(target))
     used = {node.domain for node in _nodes(simplified.graph)} | {f.domain for f in simplified.functions}
     kept = [entry for entry in simplified.opset_import if entry.domain in used | {""}]
@@ -296,13 +297,13 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
     return simplified
 
 
-def first_line(error: Exception) -> str:
+def first_line(said: object) -> str:
     """Return what onnxruntime says, without its codes and without the scratch file that it read."""
     import re
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", lines[0] if lines else "")
-    return text[:300] or type(error).__name__
+    return text[:300] or type(said).__name__
 
 
 def _constant_tensor(constant: ConstantInput) -> Any:
