@@ -42,12 +42,13 @@ class Prepared:
 def prepare(world: World) -> Prepared:
     """Read the data, import the model, run the reference on validation, freeze; each step cached."""
     # Before data are read, which may take long: an ONNX file that doesn't fit edgebuild.toml is told at once.
-    imported = _import_onnx(world) if world.project.model.factory is None else None
+    given = _import_onnx(world) if world.project.model.factory is None else None
     calibration = materialise(world, "calibration")
     validation = materialise(world, "validation")
-    imported = imported or _export_torch(world, validation)
-    contract = _given_contract(world, imported)
-    reference = run_reference(world, imported, contract, validation, "validation")
+    contract = _given_contract(world, given)
+    # Before an export, whose own words for a model that doesn't run name no layer.
+    reference = run_reference(world, given, contract, validation, "validation")
+    imported = given or _export_torch(world, validation)
     project = world.project
     shapes = tuple((spec.name, project.shipped_shape(spec.shape)) for spec in project.input_specs)
     frozen = world.run(
@@ -94,8 +95,10 @@ class _Samples:
         return opened() if opened is not None else ()
 
 
-def run_reference(world: World, imported: StepResult, contract: Contract, data: StepResult, split: str) -> StepResult:
-    """Run the model as given over a split."""
+def run_reference(
+    world: World, imported: StepResult | None, contract: Contract, data: StepResult, split: str
+) -> StepResult:
+    """Run the model as given over a split: ``imported``, or what the project's factory makes."""
     project = world.project
     inputs: dict[str, Any] = {"data": data, **_library(world)}
     if project.model.factory is None:
@@ -157,12 +160,12 @@ def _torch_contract(world: World) -> Contract:
     return _with_project(world, project.sample_specs, outputs)
 
 
-def _given_contract(world: World, imported: StepResult) -> Contract:
+def _given_contract(world: World, imported: StepResult | None) -> Contract:
     """The contract of the model as given: outputs as the ONNX file names them, inputs in their shipped shape."""
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
     project = world.project
-    if project.model.factory is not None:
+    if imported is None:
         contract = _torch_contract(world)
         outputs = contract.outputs
     else:

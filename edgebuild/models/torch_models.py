@@ -184,7 +184,10 @@ def export(
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the root: the exporters wrap it in their own advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -230,7 +233,7 @@ def _export_tracing(
 def _quiet() -> Iterator[None]:
     """Keep the exporters' chatter off the terminal; failures still raise."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
