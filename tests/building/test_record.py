@@ -1,0 +1,134 @@
+"""A build's record on disk: found by id or target, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgebuild.building.record import find_build, installed_versions, load_record, load_samples
+from edgebuild.core.verdict import BuildRecord
+from edgebuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD, NEW = "20260101-100000-aaaa1111", "20260102-100000-aabb2222"
+
+
+def record(build_id: str, target: str = "here") -> BuildRecord:
+    return BuildRecord(
+        build_id=build_id,
+        project="p",
+        target=target,
+        device="d",
+        started_at="2026-01-01T10:00:00+00:00",
+        seconds=1.5,
+        objective="latency",
+        budget_text="2 points",
+        outcome="missed",
+        chosen=None,
+        summary="nothing",
+        baseline="a/fp32",
+        candidates=(),
+    )
+
+
+def written(home: Path, build_id: str, target: str = "here") -> Path:
+    folder = home / "builds" / build_id
+    folder.mkdir(parents=True)
+    (folder / "build.json").write_text(record(build_id, target).to_json())
+    return folder
+
+
+def latest(home: Path, **targets: str) -> None:
+    (home / "builds" / "latest.json").write_text(json.dumps(targets))
+
+
+def test_the_newest_build_is_found_without_a_name(tmp_path: Path) -> None:
+    new, _ = written(tmp_path, NEW), written(tmp_path, OLD)
+    assert find_build(tmp_path) == new
+
+
+def test_a_build_is_found_by_id_or_the_start_of_it(tmp_path: Path) -> None:
+    new, old = written(tmp_path, NEW), written(tmp_path, OLD)
+    assert find_build(tmp_path, OLD) == old
+    assert find_build(tmp_path, "20260102") == new
+
+
+def test_a_start_that_fits_several_builds_names_them(tmp_path: Path) -> None:
+    written(tmp_path, NEW)
+    written(tmp_path, OLD)
+    with pytest.raises(UsageError, match="'2026' fits 2 builds") as caught:
+        find_build(tmp_path, "2026")
+    assert caught.value.hint == f"They are {OLD}, {NEW}."
+
+
+def test_the_newest_of_a_target_is_found(tmp_path: Path) -> None:
+    old, _ = written(tmp_path, OLD, "pi"), written(tmp_path, NEW)
+    latest(tmp_path, pi=OLD, here=NEW)
+    assert find_build(tmp_path, target="pi") == old
+
+
+@pytest.mark.parametrize("which", [None, "2026"])
+def test_no_build_is_a_usage_error_that_says_how_to_make_one(which: str | None, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no build") as caught:
+        find_build(tmp_path, which)
+    assert "edgebuild build" in caught.value.hint
+
+
+def test_no_build_of_a_target_is_none_of_another(tmp_path: Path) -> None:
+    written(tmp_path, NEW)
+    latest(tmp_path, here=NEW)
+    with pytest.raises(UsageError, match="There is no build"):
+        find_build(tmp_path, target="pi")
+
+
+def test_a_folder_whose_record_was_never_written_is_no_build(tmp_path: Path) -> None:
+    old = written(tmp_path, OLD)
+    (tmp_path / "builds" / NEW / "artifact").mkdir(parents=True)
+    assert find_build(tmp_path) == old
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"build_id": 3}'])
+def test_a_list_of_latest_builds_that_is_damaged_names_none(damage: str, tmp_path: Path) -> None:
+    written(tmp_path, NEW)
+    (tmp_path / "builds" / "latest.json").write_text(damage)
+    with pytest.raises(UsageError):
+        find_build(tmp_path, target="here")
+    assert find_build(tmp_path).name == NEW
+
+
+def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
+    assert load_record(written(tmp_path, NEW)) == record(NEW)
+
+
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, NEW)
+    path = folder / "build.json"
+    whole = path.read_text()
+    for damaged in ("", whole[:-5], whole.replace('"missed"', '"perhaps"'), whole.replace("chosen", "choosen")):
+        path.write_text(damaged)
+        with pytest.raises(UsageError, match=r"build\.json can't be read: it is damaged or of another version"):
+            load_record(folder)
+    path.unlink()
+    with pytest.raises(UsageError):
+        load_record(folder)
+
+
+def test_samples_are_found_by_candidate_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
+    folder = written(tmp_path, NEW) / "samples"
+    folder.mkdir()
+    (folder / "a.json").write_text('{"id": "x/fp32", "launches": [[1, 2], [3]]}')
+    (folder / "b.json").write_text('{"id": "x/int8"')
+    (folder / "c.json").write_text('{"launches": []}')
+    assert load_samples(folder.parent) == {"x/fp32": [[1, 2], [3]]}
+    assert load_samples(tmp_path) == {}
+
+
+def test_the_lock_names_what_is_installed_and_nothing_else() -> None:
+    versions = dict(installed_versions())
+    assert versions["python"].startswith("3.")
+    assert {"edgebuild", "numpy", "onnx"} <= versions.keys()
+    assert all(versions.values())
