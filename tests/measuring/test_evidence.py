@@ -1,0 +1,201 @@
+"""Measurements on disk: append-only, resumable launch by launch, and never believed when damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgebuild.core.measurement import Launch
+from edgebuild.core.values import digest_bytes
+from edgebuild.errors import StoreError
+from edgebuild.measuring.evidence import RESUME_AGE, REUSE_AGE, SessionFolder, open_session, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEY = "ab" * 32
+MINUTE = timedelta(minutes=1)
+
+
+def opened(root: Path, key: str = KEY, *, protocol: str = "screen", remeasure: bool = False) -> SessionFolder:
+    return open_session(root, protocol, key, {"title": "t"}, remeasure=remeasure)
+
+
+def launched(folder: SessionFolder, count: int) -> None:
+    for index in range(count):
+        data = bytes([index]) * 8
+        (folder.path / f"launch-{index:04d}.i64").write_bytes(data)
+        folder.record(
+            Launch(
+                index=index,
+                arm="a",
+                samples=f"launch-{index:04d}.i64",
+                samples_sha256=digest_bytes(data),
+                count=1,
+                median_ns=1,
+                import_s=0,
+                load_s=0,
+                first_inference_s=0,
+                warmup_inferences=1,
+                settled=True,
+            )
+        )
+
+
+def aged(folder: SessionFolder, age: timedelta) -> Path:
+    """The same session as if it had been started that long ago."""
+    stamp = (datetime.now(UTC) - age).strftime("%Y%m%dT%H%M%S%fZ")
+    return folder.path.rename(folder.path.with_name(f"{folder.path.name.rsplit('-', 1)[0]}-{stamp}"))
+
+
+def whole(root: Path, count: int = 3) -> SessionFolder:
+    folder = opened(root)
+    launched(folder, count)
+    folder.finish({"launches": count})
+    return folder
+
+
+def test_an_unfinished_session_is_gone_on_with(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    launched(first, 2)
+    again = opened(tmp_path)
+    assert again == first
+    assert [launch.index for launch in again.launches()] == [0, 1]
+
+
+def test_a_finished_session_is_reused(tmp_path: Path) -> None:
+    first = whole(tmp_path)
+    again = opened(tmp_path)
+    assert again.path == first.path
+    assert again.whole
+
+
+def test_remeasuring_starts_anew_and_keeps_the_old(tmp_path: Path) -> None:
+    first = whole(tmp_path)
+    again = opened(tmp_path, remeasure=True)
+    assert again.path != first.path
+    assert first.path.is_dir()
+    assert not again.whole
+    assert opened(tmp_path).path == again.path, "the newest is the one"
+
+
+@pytest.mark.parametrize(
+    ("age", "finished", "kept"),
+    [
+        (RESUME_AGE - MINUTE, False, True),
+        (RESUME_AGE + MINUTE, False, False),
+        (RESUME_AGE + MINUTE, True, True),
+        (REUSE_AGE - MINUTE, True, True),
+        (REUSE_AGE + MINUTE, True, False),
+    ],
+)
+def test_evidence_ages_and_unfinished_evidence_sooner(
+    age: timedelta, finished: bool, kept: bool, tmp_path: Path
+) -> None:
+    folder = whole(tmp_path) if finished else opened(tmp_path)
+    path = aged(folder, age)
+    assert (opened(tmp_path).path == path) is kept
+    assert path.is_dir(), "evidence is never removed"
+
+
+def test_another_key_or_protocol_is_another_session(tmp_path: Path) -> None:
+    paths = {opened(tmp_path).path, opened(tmp_path, "cd" * 32).path, opened(tmp_path, protocol="certify").path}
+    assert len(paths) == 3
+
+
+def test_a_folder_that_is_no_session_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / f"screen-{KEY[:16]}-someday").mkdir(parents=True)
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    (tmp_path / f"screen-{KEY[:16]}-{later.strftime('%Y%m%dT%H%M%S%fZ')}").mkdir()
+    assert (opened(tmp_path).path / "session.json").is_file()
+
+
+def no_samples(path: Path) -> None:
+    path.with_suffix(".i64").unlink()
+
+
+def other_samples(path: Path) -> None:
+    path.with_suffix(".i64").write_bytes(b"\xff" * 8)
+
+
+def half_written(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def another_launch(path: Path) -> None:
+    path.write_text((path.parent / "launch-0000.json").read_text())
+
+
+DAMAGE = [no_samples, other_samples, half_written, another_launch, lambda path: path.unlink()]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=["samples gone", "samples changed", "half", "of another", "gone"])
+def test_a_damaged_launch_counts_as_never_made_and_so_does_what_came_after(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Launches pair up by their place: one that slid into another's round would be compared with the wrong one."""
+    folder = opened(tmp_path)
+    launched(folder, 4)
+    damage(folder.path / "launch-0002.json")
+    assert [launch.index for launch in opened(tmp_path).launches()] == [0, 1]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=["samples gone", "samples changed", "half", "of another", "gone"])
+def test_a_finished_session_with_a_damaged_launch_is_not_reused_as_if_whole(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    first = whole(tmp_path)
+    damage(first.path / "launch-0001.json")
+    assert not opened(tmp_path).whole
+    aged(first, RESUME_AGE + MINUTE)
+    assert opened(tmp_path).launches() == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"launches": 2}', "{}"])
+def test_a_damaged_result_makes_no_session_whole(text: str, tmp_path: Path) -> None:
+    first = whole(tmp_path)
+    (first.path / "result.json").write_text(text)
+    again = opened(tmp_path)
+    assert (again.path, again.whole) == (first.path, False)
+
+
+def test_extras_are_kept_beside_the_launches(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    assert folder.extras("memory") is None
+    folder.record_extra("memory", {"peak": 3})
+    assert folder.extras("memory") == {"peak": 3}
+    (folder.path / "memory.json").write_text('{"peak"')
+    assert folder.extras("memory") is None
+
+
+def test_what_is_measured_is_said_in_the_folder(tmp_path: Path) -> None:
+    facts = json.loads((opened(tmp_path).path / "session.json").read_text())
+    assert facts["title"] == "t"
+    assert datetime.fromisoformat(facts["started_at"]).tzinfo is not None
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    write_atomic(path, "old")
+
+    def full(_: int) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"record\.json can't be written: No space left on device\.") as caught:
+        write_atomic(path, "new")
+    assert caught.value.hint
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("record.json", "old")]
+
+
+def test_a_place_that_can_t_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="can't be written: Not a directory"):
+        opened(tmp_path / "file" / "measurements")
