@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MIN_DRAWS = 1_000
 MAX_DRAWS = 20_000
 #: Draws beyond each bound of a percentile interval: fewer make the bound itself random.
-TAIL_DRAWS = 50
+TAIL_DRAWS = 25
 #: A bootstrap whose metric is undefined in more than this share of its draws bounds nothing.
 MAX_UNDEFINED = 0.05
 
