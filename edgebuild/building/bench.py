@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.building.world import configuration_of, read_probe
+from edgebuild.building.world import configuration_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
+from edgebuild.devices.probe import read_probe
 from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.measuring import session, statistics
 from edgebuild.measuring.anchor import anchor_arm

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
-from edgebuild.building.world import budget_of, read_probe, targets_of
+from edgebuild.building.world import budget_of, targets_of
+from edgebuild.devices.probe import read_probe
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:

@@ -140,6 +140,7 @@ def open_world(
     from edgebuild.catalogue.code_digest import project_code_digest
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.local import LocalDevice
+    from edgebuild.devices.probe import read_probe
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
 
@@ -181,24 +182,6 @@ def store_of(project: Project) -> Store:
     quota = project.store.quota_gb
     where = project.store.url or str(project.folder / HOME / "store")
     return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
-
-
-def read_probe(client: RunnerClient) -> dict[str, str]:
-    """Ask the device what it is; nested readings are flattened with dots."""
-    answer = client.call("probe", {}, time_limit_s=120.0)
-    flat: dict[str, str] = {}
-    _flatten("", answer, flat)
-    return flat
-
-
-def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _flatten(f"{prefix}.{name}" if prefix else str(name), inner, into)
-    elif isinstance(value, list):
-        into[prefix] = " ".join(str(item) for item in value)
-    else:
-        into[prefix] = "unknown" if value is None else str(value)
 
 
 def targets_of(project: Project, options: Options) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ def run_doctor(against: str | None, project: Path) -> int:
     from rich.table import Table
 
     from edgebuild.backends.table import backends
-    from edgebuild.building.world import read_probe
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.local import LocalDevice
+    from edgebuild.devices.probe import read_probe
 
     table = backends()
     with tempfile.TemporaryDirectory(prefix="edgebuild-doctor-") as scratch:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Layer, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
+from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
+from edgebuild.measuring.thermal import CoolDown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +96,7 @@ class _Run:
     launches: dict[str, list[Launch]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     next_index: int = 0
+    cool_down: CoolDown | None = None
 
 
 def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
@@ -197,6 +200,9 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
         task.advance(run.protocol.launch_s)
         return
     run.bench.check()
+    if run.cool_down is None:
+        run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
+    run.cool_down.wait()
     done.append(_launch(run, arm))
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
 

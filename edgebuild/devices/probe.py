@@ -1,0 +1,28 @@
+"""Asks a device what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgebuild.devices.client import RunnerClient
+
+PROBE_LIMIT_S = 120.0
+
+
+def read_probe(client: RunnerClient) -> dict[str, str]:
+    """Ask the device what it is; nested readings are flattened with dots."""
+    answer = client.call("probe", {}, time_limit_s=PROBE_LIMIT_S)
+    flat: dict[str, str] = {}
+    _flatten("", answer, flat)
+    return flat
+
+
+def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _flatten(f"{prefix}.{name}" if prefix else str(name), inner, into)
+    elif isinstance(value, list):
+        into[prefix] = " ".join(str(item) for item in value)
+    else:
+        into[prefix] = "unknown" if value is None else str(value)
