@@ -89,7 +89,7 @@ def resolve(
     problems = [f"profiles: {unknown('profile', name, profiles)}" for name in target.profiles if name not in profiles]
     problems += _contradictions(target.facts, readings)
     arch = readings.get("arch") or (target.facts.arch.value if target.facts.arch else None)
-    if arch is None:
+    if arch is None and not problems:
         problems.append("[facts].arch: isn't stated, and no device was probed")
     if problems or arch is None:
         raise ConfigError(f'target "{target.name}"', tuple(problems), hint="Is it the right device for this target?")
