@@ -17,11 +17,13 @@ ARG EXTRAS=onnxruntime,openvino
 
 WORKDIR /source
 COPY . .
-# edgebuild sends nothing anywhere: without openvino-telemetry, which they need for nothing else, OpenVINO and NNCF can't.
-RUN python3 -m venv /opt/edgebuild \
- && /opt/edgebuild/bin/pip install ".[$EXTRAS]" \
- && /opt/edgebuild/bin/pip check \
- && /opt/edgebuild/bin/pip uninstall -y openvino-telemetry pip setuptools
+# pip works from outside, so that what ships holds only what edgebuild needs. And edgebuild sends nothing anywhere:
+# without openvino-telemetry, which they need for nothing else, OpenVINO and NNCF can't either.
+RUN python3 -m venv /pip \
+ && python3 -m venv --without-pip /opt/edgebuild \
+ && /pip/bin/pip --python /opt/edgebuild/bin/python install ".[$EXTRAS]" \
+ && /pip/bin/pip --python /opt/edgebuild/bin/python check \
+ && /pip/bin/pip --python /opt/edgebuild/bin/python uninstall -y openvino-telemetry
 
 
 FROM debian:bookworm-slim
