@@ -77,11 +77,16 @@ def materialise(world: World, split: Split) -> StepResult:
     step = MaterialiseData(
         source=source,
         call=_Samples(project, split),
-        specs=project.sample_specs,
+        specs=tuple(_shipped_lengths(project, spec) for spec in project.sample_specs),
         stateful=project.stateful,
         code_digest=world.code_digest,
     )
     return world.run(step, world.data_files(source), label=f"read the {split} data")
+
+
+def _shipped_lengths(project: Project, spec: TensorSpec) -> TensorSpec:
+    """Samples come in the sizes that ship; only how many of them make a batch is left open."""
+    return spec.model_copy(update={"shape": (*spec.shape[:1], *project.shipped_shape(spec.shape[1:]))})
 
 
 class _Samples:
@@ -107,7 +112,7 @@ def run_reference(
     else:
         step = ReferenceOutputs(
             contract=contract,
-            batch=1 if contract.state else TORCH_REFERENCE_BATCH,
+            batch=TORCH_REFERENCE_BATCH if _batch_is_free(project) else contract.batch,
             split=split,
             order=tuple(spec.name for spec in project.inputs),
             factory=project.model.factory,

@@ -54,7 +54,7 @@ def _read(path: Path, project: str, test_digest: str) -> list[Opening]:
     if not path.exists():
         return []
     openings, previous = [], ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
             entry = json.loads(line)
             chained = entry["previous"] == previous
@@ -71,8 +71,20 @@ def _read(path: Path, project: str, test_digest: str) -> list[Opening]:
     return openings
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, 1) from error
+    except OSError as error:
+        raise StoreError(
+            f"The record of test-set openings {path} can't be read: {error.strerror}.",
+            hint="Make the file readable; without it the test set stays sealed.",
+        ) from error
+
+
 def _append(path: Path, project: str, test_digest: str, opening: Opening) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = _lines(path) if path.exists() else []
     body = {
         "at": opening.opened_at,
         "artifacts": list(opening.artifacts),
@@ -81,11 +93,18 @@ def _append(path: Path, project: str, test_digest: str, opening: Opening) -> Non
         "project": project,
         "test": test_digest,
     }
+    size = path.stat().st_size if path.exists() else 0
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(canonical_json({**body, "digest": digest_json(body)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(canonical_json({**body, "digest": digest_json(body)}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            # Half a line would make every later build take the record for damaged.
+            if path.exists():
+                os.truncate(path, size)
+            raise
     except OSError as error:
         raise StoreError(
             f"The record of test-set openings {path} can't be written: {error.strerror}.",

@@ -134,7 +134,6 @@ def test_a_full_disk_keeps_the_set_sealed(path: Path, little_room: None) -> None
         opened(path, "b")
 
 
-@pytest.mark.xfail(reason="half a line stays behind and damages the record for ever")
 def test_a_full_disk_leaves_the_record_as_it_was(path: Path, little_room: None) -> None:
     before = path.read_bytes()
     with pytest.raises(StoreError):
