@@ -55,12 +55,14 @@ def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
 
 def _show(report: BenchReport) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
-    table = Table("", *[result.model for result in report.results], box=None, pad_edge=False)
+    table = Table("", *[escape(result.model) for result in report.results], box=None, pad_edge=False)
     for name, cells in _rows(report.results):
-        table.add_row(name, *cells)
+        table.add_row(name, *map(Text, cells))
     console.print(table)
     if report.comparison is not None:
         console.print(f"\n{comparison_words(report.comparison, *[r.model for r in report.results])}", markup=False)

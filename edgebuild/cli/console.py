@@ -29,8 +29,7 @@ def run(app: Callable[..., object]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say_error("Interrupted; what was finished is kept.", "Run the same command again to go on.")
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return 0
     except Exception as error:  # noqa: BLE001 - the last resort, where our bugs end
@@ -44,7 +43,15 @@ def run(app: Callable[..., object]) -> int:
         traceback.print_exc()
         say_error("This is a bug in edgebuild; the traceback above is what its developers need.", "")
         return BUG
+    # Depending on its version typer makes this of a Ctrl-C, and says nothing.
+    if result == INTERRUPTED:
+        return _interrupted()
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    say_error("Interrupted; what was finished is kept.", "Run the same command again to go on.")
+    return INTERRUPTED
 
 
 def say_error(message: str, hint: str) -> None:

@@ -19,6 +19,7 @@ def run_doctor(against: str | None, project: Path) -> int:
     """Print what was found; return 0, or 6 when nothing can be built here or something differs from ``against``."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
@@ -34,7 +35,7 @@ def run_doctor(against: str | None, project: Path) -> int:
     found = [*_backends(table), *_tools(), *_machine(probe)]
     rows = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
     for state, what, value, advice in found:
-        rows.add_row(state, what, value, advice)
+        rows.add_row(*map(Text, (state, what, value, advice)))  # not markup: hints hold square brackets
     Console().print(rows)
     usable = any(backend.installed() is not None for backend in table.values())
     return 0 if usable else EnvironmentGap.exit_code

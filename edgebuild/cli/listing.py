@@ -19,6 +19,7 @@ def show_targets(name: str | None, project: Path) -> None:
     """Print all targets, or one with its facts and where they are known from."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     folder = project if project.is_dir() else project.parent
     targets, profiles, console = load_targets(folder), load_profiles(folder), Console()
@@ -28,13 +29,15 @@ def show_targets(name: str | None, project: Path) -> None:
     table = Table("Target", "What it is", "Profiles", "Builds here", box=None, pad_edge=False)
     for target in targets.values():
         ready = [p for p in target.profiles if p in profiles and profiles[p].device_work]
-        table.add_row(target.name, target.title, ", ".join(target.profiles), "yes" if ready else "not yet")
+        cells = (target.name, target.title, ", ".join(target.profiles), "yes" if ready else "not yet")
+        table.add_row(*map(Text, cells))
     console.print(table)
     console.print("\n`edgebuild targets NAME` shows a target's facts and their sources.")
 
 
 def _show_target(target: Target, console: Any) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     console.print(f"{target.name}: {target.title}\n", markup=False)
     console.print(f"Profiles, in order of preference: {', '.join(target.profiles)}\n", markup=False)
@@ -43,7 +46,7 @@ def _show_target(target: Target, console: Any) -> None:
         fact = getattr(target.facts, name)
         if fact is not None:
             value = ", ".join(fact.value) if isinstance(fact.value, tuple) else str(fact.value)
-            table.add_row(name, value, fact.source, fact.date, fact.verified)
+            table.add_row(*map(Text, (name, value, fact.source, fact.date, fact.verified)))
     console.print(table if table.row_count else "It has no facts of its own: everything is probed.")
     given = {k: v for k, v in target.limits.model_dump().items() if v is not None}
     if given:
@@ -72,12 +75,13 @@ def show_plans(plans: Sequence[Plan]) -> None:
 
 def _show_candidates(plan: Plan, console: Any) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("Candidate", "Runtime settings raced", box=None, pad_edge=False)
     for candidate in plan.candidates:
         labels = [" ".join(f"{k}={str(v).lower()}" for k, v in settings) for settings in candidate.settings]
         raced = "; ".join(labels) if candidate.raced else "not raced: judged on size and memory"
-        table.add_row(candidate.id + (" (baseline)" if candidate.baseline else ""), raced)
+        table.add_row(*map(Text, (candidate.id + (" (baseline)" if candidate.baseline else ""), raced)))
     console.print(table)
     console.print()
 
