@@ -79,7 +79,7 @@ def climb(bench: Workbench) -> Ladder:
     ladder.offer("bias correction", _corrected(bench, ladder.numbers))
     flat = replace(ladder.numbers, biases=ladder.numbers.float_biases)
     for ridge in RIDGES:
-        ladder.offer(f"reconstruction, ridge {ridge:g}", reconstructed(bench, flat, ridge, bench.layer_frames))
+        ladder.offer(f"reconstruction, ridge {ridge:g}", reconstructed(bench, flat, ridge))
     return ladder
 
 

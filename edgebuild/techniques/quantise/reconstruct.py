@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.techniques.quantise.arithmetic import Codes, weight_levels
-from edgebuild.techniques.quantise.layers import as_rows, from_rows
+from edgebuild.techniques.quantise.layers import POSITIONS, as_rows, from_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 #: Layers with more inputs per channel than this keep their codes: the covariance would be too large.
 LARGEST = 2304
+#: A covariance is taken over this many patches per input of the layer, and over no fewer frames than stated.
+PATCHES_PER_INPUT, LEAST_FRAMES = 16, 32
 
 
-def reconstructed(bench: Workbench, numbers: Numbers, ridge: float, frames: int) -> Numbers:
+def reconstructed(bench: Workbench, numbers: Numbers, ridge: float) -> Numbers:
     """Return ``numbers`` with every layer refitted in graph order. ``ridge`` is relative to the inputs' mean power."""
     for op in bench.placement.ops:
         weight, bias = numbers.weights[op.name], numbers.biases.get(op.name)
         if weight.size // op.channels > LARGEST:
             continue
-        found = bench.moments(op, numbers, frames)
+        found = bench.moments(op, numbers, _frames(bench, op))
         if bias is None:
             found = replace(found, mean_x=found.mean_x * 0, mean_y=found.mean_y * 0)
         damped = _damped(found.covariance, ridge)
@@ -52,6 +54,13 @@ def reconstructed(bench: Workbench, numbers: Numbers, ridge: float, frames: int)
             corrected = (bias + error.reshape(bias.shape)).astype(np.float32)
             numbers = replace(numbers, biases={**numbers.biases, op.name: corrected})
     return numbers
+
+
+def _frames(bench: Workbench, op: WeightedOp) -> int:
+    """Return how many frames show enough of the layer's inputs, if there are so many and they can be afforded."""
+    inputs = bench.original.weights[op.name].size // op.channels
+    positions = max(op.macs // bench.original.weights[op.name].size, 1)
+    return min(bench.layer_frames, max(inputs * PATCHES_PER_INPUT // min(positions, POSITIONS), LEAST_FRAMES))
 
 
 def _damped(covariance: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:

@@ -80,7 +80,7 @@ def choose_frames(
     call: Callable[[Feeds], dict[str, NDArray[Any]]],
     check: Callable[[], None],
 ) -> tuple[Frames, Frames]:
-    """Return two halves of at most ``samples`` samples together; a whole sequence falls into one half.
+    """Return two halves of at most ``samples`` samples together; a sequence, and a whole group, falls into one half.
 
     ``call`` runs the float model: it makes the states that each frame of a sequence starts with. Raises ``DataError``
     for fewer than two samples.
@@ -91,22 +91,21 @@ def choose_frames(
             f"The calibration data holds {dataset.samples} sample(s); at least {LEAST_FRAMES} are needed.",
             hint="Let [data].calibration yield a few hundred typical samples.",
         )
-    order = np.random.default_rng(seed).permutation(dataset.samples)
+    fit, held = _split(dataset.groups(), np.random.default_rng(seed), samples // 2)
     if not contract.state:
-        chosen = [int(i) for i in order[:samples]]
-        fit, held = chosen[::2], chosen[1::2]
-        return tuple(  # type: ignore[return-value]
-            Frames(dataset=dataset, contract=contract, chosen=tuple(half), states=()) for half in (fit, held)
+        return (
+            Frames(dataset=dataset, contract=contract, chosen=fit, states=()),
+            Frames(dataset=dataset, contract=contract, chosen=held, states=()),
         )
-    starts = np.concatenate([[0], np.cumsum(dataset.lengths)])
+    lengths = dataset.lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
     halves: list[Frames] = []
-    for half in (order[::2], order[1::2]):
-        visited = half[: max(samples // 2, 1)]
+    for visited in (fit, held):
         each = max(samples // 2 * FRAMES_PER_SEQUENCE // len(visited), 1)
         frames: list[int] = []
         states: list[Feeds] = []
         for sequence in visited:
-            first, length = int(starts[sequence]), int(dataset.lengths[sequence])
+            first, length = int(starts[sequence]), int(lengths[sequence])
             for step, state in _follow(dataset, contract, first, min(length, each * STRIDE), call, check):
                 if step % STRIDE == STRIDE - 1 or length < STRIDE:
                     frames.append(first + step)
@@ -121,6 +120,29 @@ def choose_frames(
             )
         )
     return halves[0], halves[1]
+
+
+def _split(
+    groups: tuple[str | None, ...], rng: np.random.Generator, each: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return two disjoint sets of at most ``each`` samples, in random order.
+
+    Samples of a group are alike, so a group is in one half only: else the half that judges would know the answers. A
+    single group is split all the same.
+    """
+    members: dict[str, list[int]] = {}
+    for index in rng.permutation(len(groups)):
+        name = groups[index]
+        members.setdefault(f"sample {index}" if name is None else f"group {name}", []).append(int(index))
+    if len(members) == 1:
+        (only,) = members.values()
+        members = {str(index): [index] for index in only}
+    halves: tuple[list[int], list[int]] = ([], [])
+    # The largest first, each to the half that has less: the halves end up of like size.
+    for some in sorted(members.values(), key=len, reverse=True):
+        min(halves, key=len).extend(some)
+    fit, held = (tuple(int(half[i]) for i in rng.permutation(len(half))[: max(each, 1)]) for half in halves)
+    return fit, held
 
 
 def _follow(

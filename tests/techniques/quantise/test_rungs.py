@@ -202,7 +202,7 @@ def test_compensated_codes_have_less_output_error_than_the_nearest(tmp_path: Pat
 def test_a_firm_ridge_keeps_the_weights(tmp_path: Path) -> None:
     bench = _bench(tmp_path, residual_net())
     numbers, _ = _plain(bench)
-    firm = reconstructed(bench, numbers, 1e9, len(bench.fit))
+    firm = reconstructed(bench, numbers, 1e9)
     for op in bench.placement.ops:
         step = firm.codes[op.name].scale.max()
         gap = firm.codes[op.name].reals(op.axis) - numbers.weights[op.name]
