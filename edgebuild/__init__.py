@@ -5,6 +5,7 @@ The public API. Everything heavy is imported when it is first used.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from edgebuild.errors import EdgebuildError
     from edgebuild.pipeline import bench, build, plan
     from edgebuild.planning.plan import Plan
+
+# edgebuild sends nothing anywhere: onnxruntime asks for this when it is imported, here and in every process of ours.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 

@@ -284,8 +284,9 @@ def _wrap_ir(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifa
     backend = _backend("openvino", ground)
     if request.backend not in {None, "openvino"}:
         raise UsageError(f"{path} is an OpenVINO IR: it runs in openvino only.", hint="Leave --backend out.")
-    import openvino
+    from edgebuild.backends.ov.host import import_openvino
 
+    openvino = import_openvino()
     try:
         model = openvino.Core().read_model(str(path))
     except RuntimeError as error:

@@ -100,6 +100,10 @@ class _Samples:
         return opened() if opened is not None else ()
 
 
+def _batch_is_free(project: Project) -> bool:
+    return not project.stateful and all(BATCH_AXIS in spec.shape[:1] for spec in project.sample_specs)
+
+
 def run_reference(
     world: World, imported: StepResult | None, contract: Contract, data: StepResult, split: str
 ) -> StepResult:

@@ -219,11 +219,6 @@ def _certify(
     )
 
 
-def _comparisons(result: SessionResult, order: Sequence[str]) -> dict[tuple[str, str], Comparison]:
-    pairs = [(a, b) for a in order for b in order if a != b]
-    return {pair: found for pair in pairs if (found := session.compare_arms(result, *pair)) is not None}
-
-
 def _settings_notes(
     arms: Mapping[str, tuple[Arm, Built]], summaries: Mapping[str, LatencySummary], dropped: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:

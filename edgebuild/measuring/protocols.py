@@ -30,7 +30,7 @@ class Protocol(Value):
     warmup_min_inferences: int = Field(default=10, ge=0)
     warmup_cap_s: float = Field(gt=0)
     rotate: int = Field(default=16, ge=1)
-    involuntary_switches_per_s: float = Field(default=100.0, ge=0)
+    involuntary_switches_per_s: float = Field(default=500.0, ge=0)
     steal_ratio: float = Field(default=0.02, ge=0)
     schema_version: Literal[1] = 1
 

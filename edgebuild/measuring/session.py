@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HOPELESS = 1.3
 #: The arm name of the anchor model.
 ANCHOR = "anchor"
+#: A launch that was disturbed from outside is made again, so often at most; the last attempt stands as it is.
+ATTEMPTS = 3
 #: The anchor's launches: only to see drift, so short ones.
 ANCHOR_SAMPLE_S = 1.0
 #: The host stops waiting for a launch after its longest legal duration and this much for loading.
@@ -203,12 +205,19 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if run.cool_down is None:
         run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
     run.cool_down.wait()
-    done.append(_launch(run, arm))
+    for attempt in range(ATTEMPTS):
+        launch = _launch(run, arm, last=attempt == ATTEMPTS - 1)
+        if launch.valid or attempt == ATTEMPTS - 1:
+            done.append(launch)
+            break
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
 
 
-def _launch(run: _Run, arm: Arm) -> Launch:
-    """One fresh process on the device; its raw samples are fetched, checked and recorded before anything else."""
+def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
+    """One fresh process on the device; its raw samples are fetched, checked and recorded before anything else.
+
+    A disturbed launch that isn't the last attempt is recorded under a name of its own: evidence, but of no round.
+    """
     client, protocol, index = run.bench.client, run.protocol, run.next_index
     sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
     name = f"launch-{index:04d}.i64"
@@ -242,6 +251,8 @@ def _launch(run: _Run, arm: Arm) -> Launch:
         )
     arm_name = ANCHOR if arm.id == ANCHOR else _labels(run.arms)[arm.id]
     launch = Launch.model_validate({**found, "index": index, "arm": arm_name, "samples": name})
+    if not launch.valid and not last:
+        launch = launch.model_copy(update={"arm": f"{arm_name} disturbed"})
     run.folder.record(launch)
     run.next_index += 1
     return launch

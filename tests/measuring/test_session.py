@@ -115,8 +115,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     really = session._launch
 
-    def launch(run: Any, arm: Arm) -> Launch:
-        found = really(run, arm)
+    def launch(run: Any, arm: Arm, *, last: bool) -> Launch:
+        found = really(run, arm, last=last)
         made.append(arm.id)
         return found
 
@@ -380,3 +380,17 @@ def test_an_evaluation_gives_every_sample_its_row_under_any_name(ground: Ground,
     assert rows.shape == (5, 2)
     np.testing.assert_allclose(rows, np.arange(5)[:, None] * rows[1], rtol=1e-4, atol=1e-5)
     assert rows[1].any()
+
+
+def test_a_disturbed_launch_is_made_again_and_its_last_attempt_stands(
+    ground: Ground, tmp_path: Path, launches: list[str]
+) -> None:
+    # Every launch is below a bound of less than nothing: all are disturbed.
+    never = ONCE.model_copy(update={"steal_ratio": -1.0})
+    result = measure(ground.bench(tmp_path), never, [ground.arm("a")], title="t")
+    assert launches == ["a"] * session.ATTEMPTS
+    (stands,) = result.measurements["a"].launches
+    assert not stands.valid
+    assert "stolen" in stands.invalid[0]
+    recorded = [launch.arm for launch in result.folder.launches()]
+    assert [arm.endswith("disturbed") for arm in recorded] == [True, True, False]

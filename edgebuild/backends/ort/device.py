@@ -32,14 +32,17 @@ class ModelProblem(Exception):
 def version() -> Optional[str]:
     """Return the runtime's version, or None where it isn't installed."""
     try:
-        import onnxruntime
+        load_runtime()
     except ImportError:
         return None
+    import onnxruntime
+
     return str(onnxruntime.__version__)
 
 
 def load_runtime() -> None:
-    """Import the runtime."""
+    """Import the runtime with its telemetry off: it reads the variable when it is imported, and only then."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # noqa: F401
 
 
