@@ -81,11 +81,13 @@ class OrtQuantise:
 
 
 def kept_nodes(path: Path, keep_float: tuple[str, ...]) -> list[str]:
-    """Return the names of the nodes that ``keep_float`` names or whose op type it names."""
+    """Return the names of the nodes that stay float."""
     import onnx
 
+    from edgebuild.techniques.quantise.graph import is_kept
+
     graph = onnx.load(str(path), load_external_data=False).graph
-    return [node.name for node in graph.node if node.name and (node.name in keep_float or node.op_type in keep_float)]
+    return [node.name for node in graph.node if node.name and is_kept(node.name, node.op_type, keep_float)]
 
 
 class _quiet:  # noqa: N801 - used as a function

@@ -249,6 +249,22 @@ def test_the_report_says_what_was_decided(tmp_path: Path) -> None:
     assert report["frames"] == {"fit": 15, "held_out": 15}
 
 
+def test_a_slip_in_keep_float_is_reported(tmp_path: Path) -> None:
+    path = _quantise("edgebuild", tmp_path, residual_net(), keep=("c1", "c11"))
+    assert json.loads((path.parent / "quantise.json").read_text())["keep_float_unmatched"] == ["c11"]
+
+
+def test_weights_listed_as_inputs_are_asked_for_no_more(tmp_path: Path) -> None:
+    model = residual_net()
+    contract = contract_of(model)
+    inputs, _ = write_project(tmp_path / "project", model)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    onnx.save(model, str(inputs["model"] / "model.onnx"))
+    _step("edgebuild", contract).run(inputs, tmp_path, context(tmp_path))
+    assert [value.name for value in onnx.load(str(tmp_path / "model.onnx")).graph.input] == ["image"]
+
+
 def test_a_tiny_model_that_grows_says_so(tmp_path: Path) -> None:
     from tests.techniques.nets import Builder
 

@@ -10,7 +10,7 @@ from edgebuild.errors import ModelError
 from edgebuild.models.onnx_files import simplify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,6 +93,14 @@ class Graph:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
 
+def is_kept(name: str, op_type: str, keep_float: Iterable[str]) -> bool:
+    """Whether ``keep_float`` names the node, its op type, or a scope that it lies in.
+
+    What the simplifier fuses is named after the first node, so that ``a/MatMul`` also keeps ``a/MatMul/…Fusion``.
+    """
+    return any(kept in {name, op_type} or name.startswith(f"{kept}/") for kept in keep_float)
+
+
 def attribute(node: Any, name: str, default: Any) -> Any:
     """Return an attribute of a node as a Python value."""
     import onnx
@@ -152,7 +160,7 @@ def _axes(node: Any, constants: dict[str, Any]) -> list[int]:
 
 
 def _constants_to_initializers(model: Any) -> Any:
-    """Move Constant nodes that the simplifier left behind into initialisers; anything else stays as it is."""
+    """Move Constant nodes that the simplifier left behind into initialisers, which are no inputs."""
     kept: list[Any] = []
     for node in model.graph.node:
         tensor = attribute(node, "value", None) if node.op_type == "Constant" else None
@@ -161,6 +169,13 @@ def _constants_to_initializers(model: Any) -> Any:
             continue
         tensor.name = node.output[0]
         model.graph.initializer.append(tensor)
+    names = {tensor.name for tensor in model.graph.initializer}
+    # Files up to IR version 3 list their weights among the inputs; without their initialisers they'd be asked for.
+    inputs = [value for value in model.graph.input if value.name not in names]
+    if len(inputs) < len(model.graph.input):
+        kept_inputs = [type(value).FromString(value.SerializeToString()) for value in inputs]
+        del model.graph.input[:]
+        model.graph.input.extend(kept_inputs)
     if len(kept) < len(model.graph.node):
         copies = [type(node).FromString(node.SerializeToString()) for node in kept]
         del model.graph.node[:]

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgebuild.techniques.quantise.graph import attribute
+from edgebuild.techniques.quantise.graph import attribute, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ class _Draft:
 
 
 def place(graph: Graph, scheme: Int8Scheme, *, keep_float: Iterable[str] = ()) -> Placement:
-    """Decide what is quantised. ``keep_float`` holds node names and op types that stay float."""
+    """Decide what is quantised. ``keep_float`` holds node names, scopes and op types that stay float."""
     draft = _Draft(graph, scheme)
     kept = frozenset(keep_float)
     for index, node in enumerate(graph.nodes):
@@ -103,7 +103,7 @@ def place(graph: Graph, scheme: Int8Scheme, *, keep_float: Iterable[str] = ()) -
 
 def _consider(draft: _Draft, index: int, node: object, kept: frozenset[str]) -> None:
     graph, op, name = draft.graph, node.op_type, draft.graph.names[index]  # type: ignore[attr-defined]
-    if name in kept or op in kept:
+    if is_kept(name, op, kept):
         if op in WEIGHTED | JOINT:
             draft.left_float[name] = "kept float as asked"
     elif op in {"If", "Loop", "Scan"}:

@@ -62,7 +62,16 @@ class Quantise:
         onnx.save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), str(out_dir / "model.onnx"))
         before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
         report = _report(ladder, before, (out_dir / "model.onnx").stat().st_size)
+        report["keep_float_unmatched"] = self._unmatched(ladder)
         (out_dir / "quantise.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+
+    def _unmatched(self, ladder: Ladder) -> list[str]:
+        """Return what of ``keep_float`` names nothing in the model: a slip of the pen, or a node folded away."""
+        from edgebuild.techniques.quantise.graph import is_kept
+
+        graph = ladder.bench.graph
+        nodes = [(name, node.op_type) for name, node in zip(graph.names, graph.nodes, strict=True)]
+        return [kept for kept in self.keep_float if not any(is_kept(name, op, (kept,)) for name, op in nodes)]
 
     def _climb(self, model: Any, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
         from edgebuild.techniques.quantise.error import reference

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from edgebuild.core.artifact import Int8Scheme
-from edgebuild.techniques.quantise.graph import prepare
+from edgebuild.techniques.quantise.graph import is_kept, prepare
 from edgebuild.techniques.quantise.placement import Placement, place
 from tests.techniques.nets import U8S8, Builder, depthwise_net, residual_net, stateful_net, token_net
 
@@ -57,6 +57,12 @@ def test_keep_float_takes_names_and_op_types() -> None:
     by_type = _place(residual_net(), keep=("Conv",))
     assert {op.kind for op in by_type.ops} == {"Gemm"}
     assert by_type.joint == (), "an Add between float convolutions gains nothing"
+
+
+def test_keep_float_takes_scopes_and_what_was_fused_from_a_node() -> None:
+    assert is_kept("encoder/0/MatMul/MatMulAddFusion", "Gemm", ("encoder/0/MatMul",))
+    assert is_kept("encoder/0/Conv", "Conv", ("encoder",))
+    assert not is_kept("encoder10/Conv", "Conv", ("encoder1", "encoder"))
 
 
 def test_few_input_channels_stay_float_where_the_scheme_says_so() -> None:
