@@ -74,7 +74,12 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
 def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
     model = _precision_step(planned, prepared, world)
     backend = world.backends[planned.backend]
-    step = backend.compile_step(precision=planned.precision, contract=prepared.contract, client=world.client)
+    step = backend.compile_step(
+        precision=planned.precision,
+        contract=prepared.contract,
+        client=world.client,
+        libraries=tuple(filter(None, (world.project.custom_ops_path,))),
+    )
     compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
