@@ -94,10 +94,20 @@ def _import_nncf() -> Any:
         import nncf
     except ImportError as error:
         raise EnvironmentGap("nncf is not installed.", hint="pip install 'edgebuild[openvino]'") from error
+    _silence()
+    return nncf
+
+
+def _silence() -> None:
+    """Keep NNCF's progress bars and advice off the terminal, where ours are."""
     import logging
+    from functools import partialmethod
+
+    from nncf.common.logging.track_progress import track
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf
+    if not isinstance(vars(track)["__init__"], partialmethod):
+        track.__init__ = partialmethod(track.__init__, disable=True)
 
 
 def forbid_telemetry() -> None:

@@ -79,6 +79,12 @@ def test_outputs_stay_close(name: str, make: Any, least_db: float, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
+def test_steps_print_nothing(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _quantise(name, tmp_path, residual_net())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
 def test_something_really_runs_in_eight_bits(name: str, tmp_path: Path) -> None:
     path = _quantise(name, tmp_path, residual_net())
     ops = optimised_ops(path, tmp_path / "optimised.onnx")
