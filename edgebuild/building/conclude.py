@@ -191,7 +191,7 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     elif best is not None:
         reason = f"screened at {own[best].point_ms:.3g} ms, more than {CLOSE - 1:.0%} behind the fastest of its kind"
     else:
-        status, reason = "unraced", _not_raced(built, world)
+        status, reason = "unraced", _not_raced(built, race, world)
     return CandidateRecord(
         **_common(built),
         id=built.planned.id,
@@ -208,7 +208,10 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     )
 
 
-def _not_raced(built: Built, world: World) -> str:
+def _not_raced(built: Built, race: Race, world: World) -> str:
+    disturbed = [why for arm, why in race.dropped.items() if arm.startswith(f"{built.planned.id} (")]
+    if disturbed:
+        return disturbed[0]
     if built.planned.precision.kind == "fp16":
         return (
             "fp16 is storage on this profile: it computes in fp32, so it is judged on size and memory and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgebuild.core.verdict import Outcome
@@ -12,7 +12,7 @@ from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
@@ -77,11 +77,25 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
         screen = session.measure(bench, world.options.screen, [arm for arm, _ in raced.values()], title="Screening")
+        disturbed = _disturbed(screen, raced)
+        raced = {arm_id: pair for arm_id, pair in raced.items() if arm_id not in disturbed}
         summaries = {arm_id: summary_of(screen, arm_id, prepared.contract.batch) for arm_id in raced}
         best = _best_arms(raced, summaries, world.project.build.objective, bench, screen)
         names = _finalists(best, arms)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
-        return _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
+        race = _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
+        return replace(race, dropped={**race.dropped, **disturbed})
+
+
+def _disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:
+    """Return the arms of which no launch counts, with the reason: they can't be ranked, and don't end the build."""
+    found = {}
+    for name in names:
+        launches = screen.measurements[name].launches
+        if launches and not any(launch.valid for launch in launches):
+            reasons = sorted({reason for launch in launches for reason in launch.invalid})
+            found[name] = f"none of its {len(launches)} launches counts: {'; '.join(reasons)}"
+    return found
 
 
 def make_bench(world: World) -> Bench:
@@ -184,6 +198,8 @@ def _certify(
 ) -> Race:
     order = [reference, *(name for name in names if name != reference)]
     result = session.measure(bench, certify, [arms[name][0] for name in order], title="Certifying")
+    lost = _disturbed(result, order[1:])
+    order = [name for name in order if name not in lost]
     finalists = []
     for name in order:
         arm, built = arms[name]
@@ -204,7 +220,7 @@ def _certify(
     resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
     return Race(
         screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
-        dropped=screen.dropped,
+        dropped={**screen.dropped, **lost},
         finalists=tuple(finalists),
         anchor_ms=(*screen.anchor_ms, *result.anchor_ms),
         sessions=(screen.folder.path.name, result.folder.path.name),

@@ -19,7 +19,8 @@ MAX_FINALISTS = 4
 class Protocol(Value):
     """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where the spread asks for more.
 
-    A launch with more involuntary context switches or a larger share of stolen CPU time than stated doesn't count.
+    A launch whose threads stood ready without a core for a larger share of the time than stated, or with more of the
+    CPU time stolen by the host, is disturbed: it is made again up to ``attempts`` times, and doesn't count.
     """
 
     name: Literal["screen", "certify"]
@@ -30,8 +31,9 @@ class Protocol(Value):
     warmup_min_inferences: int = Field(default=10, ge=0)
     warmup_cap_s: float = Field(gt=0)
     rotate: int = Field(default=16, ge=1)
-    involuntary_switches_per_s: float = Field(default=500.0, ge=0)
-    steal_ratio: float = Field(default=0.02, ge=0)
+    waiting_ratio: float = 0.1
+    steal_ratio: float = 0.02
+    attempts: int = Field(default=1, ge=1)
     schema_version: Literal[1] = 1
 
     @property
@@ -41,4 +43,4 @@ class Protocol(Value):
 
 
 SCREEN = Protocol(name="screen", launches=3, max_launches=3, sample_s=2.5, warmup_cap_s=10.0)
-CERTIFY = Protocol(name="certify", launches=10, max_launches=20, sample_s=5.0, warmup_cap_s=60.0)
+CERTIFY = Protocol(name="certify", launches=10, max_launches=20, sample_s=5.0, warmup_cap_s=60.0, attempts=3)

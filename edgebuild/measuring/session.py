@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 HOPELESS = 1.3
 #: The arm name of the anchor model.
 ANCHOR = "anchor"
-#: A launch that was disturbed from outside is made again, so often at most; the last attempt stands as it is.
-ATTEMPTS = 3
 #: The anchor's launches: only to see drift, so short ones.
 ANCHOR_SAMPLE_S = 1.0
 #: The host stops waiting for a launch after its longest legal duration and this much for loading.
@@ -205,9 +203,10 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if run.cool_down is None:
         run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
     run.cool_down.wait()
-    for attempt in range(ATTEMPTS):
-        launch = _launch(run, arm, last=attempt == ATTEMPTS - 1)
-        if launch.valid or attempt == ATTEMPTS - 1:
+    attempts = run.protocol.attempts
+    for attempt in range(attempts):
+        launch = _launch(run, arm, last=attempt == attempts - 1)
+        if launch.valid or attempt == attempts - 1:
             done.append(launch)
             break
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
@@ -237,7 +236,7 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
                 "warmup_cap_s": protocol.warmup_cap_s,
                 "sample_s": sample_s,
                 "bounds": {
-                    "involuntary_switches_per_s": protocol.involuntary_switches_per_s,
+                    "waiting_ratio": protocol.waiting_ratio,
                     "steal_ratio": protocol.steal_ratio,
                 },
             },

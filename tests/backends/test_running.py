@@ -130,7 +130,14 @@ def test_a_launch_says_how_it_started_and_what_surrounded_it(tmp_path: Path, run
     assert launch.warmup_inferences >= 10
     names = [fact.name for fact in launch.environment]
     assert len(names) == len(set(names))
-    assert {"governor", "steal_ratio", "involuntary_switches_per_s", "clock_step_s", "bound.steal_ratio"} <= set(names)
+    assert {
+        "governor",
+        "steal_ratio",
+        "involuntary_switches_per_s",
+        "waiting_ratio",
+        "clock_step_s",
+        "bound.steal_ratio",
+    } <= set(names)
 
 
 def test_few_samples_are_taken_past_the_time_and_none_past_the_room(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ SHORT = {
     "warmup_min_s": 0.05,
     "warmup_cap_s": 0.5,
     "sample_s": 0.1,
-    "involuntary_switches_per_s": 1e9,
+    "waiting_ratio": 1e9,
     "steal_ratio": 1.0,
 }
 protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})

@@ -36,7 +36,7 @@ QUICK = Protocol(
     sample_s=0.05,
     warmup_min_s=0.05,
     warmup_cap_s=0.2,
-    involuntary_switches_per_s=1e9,
+    waiting_ratio=1e9,
     steal_ratio=1.0,
 )
 CERTIFY = QUICK.model_copy(update={"name": "certify"})
@@ -386,9 +386,9 @@ def test_a_disturbed_launch_is_made_again_and_its_last_attempt_stands(
     ground: Ground, tmp_path: Path, launches: list[str]
 ) -> None:
     # Every launch is below a bound of less than nothing: all are disturbed.
-    never = ONCE.model_copy(update={"steal_ratio": -1.0})
+    never = ONCE.model_copy(update={"steal_ratio": -1.0, "attempts": 3})
     result = measure(ground.bench(tmp_path), never, [ground.arm("a")], title="t")
-    assert launches == ["a"] * session.ATTEMPTS
+    assert launches == ["a"] * 3
     (stands,) = result.measurements["a"].launches
     assert not stands.valid
     assert "stolen" in stands.invalid[0]

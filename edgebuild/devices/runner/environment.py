@@ -20,7 +20,7 @@ BOUNDS = {
     "clock_step_s": 0.05,
     "frequency_ratio": 0.98,
     "steal_ratio": 0.02,
-    "involuntary_switches_per_s": 500.0,
+    "waiting_ratio": 0.1,
     "quota_throttled_ratio": 0.02,
 }
 
@@ -34,11 +34,23 @@ class Snapshot:
         self.swap_in = machine.counter("proc/vmstat", "pswpin")
         self.jiffies = machine.jiffies()
         self.switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        self.waiting_ns = waiting_ns(machine)
         self.throttles = machine.throttles()
         self.frequencies = machine.frequencies("scaling_cur_freq")
         self.zones = machine.zones()
         self.quota_us = quota_throttled_us(machine)
         self.load = (machine.text("proc/loadavg") or UNKNOWN).split(" ")[0]
+
+
+def waiting_ns(machine: Machine) -> int | None:
+    """Return how long this process's threads have stood ready without a core, all together (schedstat, run delay).
+
+    Involuntary context switches say less: onnxruntime's spinning threads yield, which counts as thousands a second
+    on a machine where nothing else runs.
+    """
+    found = [(machine.text(path) or "").split() for path in machine.paths("proc/self/task/*/schedstat")]
+    delays = [int(fields[1]) for fields in found if len(fields) > 1 and fields[1].isdigit()]
+    return sum(delays) if delays else None
 
 
 def quota_throttled_us(machine: Machine) -> int | None:
@@ -67,6 +79,7 @@ def compare(machine: Machine, before: Snapshot, after: Snapshot, bounds: Fields)
         "swap_in_pages": seen["swap_in"],
         "steal_ratio": seen["steal"],
         "involuntary_switches_per_s": seen["switches"],
+        "waiting_ratio": seen["waiting"],
         "quota_throttled_ratio": seen["quota"],
         "clock_step_s": seen["clock"],
     }
@@ -81,6 +94,10 @@ def _differences(before: Snapshot, after: Snapshot, seconds: float) -> Fields:
     quota = None
     if before.quota_us is not None and after.quota_us is not None:
         quota = (after.quota_us - before.quota_us) / 1e6 / seconds
+    waiting = None
+    if before.waiting_ns is not None and after.waiting_ns is not None:
+        # A thread that ended takes its share of the sum with it.
+        waiting = max(0.0, (after.waiting_ns - before.waiting_ns) / 1e9 / seconds)
     swap = None
     if before.swap_in is not None and after.swap_in is not None:
         swap = after.swap_in - before.swap_in
@@ -89,6 +106,7 @@ def _differences(before: Snapshot, after: Snapshot, seconds: float) -> Fields:
         "swap_in": swap,
         "steal": steal,
         "quota": quota,
+        "waiting": waiting,
         "switches": (after.switches - before.switches) / seconds,
         "throttle": sum(after.throttles.get(k, 0) != v for k, v in before.throttles.items()),
     }
@@ -100,7 +118,7 @@ def _reasons(machine: Machine, before: Snapshot, after: Snapshot, seen: Fields, 
         ("clock", "clock_step_s", "the clock was stepped by %.3g s (at most %g)"),
         ("steal", "steal_ratio", "%.3g of the CPU time was stolen by the host (at most %g)"),
         ("quota", "quota_throttled_ratio", "a CPU quota held the process back for %.3g of the time (at most %g)"),
-        ("switches", "involuntary_switches_per_s", "%.0f involuntary context switches per second (at most %g)"),
+        ("waiting", "waiting_ratio", "threads waited for a core %.3g of the time (at most %g): the machine was busy"),
     )
     reasons = [
         text % (seen[name], bounds[bound])
