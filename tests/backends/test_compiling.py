@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
 from edgebuild.backends.ort.host import OnnxRuntime, OptimizeOnnx, ShipOnnx
 from edgebuild.backends.ov.host import OpenVino
 from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import Place
 from edgebuild.errors import ModelError
+from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
 
 if TYPE_CHECKING:
     from pathlib import Path

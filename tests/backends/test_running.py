@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from backends.nets import Bench, conv_net, data_folder, images, manifest, model
 from edgebuild.core.artifact import ConstantInput, Contract, StateLink, TensorSpec
 from edgebuild.core.measurement import Launch, Memory
 from edgebuild.errors import DataError, ModelError
+from tests.backends.nets import Bench, conv_net, data_folder, images, manifest, model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from catalogue.example import TEXT, tables, write
 from edgebuild.catalogue.project import load_project, locate, parse_project
 from edgebuild.core.artifact import ConstantInput, StateLink, TensorSpec
 from edgebuild.errors import ConfigError
+from tests.catalogue.example import TEXT, tables, write
 
 FOLDER = Path("/nowhere")
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import jsonschema
 
-from catalogue.example import TABLES, tables
 from edgebuild.catalogue.project_tables import ProjectFile
 from edgebuild.catalogue.reference import (
     REFERENCE_FILE,
@@ -13,6 +12,7 @@ from edgebuild.catalogue.reference import (
     reference_markdown,
     schema_text,
 )
+from tests.catalogue.example import TABLES, tables
 
 
 def test_the_committed_files_are_up_to_date() -> None:

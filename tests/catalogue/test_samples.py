@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from catalogue.example import tables
 from edgebuild.catalogue.project import Project, parse_project
 from edgebuild.catalogue.samples import NpzSamples, open_split
 from edgebuild.core.data import Sample
 from edgebuild.errors import ConfigError, DataError
+from tests.catalogue.example import tables
 
 if TYPE_CHECKING:
     from pathlib import Path

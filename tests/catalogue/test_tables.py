@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogue.example import tables
 from edgebuild.catalogue.project_tables import ProjectFile
 from edgebuild.catalogue.tables import MAX_BYTES, collect, quote, read_toml, suggestion, validate
 from edgebuild.errors import ConfigError
+from tests.catalogue.example import tables
 
 if TYPE_CHECKING:
     from pathlib import Path

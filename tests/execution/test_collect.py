@@ -92,7 +92,7 @@ def test_contents_that_another_entry_needs_stay(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from execution.example import key
+from tests.execution.example import key
 from edgebuild.execution.store import Store
 store = Store.open(sys.argv[1])
 assert store.lookup(key("d")) is not None

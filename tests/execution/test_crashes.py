@@ -29,7 +29,7 @@ def test_kills_leave_whole_entries_or_none(tmp_path: Path, kills: int) -> None:
 TRAIN = """
 import sys, time
 from pathlib import Path
-from execution.example import Repeat, executor
+from tests.execution.example import Repeat, executor
 from edgebuild.execution.store import Store
 
 def act(inputs, out_dir, ctx):
@@ -60,7 +60,7 @@ def test_a_step_that_is_stopped_leaves_its_scratch_and_nothing_else(tmp_path: Pa
 
 COMMIT = """
 import sys
-from execution.example import commit
+from tests.execution.example import commit
 from edgebuild.execution.store import Store
 commit(Store.open(sys.argv[1]), "a", b"1")
 """

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 from edgebuild.errors import StoreError
 from edgebuild.execution.store import Store
-from execution.example import Repeat, commit, executor, key, whole_store
+from tests.execution.example import Repeat, commit, executor, key, whole_store
 
 def again_as_root_of_a_namespace():
     if "IN_NAMESPACE" not in os.environ:
@@ -118,7 +118,7 @@ import resource, sys
 from pathlib import Path
 from edgebuild.errors import StoreError
 from edgebuild.execution.store import Store
-from execution.example import whole_store, key
+from tests.execution.example import whole_store, key
 store = Store.open(sys.argv[1])
 before = whole_store(store.root)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

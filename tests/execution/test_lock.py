@@ -101,7 +101,7 @@ def test_the_guard_is_shared_by_readers_and_alone_for_a_writer(tmp_path: Path) -
 BUILD = """
 import sys, time
 from pathlib import Path
-from execution.example import Repeat, executor
+from tests.execution.example import Repeat, executor
 from edgebuild.execution.store import Store
 
 here = Path(sys.argv[2])
@@ -141,7 +141,7 @@ def test_a_killed_build_hands_its_step_to_the_one_that_waits(tmp_path: Path) -> 
 COMMITS = """
 import random, sys
 from edgebuild.execution.store import Store
-from execution.example import commit, contents, key
+from tests.execution.example import commit, contents, key
 store, chance = Store.open(sys.argv[1]), random.Random(int(sys.argv[2]))
 for _ in range(60):
     index = chance.randrange(12)

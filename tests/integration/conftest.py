@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from cli.example import Ended, run, write_project, write_quick
+
+from tests.cli.example import Ended, run, write_project, write_quick
 
 if TYPE_CHECKING:
     from pathlib import Path

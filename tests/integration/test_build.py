@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from cli.example import (
+from onnx import helper
+
+from edgebuild.building.world import Options
+from edgebuild.catalogue.project import load_project
+from edgebuild.catalogue.shipped import shipped_folder
+from edgebuild.pipeline import plan
+from edgebuild.planning.plan import plan_digest
+from tests.cli.example import (
     QUICK_PROFILE,
     Ended,
     assert_as_before,
@@ -23,13 +30,6 @@ from cli.example import (
     toml,
     write_project,
 )
-from onnx import helper
-
-from edgebuild.building.world import Options
-from edgebuild.catalogue.project import load_project
-from edgebuild.catalogue.shipped import shipped_folder
-from edgebuild.pipeline import plan
-from edgebuild.planning.plan import plan_digest
 
 if TYPE_CHECKING:
     from pathlib import Path

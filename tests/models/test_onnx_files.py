@@ -25,7 +25,7 @@ from edgebuild.models.onnx_files import (
     shipped_contract,
     simplify,
 )
-from models import nets
+from tests.models import nets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

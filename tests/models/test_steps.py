@@ -23,7 +23,7 @@ from edgebuild.models.steps import (
     MaterialiseData,
     ReferenceOutputs,
 )
-from models import example, nets
+from tests.models import example, nets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from edgebuild.errors import DataError, ModelError
 from edgebuild.models.host_session import HostSession
 from edgebuild.models.steps import ExportTorch, ReferenceOutputs
 from edgebuild.models.torch_models import call_module, example_inputs, export, flatten, make_module
-from models import example
+from tests.models import example
 
 if TYPE_CHECKING:
     from collections.abc import Callable

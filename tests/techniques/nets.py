@@ -54,7 +54,7 @@ class Builder:
         pad = k // 2
         return self.add("Conv", [x, w, b], name, kernel_shape=[k, k], pads=[pad] * 4, group=groups)
 
-    def model(self, inputs: dict[str, Any], outputs: dict[str, list[int]], *, opset: int = 17) -> Any:
+    def model(self, inputs: dict[str, Any], outputs: dict[str, list[Any]], *, opset: int = 17) -> Any:
         graph = helper.make_graph(
             self.nodes,
             "net",
