@@ -1,0 +1,91 @@
+"""Builds the three examples for this machine and writes what came out to docs/results/examples.md.
+
+    python benchmarks/examples.py [NAME ...]
+
+A finished build is not made again (delete the example's .edgebuild for that); the page covers the newest build of each.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evidence import write_results
+
+from edgebuild.building.record import find_build, load_record
+from edgebuild.building.world import HOME
+from edgebuild.errors import UsageError
+from edgebuild.reporting.figures import bytes_text, with_interval
+
+if TYPE_CHECKING:
+    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+NAMES = ("fashion-mnist", "magika-files", "silero-vad")
+
+
+def newest(name: str) -> BuildRecord:
+    """Return the newest build of an example, built now where there is none."""
+    folder = EXAMPLES / name
+    try:
+        return load_record(find_build(folder / HOME))
+    except UsageError:
+        subprocess.run([sys.executable, "-m", "edgebuild", "build", "--project", str(folder)], check=False)
+        return load_record(find_build(folder / HOME))
+
+
+def drop_text(drop: Drop | None) -> str:
+    """A drop in points with its interval."""
+    if drop is None:
+        return "–"
+    return f"{100 * drop.drop:.2f} [{100 * drop.low:.2f}, {100 * drop.high:.2f}]"
+
+
+def row(candidate: CandidateRecord) -> str:
+    """One candidate as a table row."""
+    verdict = candidate.test or candidate.validation
+    latency = candidate.certify
+    time = with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else "not certified"
+    drop = drop_text(verdict.drop if verdict else None)
+    split = "test" if candidate.test else "validation"
+    return (
+        f"| {candidate.id} | {candidate.status} | {drop} ({split}) | {time} | {bytes_text(candidate.size_bytes)} | "
+        f"{candidate.reason.replace('|', '/')} |"
+    )
+
+
+def section(record: BuildRecord) -> str:
+    """One example's part of the page."""
+    chosen = next((c for c in record.candidates if c.id == (record.chosen or record.kept)), None)
+    drop = chosen.test.drop if chosen and chosen.test else None
+    lines = [
+        f"## {record.project}",
+        "",
+        f"**{record.outcome}**: {record.summary}.",
+        "",
+        f"Budget {record.budget_text}; metric {drop.metric if drop else '–'}, n = {drop.samples if drop else 0:,}"
+        f"{f' in {drop.groups} groups' if drop and drop.groups else ''}, reference {drop.reference if drop else 0:.4f}, "
+        f"{drop.method if drop else ''}; {record.seal or 'test set not opened'}. Baseline: {record.baseline}. "
+        f"Resolution of latency here: {record.resolution or 0:.1%}. The build took {record.seconds:.0f} s; peak "
+        f"memory of the host process {bytes_text(record.host_peak_bytes)}.",
+        "",
+        "| candidate | status | drop, points | latency, ms | size | reason |",
+        "|---|---|---|---|---|---|",
+        *[row(candidate) for candidate in record.candidates],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Build what is missing and write the page."""
+    records = [newest(name) for name in (sys.argv[1:] or NAMES)]
+    text = "\n".join(section(record) for record in records)
+    numbers = {record.project: record.model_dump(mode="json", exclude={"facts", "steps"}) for record in records}
+    print(write_results("examples", "The examples on this machine", "python benchmarks/examples.py", text, numbers))
+
+
+if __name__ == "__main__":
+    main()
