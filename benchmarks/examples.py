@@ -60,13 +60,14 @@ def section(record: BuildRecord) -> str:
     """One example's part of the page."""
     chosen = next((c for c in record.candidates if c.id == (record.chosen or record.kept)), None)
     drop = chosen.test.drop if chosen and chosen.test else None
+    groups = f" in {drop.groups} groups" if drop and drop.groups else ""
     lines = [
         f"## {record.project}",
         "",
         f"**{record.outcome}**: {record.summary}.",
         "",
         f"Budget {record.budget_text}; metric {drop.metric if drop else '–'}, n = {drop.samples if drop else 0:,}"
-        f"{f' in {drop.groups} groups' if drop and drop.groups else ''}, reference {drop.reference if drop else 0:.4f}, "
+        f"{groups}, reference {drop.reference if drop else 0:.4f}, "
         f"{drop.method if drop else ''}; {record.seal or 'test set not opened'}. Baseline: {record.baseline}. "
         f"Resolution of latency here: {record.resolution or 0:.1%}. The build took {record.seconds:.0f} s; peak "
         f"memory of the host process {bytes_text(record.host_peak_bytes)}.",
