@@ -142,7 +142,8 @@ def main() -> None:
     text = "\n".join(
         [
             f"One thread, {arguments.launches} interleaved launches per arm of 2 s each, {IMAGES} random images.",
-            "The ratio is int8 / fp32 latency with its 95 % interval. SQNR is of the int8 artifact's outputs against fp32.",
+            "The ratio is int8 / fp32 latency with its 95 % interval.",
+            "SQNR is of the int8 artifact's outputs against fp32.",
             "",
             "| net | runtime | fp32, ms | int8, ms | int8 / fp32 | fp32 peak, MB | int8 peak, MB | SQNR, dB |",
             "|---|---|---|---|---|---|---|---|",

@@ -17,7 +17,7 @@ MAX_FINALISTS = 4
 
 
 class Protocol(Value):
-    """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where the spread asks for more.
+    """How an arm is launched: ``launches`` fresh processes, ``max_launches`` where a second look is needed.
 
     A launch whose threads stood ready without a core for a larger share of the time than stated, or with more of the
     CPU time stolen by the host, is disturbed: it is made again up to ``attempts`` times, and doesn't count.

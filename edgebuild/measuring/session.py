@@ -182,16 +182,27 @@ def _run_rounds(run: _Run, task: Task) -> None:
 
 
 def _wants_more(run: _Run) -> bool:
-    """Adaptive launches: go on while any pair's spread can't resolve 3 %."""
-    reference, *others = run.arms
+    """The first look: go on to the second, which pools all launches, where the fastest arm isn't told from another.
+
+    Both looks are judged at 97.5 %, so that two of them err no more often than one.
+    """
     if run.protocol.launches == run.protocol.max_launches:
         return False
-    return any(_pair_resolution(run, reference, other) > statistics.TARGET_RESOLUTION for other in others)
+    names = [arm.id for arm in run.arms]
+    fastest = min(names, key=lambda name: (_median_ms(run.launches.get(name, [])), name))
+    looked = [_first_look(run, fastest, name) for name in names if name != fastest]
+    return any(comparison is None or comparison.outcome == "inconclusive" for comparison in looked)
 
 
-def _pair_resolution(run: _Run, left: Arm, right: Arm) -> float:
-    pairs = statistics.paired_medians(run.launches.get(left.id, []), run.launches.get(right.id, []))
-    return statistics.pair_resolution(pairs) if len(pairs) > 1 else float("inf")
+def _first_look(run: _Run, left: str, right: str) -> Comparison | None:
+    first = run.protocol.launches
+    pairs = statistics.paired_medians(run.launches.get(left, [])[:first], run.launches.get(right, [])[:first])
+    return statistics.compare(pairs, look=1, looks=2)
+
+
+def _median_ms(launches: Sequence[Launch]) -> float:
+    valid = sorted(launch.median_ns / 1e6 for launch in launches if launch.valid)
+    return valid[len(valid) // 2] if valid else float("inf")
 
 
 def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
@@ -358,7 +369,13 @@ def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:
 
 
 def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Comparison | None:
-    """Compare two arms of one session, as the protocol's looks allow; None without two valid pairs."""
+    """Compare two arms of one session; None without two valid pairs.
+
+    A protocol that may take a second look is judged as two looks, whether it took it or not.
+    """
     pairs = statistics.paired_medians(result.measurements[candidate].launches, result.measurements[baseline].launches)
-    second = len(result.measurements[baseline].launches) > result.protocol.launches
-    return statistics.compare(pairs, look=2 if second else 1, looks=2 if second else 1)
+    protocol = result.protocol
+    second = len(result.measurements[baseline].launches) > protocol.launches
+    return statistics.compare(
+        pairs, look=2 if second else 1, looks=2 if protocol.max_launches > protocol.launches else 1
+    )

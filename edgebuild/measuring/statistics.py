@@ -26,8 +26,6 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 PRACTICAL_EFFECT = 0.01
 #: Equivalent means that the interval lies inside ± this.
 EQUIVALENCE = 0.02
-#: Certifying adds launches until effects of this size are resolved.
-TARGET_RESOLUTION = 0.03
 #: The most launches that are ever asked for.
 MAX_LAUNCHES = 1_000
 
@@ -181,12 +179,6 @@ def compare(
 
 def _level(looks: int) -> float:
     return 1 - 0.05 / looks
-
-
-def pair_resolution(pairs: Sequence[tuple[float, float]], *, looks: Literal[1, 2] = 1) -> float:
-    """Return the smallest effect that these pairs (at least 2) find at 90 % power, by their own spread."""
-    ratios = [math.log(candidate / baseline) for candidate, baseline in pairs]
-    return resolution(stdlib.stdev(ratios), len(ratios), looks=looks)
 
 
 def power(effect: float, spread: float, n: int, *, looks: Literal[1, 2] = 1) -> float:

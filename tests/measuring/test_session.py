@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -394,3 +394,37 @@ def test_a_disturbed_launch_is_made_again_and_its_last_attempt_stands(
     assert "stolen" in stands.invalid[0]
     recorded = [launch.arm for launch in result.folder.launches()]
     assert [arm.endswith("disturbed") for arm in recorded] == [True, True, False]
+
+
+def _run(medians_us: dict[str, list[float]]) -> session._Run:
+    """A session that has these launches behind it."""
+    protocol = CERTIFY.model_copy(update={"launches": 4, "max_launches": 8})
+    arms = tuple(Named(id=name) for name in medians_us)
+    launches = {
+        name: [
+            Launch(
+                index=i, arm=name, samples="s", samples_sha256="0", count=11, median_ns=int(us * 1e3), import_s=0.0,
+                load_s=0.0, first_inference_s=0.0, warmup_inferences=1, settled=True,
+            )
+            for i, us in enumerate(values)
+        ]
+        for name, values in medians_us.items()
+    }  # fmt: skip
+    return session._Run(bench=None, protocol=protocol, arms=arms, folder=None, launches=launches)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """An arm of which only the name matters."""
+
+    id: str
+
+
+def test_a_second_look_is_taken_where_the_fastest_cannot_be_told_from_another() -> None:
+    fast, same, slow = [100.0, 101.0, 99.5, 100.5], [102.0, 98.0, 101.0, 99.0], [150.0, 160.0, 140.0, 155.0]
+    assert not session._wants_more(_run({"a": fast, "b": slow}))
+    assert session._wants_more(_run({"a": fast, "b": same}))
+    # Noise between two slow arms decides nothing.
+    assert not session._wants_more(_run({"a": fast, "b": slow, "c": [151.0, 150.0, 161.0, 148.0]}))
+    # What a second look adds doesn't change the first one's answer: it was asked once.
+    assert session._wants_more(_run({"a": [*fast, 100.0], "b": [*same, 300.0]}))
