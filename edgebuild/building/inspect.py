@@ -27,7 +27,7 @@ QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Conv1d", "C
 #: Quantisers and the distribution each one needs.
 QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
 #: For estimates only: what a small CPU does in a second, and what a frame costs beside its arithmetic.
-ASSUMED_MACS_PER_S = 10e9
+ASSUMED_MACS_PER_S = 50e9
 ASSUMED_FRAME_S = 0.0002
 ASSUMED_FRAMES = 5_000
 

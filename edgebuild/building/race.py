@@ -108,6 +108,7 @@ def make_bench(world: World) -> Bench:
         configuration=world.configuration,
         seed=world.project.build.seed,
         remeasure=world.options.remeasure,
+        deadline_s=float("inf") if world.options.time_s is None else world.started + world.options.time_s,
         anchor=anchor_arm(world.backends, world.client, world.executor),
     )
 

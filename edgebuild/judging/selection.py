@@ -190,7 +190,7 @@ class _Choice:
     def _against(self, option: Option, chosen: Option) -> str:
         if self.tied(option, chosen):
             return f"can't be told from {chosen.id} in {self.objective}, which has {self._advantage(chosen, option)}"
-        ratio = chosen.value / option.value if self.objective == "throughput" else option.value / chosen.value
+        ratio = self._ratio(option, chosen)
         if ratio <= 1:
             advantage = self._advantage(chosen, option)
             return (
@@ -204,6 +204,16 @@ class _Choice:
         if chosen.size_bytes < option.size_bytes:
             return "the smaller size"
         return "the better estimate" if chosen.value != option.value else "the first id"
+
+    def _ratio(self, option: Option, chosen: Option) -> float:
+        """How much worse the option is: by the paired comparison whose interval is told beside it, if there is one."""
+        there = self.comparisons.get((option.id, chosen.id))
+        back = self.comparisons.get((chosen.id, option.id))
+        if there is not None:
+            return math.exp(there.effect)
+        if back is not None:
+            return math.exp(-back.effect)
+        return chosen.value / option.value if self.objective == "throughput" else option.value / chosen.value
 
     def _interval(self, option: Option, chosen: Option) -> str:
         """The 95 % interval of the ratio, where the two were compared."""

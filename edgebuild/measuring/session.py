@@ -6,6 +6,7 @@ ran before what; an anchor model at the start, the middle and the end shows whet
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What measuring needs of the world."""
+    """What measuring needs of the world. No second look begins after ``deadline_s`` (of ``time.monotonic``)."""
 
     client: RunnerClient
     root: Path
@@ -65,6 +66,7 @@ class Bench:
     configuration: tuple[Fact, ...]
     seed: int = 0
     remeasure: bool = False
+    deadline_s: float = float("inf")
     anchor: Arm | None = None
 
 
@@ -186,7 +188,7 @@ def _wants_more(run: _Run) -> bool:
 
     Both looks are judged at 97.5 %, so that two of them err no more often than one.
     """
-    if run.protocol.launches == run.protocol.max_launches:
+    if run.protocol.launches == run.protocol.max_launches or time.monotonic() > run.bench.deadline_s:
         return False
     names = [arm.id for arm in run.arms]
     fastest = min(names, key=lambda name: (_median_ms(run.launches.get(name, [])), name))

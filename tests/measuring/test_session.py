@@ -410,7 +410,8 @@ def _run(medians_us: dict[str, list[float]]) -> session._Run:
         ]
         for name, values in medians_us.items()
     }  # fmt: skip
-    return session._Run(bench=None, protocol=protocol, arms=arms, folder=None, launches=launches)  # type: ignore[arg-type]
+    bench = Bench(client=None, root=None, progress=NoProgress(), check=never_stop, configuration=())  # type: ignore[arg-type]
+    return session._Run(bench=bench, protocol=protocol, arms=arms, folder=None, launches=launches)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
