@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,24 +120,24 @@ def test_a_record_that_can_t_be_written_keeps_the_set_sealed(tmp_path: Path) -> 
     assert "stays sealed" in caught.value.hint
 
 
-@pytest.fixture
+@contextmanager
 def little_room(path: Path) -> Iterator[None]:
-    """No file may grow beyond this one's size and a few bytes, as on a disk that is full."""
+    """No file may grow beyond this one's size and a few bytes, as on a disk that is full.
+
+    Only around the call under test: the limit holds for the test run's own output as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    opened(path, "a")
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_keeps_the_set_sealed(path: Path, little_room: None) -> None:
-    with pytest.raises(StoreError, match="can't be written"):
-        opened(path, "b")
-
-
-def test_a_full_disk_leaves_the_record_as_it_was(path: Path, little_room: None) -> None:
+def test_a_full_disk_keeps_the_set_sealed_and_the_record_as_it_was(path: Path) -> None:
+    opened(path, "a")
     before = path.read_bytes()
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="can't be written"), little_room(path):
         opened(path, "b")
     assert path.read_bytes() == before
 
