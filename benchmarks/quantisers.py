@@ -203,7 +203,8 @@ def report(rows: list[Row]) -> str:
 def table(rows: list[Row]) -> str:
     lines = [
         "| quantiser | SQNR on test (dB) | KL on test (nats) | SQNR on validation |"
-        " accuracy lost on test (95 % interval) | n | file | ours / this, latency (95 % interval) | this / fp32, latency |",
+        " accuracy lost on test (95 % interval) | n | file |"
+        " ours / this, latency (95 % interval) | this / fp32, latency |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
