@@ -106,9 +106,11 @@ def _precision_step(planned: PlannedCandidate, prepared: Prepared, world: World)
     if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
         return prepared.frozen
     step = technique(name)(precision, prepared.contract, world.project.build.keep_float, CALIBRATION_SAMPLES)
-    inputs = {"model": prepared.frozen, "calibration": prepared.calibration}
-    if step.place is Place.HOST:
-        del inputs["calibration"]
+    inputs: dict[str, StepResult | Path] = {"model": prepared.frozen}
+    if step.place is not Place.HOST:
+        inputs["calibration"] = prepared.calibration
+        if world.project.custom_ops_path is not None:
+            inputs["library"] = world.project.custom_ops_path
     return world.run(step, inputs, label=f"{precision.label} for {planned.profile}")
 
 
