@@ -50,6 +50,11 @@ class LocalDevice:
         """The interpreter that runs the runner."""
         return self._python
 
+    @property
+    def emulated(self) -> bool:
+        """Never."""
+        return False
+
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
         """Start a process in a session of its own, so that a Ctrl-C here doesn't hit it half-way."""
         try:
@@ -103,6 +108,9 @@ class LocalDevice:
             shutil.rmtree(target, ignore_errors=True)
         else:
             target.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _inside(self, name: str) -> Path:
         path = Path(os.path.normpath(self._root / name))

@@ -63,6 +63,11 @@ class Device(Protocol):
         """The interpreter on the device, 3.8 or later."""
         ...
 
+    @property
+    def emulated(self) -> bool:
+        """Whether programs run on an emulated CPU: right results, and times that say nothing."""
+        ...
+
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
         """Start a program, ``env`` added to its environment; it gets no shell and no terminal."""
         ...
@@ -80,4 +85,8 @@ class Device(Protocol):
 
     def remove(self, remote: str) -> None:
         """Remove a file or folder under the root; nothing there is fine."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the device holds (a connection, say); may be called twice. It can't be used any more."""
         ...
