@@ -217,7 +217,7 @@ def _write_resolution(launches: dict[str, list[Launch]], base_ns: int, rounds: i
     count = len(launches["a"]) + len(launches["again"])
     text = (
         f"Anchor model, {base_ns / 1e3:.1f} µs an inference, {SAMPLE_S:g} s a launch; {count} launches of the same "
-        f"artifact (A/A) and {len(launches['slow'])} with {EXTRA:.0%} real extra work (a busy loop in the timed call), all "
+        f"artifact (A/A) and {len(launches['slow'])} with {EXTRA:.0%} real extra work (a busy loop, timed), all "
         f"interleaved in one session of {rounds} rounds. Blocks are all contiguous runs of {size} rounds in recorded "
         "order; they overlap, so their outcomes are correlated.\n\n"
         f"| question | answer |\n|---|---|\n"
