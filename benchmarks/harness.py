@@ -3,6 +3,7 @@
     python benchmarks/harness.py equivalence    the runner against a bare loop: same copies, inputs, threads, processes
     python benchmarks/harness.py memory         the runner's own memory above the runtime's
     python benchmarks/harness.py resolution     A/A false alarms, and how often real extra work of 3 % is found
+    python benchmarks/harness.py judge          the same from the launches on record, measuring nothing
 
 Each writes its page to docs/results/. `--rounds` shortens a trial run; the committed pages use the defaults.
 """
@@ -16,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evidence import write_results
+from evidence import RESULTS, write_results
 
 from edgebuild.backends.table import backends
 from edgebuild.core.measurement import Launch
@@ -30,9 +31,14 @@ from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store
 from edgebuild.measuring import statistics
 from edgebuild.measuring.anchor import anchor_arm
+from edgebuild.measuring.protocols import CERTIFY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgebuild.measuring.session import Arm
+
+Pairs: TypeAlias = tuple[tuple[float, float], ...]
 
 HERE = Path(__file__).resolve().parent
 #: Real extra work put into the runner's loop, as a share of the model's own time.
@@ -163,7 +169,7 @@ def resolution(rounds: int) -> None:
             for name in order:
                 launches[name].append((slow if name == "slow" else plain).launch(index, name))
             print(f"round {index + 1} of {rounds}", file=sys.stderr, flush=True)
-    _write_resolution(launches, base_ns, rounds)
+    _write_resolution(launches)
 
 
 def _slow_source(extra_ns: int) -> str:
@@ -191,48 +197,97 @@ Session.run = _run_with_extra_work
     )
 
 
-def _windows(left: list[Launch], right: list[Launch], size: int) -> list[Any]:
-    """Every contiguous block of ``size`` rounds, in recorded order."""
-    found = []
-    for start in range(len(left) - size + 1):
-        pairs = statistics.paired_medians(left[start : start + size], right[start : start + size])
-        comparison = statistics.compare(pairs)
-        if comparison is not None:
-            found.append(comparison)
-    return found
+def _blocks(left: list[Launch], right: list[Launch], size: int, judge: Callable[[Pairs], str | None]) -> list[str]:
+    """Return the outcome of every contiguous block of ``size`` rounds, in recorded order."""
+    starts = range(len(left) - size + 1)
+    blocks = (statistics.paired_medians(left[at : at + size], right[at : at + size]) for at in starts)
+    return [outcome for pairs in blocks if (outcome := judge(pairs)) is not None]
 
 
-def _write_resolution(launches: dict[str, list[Launch]], base_ns: int, rounds: int) -> None:
+def _one_look(pairs: Pairs) -> str | None:
+    comparison = statistics.compare(pairs)
+    return None if comparison is None else comparison.outcome
+
+
+def _as_certified(pairs: Pairs) -> str | None:
+    """As a build judges: a look at the certify protocol's first launches, and one at all where that says nothing."""
+    first = statistics.compare(pairs[: CERTIFY.launches], look=1, looks=2)
+    if first is not None and first.outcome != "inconclusive":
+        return first.outcome
+    second = statistics.compare(pairs, look=2, looks=2)
+    return None if second is None else second.outcome
+
+
+def _write_resolution(launches: dict[str, list[Launch]]) -> None:
     pairs = statistics.paired_medians(launches["again"], launches["a"])
     ratios = [math.log(x / y) for x, y in pairs]
     mean = sum(ratios) / len(ratios)
     spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / (len(ratios) - 1))
     asked = statistics.launches_needed(EXTRA, spread)
-    size = max(10, min(asked or 20, 20))
-    same = _windows(launches["again"], launches["a"], size)
-    slower = _windows(launches["slow"], launches["a"], size)
-    false = sum(c.outcome in {"better", "worse"} for c in same)
-    found = sum(c.outcome == "worse" for c in slower)
+    rules = [("as certified: 10 launches, then 20, each look at 97.5 %", CERTIFY.max_launches, _as_certified)]
+    rules += [("one look at 20 launches, at 95 %", CERTIFY.max_launches, _one_look)]
+    if asked is not None and asked <= len(pairs):
+        rules.append((f"one look at the {asked} launches that the spread asks for", asked, _one_look))
+    rows = []
+    for name, size, judge in rules:
+        same = _blocks(launches["again"], launches["a"], size, judge)
+        slower = _blocks(launches["slow"], launches["a"], size, judge)
+        false = sum(outcome in {"better", "worse"} for outcome in same)
+        found = sum(outcome == "worse" for outcome in slower)
+        rows.append(f"| {name} | {_share(false, len(same))} | {_share(found, len(slower))} |")
     whole = statistics.compare(statistics.paired_medians(launches["slow"], launches["a"]))
-    count = len(launches["a"]) + len(launches["again"])
-    text = (
-        f"Anchor model, {base_ns / 1e3:.1f} µs an inference, {SAMPLE_S:g} s a launch; {count} launches of the same "
-        f"artifact (A/A) and {len(launches['slow'])} with {EXTRA:.0%} real extra work (a busy loop, timed), all "
-        f"interleaved in one session of {rounds} rounds. Blocks are all contiguous runs of {size} rounds in recorded "
-        "order; they overlap, so their outcomes are correlated.\n\n"
-        f"| question | answer |\n|---|---|\n"
-        f"| spread of a pair's log-ratio | {spread:.2%} |\n"
-        f"| launches per arm asked for {EXTRA:.0%} at 90 % power | {asked if asked else 'more than 1,000'} |\n"
-        f"| block size used | {size} |\n"
-        f"| false better/worse in A/A | {false} of {len(same)} blocks ({false / max(len(same), 1):.1%}) |\n"
-        f"| extra work found | {found} of {len(slower)} blocks ({found / max(len(slower), 1):.1%}) |\n"
-        f"| extra work over the whole session | {math.expm1(whole.effect) if whole else float('nan'):.2%} |\n"
-        f"| smallest effect found at 90 % power with {size} launches | {statistics.resolution(spread, size):.2%} |\n"
+    base_ns = sorted(launch.median_ns for launch in launches["a"])[len(launches["a"]) // 2]
+    text = "\n".join(
+        [
+            f"Anchor model, {base_ns / 1e3:.1f} µs an inference, {SAMPLE_S:g} s a launch:"
+            f" {len(launches['a']) + len(launches['again'])} launches of the same artifact (A/A) and"
+            f" {len(launches['slow'])} with {EXTRA:.0%} real extra work (a busy loop inside the timed call), all"
+            " interleaved in one session. Blocks are all contiguous runs of rounds in recorded order; they overlap, so"
+            " their outcomes are correlated.",
+            "",
+            "| rule | false better or worse in A/A | extra work found |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"- Spread of a pair's log-ratio: {spread:.2%}.",
+            f"- Launches per arm that {EXTRA:.0%} asks for at 90 % power: {asked or 'more than 1,000'}.",
+            f"- What {CERTIFY.max_launches} launches resolve here at 90 % power:"
+            f" {statistics.resolution(spread, CERTIFY.max_launches):.2%}. A smaller difference is called inconclusive.",
+            f"- The extra work over the whole session: {math.expm1(whole.effect) if whole else float('nan'):.2%}.",
+        ]
     )
     numbers = {name: [[x.median_ns, list(x.invalid)] for x in arm] for name, arm in launches.items()}
     command = "python benchmarks/harness.py resolution"
     page = write_results("harness-resolution", "False alarms and resolution", command, text, {"launches": numbers})
     print(page)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} of {of} ({count / max(of, 1):.1%})"
+
+
+def judge_again(rounds: int) -> None:
+    """Write the page anew from the launches on record."""
+    del rounds
+    recorded = json.loads((RESULTS / "harness-resolution.json").read_bytes())["launches"]
+    _write_resolution({name: [_recorded(*launch, name) for launch in arm] for name, arm in recorded.items()})
+
+
+def _recorded(median_ns: int, invalid: list[str], arm: str) -> Launch:
+    return Launch(
+        index=0,
+        arm=arm,
+        samples="not kept",
+        samples_sha256="",
+        count=1,
+        median_ns=median_ns,
+        import_s=0.0,
+        load_s=0.0,
+        first_inference_s=0.0,
+        warmup_inferences=0,
+        settled=True,
+        invalid=tuple(invalid),
+    )
 
 
 def _dump(comparison: Any) -> dict[str, Any]:
@@ -242,7 +297,8 @@ def _dump(comparison: Any) -> dict[str, Any]:
 def main() -> None:
     """Run one of the checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checks = {"equivalence": (equivalence, 60), "memory": (memory, 7), "resolution": (resolution, 105)}
+    checks = {"equivalence": (equivalence, 150), "memory": (memory, 7), "resolution": (resolution, 105)}
+    checks["judge"] = (judge_again, 0)
     parser.add_argument("check", choices=checks)
     parser.add_argument("--rounds", type=int)
     arguments = parser.parse_args()
