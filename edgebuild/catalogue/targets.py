@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,12 @@ class CountFact(Sourced):
     value: Annotated[int, Field(ge=1)]
 
 
+class EmulatorCoreFact(Sourced):
+    """A CPU model of the emulator."""
+
+    value: Literal["cortex-a72", "cortex-a76", "max"]
+
+
 class Facts(Table):
     """What a device of this model has; a fact that isn't known for sure is left out."""
 
@@ -50,6 +56,9 @@ class Facts(Table):
     gpu_architecture: TextFact | None = Field(default=None, description="CUDA compute capability.")
     power_modes: NamesFact | None = None
     os: TextFact | None = None
+    emulator_core: EmulatorCoreFact | None = Field(
+        default=None, description="What an emulator of it runs as: QEMU's name of the CPU."
+    )
 
 
 class TargetFile(Table):

@@ -25,14 +25,18 @@ settings = [{ threads = 1 }]
 def test_what_ships() -> None:
     assert set(load_profiles()) == {"arm-onnx", "intel-openvino", "jetson-tensorrt", "x86-onnx"}
     assert set(load_targets()) == {
+        "generic-aarch64",
+        "generic-aarch64-dotprod",
         "intel-core-ultra",
         "intel-n100",
         "jetson-agx-orin",
         "jetson-orin-nano-8gb",
+        "jetson-orin-nx-16gb",
         "jetson-thor",
         "raspberry-pi-4",
         "raspberry-pi-5",
         "this-machine",
+        "x86-64-no-vnni",
     }
 
 
