@@ -1,0 +1,551 @@
+"""A board behind SSH as a device. Its host key is pinned: nothing is trusted at first sight, and a changed key ends it.
+
+Everything asynchronous happens in one thread with an event loop of its own; callers see the plain protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import posixpath
+import queue
+import shlex
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.devices.room import ROOM_SCRIPT
+from edgebuild.devices.transport import MAX_LINE_BYTES
+from edgebuild.errors import DeviceError, EnvironmentGap
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping, Sequence
+    from pathlib import Path
+
+    from edgebuild.devices.address import SshAddress
+
+CONNECT_S = 20.0
+#: A cut link is noticed after this many seconds times ``KEEPALIVES``.
+KEEPALIVE_S = 5.0
+KEEPALIVES = 3
+#: No single file operation may take longer without moving a byte.
+FILE_S = 60.0
+CHUNK_BYTES = 1 << 16
+#: Output that nobody has read yet; beyond this the board waits.
+MAX_WAITING_CHUNKS = 64
+STDERR_TAIL_BYTES = 16 << 10
+#: What a board may send as one file.
+MAX_FILE_BYTES = 8 << 30
+#: The shell's own words for a program that isn't there or can't be run.
+NOT_RUNNABLE = frozenset({126, 127})
+
+
+class SshDevice:
+    """A machine reached by SSH. Connects when it is first used. Not to be shared between threads.
+
+    ``host_keys`` are the only keys that are accepted, in OpenSSH's form ("ssh-ed25519 AAAA…"). Keys of the user's come
+    from the agent and from ~/.ssh, or from ``key_file``; there are no passwords and the agent is not forwarded.
+    ``root`` may begin with ``~/``. ``site`` is a folder of Python packages on the board.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        address: SshAddress,
+        host_keys: Sequence[str],
+        root: str = "~/.edgebuild",
+        python: str = "python3",
+        jump: SshAddress | None = None,
+        jump_host_keys: Sequence[str] = (),
+        key_file: Path | None = None,
+        site: str = "",
+        quota_bytes: int = 4_000_000_000,
+    ) -> None:
+        self._name = name
+        self._address = address
+        self._host_keys = tuple(host_keys)
+        self._jump = jump
+        self._jump_host_keys = tuple(jump_host_keys)
+        self._key_file = key_file
+        self._python = python
+        self._site = site
+        self._quota_bytes = quota_bytes
+        self._wanted_root = root
+        self._used_bytes: int | None = None
+        self._loop: _Loop | None = None
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._connection: Any = None
+        self._sftp: Any = None
+        self._root = ""
+
+    @property
+    def id(self) -> str:
+        """The name in the inventory, marked as a device behind SSH."""
+        return f"ssh-{self._name}"
+
+    @property
+    def root(self) -> str:
+        """The folder on the board, absolute. Connects."""
+        self._connected()
+        return self._root
+
+    @property
+    def python(self) -> str:
+        """The board's interpreter."""
+        return self._python
+
+    @property
+    def emulated(self) -> bool:
+        """Never: what answers SSH is taken for a machine."""
+        return False
+
+    def open(self, argv: Sequence[str], env: Mapping[str, str]) -> SshChannel:
+        """Start a program in the root, in a process group of its own, without terminal."""
+        root = self.root
+        path = [f"PYTHONPATH={self._site}"] if self._site else []
+        program = ["env", *path, *(f"{name}={value}" for name, value in env.items()), *argv]
+        # The first line of the output is the number of the group, for the kill.
+        start = ["sh", "-c", 'cd "$1" && shift && echo $$ && exec "$@"', "sh", root, *program]
+        process = self._do(
+            self._connection.create_process(f"exec {shlex.join(start)}", encoding=None), "start a program", CONNECT_S
+        )
+        return SshChannel(self, process)
+
+    def put(self, source: Path, name: str) -> str:
+        """Send a file that isn't there yet; what an interrupted sending left is gone on with where it is a blob."""
+        target = self._inside(name)
+        size = source.stat().st_size
+        if self._size(target) == size:
+            return target
+        self._require_room(size)
+        self._do(self._sftp.makedirs(posixpath.dirname(target), exist_ok=True), f"make the folder of {target}", FILE_S)
+        partial = f"{target}.part"
+        done = self._size(partial) or 0 if name.startswith("blobs/") else 0
+        self._do(self._send(source, partial, done if done <= size else 0), f"send {target}", None)
+        self._do(self._sftp.posix_rename(partial, target), f"place {target}", FILE_S)
+        return target
+
+    def get(self, remote: str, destination: Path) -> None:
+        """Fetch a file."""
+        source = self._inside(remote)
+        partial = destination.with_name(destination.name + ".part")
+        size = self._size(source)
+        if size is None or size > MAX_FILE_BYTES:
+            raise DeviceError(f"{self.id}: can't fetch {remote}: {'no such file' if size is None else 'too large'}.")
+        try:
+            self._do(self._sftp.get(source, str(partial)), f"fetch {remote}", None)
+            partial.replace(destination)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self, remote: str) -> None:
+        """Remove a file or folder under the root."""
+        self._do(self._remove(self._inside(remote)), f"remove {remote}", FILE_S)
+
+    def close(self) -> None:
+        """End the connection and the thread."""
+        if self._loop is None:
+            return
+        if self._stack is not None:
+            with contextlib.suppress(Exception):
+                self._loop.call(self._stack.aclose(), CONNECT_S)
+        self._loop.stop()
+        self._loop, self._stack, self._connection, self._sftp = None, None, None, None
+
+    def run_script(self, script: str, *arguments: str) -> str:
+        """Run a few lines of Python on the board and return what they print; raises ``DeviceError`` when they fail."""
+        channel = self.open([self._python, "-c", script, *arguments], {})
+        try:
+            lines = []
+            while (line := channel.receive(FILE_S)) is not None:
+                lines.append(line)
+            if channel.wait(FILE_S) != 0:
+                raise DeviceError(f"{self.id}: {channel.stderr_tail() or 'a script failed'}")
+            return "\n".join(lines)
+        except TimeoutError as error:
+            raise DeviceError(f"{self.id} said nothing for {FILE_S:g} s.", hint="Is the board busy?") from error
+        finally:
+            channel.kill()
+
+    def kill_group(self, group: str) -> None:
+        """End every process of a group; a board that is away has noticed by itself."""
+        with contextlib.suppress(DeviceError):
+            self._do(self._connection.run(f"kill -KILL -- -{int(group)}", check=False), "end a program", CONNECT_S)
+
+    def wait_for(self, coroutine: Awaitable[Any], what: str, limit_s: float | None) -> Any:
+        """Run a coroutine in the device's thread."""
+        return self._do(coroutine, what, limit_s)
+
+    def _connected(self) -> None:
+        if self._connection is not None:
+            return
+        self._loop = self._loop or _Loop()
+        try:
+            self._loop.call(self._connect(), CONNECT_S * 2)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _connect(self) -> None:
+        asyncssh = import_asyncssh()
+        self._stack = contextlib.AsyncExitStack()
+        tunnel = None
+        if self._jump is not None:
+            tunnel = await self._stack.enter_async_context(await self._reach(self._jump, self._jump_host_keys, None))
+        connection = await self._stack.enter_async_context(await self._reach(self._address, self._host_keys, tunnel))
+        try:
+            self._sftp = await self._stack.enter_async_context(await connection.start_sftp_client())
+            home = await self._sftp.realpath(".")
+            root = posixpath.join(home, self._wanted_root.removeprefix("~/"))
+            await self._sftp.makedirs(root, exist_ok=True)
+        except (asyncssh.Error, OSError) as error:
+            raise DeviceError(
+                f"{self.id}: can't make the folder {self._wanted_root}: {error}.", hint="The board needs SFTP."
+            ) from error
+        self._root, self._connection = root, connection
+
+    async def _reach(self, address: SshAddress, host_keys: Sequence[str], tunnel: Any) -> Any:
+        asyncssh = import_asyncssh()
+        try:
+            pinned = asyncssh.import_known_hosts("".join(f"* {key}\n" for key in host_keys))
+            return await asyncssh.connect(
+                address.host,
+                address.port,
+                tunnel=tunnel or (),
+                username=address.user,
+                known_hosts=pinned,
+                server_host_key_algs=_algorithms(host_keys),
+                client_keys=[str(self._key_file)] if self._key_file else (),
+                config=None,
+                password=None,
+                agent_forwarding=False,
+                connect_timeout=CONNECT_S,
+                login_timeout=CONNECT_S,
+                keepalive_interval=KEEPALIVE_S,
+                keepalive_count_max=KEEPALIVES,
+            )
+        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+            found = await _presented(address, tunnel)
+            raise DeviceError(
+                f"{self.id}: the host key of {address} changed: {', '.join(map(fingerprint, host_keys)) or 'none'} is "
+                f"pinned, {', '.join(map(fingerprint, found)) or 'another'} was shown.",
+                hint="Somebody may stand between you and the board. If it was set up anew: `edgebuild device remove` "
+                "and `edgebuild device add`.",
+            ) from error
+        except asyncssh.PermissionDenied as error:
+            raise DeviceError(
+                f"{self.id}: {address} lets none of your keys in.", hint=f"`ssh-copy-id {address.user}@…` adds one."
+            ) from error
+        except (asyncssh.Error, OSError, TimeoutError) as error:
+            raise DeviceError(
+                f"{self.id}: {address} doesn't answer: {str(error) or 'no answer in time'}.",
+                hint="Is the board on, and its address right? `edgebuild device check` tries again.",
+            ) from error
+
+    def _do(self, coroutine: Awaitable[Any], what: str, limit_s: float | None) -> Any:
+        asyncssh = import_asyncssh()
+        if self._loop is None:
+            raise DeviceError(f"{self.id} is closed.")
+        try:
+            return self._loop.call(coroutine, limit_s)
+        except DeviceError:
+            raise
+        except TimeoutError as error:
+            raise DeviceError(
+                f"{self.id}: can't {what}: no answer for {limit_s:g} s.", hint="Is the link up?"
+            ) from error
+        except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, ConnectionError) as error:
+            raise self.lost() from error
+        except (asyncssh.Error, OSError) as error:
+            raise DeviceError(f"{self.id}: can't {what}: {self._reason(error)}.") from error
+
+    def lost(self) -> DeviceError:
+        """The error of a link that is gone."""
+        return DeviceError(
+            f"The connection to {self.id} ({self._address}) was lost.",
+            hint="Nothing keeps running there. Run the command again when the board answers; it goes on where it was.",
+        )
+
+    def _reason(self, error: Exception) -> str:
+        with contextlib.suppress(Exception):
+            if self._loop is not None and self._loop.call(self._sftp.statvfs(self._root), FILE_S).bavail == 0:
+                return "its disk is full"
+        return str(error) or type(error).__name__
+
+    def _size(self, path: str) -> int | None:
+        size: int | None = self._do(self._stat(path), f"look at {path}", FILE_S)
+        return size
+
+    async def _stat(self, path: str) -> int | None:
+        asyncssh = import_asyncssh()
+        try:
+            found: int = (await self._sftp.stat(path)).size
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            return None
+        return found
+
+    async def _send(self, source: Path, partial: str, offset: int) -> None:
+        """Append to the partial file from ``offset`` on, chunk by chunk; each chunk has ``FILE_S`` to arrive."""
+        with source.open("rb") as file:
+            file.seek(offset)
+            async with self._sftp.open(partial, "r+b" if offset else "wb") as remote:
+                while chunk := file.read(CHUNK_BYTES * 4):
+                    await asyncio.wait_for(remote.write(chunk, offset), FILE_S)
+                    offset += len(chunk)
+
+    async def _remove(self, path: str) -> None:
+        asyncssh = import_asyncssh()
+        with contextlib.suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            if await self._sftp.isdir(path) and not await self._sftp.islink(path):
+                await self._sftp.rmtree(path)
+            else:
+                await self._sftp.unlink(path)
+
+    def _require_room(self, size: int) -> None:
+        """Keep the root under its quota: what was used longest ago goes first."""
+        if self._used_bytes is None or self._used_bytes + size > self._quota_bytes:
+            answer = self.run_script(ROOM_SCRIPT, self.root, str(max(0, self._quota_bytes - size)))
+            self._used_bytes = int(answer or 0)
+        if self._used_bytes + size > self._quota_bytes:
+            raise DeviceError(
+                f"{self.id}: {size} bytes don't fit into the quota of {self._quota_bytes} bytes on the board.",
+                hint="Raise quota_gb in the inventory, or remove other files of edgebuild there.",
+            )
+        self._used_bytes += size
+
+    def _inside(self, name: str) -> str:
+        root = self.root
+        path = posixpath.normpath(posixpath.join(root, name))
+        if not path.startswith(root + "/"):
+            raise DeviceError(f"{self.id}: {name} lies outside of the device's folder {root}.")
+        return path
+
+
+class SshChannel:
+    """A program on a board; its output waits on the board while nobody reads it here."""
+
+    def __init__(self, device: SshDevice, process: Any) -> None:
+        self._device = device
+        self._process = process
+        self._chunks: queue.Queue[bytes] = queue.Queue(MAX_WAITING_CHUNKS)
+        self._buffer = bytearray()
+        self._lines: list[bytes] = []
+        self._stderr = bytearray()
+        self._ended = False
+        self._killed = False
+        device.wait_for(self._start(), "read a program's output", CONNECT_S)
+        self._group = self._first_line()
+
+    def send(self, line: str) -> None:
+        """Write one line."""
+        if self._process.stdin.is_closing():
+            raise DeviceError(f"{self._device.id}: the program's input is closed.")
+        self._device.wait_for(self._write(line.encode() + b"\n"), "send a request", FILE_S)
+
+    def receive(self, timeout_s: float) -> str | None:
+        """Return the next line."""
+        deadline = time.monotonic() + timeout_s
+        while not self._lines:
+            if self._ended:
+                return None
+            try:
+                self._take(self._chunks.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                raise TimeoutError from None
+        return self._lines.pop(0).decode("utf-8", errors="replace")
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for the end, dropping what is still written."""
+        deadline = time.monotonic() + timeout_s
+        while not self._device.wait_for(self._closed(min(0.2, timeout_s)), "wait for a program", timeout_s + CONNECT_S):
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._chunks.get_nowait()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if self._process.exit_signal is not None:
+            return -int(signal.Signals[f"SIG{self._process.exit_signal[0]}"])
+        status: int | None = self._process.exit_status
+        if status is None:
+            raise self._device.lost()
+        if status in NOT_RUNNABLE:
+            raise DeviceError(
+                f"{self._device.id}: {self.stderr_tail() or 'the program is not there'}",
+                hint="The device needs a Python of 3.8 or later at that path.",
+            )
+        return status
+
+    def kill(self) -> None:
+        """End the whole group over the connection; where that is gone, the runner ends since its input closed."""
+        if self._killed:
+            return
+        self._killed = True
+        if self._group.isdigit():
+            self._device.kill_group(self._group)
+        with contextlib.suppress(DeviceError):
+            self._device.wait_for(self._drop(), "close a program", CONNECT_S)
+
+    def stderr_tail(self) -> str:
+        """Return at most 16 KiB from the end of the error output."""
+        return bytes(self._stderr).decode("utf-8", errors="replace").strip()
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._pumps = (loop.create_task(self._pump_output()), loop.create_task(self._pump_error()))
+
+    def _first_line(self) -> str:
+        try:
+            return self.receive(CONNECT_S) or ""
+        except TimeoutError as error:
+            raise DeviceError(f"{self._device.id} started nothing in {CONNECT_S:g} s.", hint="Is it busy?") from error
+
+    async def _pump_output(self) -> None:
+        data = b"-"
+        while data:
+            data = await self._read(self._process.stdout)
+            while self._chunks.full():
+                await asyncio.sleep(0.01)
+            self._chunks.put_nowait(data)
+
+    async def _pump_error(self) -> None:
+        while data := await self._read(self._process.stderr):
+            self._stderr += data
+            del self._stderr[:-STDERR_TAIL_BYTES]
+
+    async def _read(self, reader: Any) -> bytes:
+        """A lost connection is the end of the output; ``wait`` then says so."""
+        asyncssh = import_asyncssh()
+        try:
+            data: bytes = await reader.read(CHUNK_BYTES)
+        except (asyncssh.Error, OSError):
+            return b""
+        return data
+
+    async def _write(self, data: bytes) -> None:
+        self._process.stdin.write(data)
+        await self._process.stdin.drain()
+
+    async def _closed(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait_closed()), timeout_s)
+        except TimeoutError:
+            return False
+        # What was written last may still be on its way from the pump to the tail.
+        await asyncio.wait(self._pumps[1:], timeout=1.0)
+        return True
+
+    async def _drop(self) -> None:
+        self._process.close()
+        await asyncio.wait(self._pumps[1:], timeout=1.0)
+        for pump in self._pumps:
+            pump.cancel()
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            self._ended = True
+            if self._buffer:
+                self._lines.append(bytes(self._buffer))
+                self._buffer.clear()
+            return
+        self._buffer += data
+        if b"\n" in data:
+            *lines, rest = self._buffer.split(b"\n")
+            self._lines += [bytes(line) for line in lines]
+            self._buffer = bytearray(rest)
+        if len(self._buffer) > MAX_LINE_BYTES:
+            raise DeviceError(f"{self._device.id} wrote a line of more than {MAX_LINE_BYTES} bytes.")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="edgebuild-ssh", daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Awaitable[Any], limit_s: float | None) -> Any:
+        """Run a coroutine there and return its result; it is cancelled when its time is over or the caller leaves."""
+        future = asyncio.run_coroutine_threadsafe(_awaited(coroutine), self._loop)
+        try:
+            return future.result(limit_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CONNECT_S)
+        self._loop.close()
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    """asyncssh hands out awaitables that are no coroutines."""
+    return await awaitable
+
+
+def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[str, ...]:
+    """Return the host key that a machine shows, in OpenSSH's form, for a person to compare; nothing is trusted."""
+    loop = _Loop()
+    try:
+        if jump is None:
+            found = loop.call(_presented(address, None), CONNECT_S * 2)
+        else:
+            found = jump.wait_for(_through(jump, address), f"reach {address}", CONNECT_S * 2)
+    except TimeoutError:
+        found = ()
+    finally:
+        loop.stop()
+    if not found:
+        raise DeviceError(f"{address} shows no host key.", hint="Is it on, is its address right, does sshd run there?")
+    keys: tuple[str, ...] = found
+    return keys
+
+
+async def _through(jump: SshDevice, address: SshAddress) -> tuple[str, ...]:
+    return await _presented(address, jump._connection)
+
+
+async def _presented(address: SshAddress, tunnel: Any) -> tuple[str, ...]:
+    asyncssh = import_asyncssh()
+    try:
+        key = await asyncio.wait_for(
+            asyncssh.get_server_host_key(address.host, address.port, tunnel=tunnel or (), config=None), CONNECT_S
+        )
+    except (asyncssh.Error, OSError, TimeoutError):
+        return ()
+    if key is None:
+        return ()
+    return (" ".join(key.export_public_key("openssh").decode().split()[:2]),)
+
+
+def fingerprint(host_key: str) -> str:
+    """Return SHA256:… of a key, as ssh-keygen prints it."""
+    import base64
+    import binascii
+
+    try:
+        blob = base64.b64decode(host_key.split()[1], validate=True)
+    except (IndexError, binascii.Error):
+        return "an unreadable key"
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _algorithms(host_keys: Sequence[str]) -> list[str] | tuple[()]:
+    """Ask for the kinds of key that are pinned, so that a board with several shows the one that is known."""
+    kinds = {key.split()[0] for key in host_keys}
+    rsa = ["rsa-sha2-512", "rsa-sha2-256"] if "ssh-rsa" in kinds else []
+    return sorted(kinds - {"ssh-rsa"}) + rsa or ()
+
+
+def import_asyncssh() -> Any:
+    """Return asyncssh, or say how to install it."""
+    try:
+        import asyncssh
+    except ImportError as error:
+        raise EnvironmentGap("asyncssh is not installed.", hint="pip install 'edgebuild[ssh]'") from error
+    return asyncssh

@@ -1,0 +1,206 @@
+"""A board behind a real sshd keeps every promise of a device; faults of the link end in one clear sentence."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgebuild.devices.address import SshAddress
+from edgebuild.errors import DeviceError
+from edgebuild.testing.devices import check_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgebuild.devices.ssh import SshDevice
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+pytest.importorskip("asyncssh")
+pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd on this machine (Debian: openssh-server)")
+CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile {folder}/pid
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+StrictModes no
+UsePAM no
+Subsystem sftp internal-sftp
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """An sshd of our own with throw-away keys."""
+
+    folder: Path
+    port: int
+
+    @property
+    def host_key(self) -> str:
+        return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
+
+    def device(self, *, host_key: str = "", quota_bytes: int = 10**9) -> SshDevice:
+        from edgebuild.devices.ssh import SshDevice
+
+        return SshDevice(
+            "test",
+            address=SshAddress(user=getpass.getuser(), host="127.0.0.1", port=self.port),
+            host_keys=(host_key or self.host_key,),
+            key_file=self.folder / "user_key",
+            root=str(self.folder / "root"),
+            python=sys.executable,
+            quota_bytes=quota_bytes,
+        )
+
+    def sessions(self) -> list[int]:
+        """The processes that serve connections: children of the listening one."""
+        parent = (self.folder / "pid").read_text().strip()
+        return [
+            int(pid) for pid in subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True).stdout.split()
+        ]
+
+
+def make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    folder = tmp_path_factory.mktemp("sshd")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("host_key", "user_key", "other_key"):
+        make_key(folder / name)
+    (folder / "config").write_text(CONFIG.format(port=port, folder=folder))
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    sshd = subprocess.Popen([SSHD, "-D", "-E", str(folder / "log"), "-f", str(folder / "config")])
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / "pid").exists():
+            assert sshd.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield Board(folder=folder, port=port)
+    finally:
+        sshd.terminate()
+        sshd.wait()
+
+
+@pytest.fixture
+def device(board: Board) -> Iterator[SshDevice]:
+    made = board.device()
+    yield made
+    made.close()
+
+
+def test_a_board_behind_ssh_keeps_the_promises_of_a_device(device: SshDevice, tmp_path: Path) -> None:
+    check_device(device, tmp_path)
+    assert not device.emulated
+
+
+def test_a_changed_host_key_is_refused_with_both_fingerprints(board: Board) -> None:
+    from edgebuild.devices.ssh import fingerprint
+
+    other = " ".join((board.folder / "other_key.pub").read_text().split()[:2])
+    device = board.device(host_key=other)
+    with pytest.raises(DeviceError, match="host key") as caught:
+        device.open(["true"], {})
+    assert fingerprint(other) in caught.value.message
+    assert fingerprint(board.host_key) in caught.value.message
+    device.close()
+
+
+def test_fingerprints_are_those_of_ssh_keygen(board: Board) -> None:
+    from edgebuild.devices.ssh import fingerprint, read_host_keys
+
+    shown = subprocess.run(["ssh-keygen", "-lf", board.folder / "host_key.pub"], capture_output=True, text=True).stdout
+    assert fingerprint(board.host_key) == shown.split()[1]
+    assert read_host_keys(SshAddress(user="x", host="127.0.0.1", port=board.port)) == (board.host_key,)
+
+
+def test_nobody_at_the_address_is_one_sentence(board: Board) -> None:
+    from edgebuild.devices.ssh import SshDevice, read_host_keys
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = SshAddress(user="pi", host="127.0.0.1", port=free.getsockname()[1])
+        with pytest.raises(DeviceError, match="doesn't answer"):
+            SshDevice("nobody", address=nobody, host_keys=(board.host_key,)).open(["true"], {})
+        with pytest.raises(DeviceError, match="shows no host key"):
+            read_host_keys(nobody)
+
+
+def test_a_key_that_the_board_does_not_know_is_said(board: Board) -> None:
+    from edgebuild.devices.ssh import SshDevice
+
+    address = SshAddress(user=getpass.getuser(), host="127.0.0.1", port=board.port)
+    device = SshDevice("test", address=address, host_keys=(board.host_key,), key_file=board.folder / "other_key")
+    with pytest.raises(DeviceError, match="lets none of your keys in"):
+        device.open(["true"], {})
+
+
+def test_a_cut_link_ends_the_call_and_the_program_notices(board: Board, device: SshDevice, tmp_path: Path) -> None:
+    mark = tmp_path / "ended"
+    program = f"import sys; print('up', flush=True); sys.stdin.read(); open({str(mark)!r}, 'w').close()"
+    channel = device.open([device.python, "-c", program], {})
+    assert channel.receive(20) == "up"
+    for pid in board.sessions():
+        os.kill(pid, signal.SIGKILL)
+    for child in subprocess.run(["pgrep", "-f", "sshd: .*notty"], capture_output=True, text=True).stdout.split():
+        os.kill(int(child), signal.SIGKILL)
+    assert channel.receive(20) is None
+    with pytest.raises(DeviceError, match="was lost"):
+        channel.wait(20)
+    channel.kill()
+    deadline = time.monotonic() + 10
+    while not mark.exists():
+        assert time.monotonic() < deadline, "the program still runs"
+        time.sleep(0.05)
+
+
+def test_what_was_sent_is_not_sent_again_and_a_torn_one_goes_on(device: SshDevice, tmp_path: Path) -> None:
+    source = tmp_path / "blob"
+    source.write_bytes(os.urandom(3_000_000))
+    target = Path(device.root) / "blobs" / "torn"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A wrong first byte in what came over before shows that it is gone on with: the digest is checked when staging.
+    (target.parent / "torn.part").write_bytes(b"!" + source.read_bytes()[1:1_000_000])
+    assert device.put(source, "blobs/torn") == str(target)
+    assert target.read_bytes() == b"!" + source.read_bytes()[1:]
+    before = target.stat().st_mtime_ns
+    device.put(source, "blobs/torn")
+    assert target.stat().st_mtime_ns == before
+
+
+def test_the_quota_makes_room_by_removing_what_was_used_longest_ago(board: Board, tmp_path: Path) -> None:
+    device = board.device(quota_bytes=2_500_000)
+    device.remove(f"{device.root}/blobs")
+    source = tmp_path / "blob"
+    source.write_bytes(bytes(1_000_000))
+    for name in ("blobs/one", "blobs/two", "blobs/three"):
+        device.put(source, name)
+        os.utime(Path(device.root) / name, (time.time() - 100, time.time() - 100))
+    left = sorted(path.name for path in (Path(device.root) / "blobs").iterdir())
+    assert len(left) == 2
+    assert "three" in left
+    source.write_bytes(bytes(3_000_000))
+    with pytest.raises(DeviceError, match="quota"):
+        device.put(source, "blobs/large")
+    device.close()
+    device.close()
