@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
@@ -77,9 +78,8 @@ def test_refuses_what_it_does_not_convert(litert: Backend, tmp_path: Path) -> No
 def test_a_convolution_with_uneven_padding_and_strides_answers_like_onnxruntime(
     litert: Backend, tmp_path: Path
 ) -> None:
-    attributes = {"pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], **attributes),
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 0, 2, 1], strides=[2, 1], dilations=[1, 2]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Add", ["r", "k"], ["y"]),
     ]
@@ -88,8 +88,9 @@ def test_a_convolution_with_uneven_padding_and_strides_answers_like_onnxruntime(
         outputs=(TensorSpec(name="y", shape=(2, 5, 5, 5), dtype="float32"),),
     )
     generator = np.random.default_rng(0)
-    weights = {name: generator.standard_normal(shape) for name, shape in {"w": (5, 3, 3, 3), "b": 5, "k": ()}.items()}
-    net = model(nodes, contract, {name: np.asarray(value) for name, value in weights.items()}).SerializeToString()
+    shapes: dict[str, tuple[int, ...]] = {"w": (5, 3, 3, 3), "b": (5,), "k": (1,)}
+    weights = {name: generator.standard_normal(shape) for name, shape in shapes.items()}
+    net = model(nodes, contract, weights).SerializeToString()
     (tmp_path / "model.onnx").write_bytes(net)
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
     litert.compile_step(precision=FP32, contract=contract).run({"model": tmp_path}, tmp_path, context)
@@ -102,16 +103,16 @@ def test_a_convolution_with_uneven_padding_and_strides_answers_like_onnxruntime(
     assert np.abs(ran.get_tensor(ran.get_output_details()[0]["index"]) - want).max() < 1e-4
 
 
+@pytest.mark.proof
 def test_a_whole_build_with_its_profile(tmp_path: Path) -> None:
     """Nothing of edgebuild is changed: the package is on the path, its profile and a target lie beside the project."""
     project = write_project(tmp_path / "project")
     for kind, name in (("profiles", "litert"), ("targets", "this-machine-litert")):
         (project / kind / f"{name}.toml").write_text((PLUGIN / kind / f"{name}.toml").read_text())
-    site = install(tmp_path / "site")
-    ended = run("build", "--target", "this-machine-litert", cwd=project, env={"PYTHONPATH": str(site)})
+    paths = os.pathsep.join([str(install(tmp_path / "site")), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = run("build", "--target", "this-machine-litert", cwd=project, env={"PYTHONPATH": paths})
     assert ended.code in {0, 4}, ended.err  # on a noisy machine the speed may stay open; the accuracy doesn't
     assert "litert" in str(record(project))
-    assert (next((project / ".edgebuild" / "store" / "blobs").glob("*/*"), None)) is not None
 
 
 def test_the_page_shows_the_package_as_it_is() -> None:
@@ -120,5 +121,4 @@ def test_the_page_shows_the_package_as_it_is() -> None:
     assert len(snippets) >= 4
     for name, text in snippets:
         source = (PLUGIN.parents[2] / name).read_text()
-        for part in re.split(r"^ *(?:#|…) ?…?\n", text, flags=re.MULTILINE):
-            assert part.strip("\n") in source, f"{name} doesn't hold:\n{part}"
+        assert text in source, f"{name} doesn't hold:\n{text}"

@@ -62,7 +62,7 @@ def layers(
     for node in interpreter._get_ops_details():
         kind = node["operand_types"][0].__name__
         precision = {"float32": "fp32", "float16": "fp16", "uint8": "int8"}.get(kind, kind)
-        name = "%d-%s" % (node["index"], node["op_name"])
+        name = f"{node['index']}-{node['op_name']}"
         found.append({"name": name, "op": node["op_name"], "precision": precision, "time_us": None})
     return found
 
@@ -75,5 +75,5 @@ def _open(artifact: dict[str, Any], folder: str, settings: dict[str, Any]) -> An
         interpreter = Interpreter(model_path=path, num_threads=int(settings.get("threads", 1)))
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise ModelProblem("LiteRT can't load %s: %s" % (artifact["entry"], error)) from error
+        raise ModelProblem(f"LiteRT can't load {artifact['entry']}: {error}") from error
     return interpreter
