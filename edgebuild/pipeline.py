@@ -37,18 +37,20 @@ def build(
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
     then is kept, and a second call goes on from there.
     """
-    from edgebuild.building import candidates, conclude, plans, prepare, race, world
+    from edgebuild.building import candidates, conclude, places, plans, prepare, race, world
 
     with world.open_world(project, options or world.Options(), progress=progress or NoProgress(), check=check) as w:
-        common = prepare.prepare(w)
-        planned = [plans.plan_target(w, common, target) for target in world.targets_of(w.project, w.options)]
-        built = [candidates.make_candidates(plan, common, w) for plan in planned]
-        races = [race.run_race(made, common, w) for made in built]
-        opened = conclude.open_test_set(races, common, w)
-        return tuple(
-            conclude.conclude(plan, made, raced, opened, w)
-            for plan, made, raced in zip(planned, built, races, strict=True)
-        )
+        targets = world.targets_of(w.project, w.options)
+        with places.open_places(w, targets) as there:
+            common = prepare.prepare(w)
+            planned = [plans.plan_target(at, common) for at in there]
+            built = [candidates.make_candidates(plan, common, at) for plan, at in zip(planned, there, strict=True)]
+            races = [race.run_race(made, common, at) for made, at in zip(built, there, strict=True)]
+            opened = conclude.open_test_set(races, common, there)
+            return tuple(
+                conclude.conclude(plan, made, raced, opened, at)
+                for plan, made, raced, at in zip(planned, built, races, there, strict=True)
+            )
 
 
 def plan(project: Project, options: Options | None = None) -> tuple[Plan, ...]:

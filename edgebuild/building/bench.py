@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.building.world import configuration_of
+from edgebuild.building.world import cache_home, configuration_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
@@ -20,6 +18,7 @@ from edgebuild.measuring.protocols import CERTIFY, SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.core.artifact import Setting
@@ -169,11 +168,6 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
                 anchor=anchor_arm(table, client, executor),
             )
             return _measure(bench, arms, request)
-
-
-def cache_home() -> Path:
-    """Return edgebuild's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebuild"
 
 
 def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchReport:

@@ -77,13 +77,16 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
     step = backend.compile_step(
         precision=planned.precision,
         contract=prepared.contract,
-        client=world.client,
+        client=world.client if world.measured else None,
         libraries=tuple(filter(None, (world.project.custom_ops_path,))),
     )
     compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
+    notes = _size_notes(prepared, model)
+    if not world.measured:
+        return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)
     verdict, closeness = judge(world, planned.id, prepared.reference, outputs, prepared.validation, "validation")
     return Built(
@@ -93,7 +96,7 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
         outputs=outputs,
         verdict=verdict,
         closeness=closeness,
-        notes=_size_notes(prepared, model),
+        notes=notes,
     )
 
 

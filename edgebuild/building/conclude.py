@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgebuild.building.candidates import evaluate, judge
+from edgebuild.building.candidates import Built, evaluate, judge
 from edgebuild.building.prepare import materialise, run_reference
 from edgebuild.building.race import CLOSE
 from edgebuild.building.record import write_record
@@ -18,11 +18,12 @@ from edgebuild.judging.selection import Option, missed_share, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from edgebuild.building.candidates import Built
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.race import Certified, Race
     from edgebuild.building.world import World
+    from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import BuildRecord, Closeness
     from edgebuild.judging.selection import Objective, Selection
     from edgebuild.planning.plan import Plan
@@ -38,11 +39,15 @@ class Opened:
     verdicts: Mapping[str, tuple[Verdict, Closeness]]
 
 
-def open_test_set(races: Sequence[Race], prepared: Prepared, world: World) -> Opened:
-    """Score every finalist of every target on the test set, in one opening that is on record before it happens."""
-    finalists = {c.artifact.digest(): c for race in races for c in race.finalists}
+def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
+    """Score every finalist of every target on the test set, in one opening that is on record before it happens.
+
+    Each is run where its target is; the reference is run once.
+    """
+    finalists = {c.artifact.digest(): (c, at) for race, at in zip(races, worlds, strict=True) for c in race.finalists}
     if not finalists:
         return Opened(opening=None, verdicts={})
+    world = worlds[0]
     test = materialise(world, "test")
     opening = open_seal(
         world.home / "seal.jsonl",
@@ -52,13 +57,13 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, world: World) -> Op
     )
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
     verdicts = {}
-    for digest, finalist in finalists.items():
+    for digest, (finalist, at) in finalists.items():
         who, compiled = finalist.built.planned.id, finalist.built.compiled
         if compiled is None:
             continue
-        outputs = evaluate(world, finalist.artifact, compiled, test, "test", who)
+        outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
         level = level_for_opening(opening.number)
-        verdicts[digest] = judge(world, who, reference, outputs, test, "test", level=level)
+        verdicts[digest] = judge(at, who, reference, outputs, test, "test", level=level)
     return Opened(opening=opening, verdicts=verdicts)
 
 
@@ -80,7 +85,9 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
     finalists = [_finalist_record(name, f, verdicts[name], opened, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
     others = [_other_record(b, race, world) for b in built if b.planned.id not in measured]
-    outcome = _outcome(selection, verdicts)
+    outcome = "inconclusive" if race.unmeasured else _outcome(selection, verdicts)
+    kept = selection.chosen or selection.nearest
+    smallest = min((b for b in built if b.artifact), key=_size, default=None) if race.unmeasured else None
     return write_record(
         world,
         plan,
@@ -90,11 +97,23 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         names=names,
         baseline=next(iter(names), ""),
         chosen=selection.chosen,
-        kept=selection.chosen or selection.nearest,
+        kept=smallest.planned.id if smallest else kept,
+        shipped=_shipped(names[kept] if kept else smallest),
         outcome=outcome,
-        summary=_summary(selection, verdicts, outcome, built),
+        summary=_summary(selection, verdicts, outcome, built, race),
         seconds=time.monotonic() - world.started,
     )
+
+
+def _size(built: Built) -> tuple[int, str]:
+    return built.artifact.size_bytes if built.artifact else 0, built.planned.id
+
+
+def _shipped(kept: Certified | Built | None) -> tuple[Path, Artifact] | None:
+    """Where the artifact that is kept lies, and the artifact with the settings that it is kept with."""
+    if kept is None or kept.artifact is None:
+        return None
+    return (kept.folder if isinstance(kept, Built) else kept.built.folder), kept.artifact
 
 
 def _names(race: Race) -> dict[str, Certified]:
@@ -182,7 +201,9 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     own = {arm: summary for arm, (candidate, summary) in race.screened.items() if candidate == built.planned.id}
     best = min(own, key=lambda arm: (own[arm].point_ms, arm), default=None)
     status: Status = "screened"
-    if built.failure is not None or built.verdict is None:
+    if race.unmeasured and built.failure is None:
+        status, reason = "unraced", race.unmeasured
+    elif built.failure is not None or built.verdict is None:
         status, reason = "failed", built.failure or "was not judged"
     elif built.verdict.outcome is Outcome.REFUSED:
         status, reason = "refused", "; ".join(built.verdict.reasons)
@@ -237,8 +258,11 @@ def _summary(
     verdicts: Mapping[str, Verdict],
     outcome: str,
     built: Sequence[Built],
+    race: Race,
 ) -> str:
     """One sentence: what was chosen and why, or how close the best came."""
+    if race.unmeasured:
+        return f"Nothing is proven: {race.unmeasured}"
     if selection.chosen is not None:
         return f"{selection.chosen}: {selection.reasons[selection.chosen]}"
     if selection.nearest is None:

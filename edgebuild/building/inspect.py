@@ -10,6 +10,7 @@ from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.measurement import UNKNOWN
 from edgebuild.errors import EnvironmentGap
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
@@ -92,7 +93,7 @@ def plan_inputs(
         objective=project.build.objective,
         budget=budget.text,
         quantisable_ops=model.quantisable_ops,
-        missing={**_missing_backends(backends), **_missing_quantisers()},
+        missing={**_missing_backends(backends, probe), **_missing_quantisers()},
         backend_refusals=_refusals(project, model, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
@@ -110,8 +111,14 @@ def plan_inputs(
     )
 
 
-def _missing_backends(backends: Mapping[str, Backend]) -> dict[str, str]:
-    return {name: backend.install_hint for name, backend in backends.items() if backend.installed() is None}
+def _missing_backends(backends: Mapping[str, Backend], probe: Mapping[str, str]) -> dict[str, str]:
+    missing = {}
+    for name, backend in backends.items():
+        if backend.installed() is None:
+            missing[name] = backend.install_hint
+        elif probe.get(f"runtime.{name}") == UNKNOWN:
+            missing[name] = "not for the device's Python; [devices.NAME].python and .site say where it is"
+    return missing
 
 
 def _missing_quantisers() -> dict[str, str]:

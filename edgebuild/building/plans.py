@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from edgebuild.planning.plan import Plan
 
 
-def plan_target(world: World, prepared: Prepared, target: str) -> Plan:
-    """Plan one target of a build; the model is known exactly by now."""
+def plan_target(world: World, prepared: Prepared) -> Plan:
+    """Plan the target of a world; the model is known exactly by now."""
     from edgebuild.building.inspect import QUANTISABLE
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
@@ -33,7 +33,7 @@ def plan_target(world: World, prepared: Prepared, target: str) -> Plan:
     frames = json.loads((prepared.validation.path / "data.json").read_bytes())["frames"]
     inputs = plan_inputs(
         world.project,
-        target,
+        world.target,
         model=model,
         probe=world.probe,
         backends=world.backends,

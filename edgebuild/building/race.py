@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgebuild.core.verdict import Outcome
-from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.hold import hold_device
 from edgebuild.measuring import session, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
 CLOSE = 1.10
+#: What a build without a device says of everything that it made.
+COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its latency was measured on the target"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,10 @@ class Certified:
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first."""
+    """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
+
+    ``unmeasured`` says why nothing was measured in a build that can't measure.
+    """
 
     screened: Mapping[str, tuple[str, LatencySummary]]
     dropped: Mapping[str, str]
@@ -55,6 +60,7 @@ class Race:
     resolution: float | None
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     settings_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmeasured: str = ""
 
 
 def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
@@ -63,16 +69,19 @@ def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
 
 
 def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
-    """Screen, choose finalists, certify. Holds the machine's measurement lock throughout.
+    """Screen, choose finalists, certify. Holds the device throughout.
 
     Raises ``DeviceError`` when the device fails; whatever was measured until then is on disk and is gone on with.
     """
+    nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
+    if not world.measured:
+        return replace(nothing, unmeasured=COMPILED_ONLY)
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
         baseline = next((b for b in built if b.eligible), None)
     if baseline is None:
-        return Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
-    with measurement_lock(f"edgebuild {world.project.name}", progress=world.progress, check=world.check):
+        return nothing
+    with hold_device(world.client, f"edgebuild {world.project.name}", progress=world.progress, check=world.check):
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}

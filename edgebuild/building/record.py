@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgebuild.building.race import Certified, Race
     from edgebuild.building.seal import Opening
     from edgebuild.building.world import World
+    from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import CandidateRecord
     from edgebuild.planning.plan import Plan
 
@@ -73,23 +74,24 @@ def write_record(
     baseline: str,
     chosen: str | None,
     kept: str | None,
+    shipped: tuple[Path, Artifact] | None,
     outcome: Literal["ok", "missed", "inconclusive"],
     summary: str,
     seconds: float,
 ) -> BuildRecord:
-    """Write the record and return it. ``kept`` names the finalist whose artifact is kept, chosen or merely best."""
+    """Write the record and return it. ``kept`` names the candidate whose artifact is kept, chosen or merely best."""
     started = datetime.now(UTC) - timedelta(seconds=seconds)
     identity = {"target": plan.target, "at": started.isoformat(), "code": world.code_digest}
     build_id = f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
     folder = world.home / "builds" / build_id
     folder.mkdir(parents=True)
-    if kept is not None:
-        _ship(names[kept], folder / "artifact")
+    if shipped is not None:
+        _ship(*shipped, folder / "artifact")
     record = BuildRecord(
         build_id=build_id,
         project=world.project.name,
         target=plan.target,
-        device=world.client.device.id,
+        device=world.client.device.id if world.measured else "none",
         started_at=started.isoformat(timespec="seconds"),
         seconds=seconds,
         objective=world.project.build.objective,
@@ -123,12 +125,12 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _ship(finalist: Certified, folder: Path) -> None:
+def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
     """Copy the artifact with the settings it was measured with."""
-    shutil.copytree(finalist.built.folder, folder, copy_function=shutil.copyfile)
+    shutil.copytree(source, folder, copy_function=shutil.copyfile)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    write_atomic(folder / "artifact.json", finalist.artifact.to_json())
+    write_atomic(folder / "artifact.json", artifact.to_json())
 
 
 def _keep_samples(finalist: Certified, folder: Path, name: str) -> None:

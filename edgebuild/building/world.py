@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Fact
@@ -14,7 +16,6 @@ from edgebuild.measuring.protocols import CERTIFY, SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.catalogue.project import Project
@@ -41,6 +42,8 @@ class Options:
     budget: str | None = None
     time_s: float | None = None
     remeasure: bool = False
+    device: str | None = None
+    no_measure: bool = False
     command: str = ""
     screen: Protocol = SCREEN
     certify: Protocol = CERTIFY
@@ -48,7 +51,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything effects go through. Made once per build by ``open_world``."""
+    """Everything effects go through. Made by ``open_world`` for this machine, by ``open_places`` for each target.
+
+    ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
+    """
 
     project: Project
     options: Options
@@ -59,6 +65,8 @@ class World:
     probe: Mapping[str, str]
     code_digest: str
     budget: Budget
+    target: str = ""
+    measured: bool = True
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     started: float = field(default_factory=time.monotonic)
@@ -70,8 +78,6 @@ class World:
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""
-        from pathlib import Path
-
         from edgebuild.execution.executor import given
 
         ready = {name: given(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
@@ -98,6 +104,11 @@ class World:
                 f"edgebuild.toml and the ONNX model disagree: {'; '.join(problems)}.",
                 hint="`edgebuild init MODEL.onnx` writes [[inputs]] as the file has them.",
             )
+
+
+def cache_home() -> Path:
+    """Return edgebuild's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebuild"
 
 
 def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:

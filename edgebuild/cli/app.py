@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from edgebuild.cli.devices import app as devices_app
 
 if TYPE_CHECKING:
     from edgebuild.building.world import Options
@@ -24,6 +27,7 @@ app = typer.Typer(
 )
 store_app = typer.Typer(no_args_is_help=True, help="The store of finished steps.")
 app.add_typer(store_app, name="store")
+app.add_typer(devices_app, name="device")
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project's folder, or its edgebuild.toml.", show_default="here")
@@ -119,12 +123,24 @@ def build(
     budget: BudgetOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The device of the inventory to build on, where a target has several."),
+    ] = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
+    ] = False,
     project: ProjectOption = HERE,
 ) -> None:
     """Build: compress, compile, evaluate, measure, choose. Goes on where an interrupted build was."""
     from edgebuild.cli.building import run_build
 
-    raise typer.Exit(run_build(_load(project), _options(target, budget, time, remeasure)))
+    if device is not None and no_measure:
+        from edgebuild.errors import UsageError
+
+        raise UsageError("--device and --no-measure exclude each other.", hint="Leave one of them out.")
+    options = replace(_options(target, budget, time, remeasure), device=device, no_measure=no_measure)
+    raise typer.Exit(run_build(_load(project), options))
 
 
 @app.command()

@@ -43,7 +43,8 @@ class RunnerClient:
     """Runs operations in the runner on one device. Not to be shared between threads.
 
     ``backend_device_files`` maps a backend's name to its ``device.py``; they travel inside the runner.
-    ``runner_digest`` is the SHA-256 of what runs on the device.
+    ``runner_digest`` is the SHA-256 of what runs on the device. ``attempt`` is the number under which the device is
+    held (see ``hold_device``), while it is.
     """
 
     def __init__(self, device: Device, backend_device_files: Mapping[str, Path]) -> None:
@@ -51,6 +52,7 @@ class RunnerClient:
         self.backends = tuple(sorted(backend_device_files))
         self._bundle = build_bundle(backend_device_files)
         self.runner_digest = digest_bytes(self._bundle)
+        self.attempt: int | None = None
         self._runner = ""
         self._folders: dict[str, str] = {}
         self._placed: dict[tuple[object, ...], str] = {}
@@ -71,9 +73,20 @@ class RunnerClient:
         a runner that dies, hangs past ``time_limit_s``, says nothing for ``silence_s`` or speaks nonsense, and whatever
         ``check`` raises. The process is gone when this returns or raises.
         """
+        channel = self.start(op, request, time_limit_s=time_limit_s)
+        try:
+            conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, check)
+            return conversation.result(on_event)
+        finally:
+            channel.kill()
+
+    def start(self, op: str, request: Mapping[str, Any], *, time_limit_s: float) -> Channel:
+        """Return the channel of a fresh process that has got its request; whoever asks for it kills it."""
+        fence = {} if self.attempt is None else {"attempt": self.attempt}
         line = json.dumps(
             {
                 **request,
+                **fence,
                 "protocol": PROTOCOL,
                 "op": op,
                 "root": self.device.root,
@@ -86,10 +99,10 @@ class RunnerClient:
         channel = self.device.open(argv, {"PYTHONUNBUFFERED": "1"})
         try:
             channel.send(line)
-            conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, check)
-            return conversation.result(on_event)
-        finally:
+        except BaseException:
             channel.kill()
+            raise
+        return channel
 
     def put_folder(self, folder: Path) -> str:
         """Return where ``folder`` lies on the device, under its digest, every byte verified there.

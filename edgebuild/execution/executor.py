@@ -6,6 +6,7 @@ makes, and a scratch folder that survives a kill. What it made is stored when it
 
 from __future__ import annotations
 
+import copy
 import errno
 import shutil
 import time
@@ -112,6 +113,18 @@ class Executor:
         self._isa = isa
         self._device_configuration = device_configuration
         self._project = project
+
+    @property
+    def configuration(self) -> Mapping[str, str]:
+        """The platform configuration of the device that device steps run on."""
+        return self._device_configuration
+
+    def on(self, configuration: Mapping[str, str]) -> Executor:
+        """Return an executor for another device on the same store; it goes on from the records of this one."""
+        other = copy.copy(self)
+        other.records = list(self.records)
+        other._device_configuration = configuration
+        return other
 
     def run(self, step: Step, inputs: Mapping[str, Input], *, label: str) -> StepResult:
         """Return what ``step`` makes of ``inputs``, from the store where it is there.

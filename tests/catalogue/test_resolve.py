@@ -77,13 +77,15 @@ def test_every_target_resolves_from_its_facts_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-5", "jetson-thor"])
-def test_a_target_out_of_reach_is_refused_as_such_whatever_machine_this_is(name: str) -> None:
-    closed = {"device_work": False, "why_no_device_work": "isn't reached"}
-    profiles = {key: profile.model_copy(update=closed) for key, profile in PROFILES.items()}
-    resolved = resolve(TARGETS[name], profiles, X86)
-    assert resolved.profiles == ()
-    assert resolved == resolve(TARGETS[name], profiles, {})
-    assert dict(resolved.refused)["arm-onnx"] == "isn't reached"
+def test_a_target_that_this_machine_is_not_is_a_contradiction(name: str) -> None:
+    with pytest.raises(ConfigError, match="arch"):
+        resolve(TARGETS[name], PROFILES, X86)
+
+
+def test_a_profile_without_device_work_is_refused_with_its_reason() -> None:
+    resolved = resolve(TARGETS["jetson-thor"], PROFILES, {})
+    assert [profile.name for profile in resolved.profiles] == ["arm-onnx"]
+    assert dict(resolved.refused) == {"jetson-tensorrt": PROFILES["jetson-tensorrt"].why_no_device_work}
 
 
 def test_facts_alone_say_nothing_of_this_machine() -> None:

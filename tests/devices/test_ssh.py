@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,87 +16,16 @@ import pytest
 from edgebuild.devices.address import SshAddress
 from edgebuild.errors import DeviceError
 from edgebuild.testing.devices import check_device
+from tests.devices.sshd import Board, board, needs_sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgebuild.devices.ssh import SshDevice
 
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 pytest.importorskip("asyncssh")
-pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd on this machine (Debian: openssh-server)")
-CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/user_key.pub
-PidFile {folder}/pid
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-StrictModes no
-UsePAM no
-Subsystem sftp internal-sftp
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """An sshd of our own with throw-away keys."""
-
-    folder: Path
-    port: int
-
-    @property
-    def host_key(self) -> str:
-        return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
-
-    def device(self, *, host_key: str = "", quota_bytes: int = 10**9) -> SshDevice:
-        from edgebuild.devices.ssh import SshDevice
-
-        return SshDevice(
-            "test",
-            address=SshAddress(user=getpass.getuser(), host="127.0.0.1", port=self.port),
-            host_keys=(host_key or self.host_key,),
-            key_file=self.folder / "user_key",
-            root=str(self.folder / "root"),
-            python=sys.executable,
-            quota_bytes=quota_bytes,
-        )
-
-    def sessions(self) -> list[int]:
-        """The processes that serve connections: children of the listening one."""
-        parent = (self.folder / "pid").read_text().strip()
-        return [
-            int(pid) for pid in subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True).stdout.split()
-        ]
-
-
-def make_key(path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    folder = tmp_path_factory.mktemp("sshd")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name in ("host_key", "user_key", "other_key"):
-        make_key(folder / name)
-    (folder / "config").write_text(CONFIG.format(port=port, folder=folder))
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    sshd = subprocess.Popen([SSHD, "-D", "-E", str(folder / "log"), "-f", str(folder / "config")])
-    try:
-        deadline = time.monotonic() + 10
-        while not (folder / "pid").exists():
-            assert sshd.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield Board(folder=folder, port=port)
-    finally:
-        sshd.terminate()
-        sshd.wait()
+__all__ = ["board"]  # the fixture
+pytestmark = needs_sshd
 
 
 @pytest.fixture
@@ -203,4 +129,29 @@ def test_the_quota_makes_room_by_removing_what_was_used_longest_ago(board: Board
     with pytest.raises(DeviceError, match="quota"):
         device.put(source, "blobs/large")
     device.close()
+    device.close()
+
+
+def test_a_board_is_reached_through_another(board: Board) -> None:
+    from edgebuild.devices.ssh import SshDevice
+
+    address = SshAddress(user=getpass.getuser(), host="127.0.0.1", port=board.port)
+
+    def far(jump_host_key: str) -> SshDevice:
+        return SshDevice(
+            "far",
+            address=address,
+            host_keys=(board.host_key,),
+            jump=address,
+            jump_host_keys=(jump_host_key,),
+            key_file=board.folder / "user_key",
+            root=str(board.folder / "root"),
+        )
+
+    device = far(board.host_key)
+    assert device.run_script("print('far')") == "far"
+    device.close()
+    device = far(" ".join((board.folder / "other_key.pub").read_text().split()[:2]))
+    with pytest.raises(DeviceError, match="host key"):
+        device.run_script("print('far')")
     device.close()

@@ -21,6 +21,14 @@ def main() -> None:
 def _run(request: Fields, wire: Wire) -> Fields:
     """Import what the operation needs and no more: what is imported counts in its memory and its start."""
     op = request["op"]
+    if "attempt" in request:
+        from . import hold
+
+        hold.require_current(request)
+    if op == "hold":
+        from . import hold
+
+        return hold.hold(request, wire)
     if op == "probe":
         from . import facts
 

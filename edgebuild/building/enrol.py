@@ -1,0 +1,93 @@
+"""Takes a board into the inventory, once it is what it is said to be, and looks at it again later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgebuild.building.reach import connect
+from edgebuild.building.world import configuration_of
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.probe import read_probe
+from edgebuild.errors import DeviceError, EdgebuildError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.catalogue.inventory import DeviceEntry
+
+OLDEST_PYTHON = (3, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; ``wrong`` where it keeps the device from being used."""
+
+    what: str
+    found: str
+    wrong: bool = False
+
+
+def enrol(entry: DeviceEntry, project: Path | None) -> DeviceEntry:
+    """Probe the device, require that it is its target, and write it into the inventory with what it said of itself.
+
+    Raises ``DeviceError`` when it doesn't answer, ``ConfigError`` with every contradiction to the target.
+    """
+    from edgebuild.catalogue.inventory import save_entry
+
+    probe = probe_of(entry)
+    require_target(entry, probe, project)
+    known = entry.model_copy(update={"facts": {fact.name: fact.value for fact in configuration_of(probe)}})
+    save_entry(known)
+    return known
+
+
+def probe_of(entry: DeviceEntry) -> dict[str, str]:
+    """Connect, run the runner's probe, and return what it found."""
+    from edgebuild.backends.table import backends
+
+    device = connect(entry)
+    try:
+        return read_probe(RunnerClient(device, {name: b.device_file for name, b in backends().items()}))
+    finally:
+        device.close()
+
+
+def require_target(entry: DeviceEntry, probe: dict[str, str], project: Path | None) -> None:
+    """Raise for a device that isn't its target, or whose Python is too old for the runner."""
+    from edgebuild.catalogue.profiles import load_profiles
+    from edgebuild.catalogue.resolve import resolve
+    from edgebuild.catalogue.shipped import pick
+    from edgebuild.catalogue.targets import load_targets
+
+    resolve(pick("targets", entry.target, load_targets(project)), load_profiles(project), probe)
+    version = probe.get("python", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if len(numbers) == len(OLDEST_PYTHON) and numbers < OLDEST_PYTHON:
+        raise UsageError(
+            f"{entry.name} has Python {version}; the runner needs 3.8 or later.", hint="--python names another one."
+        )
+
+
+def look_again(entry: DeviceEntry, project: Path | None) -> tuple[Finding, ...]:
+    """Probe a device of the inventory and compare it with its target and with what it was when it was enrolled."""
+    try:
+        probe = probe_of(entry)
+    except DeviceError as error:
+        return (Finding(what="answer", found=error.message, wrong=True),)
+    findings = [Finding(what="answer", found="host key as pinned, the runner answers")]
+    try:
+        require_target(entry, probe, project)
+        findings.append(Finding(what="target", found=f"is a {entry.target} as far as its facts go"))
+    except EdgebuildError as error:
+        findings.append(Finding(what="target", found=error.message, wrong=True))
+    now = {fact.name: fact.value for fact in configuration_of(probe)}
+    for name in sorted(entry.facts.keys() | now.keys()):
+        before, after = entry.facts.get(name, "unknown"), now.get(name, "unknown")
+        if before != after:
+            findings.append(Finding(what=name, found=f"was {before} when enrolled, is {after}"))
+    runtimes = {name: value for name, value in probe.items() if name.startswith("runtime.")}
+    findings += [Finding(what=name, found=value) for name, value in sorted(runtimes.items())]
+    for name in ("memory_free_bytes", "temperatures_c", "throttles", "governor", "power_mode", "power_sensor"):
+        findings.append(Finding(what=name, found=probe.get(name, "unknown")))
+    return tuple(findings)

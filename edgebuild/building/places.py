@@ -1,0 +1,107 @@
+"""Where each target's artifacts run: on this machine, on a device of the inventory, or nowhere (compiled only)."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgebuild.building.world import configuration_of
+from edgebuild.catalogue.profiles import load_profiles
+from edgebuild.catalogue.resolve import resolve
+from edgebuild.catalogue.shipped import pick
+from edgebuild.catalogue.targets import load_targets
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.probe import read_probe
+from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from edgebuild.building.world import Options, World
+    from edgebuild.catalogue.inventory import DeviceEntry
+    from edgebuild.catalogue.project import Project
+
+
+@contextlib.contextmanager
+def open_places(world: World, targets: Sequence[str]) -> Iterator[tuple[World, ...]]:
+    """Yield one world per target, in order: the same project and store, with the target's own device.
+
+    Raises ``EnvironmentGap`` for a target that this machine isn't and no device is known for, ``UsageError`` where
+    several devices fit, ``DeviceError`` for one that doesn't answer.
+    """
+    with contextlib.ExitStack() as stack:
+        clients: dict[str, RunnerClient] = {}
+        worlds = []
+        for target in targets:
+            entry = device_of(target, world.project, world.options, world.probe)
+            if world.options.no_measure:
+                nowhere = world.executor.on(world.executor.configuration)
+                worlds.append(replace(world, target=target, measured=False, probe={}, executor=nowhere))
+            elif entry is None:
+                worlds.append(replace(world, target=target, executor=world.executor.on(world.executor.configuration)))
+            else:
+                if entry.name not in clients:
+                    clients[entry.name] = _connected(entry, world, stack)
+                worlds.append(_moved(world, target, clients[entry.name]))
+        yield tuple(worlds)
+
+
+def _connected(entry: DeviceEntry, world: World, stack: contextlib.ExitStack) -> RunnerClient:
+    from edgebuild.building.reach import connect
+
+    device = connect(entry)
+    stack.callback(device.close)
+    return RunnerClient(device, {name: backend.device_file for name, backend in world.backends.items()})
+
+
+def _moved(world: World, target: str, client: RunnerClient) -> World:
+    """The world with another device in it; steps on the host stay what they were."""
+    probe = read_probe(client)
+    configuration = {fact.name: fact.value for fact in configuration_of(probe)}
+    return replace(world, target=target, client=client, probe=probe, executor=world.executor.on(configuration))
+
+
+def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
+    """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
+    from edgebuild.catalogue.inventory import load_inventory
+    from edgebuild.catalogue.tables import unknown
+
+    if options.no_measure:
+        return None
+    inventory = load_inventory()
+    if options.device is not None:
+        if options.device not in inventory:
+            raise UsageError(
+                f"--device: {unknown('device', options.device, inventory)}", hint="`edgebuild device list` shows them."
+            )
+        entry = inventory[options.device]
+        if entry.target != target:
+            raise UsageError(
+                f"The device {entry.name} is a {entry.target}, not a {target}.",
+                hint=f"Build with --target {entry.target}, or leave --device out.",
+            )
+        return entry
+    fitting = [entry for entry in inventory.values() if entry.target == target]
+    if len(fitting) > 1:
+        names = ", ".join(sorted(entry.name for entry in fitting))
+        raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
+    if fitting:
+        return fitting[0]
+    _require_this_machine(target, project, here)
+    return None
+
+
+def _require_this_machine(target: str, project: Project, here: Mapping[str, str]) -> None:
+    wanted = pick("targets", target, load_targets(project.folder))
+    try:
+        resolve(wanted, load_profiles(project.folder), here)
+    except ConfigError as error:
+        known = load_profiles(project.folder)
+        if any(name not in known for name in wanted.profiles):
+            raise
+        raise EnvironmentGap(
+            f"There is no device for {target}, and this machine is none: {'; '.join(error.problems)}.",
+            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one; "
+            "--no-measure compiles without one and proves nothing.",
+        ) from error

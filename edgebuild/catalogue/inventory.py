@@ -1,0 +1,111 @@
+"""The user's devices: ``devices.toml``. It holds addresses and pinned host keys, no secrets, and is never shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edgebuild.catalogue.tables import Table, collect, read_toml
+from edgebuild.errors import ConfigError, StoreError
+
+#: Names that are safe in paths, keys of TOML and output.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+
+
+class DeviceEntry(Table):
+    """One device. ``address`` and ``jump`` are as ``SshAddress.parse`` reads them; host keys in OpenSSH's form.
+
+    ``site`` is a folder on the board with the Python packages that were put there. ``facts`` is what the device said of
+    itself when it was enrolled.
+    """
+
+    name: str = Field(pattern=f"^{NAME}$")
+    target: str
+    kind: Literal["ssh"] = "ssh"
+    address: str
+    host_keys: tuple[str, ...] = Field(min_length=1)
+    jump: str | None = None
+    jump_host_keys: tuple[str, ...] = ()
+    key_file: str | None = None
+    python: str = "python3"
+    root: str = "~/.edgebuild"
+    site: str = ""
+    quota_gb: float = Field(default=4.0, gt=0)
+    facts: dict[str, str] = Field(default_factory=dict)
+
+
+def inventory_path() -> Path:
+    """Return where the inventory lies: $EDGEBUILD_DEVICES, else in the user's configuration."""
+    named = os.environ.get("EDGEBUILD_DEVICES")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgebuild" / "devices.toml"
+
+
+def load_inventory() -> dict[str, DeviceEntry]:
+    """Return all devices by name, none where there is no inventory; raises ``ConfigError`` with every problem."""
+    path = inventory_path()
+    if not path.exists():
+        return {}
+    devices: dict[str, DeviceEntry] = {}
+    problems: list[str] = []
+    data = read_toml(path)
+    problems += [f"unknown table {name!r}: devices are under [devices.NAME]" for name in data if name != "devices"]
+    tables = data.get("devices", {})
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        if not isinstance(table, dict):
+            problems.append(f"[devices].{name}: should be a table")
+            continue
+        entry, found = collect(DeviceEntry, {**table, "name": name})
+        problems += [f"[devices.{name}]: {problem}" for problem in found]
+        if entry is not None:
+            devices[name] = entry
+    if problems:
+        raise ConfigError(str(path), tuple(problems), hint="`edgebuild device add` writes it.")
+    return devices
+
+
+def save_entry(entry: DeviceEntry) -> Path:
+    """Add or replace a device; returns where the inventory lies."""
+    return _write({**load_inventory(), entry.name: entry})
+
+
+def remove_entry(name: str) -> Path:
+    """Remove a device; one that isn't there is fine."""
+    return _write({key: entry for key, entry in load_inventory().items() if key != name})
+
+
+def _write(devices: dict[str, DeviceEntry]) -> Path:
+    """Write the whole file, or leave the old one."""
+    path = inventory_path()
+    text = "# edgebuild's devices. Addresses and pinned host keys; no secrets.\n"
+    for name in sorted(devices):
+        fields = devices[name].model_dump(mode="json", exclude={"name", "facts"}, exclude_defaults=True)
+        text += f"\n[devices.{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items())
+        facts = devices[name].facts
+        if facts:
+            text += f"\n[devices.{name}.facts]\n"
+            text += "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in sorted(facts.items()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".devices-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"Can't write the inventory {path}: {error.strerror}.", hint="EDGEBUILD_DEVICES names another place."
+        ) from error
+    return path
+
+
+def _toml(value: object) -> str:
+    """JSON's text, numbers and lists are TOML too, as long as no control character but the escaped ones is in them."""
+    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")

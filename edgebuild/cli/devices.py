@@ -1,0 +1,156 @@
+"""`device add | list | check | remove`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from edgebuild.catalogue.inventory import DeviceEntry
+
+app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over SSH.")
+NameArgument = Annotated[str, typer.Argument(help="The device's name in the inventory.")]
+ProjectOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it when the program runs
+    typer.Option("--project", "-p", help="A project with targets of its own."),
+]
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="What you want to call it.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="What it is: a name of `edgebuild targets`.")],
+    ssh: Annotated[str, typer.Option(help="user@host or user@host:port.")],
+    key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Your private key; the agent's and ~/.ssh's without."),
+    ] = None,
+    host_key: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The board's fingerprint, SHA256:…, for scripts; asked for without."),
+    ] = None,
+    python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later, that has the runtime.")] = "python3",
+    root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
+    project: ProjectOption = None,
+) -> None:
+    """Pin the board's host key, check that it is the target, and write it into the inventory."""
+    from edgebuild.building.enrol import enrol
+    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path, load_inventory
+    from edgebuild.catalogue.tables import validate
+    from edgebuild.devices.address import SshAddress
+    from edgebuild.devices.ssh import read_host_keys
+    from edgebuild.errors import UsageError
+
+    if name in load_inventory():
+        raise UsageError(f"There is a device {name} already.", hint=f"`edgebuild device remove {name}` removes it.")
+    address = SshAddress.parse(ssh)
+    fields = {
+        "name": name,
+        "target": target,
+        "address": str(address),
+        "host_keys": ["unread"],
+        "python": python,
+        "root": root,
+        **({"key_file": str(key.absolute())} if key else {}),
+    }
+    validate(DeviceEntry, fields, "edgebuild device add")  # before anybody is asked anything
+    keys = read_host_keys(address)
+    _confirm(str(address), keys[0], host_key)
+    entry = enrol(validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add"), project)
+    print(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
+    missing = [
+        k.removeprefix("runtime.") for k, v in entry.facts.items() if k.startswith("runtime.") and v == "unknown"
+    ]
+    if missing:
+        print(f"Its {python} lacks {', '.join(missing)}: install what the target's profile needs there.")
+
+
+def _confirm(address: str, key: str, expected: str | None) -> None:
+    """Nothing is trusted at first sight: a person compares the fingerprint, or a script brings it."""
+    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.errors import DeviceError, UsageError
+
+    shown = fingerprint(key)
+    if expected is not None:
+        if expected != shown:
+            raise DeviceError(
+                f"{address} shows the host key {shown}, --host-key says {expected}.",
+                hint="Read it on the board itself: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            )
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"{address} shows the host key {shown}, and nobody is here to say whether it is the right one.",
+            hint="Give it with --host-key once you compared it with the board's.",
+        )
+    print(f"{address} shows the host key {key.split()[0]} {shown}.")
+    if not typer.confirm("Is that the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
+        raise UsageError("The host key was not confirmed; nothing was written.")
+
+
+@app.command("list")
+def list_devices() -> None:
+    """Show the inventory."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgebuild.catalogue.inventory import inventory_path, load_inventory
+
+    inventory = load_inventory()
+    if not inventory:
+        print(f"No devices in {inventory_path()}: `edgebuild device add` enrols one.")
+        return
+    table = Table("Device", "Target", "Address", "CPU", "Runtimes", box=None, pad_edge=False)
+    for entry in inventory.values():
+        runtimes = [f"{k.removeprefix('runtime.')} {v}" for k, v in entry.facts.items() if k.startswith("runtime.")]
+        known = ", ".join(runtime for runtime in runtimes if not runtime.endswith(" unknown"))
+        table.add_row(*map(Text, (entry.name, entry.target, entry.address, entry.facts.get("cpu", "unknown"), known)))
+    Console().print(table)
+
+
+@app.command("check")
+def check(name: NameArgument, project: ProjectOption = None) -> None:
+    """Look at a device: its host key, its facts against the target and against those when it was enrolled."""
+    from edgebuild.building.enrol import look_again
+    from edgebuild.errors import DeviceError
+
+    findings = look_again(_entry(name), project)
+    for finding in findings:
+        print(f"{'WRONG' if finding.wrong else 'ok':5}  {finding.what}: {finding.found}")
+    if any(finding.wrong for finding in findings):
+        raise typer.Exit(DeviceError.exit_code)
+
+
+@app.command("remove")
+def remove(
+    name: NameArgument,
+    files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
+) -> None:
+    """Take a device out of the inventory."""
+    from edgebuild.building.reach import connect
+    from edgebuild.catalogue.inventory import remove_entry
+
+    entry = _entry(name)
+    if files:
+        device = connect(entry)
+        try:
+            device.run_script("import shutil, sys; shutil.rmtree(sys.argv[1])", device.root)
+        finally:
+            device.close()
+    remove_entry(name)
+    print(f"{name} is not in the inventory any more.")
+
+
+def _entry(name: str) -> DeviceEntry:
+    from edgebuild.catalogue.inventory import load_inventory
+    from edgebuild.catalogue.tables import unknown
+    from edgebuild.errors import UsageError
+
+    inventory = load_inventory()
+    if name not in inventory:
+        raise UsageError(unknown("device", name, inventory), hint="`edgebuild device list` shows them.")
+    return inventory[name]

@@ -1,0 +1,77 @@
+"""One host at a time on one device, and no word from a host whose turn is over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.local import LocalDevice
+from edgebuild.devices.lock import measurement_lock
+from edgebuild.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edgebuild.core.steps import Progress
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.transport import Channel
+
+POLL_S = 0.2
+#: Nobody measures on one device longer than this in one go.
+HOLD_LIMIT_S = 7 * 86_400.0
+
+
+@contextlib.contextmanager
+def hold_device(
+    client: RunnerClient, what: str, *, progress: Progress | None = None, check: Callable[[], None] = never_stop
+) -> Iterator[None]:
+    """Hold a device for measurements; waits while another host holds it, saying who.
+
+    On this machine it is the measurement lock. On a board the lock is its own kernel's: it ends with the connection,
+    however that ends. The board numbers the attempts, and every request carries the number, so that the requests of a
+    host that lost its turn without noticing are refused. ``check`` is called while waiting and may raise.
+    """
+    if isinstance(client.device, LocalDevice):
+        with measurement_lock(what, progress=progress, check=check):
+            yield
+        return
+    channel = client.start("hold", {"what": what}, time_limit_s=HOLD_LIMIT_S)
+    try:
+        client.attempt = _held(channel, client, progress or NoProgress(), check)
+        yield
+    finally:
+        client.attempt = None
+        channel.kill()
+
+
+def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None]) -> int:
+    message = _next(channel, client, check)
+    if message.get("event") == "waiting":
+        with progress.task(f"waiting: {str(message.get('holder'))[:200]!r} is measuring on {client.device.id}"):
+            while message.get("event") == "waiting":
+                message = _next(channel, client, check)
+    attempt = message.get("attempt")
+    if message.get("event") != "held" or not isinstance(attempt, int):
+        raise DeviceError(f"{client.device.id} can't be held: {str(message.get('error') or message)[:300]}")
+    return attempt
+
+
+def _next(channel: Channel, client: RunnerClient, check: Callable[[], None]) -> dict[str, Any]:
+    while True:
+        check()
+        try:
+            line = channel.receive(POLL_S)
+        except TimeoutError:
+            continue
+        try:
+            message = json.loads(line or "")
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise DeviceError(
+                f"{client.device.id} ended the hold: {channel.stderr_tail()[-500:] or 'no reason given'}",
+                hint="Try again; `edgebuild device check` looks at the device.",
+            )
+        return message

@@ -1,0 +1,119 @@
+"""`edgebuild device …`, and a build on a board behind a real sshd, through the CLI process."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.example import run
+from tests.devices.sshd import Board, board, needs_sshd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("asyncssh")
+pytestmark = needs_sshd
+__all__ = ["board"]  # the fixture
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "devices.toml"
+    monkeypatch.setenv("EDGEBUILD_DEVICES", str(path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    return path
+
+
+def add(board: Board, tmp_path: Path, *more: str, target: str = "this-machine") -> tuple[str, ...]:
+    from edgebuild.devices.ssh import fingerprint
+
+    return (
+        "device",
+        "add",
+        "bench",
+        "--target",
+        target,
+        "--ssh",
+        f"{getpass.getuser()}@127.0.0.1:{board.port}",
+        "--key",
+        str(board.folder / "user_key"),
+        "--root",
+        str(tmp_path / "board"),
+        "--python",
+        sys.executable,
+        *(more or ("--host-key", fingerprint(board.host_key))),
+    )
+
+
+def test_a_board_is_enrolled_looked_at_and_removed(board: Board, inventory: Path, tmp_path: Path) -> None:
+    added = run(*add(board, tmp_path), cwd=tmp_path)
+    assert added.code == 0, added
+    text = inventory.read_text()
+    assert board.host_key in text
+    assert "PRIVATE" not in text
+    assert "bench" in run("device", "list", cwd=tmp_path).out
+    checked = run("device", "check", "bench", cwd=tmp_path)
+    assert checked.code == 0, checked
+    assert "host key as pinned" in checked.out
+    assert run(*add(board, tmp_path), cwd=tmp_path).code == 2
+    removed = run("device", "remove", "bench", "--files", cwd=tmp_path)
+    assert removed.code == 0, removed
+    assert not (tmp_path / "board").exists()
+    assert "No devices" in run("device", "list", cwd=tmp_path).out
+
+
+def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Path, tmp_path: Path) -> None:
+    nobody = run(*add(board, tmp_path, "--project", "."), cwd=tmp_path)
+    assert nobody.code == 2, nobody
+    assert "--host-key" in nobody.err
+    wrong = run(*add(board, tmp_path, "--host-key", "SHA256:AAAA"), cwd=tmp_path)
+    assert wrong.code == 5, wrong
+    assert "SHA256:AAAA" in wrong.err
+    assert not inventory.exists()
+
+
+def test_a_board_that_is_not_its_target_is_refused(board: Board, inventory: Path, tmp_path: Path) -> None:
+    ended = run(*add(board, tmp_path, target="raspberry-pi-5"), cwd=tmp_path)
+    assert ended.code == 2, ended
+    assert "[facts].arch" in ended.err
+    assert not inventory.exists()
+
+
+def test_a_build_on_a_board_is_the_build_of_this_machine(
+    board: Board, inventory: Path, tmp_path: Path, project: Path
+) -> None:
+    from edgebuild.devices.ssh import fingerprint
+
+    known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
+    added = run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path)
+    assert added.code == 0, added
+    built = run("build", "--device", "bench", cwd=project)
+    assert built.code == 0, built
+    assert "ssh-bench" in next((project / ".edgebuild" / "builds").glob("*/build.json")).read_text()
+    assert (tmp_path / "board" / "blobs").is_dir()
+    assert not list((tmp_path / "board" / "work").glob("*"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "board" / "blobs").iterdir()}
+    again = run("build", "--device", "bench", "--remeasure", cwd=project)
+    assert again.code == 0, again
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "board" / "blobs").iterdir()}
+
+
+def test_an_unknown_device_and_one_of_another_target_are_said(inventory: Path, project: Path) -> None:
+    ended = run("build", "--device", "bench", cwd=project)
+    assert ended.code == 2
+    assert 'unknown device "bench"' in ended.err
+
+
+def test_a_target_without_a_device_says_what_to_do(inventory: Path, project: Path) -> None:
+    ended = run("build", "--target", "raspberry-pi-5", cwd=project)
+    assert ended.code == 6, ended
+    assert "edgebuild device add" in ended.err
+    compiled = run("build", "--target", "raspberry-pi-5", "--no-measure", cwd=project)
+    assert compiled.code == 4, compiled
+    assert "Nothing is proven" in compiled.out.replace("\n", " ")
+    assert list((project / ".edgebuild" / "builds").glob("*/artifact/model.onnx"))
+    both = run("build", "--device", "x", "--no-measure", cwd=project)
+    assert both.code == 2

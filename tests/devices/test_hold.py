@@ -1,0 +1,96 @@
+"""Two hosts at one board take turns, and a host whose turn is over is refused by the board itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.hold import hold_device
+from edgebuild.devices.lock import measurement_lock
+from edgebuild.errors import DeviceError, Interrupted
+from tests.devices.sshd import Board, board, needs_sshd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest.importorskip("asyncssh")
+pytestmark = needs_sshd
+__all__ = ["board"]  # the fixture
+
+
+@pytest.fixture
+def clients(board: Board, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RunnerClient, RunnerClient]]:
+    # A real sshd hands no XDG_RUNTIME_DIR to the board's side; so that both sides agree on this one machine.
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    devices = board.device(), board.device()
+    yield RunnerClient(devices[0], {}), RunnerClient(devices[1], {})
+    for device in devices:
+        device.close()
+
+
+def test_a_second_host_waits_for_the_first_and_has_the_next_number(
+    clients: tuple[RunnerClient, RunnerClient],
+) -> None:
+    first, second = clients
+    numbers: list[int | None] = []
+
+    def wait() -> None:
+        with hold_device(second, "the second"):
+            numbers.append(second.attempt)
+
+    with hold_device(first, "the first"):
+        held = first.attempt
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(1.0)
+        assert numbers == []
+    waiting.join(30)
+    assert held is not None
+    assert numbers == [held + 1]
+    assert first.attempt is None
+
+
+def test_a_host_that_lost_its_turn_is_refused_by_the_board(clients: tuple[RunnerClient, RunnerClient]) -> None:
+    first, second = clients
+    with hold_device(first, "the first"):
+        first.call("probe", {}, time_limit_s=60)
+        stale = first.attempt
+    with hold_device(second, "the second"):
+        second.call("probe", {}, time_limit_s=60)
+        first.attempt = stale
+        with pytest.raises(DeviceError, match="Another host took this device"):
+            first.call("probe", {}, time_limit_s=60)
+
+
+def test_waiting_can_be_stopped(clients: tuple[RunnerClient, RunnerClient]) -> None:
+    first, second = clients
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise Interrupted("stopped")
+
+    with hold_device(first, "the first"), pytest.raises(Interrupted), hold_device(second, "the second", check=check):
+        pass
+    assert second.attempt is None
+
+
+def test_a_measurement_started_on_the_machine_itself_counts_too(clients: tuple[RunnerClient, RunnerClient]) -> None:
+    done = []
+
+    def wait() -> None:
+        with hold_device(clients[0], "over the network"):
+            done.append(1)
+
+    with measurement_lock("local"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(1.0)
+        assert done == []
+    waiting.join(30)
+    assert done == [1]
