@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgebuild"
 SENT_TO_BOARDS = sorted([*PACKAGE.glob("devices/runner/*.py"), *PACKAGE.glob("backends/*/device.py")])
 #: A device module may name its runtime's modules and numpy; everything else it imports is the standard library's.
-RUNTIMES = {"numpy", "onnxruntime", "openvino"}
+RUNTIMES = {"numpy", "onnxruntime", "openvino", "tensorrt"}
 
 #: Published for those who write plugins: it imports what it checks, so it lies above every layer that it names.
 CONTRACT_SUITES = "edgebuild.testing"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.backends.ov.host import OpenVino
 from edgebuild.backends.protocol import Backend
+from edgebuild.backends.trt.host import TensorRt
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "edgebuild.backends"
-TABLE: tuple[Backend, ...] = (OnnxRuntime(), OpenVino())
+TABLE: tuple[Backend, ...] = (OnnxRuntime(), OpenVino(), TensorRt())
 
 
 def backends(plugins: Iterable[EntryPoint] | None = None) -> dict[str, Backend]:

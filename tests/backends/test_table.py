@@ -19,7 +19,7 @@ def plugin(value: str) -> EntryPoint:
 
 
 def test_ours_are_there() -> None:
-    assert list(backends(())) == ["onnxruntime", "openvino"]
+    assert list(backends(())) == ["onnxruntime", "openvino", "tensorrt"]
 
 
 def test_listing_them_imports_no_runtime() -> None:

@@ -1,0 +1,1 @@
+"""TensorRT: an engine built on the device from a strongly typed ONNX file."""

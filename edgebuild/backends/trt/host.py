@@ -1,0 +1,208 @@
+"""TensorRT on the host: it writes the file that says it all, has it gated, and lets the device build the engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.backends.trt.gate import DISTRIBUTION, gate
+from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
+from edgebuild.core.steps import Place, fields_of
+from edgebuild.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.backends.protocol import Settings
+    from edgebuild.core.artifact import Contract, Precision
+    from edgebuild.core.steps import Step, StepContext
+    from edgebuild.core.values import Json
+    from edgebuild.devices.client import RunnerClient
+
+NAME = "tensorrt"
+MODEL = "model.onnx"
+ENGINE = "engine.plan"
+DEVICE_FILE = Path(__file__).with_name("device.py")
+#: An engine of a large model takes tens of minutes on a small board.
+COMPILE_LIMIT_S = 7200.0
+#: An 8 GB board shares its memory between CPU and GPU and runs out of it without a cap.
+WORKSPACE_BYTES = 1 << 30
+#: Sizes of a dynamic axis that the engine must take, is tuned for, and must take at most.
+BATCH_RANGE = (1, 1, 8)
+AXIS_RANGE = (1, 64, 1024)
+
+
+class TensorRt:
+    """The backend for NVIDIA GPUs: Jetson boards, and desktop cards where TensorRT is installed."""
+
+    name = NAME
+    device_file = DEVICE_FILE
+    install_hint = "TensorRT comes with JetPack: sudo apt-get install python3-libnvinfer"
+    settings = (
+        SettingSpec(
+            name="cuda_graph",
+            type=bool,
+            choices=(True, False),
+            meaning="Whether the kernels are recorded once and launched together: quicker for many small layers.",
+        ),
+        SettingSpec(
+            name="spin_wait",
+            type=bool,
+            choices=(True, False),
+            meaning="Whether the CPU waits busily for the GPU: quicker, and it takes a core.",
+        ),
+    )
+
+    def installed(self) -> str | None:
+        """Return the version of TensorRT on this host, or None."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("tensorrt")
+        except PackageNotFoundError:
+            return None
+
+    def default_settings(self, cores: int) -> Settings:
+        """Return no CUDA graph and a sleeping wait: what a plain application does."""
+        del cores
+        return (("cuda_graph", False), ("spin_wait", False))
+
+    def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
+        """Refuse where the runtime is missing, and int8 that isn't symmetric."""
+        if facts.get(f"runtime.{NAME}") == "unknown":
+            return "TensorRT (or its CUDA driver) is not there on the device"
+        scheme = precision.scheme
+        if scheme is not None and not (
+            scheme.activations == "int8" and scheme.weights == "int8" and scheme.symmetric_activations
+        ):
+            return "TensorRT's int8 is symmetric, for activations and weights"
+        return None
+
+    def compile_step(
+        self,
+        *,
+        precision: Precision,
+        contract: Contract,
+        client: RunnerClient | None = None,
+        libraries: tuple[Path, ...] = (),
+    ) -> Step:
+        """Return the step that builds the engine on the device, or without one the step that only gates the file."""
+        if libraries:
+            raise UsageError("TensorRT takes no custom-op library.", hint="Export the model without custom operators.")
+        if client is None:
+            return GateOnnx(precision=precision, contract=contract)
+        return BuildEngine(precision=precision, contract=contract, client=client)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOnnx:
+    """Writes the typed ONNX file and what TensorRT-RTX says of it: all that a host can do."""
+
+    precision: Precision
+    contract: Contract
+    kind: ClassVar[str] = "tensorrt-gate"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without={})
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        ctx.check()
+        write_typed(inputs["model"] / MODEL, out_dir, self.precision, self.contract)
+        write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildEngine:
+    """Writes the typed ONNX file, has it gated, and lets the device build the engine from it."""
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "client": "how the device is reached; what it is, is in the device's configuration"
+    }
+
+    precision: Precision
+    contract: Contract
+    client: RunnerClient
+    workspace_bytes: int = WORKSPACE_BYTES
+    kind: ClassVar[str] = "tensorrt-engine"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.DEVICE
+    tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        typed = ctx.scratch / "typed"
+        typed.mkdir(exist_ok=True)
+        options = write_typed(inputs["model"] / MODEL, typed, self.precision, self.contract)
+        options["workspace_bytes"] = self.workspace_bytes
+        options["timing_caches"] = f"{self.client.device.root}/timing-caches"
+        with ctx.progress.task("Building the TensorRT engine on the device"), self.client.workspace() as remote:
+            folder = self.client.put_folder(typed)
+            answer = self.client.call(
+                "compile",
+                {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": options},
+                time_limit_s=COMPILE_LIMIT_S,
+                check=ctx.check,
+            )
+            self.client.fetch(remote, [ENGINE, "build.log", "layers.json"], out_dir)
+        (out_dir / "gate.json").write_text((typed / "gate.json").read_text(encoding="utf-8"), encoding="utf-8")
+        load: Settings = (("tensorrt", str(answer["version"])),)
+        write_artifact(out_dir, backend=NAME, entry=ENGINE, contract=self.contract, precision=self.precision, load=load)
+
+
+def write_typed(source: Path, out: Path, precision: Precision, contract: Contract) -> dict[str, Any]:
+    """Write ``model.onnx`` as TensorRT wants it, and ``gate.json``; return what the device needs to build it.
+
+    Raises ``ModelError`` naming the node for what TensorRT is known to refuse or to misread, and for what TensorRT-RTX
+    refuses.
+    """
+    import onnx
+
+    from edgebuild.backends.trt import typed
+    from edgebuild.models.onnx_files import load_onnx
+
+    model = load_onnx(source)
+    biases = typed.float_biases(model)
+    found = typed.problems(model)
+    if found:
+        raise ModelError(
+            f"TensorRT can't take this model as it is quantised: {'; '.join(found[:3])}.",
+            hint="Quantise with symmetric int8, per-channel weights on their output axis, and float biases.",
+        )
+    full = typed.to_half(model) if precision.fp16 is Fp16Meaning.COMPUTE else {}
+    onnx.save(model, str(out / MODEL))
+    options: dict[str, Any] = {
+        "precision": precision.kind,
+        "expected": typed.expected_precisions(model),
+        "profiles": profiles(contract),
+    }
+    verdict = gate(out / MODEL, DEVICE_FILE, options)
+    report = {"gate": verdict.label, "biases_in_float": biases, "kept_float32": full}
+    (out / "gate.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if verdict.accepted is False:
+        raise ModelError(f"The model is {verdict.label}.", hint="keep_float leaves the node that it names out of int8.")
+    return options
+
+
+def profiles(contract: Contract) -> dict[str, list[list[int]]]:
+    """Return the least, best and largest shape of every input with a dynamic axis; empty where all are static."""
+
+    def size(axis: int | str, which: int) -> int:
+        return axis if isinstance(axis, int) else (BATCH_RANGE if axis == BATCH_AXIS else AXIS_RANGE)[which]
+
+    return {
+        spec.name: [[size(axis, which) for axis in spec.shape] for which in range(3)]
+        for spec in (*contract.inputs, *contract.state_specs)
+        if any(isinstance(axis, str) for axis in spec.shape)
+    }
