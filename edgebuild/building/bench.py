@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgebuild.building.places import entry_of
+from edgebuild.building.reach import connect
 from edgebuild.building.world import cache_home, configuration_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
@@ -35,7 +38,10 @@ INPUTS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What to measure. ``shape`` gives sizes of dynamic axes (1 without)."""
+    """What to measure, and on which ``device`` of the inventory (this machine without).
+
+    ``shape`` gives sizes of dynamic axes (1 without).
+    """
 
     model: Path
     against: Path | None = None
@@ -43,6 +49,7 @@ class BenchRequest:
     shape: Mapping[str, int] = field(default_factory=dict)
     threads: int | None = None
     quick: bool = False
+    device: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,42 +139,51 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     """
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.hold import hold_device
     from edgebuild.devices.local import LocalDevice
-    from edgebuild.devices.lock import measurement_lock
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.store import Store
 
     home = cache_home() / "bench"
     table = backends()
-    client = RunnerClient(LocalDevice(home / "device"), {name: b.device_file for name, b in table.items()})
-    probe = read_probe(client)
-    configuration = configuration_of(probe)
-    with Store.open(home / "store", quota_bytes=2_000_000_000) as store:
+    files = {name: backend.device_file for name, backend in table.items()}
+    here = RunnerClient(LocalDevice(home / "device"), files)
+    isa = read_probe(here).get("isa", "")
+    with contextlib.ExitStack() as stack:
+        client = here
+        if request.device is not None:
+            device = connect(entry_of(request.device))
+            stack.callback(device.close)
+            client = RunnerClient(device, files)
+        probe = read_probe(client)
+        configuration = configuration_of(probe)
+        store = stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000))
         executor = Executor(
             store=store,
             progress=progress,
             check=check,
             seed=0,
-            isa=probe.get("isa", ""),
+            isa=isa,
             device_configuration={fact.name: fact.value for fact in configuration},
             project="bench",
         )
-        ground = _Ground(executor=executor, client=client, backends=table, cores=int(probe.get("cores", "1")))
+        cores = probe.get("cores", "")
+        ground = _Ground(executor=executor, client=client, backends=table, cores=int(cores) if cores.isdigit() else 1)
         paths = [request.model, *([request.against] if request.against else [])]
         arms = [_arm(path, request, ground) for path in paths]
         if len({arm.id for arm in arms}) < len(arms):
             raise UsageError("--against names the very same model.", hint="Name another one.")
-        with measurement_lock("edgebuild bench", progress=progress, check=check):
-            bench = session.Bench(
-                client=client,
-                root=home / "measurements",
-                progress=progress,
-                check=check,
-                configuration=configuration,
-                remeasure=True,
-                anchor=anchor_arm(table, client, executor),
-            )
-            return _measure(bench, arms, request)
+        stack.enter_context(hold_device(client, "edgebuild bench", progress=progress, check=check))
+        bench = session.Bench(
+            client=client,
+            root=home / "measurements",
+            progress=progress,
+            check=check,
+            configuration=configuration,
+            remeasure=True,
+            anchor=anchor_arm(table, client, executor),
+        )
+        return _measure(bench, arms, request)
 
 
 def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchReport:

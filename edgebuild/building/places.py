@@ -65,24 +65,18 @@ def _moved(world: World, target: str, client: RunnerClient) -> World:
 def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
     """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
     from edgebuild.catalogue.inventory import load_inventory
-    from edgebuild.catalogue.tables import unknown
 
     if options.no_measure:
         return None
-    inventory = load_inventory()
     if options.device is not None:
-        if options.device not in inventory:
-            raise UsageError(
-                f"--device: {unknown('device', options.device, inventory)}", hint="`edgebuild device list` shows them."
-            )
-        entry = inventory[options.device]
+        entry = entry_of(options.device)
         if entry.target != target:
             raise UsageError(
                 f"The device {entry.name} is a {entry.target}, not a {target}.",
                 hint=f"Build with --target {entry.target}, or leave --device out.",
             )
         return entry
-    fitting = [entry for entry in inventory.values() if entry.target == target]
+    fitting = [entry for entry in load_inventory().values() if entry.target == target]
     if len(fitting) > 1:
         names = ", ".join(sorted(entry.name for entry in fitting))
         raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
@@ -90,6 +84,17 @@ def device_of(target: str, project: Project, options: Options, here: Mapping[str
         return fitting[0]
     _require_this_machine(target, project, here)
     return None
+
+
+def entry_of(name: str) -> DeviceEntry:
+    """Return a device of the inventory; raises ``UsageError`` for one that isn't there."""
+    from edgebuild.catalogue.inventory import load_inventory
+    from edgebuild.catalogue.tables import unknown
+
+    inventory = load_inventory()
+    if name not in inventory:
+        raise UsageError(f"{unknown('device', name, inventory)}.", hint="`edgebuild device list` shows them.")
+    return inventory[name]
 
 
 def _require_this_machine(target: str, project: Project, here: Mapping[str, str]) -> None:

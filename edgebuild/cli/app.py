@@ -157,12 +157,19 @@ def bench(
     ] = None,
     threads: Annotated[Optional[int], typer.Option(min=1, help="All cores without.")] = None,  # noqa: UP045
     quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A device of the inventory; this machine without."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure any model on this machine; no project needed."""
+    """Measure any model on this machine or on a device; no project needed."""
     from edgebuild.cli.benching import run_benching
 
-    run_benching(model, against, backend=backend, shape=tuple(shape or ()), threads=threads, quick=quick, as_json=json)
+    sizes = tuple(shape or ())
+    run_benching(
+        model, against, backend=backend, shape=sizes, threads=threads, quick=quick, device=device, as_json=json
+    )
 
 
 @app.command()

@@ -23,6 +23,7 @@ def run_benching(
     shape: tuple[str, ...],
     threads: int | None,
     quick: bool,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Measure and print."""
@@ -34,7 +35,13 @@ def run_benching(
         if not path.exists():
             raise UsageError(f"{path}: no such file.", hint="Name an .onnx, an .xml, or an artifact's folder.")
     request = BenchRequest(
-        model=model, against=against, backend=backend, shape=_sizes(shape), threads=threads, quick=quick
+        model=model,
+        against=against,
+        backend=backend,
+        shape=_sizes(shape),
+        threads=threads,
+        quick=quick,
+        device=device,
     )
     report = bench(request, progress=make_progress())
     if as_json:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
-
-if TYPE_CHECKING:
-    from edgebuild.catalogue.inventory import DeviceEntry
 
 app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over SSH.")
 NameArgument = Annotated[str, typer.Argument(help="The device's name in the inventory.")]
@@ -116,9 +113,10 @@ def list_devices() -> None:
 def check(name: NameArgument, project: ProjectOption = None) -> None:
     """Look at a device: its host key, its facts against the target and against those when it was enrolled."""
     from edgebuild.building.enrol import look_again
+    from edgebuild.building.places import entry_of
     from edgebuild.errors import DeviceError
 
-    findings = look_again(_entry(name), project)
+    findings = look_again(entry_of(name), project)
     for finding in findings:
         print(f"{'WRONG' if finding.wrong else 'ok':5}  {finding.what}: {finding.found}")
     if any(finding.wrong for finding in findings):
@@ -131,10 +129,11 @@ def remove(
     files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
 ) -> None:
     """Take a device out of the inventory."""
+    from edgebuild.building.places import entry_of
     from edgebuild.building.reach import connect
     from edgebuild.catalogue.inventory import remove_entry
 
-    entry = _entry(name)
+    entry = entry_of(name)
     if files:
         device = connect(entry)
         try:
@@ -143,14 +142,3 @@ def remove(
             device.close()
     remove_entry(name)
     print(f"{name} is not in the inventory any more.")
-
-
-def _entry(name: str) -> DeviceEntry:
-    from edgebuild.catalogue.inventory import load_inventory
-    from edgebuild.catalogue.tables import unknown
-    from edgebuild.errors import UsageError
-
-    inventory = load_inventory()
-    if name not in inventory:
-        raise UsageError(unknown("device", name, inventory), hint="`edgebuild device list` shows them.")
-    return inventory[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,38 @@ def test_a_build_on_a_board_is_the_build_of_this_machine(
     again = run("build", "--device", "bench", "--remeasure", cwd=project)
     assert again.code == 0, again
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "board" / "blobs").iterdir()}
+
+
+def test_a_bench_on_a_board_needs_no_project(
+    board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run(*add(board, tmp_path), cwd=tmp_path).code == 0
+    measured = run("bench", "model.onnx", "--device", "bench", "--quick", "--threads", "1", cwd=project)
+    assert measured.code == 0, measured
+    assert "Device ssh-bench" in measured.out
+    assert run("bench", "model.onnx", "--device", "other", cwd=project).code == 2
+
+
+def test_several_targets_are_each_built_where_they_are(
+    board: Board, inventory: Path, tmp_path: Path, project: Path
+) -> None:
+    from edgebuild.devices.ssh import fingerprint
+
+    known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
+    (project / "targets" / "second.toml").write_text((project / "targets" / "quick.toml").read_text())
+    assert run(*add(board, tmp_path, *known, target="second"), cwd=tmp_path).code == 0
+    built = run("build", "--target", "quick", "--target", "second", cwd=project)
+    assert built.code == 0, built
+    records = [json.loads(path.read_text()) for path in (project / ".edgebuild" / "builds").glob("*/build.json")]
+    devices = {record["target"]: record["device"] for record in records}
+    assert devices["second"] == "ssh-bench"
+    assert devices["quick"].startswith("local-")
+    # What depends on no target ran once for both.
+    kinds = [step["kind"] for record in records for step in record["steps"] if not step["reused"]]
+    shared = [[s["key"] for s in record["steps"] if s["kind"] == "freeze-model"] for record in records]
+    assert kinds
+    assert shared[0] == shared[1]
 
 
 def test_an_unknown_device_and_one_of_another_target_are_said(inventory: Path, project: Path) -> None:
