@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_bytes, digest_file, digest_json
 from edgebuild.devices.bundle import build_bundle
+from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ POLL_S = 0.1
 #: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
 RUNNER_GRACE_S = 5.0
 EXIT_S = 10.0
+#: Over a link that can be cut a host knocks this often, and the runner ends when it hears nothing for ``SILENCE_S``.
+KNOCK_S = 5.0
+SILENCE_S = 30.0
 MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
 MESSAGE_CHARACTERS = 2_000
@@ -75,7 +79,8 @@ class RunnerClient:
         """
         channel = self.start(op, request, time_limit_s=time_limit_s)
         try:
-            conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, check)
+            knock = never_stop if isinstance(self.device, LocalDevice) else Knocking(channel)
+            conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, _both(knock, check))
             return conversation.result(on_event)
         finally:
             channel.kill()
@@ -87,6 +92,7 @@ class RunnerClient:
             {
                 **request,
                 **fence,
+                **({} if isinstance(self.device, LocalDevice) else {"silence_s": SILENCE_S}),
                 "protocol": PROTOCOL,
                 "op": op,
                 "root": self.device.root,
@@ -139,8 +145,12 @@ class RunnerClient:
         path = f"{self.device.root}/work/{uuid.uuid4().hex}"
         try:
             yield path
-        finally:
-            self.device.remove(path)
+        except BaseException:
+            # The first error says more than that the tidying failed too.
+            with contextlib.suppress(DeviceError):
+                self.device.remove(path)
+            raise
+        self.device.remove(path)
 
     def fetch(self, remote_folder: str, names: Sequence[str], destination: Path) -> None:
         """Copy files of a folder on the device into ``destination``; refuses names that leave either folder."""
@@ -156,6 +166,29 @@ class RunnerClient:
                 source.write_bytes(self._bundle)
                 self._runner = self.device.put(source, f"runner/{self.runner_digest}.pyz")
         return self._runner
+
+
+class Knocking:
+    """Tells the runner every few seconds that somebody still waits for it. Called often, does little."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._next = time.monotonic() + KNOCK_S
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + KNOCK_S
+            # One that reads no more has ended: its output says how.
+            with contextlib.suppress(DeviceError):
+                self._channel.send("")
+
+
+def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    def check() -> None:
+        one()
+        other()
+
+    return check
 
 
 class _Conversation:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.client import KNOCK_S
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import DeviceError
@@ -38,12 +40,26 @@ def hold_device(
             yield
         return
     channel = client.start("hold", {"what": what}, time_limit_s=HOLD_LIMIT_S)
+    over = threading.Event()
+    knocking = threading.Thread(target=_knock, args=(channel, over), name="edgebuild-hold", daemon=True)
+    knocking.start()
     try:
         client.attempt = _held(channel, client, progress or NoProgress(), check)
         yield
     finally:
         client.attempt = None
+        over.set()
+        knocking.join()
         channel.kill()
+
+
+def _knock(channel: Channel, over: threading.Event) -> None:
+    """Keep the turn while it is used; the board ends it when it hears nothing any more."""
+    while not over.wait(KNOCK_S):
+        try:
+            channel.send("")
+        except DeviceError:
+            return  # the link or the board is gone; the work that goes on meanwhile is told so
 
 
 def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None]) -> int:

@@ -38,6 +38,7 @@ MAX_WAITING_CHUNKS = 64
 STDERR_TAIL_BYTES = 16 << 10
 #: What a board may send as one file.
 MAX_FILE_BYTES = 8 << 30
+MAX_SCRIPT_LINES = 100
 #: The shell's own words for a program that isn't there or can't be run.
 NOT_RUNNABLE = frozenset({126, 127})
 
@@ -159,9 +160,12 @@ class SshDevice:
         """Run a few lines of Python on the board and return what they print; raises ``DeviceError`` when they fail."""
         channel = self.open([self._python, "-c", script, *arguments], {})
         try:
-            lines = []
-            while (line := channel.receive(FILE_S)) is not None:
+            lines: list[str] = []
+            deadline = time.monotonic() + FILE_S
+            while (line := channel.receive(max(0.0, deadline - time.monotonic()))) is not None:
                 lines.append(line)
+                if len(lines) > MAX_SCRIPT_LINES:
+                    raise DeviceError(f"{self.id} answers a script of one line with more than {MAX_SCRIPT_LINES}.")
             if channel.wait(FILE_S) != 0:
                 raise DeviceError(f"{self.id}: {channel.stderr_tail() or 'a script failed'}")
             return "\n".join(lines)
@@ -257,7 +261,13 @@ class SshDevice:
             raise DeviceError(
                 f"{self.id}: can't {what}: no answer for {limit_s:g} s.", hint="Is the link up?"
             ) from error
-        except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, ConnectionError) as error:
+        except (
+            asyncssh.ConnectionLost,
+            asyncssh.ChannelOpenError,
+            asyncssh.SFTPNoConnection,
+            asyncssh.SFTPConnectionLost,
+            ConnectionError,
+        ) as error:
             raise self.lost() from error
         except (asyncssh.Error, OSError) as error:
             raise DeviceError(f"{self.id}: can't {what}: {self._reason(error)}.") from error
@@ -266,7 +276,8 @@ class SshDevice:
         """The error of a link that is gone."""
         return DeviceError(
             f"The connection to {self.id} ({self._address}) was lost.",
-            hint="Nothing keeps running there. Run the command again when the board answers; it goes on where it was.",
+            hint="What ran there ends by itself within a minute. Run the command again when the board answers: it goes "
+            "on where it was.",
         )
 
     def _reason(self, error: Exception) -> str:

@@ -64,11 +64,14 @@ class Board:
         )
 
     def sessions(self) -> list[int]:
-        """The processes that serve connections: children of the listening one."""
-        parent = (self.folder / "pid").read_text().strip()
-        return [
-            int(pid) for pid in subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True).stdout.split()
-        ]
+        """The processes of sshd that serve connections here, and of no other sshd: what descends from the listener."""
+        parents = [(self.folder / "pid").read_text().strip()]
+        found: list[int] = []
+        while parents:
+            children = subprocess.run(["pgrep", "-P", parents.pop(), "sshd"], capture_output=True, text=True)
+            found += [int(pid) for pid in children.stdout.split()]
+            parents += children.stdout.split()
+        return found
 
 
 def make_key(path: Path) -> None:

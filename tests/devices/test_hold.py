@@ -94,3 +94,16 @@ def test_a_measurement_started_on_the_machine_itself_counts_too(clients: tuple[R
         assert done == []
     waiting.join(30)
     assert done == [1]
+
+
+def test_a_turn_ends_when_the_host_is_silent(
+    clients: tuple[RunnerClient, RunnerClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with a cut link: the channel stays open, and nothing comes over it any more.
+    monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 1.0)
+    first, second = clients
+    with hold_device(first, "the first"):
+        held = first.attempt
+        with hold_device(second, "the second"):
+            assert held is not None
+            assert second.attempt == held + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -45,7 +46,8 @@ class Wire:
         fields = json.loads(data.decode("utf-8"))
         if not isinstance(fields, dict) or fields.get("protocol") != PROTOCOL:
             raise Problem("device", "This runner speaks protocol %d, the request doesn't." % PROTOCOL)
-        threading.Thread(target=_exit_when_closed, daemon=True).start()
+        silence_s = float(fields.get("silence_s") or 0.0)
+        threading.Thread(target=_exit_when_closed, args=(silence_s,), daemon=True).start()
         # No handler on purpose: the signal's default ends the process even inside a call that never returns to Python.
         signal.setitimer(signal.ITIMER_REAL, float(fields["time_limit_s"]))
         return fields
@@ -85,7 +87,13 @@ class Wire:
             data = data[os.write(self._out, data) :]
 
 
-def _exit_when_closed() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(3)
+def _exit_when_closed(silence_s: float) -> None:
+    """End the process when nobody waits for it: stdin closed, or a host that promised to knock was silent for so long.
+
+    A cut link closes nothing here: only the silence tells.
+    """
+    while True:
+        if silence_s and not select.select([0], [], [], silence_s)[0]:
+            os._exit(3)
+        if not os.read(0, 4096):
+            os._exit(3)
