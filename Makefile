@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format proofs step-lock docs clean
+.PHONY: setup demo test lint format proofs proof-gpu step-lock docs clean
 
 setup: .venv/.stamp
 
@@ -35,6 +35,10 @@ format: setup
 # Slow evidence: every proof can be run alone (`make proofs K=equivalence`) and goes on where it was.
 proofs: setup
 	$(BIN)/python -m pytest -m proof $(if $(K),-k $(K))
+
+# The entire TensorRT check: needs an NVIDIA GPU and TensorRT, exits with 6 elsewhere.
+proof-gpu: setup
+	$(BIN)/python benchmarks/proof_gpu.py
 
 # After changing what a step does (raise its version) or only how (its code digest changes): write the lock file anew.
 step-lock: setup

@@ -1,0 +1,91 @@
+"""The device code as far as it goes without a GPU: what it reads, and that it says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgebuild.backends.trt import device, gate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def rtx(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TensorRT-RTX's bindings in TensorRT's place."""
+    if gate.installed() is None:
+        pytest.skip("TensorRT-RTX is not installed")
+    module = importlib.import_module(gate.PACKAGE)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+def test_without_tensorrt_there_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert device.version() is None
+
+
+def test_it_is_imported_with_the_real_bindings(rtx: Any) -> None:
+    assert device.version() == rtx.__version__
+    assert device._network_flags(rtx) == 1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def test_every_call_that_runs_an_engine_exists_in_the_real_bindings(rtx: Any) -> None:
+    engine = ("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_shape")
+    making = ("create_execution_context", "create_engine_inspector")
+    context = ("execute_async_v3", "set_tensor_address", "set_input_shape", "get_tensor_shape", "profiler")
+    assert [name for name in engine + making if not hasattr(rtx.ICudaEngine, name)] == []
+    assert [name for name in context if not hasattr(rtx.IExecutionContext, name)] == []
+
+
+def test_without_a_gpu_the_session_says_so(tmp_path: Path, rtx: Any) -> None:
+    with pytest.raises(device.Problem) as caught:
+        device.Session({"entry": device.ENGINE}, str(tmp_path), {})
+    assert caught.value.kind == "environment"
+    assert "libcudart" in str(caught.value) or "CUDA driver" in str(caught.value)
+
+
+def test_an_artifact_without_an_engine_is_refused(tmp_path: Path, rtx: Any) -> None:
+    with pytest.raises(device.Problem, match="holds no engine") as caught:
+        device.Session({"entry": "model.onnx"}, str(tmp_path), {})
+    assert caught.value.kind == "model"
+
+
+#: As the inspector's JSON is documented for TensorRT 8.5 and 10; no real one has been seen yet.
+EIGHT = {
+    "Name": "conv1 + relu1",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+    "Outputs": [{"Name": "y", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+}
+TEN = {
+    "Name": "myelin_1",
+    "LayerType": "kgen",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Float"}],
+    "Outputs": [],
+    "Metadata": "[ONNX Layer: dense]\x1e[ONNX Layer: add]",
+}
+
+
+def test_layers_are_read_with_their_precision_and_nodes() -> None:
+    first, second = device.described_layer(EIGHT), device.described_layer(TEN)
+    assert (first["precision"], first["nodes"]) == ("int8", ["conv1", "relu1"])
+    assert (second["precision"], second["nodes"]) == ("fp32", ["myelin_1", "dense", "add"])
+    assert device.described_layer("only a name")["precision"] == "unknown"
+
+
+def test_silent_precision_loss_is_found() -> None:
+    found = [device.described_layer(layer) for layer in (EIGHT, TEN)]
+    assert device.lost_precision(found, {"conv1": "int8", "dense": "fp16"}) == ["dense"]
+    assert device.lost_precision(found, {"conv1": "int8", "dense": "fp32", "unseen": "int8"}) == []
+
+
+def test_nvmap_is_read_by_its_total() -> None:
+    text = "CLIENT PROCESS PID SIZE\nuser python3 1234 5678K\ntotal                     123456K\n"
+    assert device.nvmap_bytes(text) == 123456 * 1024
+    assert device.nvmap_bytes("") is None
+    assert device.gpu_memory()["source"] in {"nvmap", "NVML", "unknown"}
