@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 ENGINE = "engine.plan"
 PROFILE_RUNS = 40
+#: Where the inspector's JSON names a tensor's type, and in what words; the first that fits counts.
+TYPE_FIELDS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
+TYPE_WORDS = (
+    ("int8", "int8"),
+    ("bf16", "bf16"),
+    ("bfloat", "bf16"),
+    ("fp16", "fp16"),
+    ("half", "fp16"),
+    ("float16", "fp16"),
+    ("fp32", "fp32"),
+    ("float", "fp32"),
+)
 LOG_LINES = 20000
 #: cudaMemcpyKind, cudaDeviceScheduleSpin and cudaDeviceScheduleBlockingSync of driver_types.h.
 TO_DEVICE, TO_HOST = 1, 2
@@ -186,7 +198,8 @@ def compile(model: str, out: str, options: Fields) -> Fields:  # noqa: A001  the
     if lost:
         raise Problem(
             "model",
-            "TensorRT runs %d layers in fp32 that were asked for in less: %s." % (len(lost), ", ".join(lost[:5])),
+            "TensorRT does not run %d layers in the precision that was asked for: %s."
+            % (len(lost), ", ".join(lost[:5])),
             "layers.json lists them; name them in keep_float, or leave this precision out.",
         )
     skipped = sum("skipping tactic" in line.lower() for line in log.lines)
@@ -199,11 +212,15 @@ def compile(model: str, out: str, options: Fields) -> Fields:  # noqa: A001  the
 
 
 def lost_precision(found: List[Fields], expected: Dict[str, str]) -> List[str]:
-    """Return the nodes that ``expected`` wants in int8 or fp16 and that a layer of ``found`` runs in fp32."""
+    """Return the nodes that ``expected`` wants in int8 or fp16 and that run in fp32.
+
+    A node that no layer names is taken for lost where no layer at all runs in its precision.
+    """
+    anywhere = {layer["precision"] for layer in found}
     lost = []
     for node, want in sorted(expected.items()):
         ran = [layer["precision"] for layer in found if node in layer["nodes"]]
-        if want != "fp32" and "fp32" in ran and want not in ran:
+        if want != "fp32" and want not in (ran or anywhere):
             lost.append(node)
     return lost
 
@@ -221,21 +238,18 @@ def described_layer(layer: Any) -> Fields:
     if not isinstance(layer, dict):
         return {"name": str(layer), "op": "unknown", "precision": "unknown", "nodes": []}
     name = str(layer.get("Name", "unknown"))
-    texts = [str(t.get("Format/Datatype", t.get("Datatype", ""))).lower() for t in layer.get("Inputs", [])]
-    texts += [str(t.get("Format/Datatype", t.get("Datatype", ""))).lower() for t in layer.get("Outputs", [])]
-    words = (
-        ("int8", "int8"),
-        ("fp16", "fp16"),
-        ("half", "fp16"),
-        ("bf16", "bf16"),
-        ("fp32", "fp32"),
-        ("float", "fp32"),
-    )
-    seen = [next((short for word, short in words if word in text), "unknown") for text in texts]
+    seen = [_precision(tensor) for tensor in [*layer.get("Inputs", []), *layer.get("Outputs", [])]]
     nodes = [part.strip() for part in name.replace("||", " + ").split(" + ")]
     nodes += [part.partition("]")[0] for part in str(layer.get("Metadata", "")).split("[ONNX Layer: ")[1:]]
     op = str(layer.get("LayerType", "unknown"))
     return {"name": name, "op": op, "precision": seen[0] if seen else "unknown", "nodes": nodes}
+
+
+def _precision(tensor: Any) -> str:
+    """Name a tensor's type: 8.5 and 10 say it in ``Format/Datatype``, 11 has split that into two fields."""
+    fields = tensor if isinstance(tensor, dict) else {}
+    text = " ".join(str(fields.get(name, "")) for name in TYPE_FIELDS).lower()
+    return next((short for word, short in TYPE_WORDS if word in text), "unknown")
 
 
 def _cache_path(model: str, options: Fields, gpu: str, runtime: str) -> str:

@@ -55,7 +55,7 @@ def test_an_artifact_without_an_engine_is_refused(tmp_path: Path, rtx: Any) -> N
     assert caught.value.kind == "model"
 
 
-#: As the inspector's JSON is documented for TensorRT 8.5 and 10; no real one has been seen yet.
+#: As the inspector's JSON is documented for TensorRT 8.5, 10 and 11; no real one has been seen yet.
 EIGHT = {
     "Name": "conv1 + relu1",
     "LayerType": "CaskConvolution",
@@ -71,10 +71,19 @@ TEN = {
 }
 
 
+ELEVEN = {
+    "Name": "conv2",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "x", "Format": "Row major linear (kLINEAR)", "DataType": "Half"}],
+    "Outputs": [],
+}
+
+
 def test_layers_are_read_with_their_precision_and_nodes() -> None:
     first, second = device.described_layer(EIGHT), device.described_layer(TEN)
     assert (first["precision"], first["nodes"]) == ("int8", ["conv1", "relu1"])
     assert (second["precision"], second["nodes"]) == ("fp32", ["myelin_1", "dense", "add"])
+    assert device.described_layer(ELEVEN)["precision"] == "fp16"
     assert device.described_layer("only a name")["precision"] == "unknown"
 
 
@@ -82,6 +91,7 @@ def test_silent_precision_loss_is_found() -> None:
     found = [device.described_layer(layer) for layer in (EIGHT, TEN)]
     assert device.lost_precision(found, {"conv1": "int8", "dense": "fp16"}) == ["dense"]
     assert device.lost_precision(found, {"conv1": "int8", "dense": "fp32", "unseen": "int8"}) == []
+    assert device.lost_precision(found, {"unseen": "fp16"}) == ["unseen"]
 
 
 def test_nvmap_is_read_by_its_total() -> None:
