@@ -176,6 +176,7 @@ class Knocking:
         self._next = time.monotonic() + KNOCK_S
 
     def __call__(self) -> None:
+        """Knock if it is time to."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + KNOCK_S
             # One that reads no more has ended: its output says how.
