@@ -191,7 +191,9 @@ def compile(model: str, out: str, options: Fields) -> Fields:  # noqa: A001  the
     with open(os.path.join(out, "build.log"), "w", encoding="utf-8") as file:
         # Times and addresses in the other lines differ from build to build.
         file.write("".join("%s\n" % line for line in log.lines if not line.startswith(("VERBOSE", "INFO"))))
-    found = _described(_deserialise(data, log)[1])
+    runtime, built = _deserialise(data, log)
+    found = _described(built)
+    del built, runtime  # in this order
     with open(os.path.join(out, "layers.json"), "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, sort_keys=True)
     lost = lost_precision(found, options.get("expected", {}))

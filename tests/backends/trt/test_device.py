@@ -6,9 +6,11 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 
 from edgebuild.backends.trt import device, gate
+from tests.backends.nets import conv_net
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,16 @@ def test_without_tensorrt_there_is_no_version(monkeypatch: pytest.MonkeyPatch) -
 def test_it_is_imported_with_the_real_bindings(rtx: Any) -> None:
     assert device.version() == rtx.__version__
     assert device._network_flags(rtx) == 1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def test_a_build_with_the_timing_cache_of_the_last_gives_the_same_bytes(tmp_path: Path, rtx: Any) -> None:
+    model = str(tmp_path / "model.onnx")
+    onnx.save(conv_net()[0], model)
+    options = {"precision": "fp32", "timing_caches": str(tmp_path), "workspace_bytes": 1 << 28}
+    first, timing = device.plan(model, options, device.Log())
+    second, _ = device.plan(model, options, device.Log(), timing)
+    assert timing
+    assert bytes(memoryview(first)) == bytes(memoryview(second))
 
 
 def test_every_call_that_runs_an_engine_exists_in_the_real_bindings(rtx: Any) -> None:
