@@ -36,7 +36,8 @@ def test_it_is_imported_with_the_real_bindings(rtx: Any) -> None:
     assert device._network_flags(rtx) == 1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def test_a_build_with_the_timing_cache_of_the_last_gives_the_same_bytes(tmp_path: Path, rtx: Any) -> None:
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops in TensorRT-RTX:DeprecationWarning")
+def test_two_builds_give_the_same_bytes_and_the_timing_cache_is_taken_back(tmp_path: Path, rtx: Any) -> None:
     model = str(tmp_path / "model.onnx")
     onnx.save(conv_net()[0], model)
     options = {"precision": "fp32", "timing_caches": str(tmp_path), "workspace_bytes": 1 << 28}
