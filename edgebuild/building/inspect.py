@@ -75,8 +75,12 @@ def plan_inputs(
     budget: Budget,
     options: Options,
     frames: Mapping[str, int],
+    here: bool = True,
 ) -> PlanInputs:
-    """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
+    """Put together what planning is pure over. ``frames`` holds the size of each split that was read already.
+
+    ``here`` says that the target is this machine: what isn't installed here is missing. Elsewhere the probe decides.
+    """
     target = pick("targets", target_name, load_targets(project.folder))
     resolved = resolve(target, load_profiles(project.folder), probe, threads=project.build.threads)
     if not resolved.profiles:
@@ -93,7 +97,7 @@ def plan_inputs(
         objective=project.build.objective,
         budget=budget.text,
         quantisable_ops=model.quantisable_ops,
-        missing={**_missing_backends(backends, probe), **_missing_quantisers()},
+        missing={**_missing_backends(backends, probe, here=here), **_missing_quantisers()},
         backend_refusals=_refusals(project, model, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
@@ -111,14 +115,11 @@ def plan_inputs(
     )
 
 
-def _missing_backends(backends: Mapping[str, Backend], probe: Mapping[str, str]) -> dict[str, str]:
-    missing = {}
-    for name, backend in backends.items():
-        if backend.installed() is None:
-            missing[name] = backend.install_hint
-        elif probe.get(f"runtime.{name}") == UNKNOWN:
-            missing[name] = "not for the device's Python; [devices.NAME].python and .site say where it is"
-    return missing
+def _missing_backends(backends: Mapping[str, Backend], probe: Mapping[str, str], *, here: bool) -> dict[str, str]:
+    if here:
+        return {name: backend.install_hint for name, backend in backends.items() if backend.installed() is None}
+    elsewhere = "not for the device's Python; [devices.NAME].python says which one has it"
+    return {name: elsewhere for name in backends if probe.get(f"runtime.{name}") == UNKNOWN}
 
 
 def _missing_quantisers() -> dict[str, str]:

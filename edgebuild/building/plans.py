@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
+from edgebuild.building.places import device_of
 from edgebuild.building.world import budget_of, targets_of
+from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
 from edgebuild.planning.plan import make_plan
 
@@ -40,33 +42,34 @@ def plan_target(world: World, prepared: Prepared) -> Plan:
         budget=world.budget,
         options=world.options,
         frames={"validation": frames},
+        here=world.measured and isinstance(world.client.device, LocalDevice),
     )
     return make_plan(inputs)
 
 
 def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
-    """Plan every target without writing anything into the project."""
+    """Plan every target without writing anything into the project; a device is taken for what it was when enrolled."""
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.local import LocalDevice
 
     table = backends()
     model = inspect_model(project)
     with tempfile.TemporaryDirectory(prefix="edgebuild-plan-") as scratch:
         device = LocalDevice(Path(scratch))
         probe = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
-    return tuple(
-        make_plan(
-            plan_inputs(
-                project,
-                target,
-                model=model,
-                probe=probe,
-                backends=table,
-                budget=budget_of(project, options),
-                options=options,
-                frames={},
-            )
+    plans = []
+    for target in targets_of(project, options):
+        entry = device_of(target, project, options, probe)
+        inputs = plan_inputs(
+            project,
+            target,
+            model=model,
+            probe=probe if entry is None else entry.facts,
+            backends=table,
+            budget=budget_of(project, options),
+            options=options,
+            frames={},
+            here=entry is None,
         )
-        for target in targets_of(project, options)
-    )
+        plans.append(make_plan(inputs))
+    return tuple(plans)

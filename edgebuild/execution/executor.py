@@ -105,7 +105,8 @@ class Executor:
         device_configuration: Mapping[str, str],
         project: str = "",
     ) -> None:
-        self.records: list[StepRecord] = []
+        self._own: list[StepRecord] = []
+        self._before: Executor | None = None
         self._store = store
         self._progress = progress
         self._check = check
@@ -115,14 +116,19 @@ class Executor:
         self._project = project
 
     @property
+    def records(self) -> tuple[StepRecord, ...]:
+        """What each step ran or reused so far."""
+        return (*(self._before.records if self._before else ()), *self._own)
+
+    @property
     def configuration(self) -> Mapping[str, str]:
         """The platform configuration of the device that device steps run on."""
         return self._device_configuration
 
     def on(self, configuration: Mapping[str, str]) -> Executor:
-        """Return an executor for another device on the same store; it goes on from the records of this one."""
+        """Return an executor for another device on the same store; its records begin with all of this one's."""
         other = copy.copy(self)
-        other.records = list(self.records)
+        other._own, other._before = [], self
         other._device_configuration = configuration
         return other
 
@@ -148,7 +154,7 @@ class Executor:
         result = StepResult(
             entry=entry, path=entry.path, reused=why is None, seconds=time.monotonic() - started, why=why or "unchanged"
         )
-        self.records.append(
+        self._own.append(
             StepRecord(
                 label=label,
                 kind=step.kind,

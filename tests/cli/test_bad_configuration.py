@@ -126,7 +126,7 @@ def test_a_profile_that_does_not_exist(project: Path) -> None:
 def test_a_board_that_is_not_this_machine(project: Path) -> None:
     ended = run("plan", "--target", "jetson-thor", cwd=project, driver=False)
     assert ended.code == 6
-    assert ended.err.startswith("edgebuild: Nothing can be built for jetson-thor on this device: ")
+    assert ended.err.startswith("edgebuild: There is no device for jetson-thor, and this machine is none: ")
 
 
 @pytest.mark.parametrize(
