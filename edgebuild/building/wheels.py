@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -114,6 +116,9 @@ def choose(distributions: Sequence[str], python: BoardPython, cache: Path) -> Lo
     kept = cache / "locks" / f"{digest_json({'distributions': sorted(distributions), 'pinned': own, **about})}.json"
     with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
+        for left in cache.glob(".fetching-*"):  # by a run that was killed
+            if time.time() - left.stat().st_mtime > 2 * PIP_LIMIT_S:
+                shutil.rmtree(left, ignore_errors=True)
         if kept.is_file():
             lock = Lock.model_validate_json(kept.read_bytes())
             _fetch_again(lock, python, cache)
@@ -124,7 +129,10 @@ def choose(distributions: Sequence[str], python: BoardPython, cache: Path) -> Lo
                 said = _download(distributions, pinned, python, Path(scratch))
                 if not said:
                     lock = _take(Path(scratch), cache)
-                    _write(kept, lock.to_json())
+                    whole = Path(scratch) / "lock.json"
+                    whole.write_text(lock.to_json(), encoding="utf-8")
+                    kept.parent.mkdir(exist_ok=True)
+                    whole.replace(kept)
                     return lock
             if said.startswith(OFFLINE):
                 break
@@ -216,13 +224,6 @@ def _metadata(wheel: Path) -> Message:
             each for each in archive.namelist() if each.endswith(".dist-info/METADATA") and each.count("/") == 1
         )
         return message_from_bytes(archive.read(name))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
 
 
 def _for_board(python: BoardPython) -> list[str]:
