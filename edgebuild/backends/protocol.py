@@ -67,6 +67,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def distributions(self) -> tuple[str, ...]:
+        """What brings the runtime to a board's Python, as pip names it; empty where it doesn't come as wheels."""
+        ...
+
+    @property
     def settings(self) -> tuple[SettingSpec, ...]:
         """Every runtime setting that an artifact for it may carry."""
         ...

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.reach import connect
 from edgebuild.building.world import configuration_of
+from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from edgebuild.catalogue.inventory import DeviceEntry
+    from edgebuild.catalogue.resolve import ResolvedTarget
 
 OLDEST_PYTHON = (3, 8)
 
@@ -28,18 +31,19 @@ class Finding:
     wrong: bool = False
 
 
-def enrol(entry: DeviceEntry, project: Path | None) -> DeviceEntry:
+def enrol(entry: DeviceEntry, project: Path | None) -> tuple[DeviceEntry, dict[str, str]]:
     """Probe the device, require that it is its target, and write it into the inventory with what it said of itself.
 
+    Returns the entry, and the runtimes that its target needs with their versions there ("unknown" where they lack).
     Raises ``DeviceError`` when it doesn't answer, ``ConfigError`` with every contradiction to the target.
     """
     from edgebuild.catalogue.inventory import save_entry
 
     probe = probe_of(entry)
-    require_target(entry, probe, project)
+    resolved = require_target(entry, probe, project)
     known = entry.model_copy(update={"facts": {fact.name: fact.value for fact in configuration_of(probe)}})
     save_entry(known)
-    return known
+    return known, runtimes_of(resolved, probe)
 
 
 def probe_of(entry: DeviceEntry) -> dict[str, str]:
@@ -53,20 +57,27 @@ def probe_of(entry: DeviceEntry) -> dict[str, str]:
         device.close()
 
 
-def require_target(entry: DeviceEntry, probe: dict[str, str], project: Path | None) -> None:
-    """Raise for a device that isn't its target, or whose Python is too old for the runner."""
+def require_target(entry: DeviceEntry, probe: dict[str, str], project: Path | None) -> ResolvedTarget:
+    """Return what the target is on this device; raises for one that isn't it, or whose Python is too old."""
     from edgebuild.catalogue.profiles import load_profiles
     from edgebuild.catalogue.resolve import resolve
     from edgebuild.catalogue.shipped import pick
     from edgebuild.catalogue.targets import load_targets
 
-    resolve(pick("targets", entry.target, load_targets(project)), load_profiles(project), probe)
+    resolved = resolve(pick("targets", entry.target, load_targets(project)), load_profiles(project), probe)
     version = probe.get("python", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if len(numbers) == len(OLDEST_PYTHON) and numbers < OLDEST_PYTHON:
         raise UsageError(
             f"{entry.name} has Python {version}; the runner needs 3.8 or later.", hint="--python names another one."
         )
+    return resolved
+
+
+def runtimes_of(resolved: ResolvedTarget, probe: Mapping[str, str]) -> dict[str, str]:
+    """Return the runtimes that a device's target is built for, with the version found there or "unknown"."""
+    names = dict.fromkeys(profile.backend for profile in resolved.profiles)
+    return {name: probe.get(f"runtime.{name}", UNKNOWN) for name in names}
 
 
 def look_again(entry: DeviceEntry, project: Path | None) -> tuple[Finding, ...]:

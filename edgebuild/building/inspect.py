@@ -118,7 +118,7 @@ def plan_inputs(
 def _missing_backends(backends: Mapping[str, Backend], probe: Mapping[str, str], *, here: bool) -> dict[str, str]:
     if here:
         return {name: backend.install_hint for name, backend in backends.items() if backend.installed() is None}
-    elsewhere = "not for the device's Python; [devices.NAME].python says which one has it"
+    elsewhere = "not for the device's Python: `edgebuild device provision` puts it there"
     return {name: elsewhere for name in backends if probe.get(f"runtime.{name}") == UNKNOWN}
 
 

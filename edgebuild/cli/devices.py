@@ -1,4 +1,4 @@
-"""`device add | list | check | remove`."""
+"""`device add | provision | list | check | remove`."""
 
 from __future__ import annotations
 
@@ -56,13 +56,12 @@ def add(
     validate(DeviceEntry, fields, "edgebuild device add")  # before anybody is asked anything
     keys = read_host_keys(address)
     _confirm(str(address), keys[0], host_key)
-    entry = enrol(validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add"), project)
+    wanted = validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add")
+    entry, runtimes = enrol(wanted, project)
     print(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
-    missing = [
-        k.removeprefix("runtime.") for k, v in entry.facts.items() if k.startswith("runtime.") and v == "unknown"
-    ]
+    missing = [runtime for runtime, version in runtimes.items() if version == "unknown"]
     if missing:
-        print(f"Its {python} lacks {', '.join(missing)}: install what the target's profile needs there.")
+        print(f"Its {python} lacks {', '.join(missing)}: `edgebuild device provision {name}` is the next command.")
 
 
 def _confirm(address: str, key: str, expected: str | None) -> None:
@@ -86,6 +85,28 @@ def _confirm(address: str, key: str, expected: str | None) -> None:
     print(f"{address} shows the host key {key.split()[0]} {shown}.")
     if not typer.confirm("Is that the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
         raise UsageError("The host key was not confirmed; nothing was written.")
+
+
+@app.command("provision")
+def provision(name: NameArgument, project: ProjectOption = None) -> None:
+    """Put the runtime of the board's target on the board; it needs no internet and no pip."""
+    from edgebuild.building.places import entry_of
+    from edgebuild.building.provision import provision as put_runtime
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.errors import EnvironmentGap
+
+    done = put_runtime(entry_of(name), project, progress=make_progress())
+    if done.wheels:
+        print(f"{name} has {done.python}: {', '.join(done.wheels)}.")
+        sent = (
+            f"{done.sent_bytes / 1e6:.1f} MB were sent" if done.sent_bytes else "all of it was there, nothing was sent"
+        )
+        print(f"They lie in {done.entry.site} on the board; {sent}.")
+    print(f"Runtimes: {', '.join(f'{runtime} {version}' for runtime, version in done.runtimes.items())}.")
+    if done.lacking:
+        names = ", ".join(runtime for runtime, _ in done.lacking)
+        hint = " ".join(how for _, how in done.lacking)
+        raise EnvironmentGap(f"{name} lacks {names}, which can't be put there from here.", hint=hint)
 
 
 @app.command("list")

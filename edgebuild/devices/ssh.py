@@ -22,6 +22,7 @@ from edgebuild.errors import DeviceError, EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from edgebuild.devices.address import SshAddress
@@ -38,7 +39,8 @@ MAX_WAITING_CHUNKS = 64
 STDERR_TAIL_BYTES = 16 << 10
 #: What a board may send as one file.
 MAX_FILE_BYTES = 8 << 30
-MAX_SCRIPT_LINES = 100
+#: A script of ours prints a number or a few lines.
+MAX_SCRIPT_BYTES = 64 << 10
 #: The shell's own words for a program that isn't there or can't be run.
 NOT_RUNNABLE = frozenset({126, 127})
 
@@ -76,6 +78,7 @@ class SshDevice:
         self._quota_bytes = quota_bytes
         self._wanted_root = root
         self._used_bytes: int | None = None
+        self._tidying: list[Future[Any]] = []
         self._loop: _Loop | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: Any = None
@@ -121,7 +124,8 @@ class SshDevice:
         size = source.stat().st_size
         if self._size(target) == size:
             return target
-        self._require_room(size)
+        self.require_room(size)
+        self._used_bytes = (self._used_bytes or 0) + size
         self._do(self._sftp.makedirs(posixpath.dirname(target), exist_ok=True), f"make the folder of {target}", FILE_S)
         partial = f"{target}.part"
         done = self._size(partial) or 0 if name.startswith("blobs/") else 0
@@ -150,6 +154,10 @@ class SshDevice:
         """End the connection and the thread."""
         if self._loop is None:
             return
+        for future in self._tidying:
+            with contextlib.suppress(Exception):
+                future.result(CONNECT_S)
+        self._tidying.clear()
         if self._stack is not None:
             with contextlib.suppress(Exception):
                 self._loop.call(self._stack.aclose(), CONNECT_S)
@@ -161,11 +169,13 @@ class SshDevice:
         channel = self.open([self._python, "-c", script, *arguments], {})
         try:
             lines: list[str] = []
+            left = MAX_SCRIPT_BYTES
             deadline = time.monotonic() + FILE_S
             while (line := channel.receive(max(0.0, deadline - time.monotonic()))) is not None:
                 lines.append(line)
-                if len(lines) > MAX_SCRIPT_LINES:
-                    raise DeviceError(f"{self.id} answers a script of one line with more than {MAX_SCRIPT_LINES}.")
+                left -= len(line) + 1
+                if left < 0:
+                    raise DeviceError(f"{self.id} answers a short script with more than {MAX_SCRIPT_BYTES} bytes.")
             if channel.wait(FILE_S) != 0:
                 raise DeviceError(f"{self.id}: {channel.stderr_tail() or 'a script failed'}")
             return "\n".join(lines)
@@ -174,10 +184,19 @@ class SshDevice:
         finally:
             channel.kill()
 
-    def kill_group(self, group: str) -> None:
-        """End every process of a group; a board that is away has noticed by itself."""
+    def kill_group(self, group: str, *, leader_ended: bool) -> None:
+        """End every process of a group; a board that is away has noticed by itself.
+
+        Where the group's leader ended by itself this only tidies up, and isn't waited for before ``close``: starting
+        the login shell that does it takes a while.
+        """
+        killing = self._connection.run(f"kill -KILL -- -{int(group)}", check=False)
+        if leader_ended and self._loop is not None:
+            self._tidying = [future for future in self._tidying if not future.done()]
+            self._tidying.append(self._loop.begin(killing))
+            return
         with contextlib.suppress(DeviceError):
-            self._do(self._connection.run(f"kill -KILL -- -{int(group)}", check=False), "end a program", CONNECT_S)
+            self._do(killing, "end a program", CONNECT_S)
 
     def wait_for(self, coroutine: Awaitable[Any], what: str, limit_s: float | None) -> Any:
         """Run a coroutine in the device's thread."""
@@ -315,17 +334,18 @@ class SshDevice:
             else:
                 await self._sftp.unlink(path)
 
-    def _require_room(self, size: int) -> None:
-        """Keep the root under its quota: what was used longest ago goes first."""
-        if self._used_bytes is None or self._used_bytes + size > self._quota_bytes:
-            answer = self.run_script(ROOM_SCRIPT, self.root, str(max(0, self._quota_bytes - size)))
-            self._used_bytes = int(answer or 0)
-        if self._used_bytes + size > self._quota_bytes:
+    def require_room(self, size: int) -> None:
+        """Make room for so many bytes under the quota; what was used longest ago goes first. Raises ``DeviceError``."""
+        if size <= self._quota_bytes and (self._used_bytes is None or self._used_bytes + size > self._quota_bytes):
+            answer = self.run_script(ROOM_SCRIPT, self.root, str(self._quota_bytes - size), self._site)
+            if not answer.isdigit():
+                raise DeviceError(f"{self.id} doesn't say how much it holds: {answer[:200]!r}.")
+            self._used_bytes = int(answer)
+        if (self._used_bytes or 0) + size > self._quota_bytes:
             raise DeviceError(
                 f"{self.id}: {size} bytes don't fit into the quota of {self._quota_bytes} bytes on the board.",
                 hint="Raise quota_gb in the inventory, or remove other files of edgebuild there.",
             )
-        self._used_bytes += size
 
     def _inside(self, name: str) -> str:
         root = self.root
@@ -395,7 +415,7 @@ class SshChannel:
             return
         self._killed = True
         if self._group.isdigit():
-            self._device.kill_group(self._group)
+            self._device.kill_group(self._group, leader_ended=self._process.exit_status is not None)
         with contextlib.suppress(DeviceError):
             self._device.wait_for(self._drop(), "close a program", CONNECT_S)
 
@@ -475,23 +495,35 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_unheard)
         self._thread = threading.Thread(target=self._loop.run_forever, name="edgebuild-ssh", daemon=True)
         self._thread.start()
 
     def call(self, coroutine: Awaitable[Any], limit_s: float | None) -> Any:
         """Run a coroutine there and return its result; it is cancelled when its time is over or the caller leaves."""
-        future = asyncio.run_coroutine_threadsafe(_awaited(coroutine), self._loop)
+        future = self.begin(coroutine)
         try:
             return future.result(limit_s)
         except BaseException:
             future.cancel()
             raise
 
+    def begin(self, coroutine: Awaitable[Any]) -> Future[Any]:
+        """Start a coroutine there and return at once."""
+        return asyncio.run_coroutine_threadsafe(_awaited(coroutine), self._loop)
+
     def stop(self) -> None:
         """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CONNECT_S)
         self._loop.close()
+
+
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A lost connection fails in many of asyncssh's tasks at once; whoever waits for one is told, the rest is noise."""
+    asyncssh = import_asyncssh()
+    if not isinstance(context.get("exception"), asyncssh.Error | OSError):
+        loop.default_exception_handler(context)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -79,6 +79,10 @@ def _check_settings(backend: Backend) -> None:
     require(bool(refusal), "a device without the runtime is refused")
     require(backend.refuse(Precision(kind="fp32"), {}) is None, "an unknown fact refuses nothing")
     require(bool(backend.install_hint), "there is a hint how to install the runtime")
+    require(
+        isinstance(backend.distributions, tuple) and all(isinstance(name, str) for name in backend.distributions),
+        "distributions is a tuple of names, empty where the runtime doesn't come as wheels",
+    )
 
 
 def _compiled(

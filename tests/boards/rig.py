@@ -17,13 +17,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgebuild.devices.address import SshAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgebuild.catalogue.inventory import DeviceEntry
     from edgebuild.devices.ssh import SshDevice
 
 PREFIX = "ebt"
@@ -117,13 +118,13 @@ class Board:
     def ssh(self) -> SshAddress:
         return SshAddress(user=getpass.getuser(), host=self.address)
 
-    def device(self, *, python: str = "", host_key: str = "") -> SshDevice:
-        """A new connection to the board; closed when the test ends."""
+    def device(self, *, python: str = "", host_key: str = "", address: SshAddress | None = None) -> SshDevice:
+        """A new connection to the board, or to the ``address`` of a link to it; closed when the test ends."""
         from edgebuild.devices.ssh import SshDevice
 
         made = SshDevice(
             f"board-{self.number}",
-            address=self.ssh,
+            address=address or self.ssh,
             host_keys=(host_key or self.host_key,),
             key_file=self.folder / "user_key",
             root=str(self.root / "edgebuild"),
@@ -131,6 +132,21 @@ class Board:
         )
         self.devices.append(made)
         return made
+
+    def entry(self, target: str, **more: Any) -> DeviceEntry:
+        """The board as the inventory has it."""
+        from edgebuild.catalogue.inventory import DeviceEntry
+
+        fields = {
+            "name": f"board-{self.number}",
+            "target": target,
+            "address": str(self.ssh),
+            "host_keys": (self.host_key,),
+            "key_file": str(self.folder / "user_key"),
+            "python": self.python,
+            "root": str(self.root / "edgebuild"),
+        }
+        return DeviceEntry.model_validate({**fields, **more})
 
     def processes(self) -> list[str]:
         """The command lines that run on the board, sshd's own apart."""

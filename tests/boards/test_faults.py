@@ -16,6 +16,7 @@ import pytest
 from edgebuild.devices import bundle, ssh
 from edgebuild.devices.client import MAX_TOTAL_BYTES, RunnerClient
 from edgebuild.devices.probe import read_probe
+from edgebuild.devices.transport import MAX_LINE_BYTES
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -81,6 +82,22 @@ def test_a_board_set_up_anew_is_refused_with_both_fingerprints(board: Board, tmp
     usable(board, tmp_path)
 
 
+def test_a_runner_whose_request_never_comes_ends(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that is cut between the start and the request closes nothing on the board."""
+    impatient = tmp_path / "impatient"
+    shutil.copytree(bundle.RUNNER, impatient)
+    protocol = impatient / "protocol.py"
+    protocol.write_text(protocol.read_text().replace("REQUEST_S = 30.0\n", "REQUEST_S = 1.0\n"))
+    monkeypatch.setattr(bundle, "RUNNER", impatient)
+    device = board.device()
+    monkeypatch.setattr(ssh.SshChannel, "send", lambda *_: None)
+    channel = RunnerClient(device, {}).start("probe", {}, time_limit_s=600.0)
+    wait_until_busy(board)
+    board.wait_until_idle(10.0)
+    assert channel.wait(5.0) == 3
+    channel.kill()
+
+
 def test_kill_9_of_the_host_leaves_nothing_running(board: Board, tmp_path: Path) -> None:
     words = (str(board.ssh), board.host_key, board.folder / "user_key", board.root / "edgebuild", board.python)
     script = backend(tmp_path, SLEEPER)
@@ -139,7 +156,7 @@ def test_a_full_disk_is_said_and_leaves_no_torn_file(board: Board, tmp_path: Pat
         client.put_folder(folder)
     blobs = board.root / "edgebuild" / "blobs"
     assert all(path.suffix == ".part" for path in blobs.iterdir())
-    assert not board.processes()
+    board.wait_until_idle(5.0)
     (board.root / "filler").unlink()
     placed = client.put_folder(folder)
     assert (Path(placed) / "model").read_bytes() == (folder / "model").read_bytes()
@@ -182,6 +199,19 @@ def test_garbage_and_endless_output_are_stopped(board: Board, tmp_path: Path, pr
     with pytest.raises(DeviceError, match=said) as caught:
         client.call("probe", {}, time_limit_s=3.0 if "gave" in said else 60.0)
     assert caught.value.message.isprintable() or "\n" in caught.value.message
+    board.wait_until_idle(5.0)
+    usable(board, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["while :; do head -c 4000000 /dev/zero | tr '\\0' x; echo; done", "yes", "yes | tr -d '\\n'"],
+    ids=["long-lines", "short-lines", "one-line"],
+)
+def test_a_board_that_floods_a_short_script_is_stopped(board: Board, tmp_path: Path, program: str) -> None:
+    liar = board.device(python=board.program("python", f"#!/bin/sh\n{program}\n"))
+    with pytest.raises(DeviceError, match=rf"more than ({ssh.MAX_SCRIPT_BYTES}|{MAX_LINE_BYTES}) bytes"):
+        liar.run_script("print(1)")
     board.wait_until_idle(5.0)
     usable(board, tmp_path)
 

@@ -75,21 +75,11 @@ def test_a_board_that_is_not_its_target_is_not_enrolled(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgebuild.building.enrol import enrol
-    from edgebuild.catalogue.inventory import DeviceEntry
 
     inventory = tmp_path / "devices.toml"
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(inventory))
-    entry = DeviceEntry(
-        name="pi",
-        target="raspberry-pi-5",
-        address=str(board.ssh),
-        host_keys=(board.host_key,),
-        key_file=str(board.folder / "user_key"),
-        python=board.python,
-        root=str(board.root / "edgebuild"),
-    )
     with pytest.raises(ConfigError, match="aarch64"):
-        enrol(entry, None)
+        enrol(board.entry("raspberry-pi-5"), None)
     assert not inventory.exists()
     assert not board.processes()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.cli.example import run
 from tests.devices.sshd import Board, board, needs_sshd
+from tests.devices.wheels import make_wheel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,3 +152,58 @@ def test_a_target_without_a_device_says_what_to_do(inventory: Path, project: Pat
     assert list((project / ".edgebuild" / "builds").glob("*/artifact/model.onnx"))
     both = run("build", "--device", "x", "--no-measure", cwd=project)
     assert both.code == 2
+
+
+def offline(index: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    for name, value in (
+        ("PIP_CONFIG_FILE", os.devnull),
+        ("PIP_NO_INDEX", "1"),
+        ("PIP_FIND_LINKS", str(index)),
+        ("XDG_CACHE_HOME", str(cache)),
+    ):
+        monkeypatch.setenv(name, value)
+
+
+def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
+    board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for onnxruntime, in a version that only it has, from an index on this disk."""
+    from edgebuild.devices.ssh import fingerprint
+
+    known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
+    assert run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path).code == 0
+    index = tmp_path / "index"
+    offline(index, monkeypatch, tmp_path / "cache")
+    index.mkdir()
+    none = run("device", "provision", "bench", "--project", str(project), cwd=tmp_path)
+    assert none.code == 6, none
+    assert "pip finds no wheels of onnxruntime for Python" in none.err
+    make_wheel(index, "onnxruntime", "9.9")
+    first = run("device", "provision", "bench", "--project", str(project), cwd=tmp_path)
+    assert first.code == 0, first
+    assert "onnxruntime 9.9" in first.out
+    assert "MB were sent" in first.out
+    second = run("device", "provision", "bench", "--project", str(project), cwd=tmp_path)
+    assert second.code == 0, second
+    assert "nothing was sent" in second.out
+    checked = run("device", "check", "bench", "--project", str(project), cwd=tmp_path)
+    assert "runtime.onnxruntime: 9.9" in checked.out
+    assert "onnxruntime 9.9" in run("device", "list", cwd=tmp_path).out.replace("\n", " ")
+
+
+def test_tensorrt_is_not_put_on_a_board_and_says_where_it_comes_from(
+    board: Board, inventory: Path, tmp_path: Path, project: Path
+) -> None:
+    from edgebuild.devices.ssh import fingerprint
+
+    profile = project / "profiles" / "quick.toml"
+    profile.write_text(profile.read_text().replace('"onnxruntime"', '"tensorrt"'))
+    known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
+    added = run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path)
+    assert added.code == 0, added
+    assert "lacks tensorrt" in added.out
+    ended = run("device", "provision", "bench", "--project", str(project), cwd=tmp_path)
+    assert ended.code == 6, ended
+    assert "bench lacks tensorrt" in ended.err
+    assert "JetPack" in ended.err
+    assert run("device", "provision", "other", cwd=project).code == 2

@@ -33,6 +33,7 @@ class OnnxRuntime:
     name = NAME
     device_file = Path(__file__).with_name("device.py")
     install_hint = "pip install 'edgebuild[onnxruntime]'"
+    distributions = ("onnxruntime",)
     settings = (
         SettingSpec(name="threads", type=int, least=1, meaning="Threads that share one inference."),
         SettingSpec(

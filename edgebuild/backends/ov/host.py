@@ -31,6 +31,7 @@ class OpenVino:
     name = NAME
     device_file = Path(__file__).with_name("device.py")
     install_hint = INSTALL
+    distributions = ("openvino",)
     settings = (
         SettingSpec(name="threads", type=int, least=1, meaning="Threads that share one inference."),
         SettingSpec(

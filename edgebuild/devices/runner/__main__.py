@@ -53,6 +53,14 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import energy
 
         return energy.energy(request, wire)
+    if op in ("python", "site"):
+        from . import packages
+
+        return getattr(packages, op)(request)  # type: ignore[no-any-return]
+    if op == "install":
+        from . import packages
+
+        return packages.install(request, wire)
     if op in ("layers", "compile"):
         return getattr(artifact, op)(request)  # type: ignore[no-any-return]
     raise protocol.Problem("usage", "The runner has no operation %r." % op)

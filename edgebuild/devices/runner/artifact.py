@@ -28,6 +28,17 @@ def backend_module(name: str) -> ModuleType:
         raise Problem("usage", "The runner was built without the backend %r." % name) from error
 
 
+def _load_runtime(backend: ModuleType, name: str) -> None:
+    try:
+        backend.load_runtime()
+    except ImportError as error:
+        raise Problem(
+            "environment",
+            "%s is not installed on the device (%s)." % (name, error),
+            "`edgebuild device provision` puts it on a board; `edgebuild doctor` says how it is installed here.",
+        ) from error
+
+
 class Opened:
     """An artifact's manifest, its backend with the runtime imported, and what that cost in seconds."""
 
@@ -43,12 +54,7 @@ class Opened:
         self.settings: Fields = dict(self.manifest["settings"] if settings is None else settings)
         self.backend = backend_module(self.manifest["backend"])
         start = time.perf_counter()
-        try:
-            self.backend.load_runtime()
-        except ImportError as error:
-            raise Problem(
-                "environment", "%s is not installed on the device (%s)." % (self.manifest["backend"], error)
-            ) from error
+        _load_runtime(self.backend, self.manifest["backend"])
         self.import_s = time.perf_counter() - start
 
     def session(self) -> Any:
@@ -75,7 +81,7 @@ def compile(request: Fields) -> Fields:  # noqa: A001  the operation's name
     backend = backend_module(request["backend"])
     if not hasattr(backend, "compile"):
         raise Problem("usage", "The backend %r compiles nothing on the device." % request["backend"])
-    backend.load_runtime()
+    _load_runtime(backend, request["backend"])
     os.makedirs(request["out"], exist_ok=True)
     result: Fields = backend.compile(request["model"], request["out"], request.get("options", {}))
     return result

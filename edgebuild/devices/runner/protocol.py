@@ -11,6 +11,8 @@ import threading
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4 << 20
+#: A request comes with the start; a host that was cut off before it was sent will never send it.
+REQUEST_S = 30.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Wire:
         """Return the request, then watch stdin: when it closes, nobody waits for us and the process ends."""
         data = b""
         while not data.endswith(b"\n"):
+            if not select.select([0], [], [], REQUEST_S)[0]:
+                os._exit(3)
             chunk = os.read(0, 1 << 16)
             data += chunk
             if not chunk or len(data) > MAX_REQUEST_BYTES:

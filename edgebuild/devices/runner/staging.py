@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def stage(request: Fields) -> Fields:
     """Build ``<root>/cas/<digest>`` from ``<root>/blobs`` by hard links, every file verified; whole or not at all."""
     root, digest = request["root"], request["digest"]
-    folder = os.path.join(root, "cas", _plain(digest))
+    folder = os.path.join(root, "cas", plain(digest))
     if _complete(folder, request["files"]):
         return {"path": folder, "reused": True}
     shutil.rmtree(folder, ignore_errors=True)
@@ -42,7 +42,7 @@ def _place(root: str, partial: str, entry: Fields) -> None:
     path = os.path.normpath(entry["path"])
     if os.path.isabs(path) or path.startswith(".."):
         raise Problem("usage", "The file %r would leave its folder." % entry["path"])
-    blob = os.path.join(root, "blobs", _plain(entry["sha256"]))
+    blob = os.path.join(root, "blobs", plain(entry["sha256"]))
     if digest_of(blob) != entry["sha256"]:
         os.unlink(blob)
         raise Problem("device", "The file %s was damaged on its way or on the disk." % entry["path"], "Try again.")
@@ -54,7 +54,8 @@ def _place(root: str, partial: str, entry: Fields) -> None:
         shutil.copyfile(blob, target)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a digest that may be a part of a path; raises for anything else."""
     if not name.isalnum():
         raise Problem("usage", "%r is not a digest." % name)
     return name

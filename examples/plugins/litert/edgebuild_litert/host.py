@@ -29,6 +29,7 @@ class LiteRt:
     name = NAME
     device_file = Path(__file__).with_name("device.py")
     install_hint = "pip install ai-edge-litert"
+    distributions = ("ai-edge-litert",)
     settings = (SettingSpec(name="threads", type=int, least=1, meaning="Threads that share one inference."),)
 
     def installed(self) -> str | None:
