@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.building.candidates import Built, evaluate, judge
@@ -12,6 +12,8 @@ from edgebuild.building.race import CLOSE
 from edgebuild.building.record import write_record
 from edgebuild.building.seal import Opening, open_seal
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import RunnerFailed
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.judging.limits import Measured, check_limits
 from edgebuild.judging.selection import Option, missed_share, select
@@ -33,16 +35,18 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What the sealed test set said about the finalists, by artifact digest."""
+    """What the sealed test set said about the finalists, by artifact digest; ``failed`` says whose runner failed."""
 
     opening: Opening | None
     verdicts: Mapping[str, tuple[Verdict, Closeness]]
+    failed: Mapping[str, RunnerFailed] = field(default_factory=dict)
 
 
 def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
     """Score every finalist of every target on the test set, in one opening that is on record before it happens.
 
-    Each is run where its target is; the reference is run once.
+    Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
+    baseline on it.
     """
     finalists = {c.artifact.digest(): (c, at) for race, at in zip(races, worlds, strict=True) for c in race.finalists}
     if not finalists:
@@ -56,19 +60,38 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
         artifacts=finalists,
     )
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
-    verdicts = {}
+    baselines = {race.finalists[0].artifact.digest() for race in races if race.finalists}
+    verdicts, failed = {}, {}
     for digest, (finalist, at) in finalists.items():
         who, compiled = finalist.built.planned.id, finalist.built.compiled
         if compiled is None:
             continue
-        outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+        try:
+            outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+        except RunnerFailed as error:
+            if digest in baselines:
+                raise
+            require_alive(at.client)
+            failed[digest] = error
+            continue
         level = level_for_opening(opening.number)
         verdicts[digest] = judge(at, who, reference, outputs, test, "test", level=level)
-    return Opened(opening=opening, verdicts=verdicts)
+    return Opened(opening=opening, verdicts=verdicts, failed=failed)
+
+
+def _survived(race: Race, opened: Opened) -> Race:
+    """The race without the finalists whose runner failed on the test set."""
+    lost = {f.built.planned.id: opened.failed[d] for f in race.finalists if (d := f.artifact.digest()) in opened.failed}
+    return replace(
+        race,
+        finalists=tuple(f for f in race.finalists if f.artifact.digest() not in opened.failed),
+        failed={**race.failed, **{who: error.sentence for who, error in lost.items()}},
+    )
 
 
 def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, world: World) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
+    race = _survived(race, opened)
     names = _names(race)
     limits = {name: value for name, value in world.project.limits.model_dump().items() if value is not None}
     verdicts = {name: _verdict(finalist, opened, limits) for name, finalist in names.items()}
@@ -181,7 +204,7 @@ def _finalist_record(
         contract=finalist.artifact.contract,
         status=status,
         reason=selection.reasons[name],
-        notes=(*built.notes, *race.settings_notes.get(built.planned.id, ())),
+        notes=(*built.notes, *race.settings_notes.get(built.planned.id, ()), *finalist.notes),
         validation=built.verdict,
         test=verdict,
         closeness=opened.verdicts[finalist.artifact.digest()][1],
@@ -207,6 +230,8 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         status, reason = "failed", built.failure or "was not judged"
     elif built.verdict.outcome is Outcome.REFUSED:
         status, reason = "refused", "; ".join(built.verdict.reasons)
+    elif built.planned.id in race.failed:
+        status, reason = "failed", race.failed[built.planned.id]
     elif best is not None and best in race.dropped:
         reason = f"dropped in screening: {race.dropped[best]}"
     elif best is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Layer, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
-from edgebuild.devices.probe import read_probe
-from edgebuild.errors import DeviceError
+from edgebuild.devices.probe import read_probe, require_alive
+from edgebuild.errors import DeviceError, RunnerFailed
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
 from edgebuild.measuring.thermal import CoolDown
@@ -44,7 +44,10 @@ LAUNCH_GRACE_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One artifact to measure. ``contest`` groups the arms that screening may drop against each other."""
+    """One artifact to measure. ``contest`` groups the arms that screening may drop against each other.
+
+    One to ``keep`` is never dropped; when its runner fails, the session ends.
+    """
 
     id: str
     artifact: Artifact
@@ -72,12 +75,16 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
-    """A whole session: measurements by arm, in launch order; ``dropped`` says why screening stopped early."""
+    """A session: measurements by arm, in launch order; ``dropped`` says why screening stopped early.
+
+    ``failed`` holds the arms whose runner crashed or hung: they are launched again when the session is gone on with.
+    """
 
     protocol: Protocol
     folder: SessionFolder
     measurements: Mapping[str, Measurement]
     dropped: Mapping[str, str]
+    failed: Mapping[str, RunnerFailed]
     anchor_ms: tuple[float, ...]
     reused: bool
 
@@ -97,6 +104,7 @@ class _Run:
     folder: SessionFolder
     launches: dict[str, list[Launch]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, RunnerFailed] = field(default_factory=dict)
     next_index: int = 0
     cool_down: CoolDown | None = None
 
@@ -118,8 +126,8 @@ def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
 def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:
     """Measure all arms under one protocol, or reuse a session that measured exactly them.
 
-    Raises ``DeviceError`` when a launch can't be made, ``Interrupted`` when stopped; what was measured is kept and a
-    second call goes on with it.
+    Raises ``DeviceError`` when the device or an arm to keep fails, ``Interrupted`` when stopped; what was measured is
+    kept and a second call goes on with it. A session in which an arm failed is never whole.
     """
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
@@ -136,9 +144,10 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     if not folder.whole:
         with bench.progress.task(title, total=_planned_s(run)) as task:
             _run_rounds(run, task)
-        folder.finish(
-            {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
-        )
+        if not run.failed:
+            folder.finish(
+                {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
+            )
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
     return SessionResult(
@@ -146,6 +155,7 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
         folder=folder,
         measurements={arm.id: _measurement(run, arm) for arm in arms},
         dropped=run.dropped,
+        failed=run.failed,
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
     )
@@ -175,7 +185,7 @@ def _run_rounds(run: _Run, task: Task) -> None:
         if run.bench.anchor is not None and index in anchor_rounds:
             _launch_if_missing(run, run.bench.anchor, len([r for r in sorted(anchor_rounds) if r < index]), task)
         for arm_id in round_order:
-            if arm_id not in run.dropped:
+            if arm_id not in run.dropped and arm_id not in run.failed:
                 _launch_if_missing(run, by_id[arm_id], index, task)
         if run.protocol.name == "screen":
             _drop_hopeless(run, index)
@@ -190,7 +200,7 @@ def _wants_more(run: _Run) -> bool:
     """
     if run.protocol.launches == run.protocol.max_launches or time.monotonic() > run.bench.deadline_s:
         return False
-    names = [arm.id for arm in run.arms]
+    names = [arm.id for arm in run.arms if arm.id not in run.failed]
     fastest = min(names, key=lambda name: (_median_ms(run.launches.get(name, [])), name))
     looked = [_first_look(run, fastest, name) for name in names if name != fastest]
     return any(comparison is None or comparison.outcome == "inconclusive" for comparison in looked)
@@ -216,13 +226,23 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if run.cool_down is None:
         run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
     run.cool_down.wait()
-    attempts = run.protocol.attempts
-    for attempt in range(attempts):
-        launch = _launch(run, arm, last=attempt == attempts - 1)
-        if launch.valid or attempt == attempts - 1:
-            done.append(launch)
-            break
+    try:
+        done.append(_launch_until_valid(run, arm))
+    except RunnerFailed as error:
+        if arm.keep:
+            raise
+        require_alive(run.bench.client)
+        run.failed[arm.id] = error
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
+
+
+def _launch_until_valid(run: _Run, arm: Arm) -> Launch:
+    last = run.protocol.attempts - 1
+    for _ in range(last):
+        launch = _launch(run, arm, last=False)
+        if launch.valid:
+            return launch
+    return _launch(run, arm, last=True)
 
 
 def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
@@ -272,7 +292,10 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
 
 def _drop_hopeless(run: _Run, index: int) -> None:
     for contest in {arm.contest for arm in run.arms}:
-        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in run.dropped]
+        out = {*run.dropped, *run.failed}
+        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in out]
+        if not arms:
+            continue
         # Launches of later rounds are there already when a session is gone on with; they don't count yet.
         medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
         best = min(medians, key=lambda arm_id: (medians[arm_id], arm_id))
