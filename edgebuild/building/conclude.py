@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.building.candidates import Built, evaluate, judge
 from edgebuild.building.prepare import materialise, run_reference
-from edgebuild.building.race import CLOSE
+from edgebuild.building.race import CLOSE, cost_of, figure_of
 from edgebuild.building.record import write_record
 from edgebuild.building.seal import Opening, open_seal
+from edgebuild.core.measurement import LatencySummary
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
 from edgebuild.devices.probe import require_alive
 from edgebuild.errors import RunnerFailed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.prepare import Prepared
-    from edgebuild.building.race import Certified, Race
+    from edgebuild.building.race import Certified, Race, Screened
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import BuildRecord, Closeness
@@ -150,7 +151,12 @@ def _names(race: Race) -> dict[str, Certified]:
 
 def _verdict(finalist: Certified, opened: Opened, limits: Mapping[str, float]) -> Verdict:
     verdict, _ = opened.verdicts[finalist.artifact.digest()]
-    measured = Measured(latency=finalist.summary, memory=finalist.memory, size_bytes=finalist.artifact.size_bytes)
+    measured = Measured(
+        latency=finalist.summary,
+        throughput=finalist.throughput,
+        memory=finalist.memory,
+        size_bytes=finalist.artifact.size_bytes,
+    )
     return check_limits(verdict, limits, measured)
 
 
@@ -163,7 +169,8 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
     elif objective == "memory":
         value = float(finalist.memory.peak_bytes) if finalist.memory else float("inf")
     elif objective == "throughput":
-        value = summary.throughput_per_s
+        flight = finalist.throughput
+        value, low, high = (flight.per_s, flight.low_per_s, flight.high_per_s) if flight else (0.0, None, None)
     else:
         value, low, high = summary.point_ms, summary.low_ms, summary.high_ms
     own = plain.get(finalist.built.planned.profile)
@@ -208,8 +215,9 @@ def _finalist_record(
         validation=built.verdict,
         test=verdict,
         closeness=opened.verdicts[finalist.artifact.digest()][1],
-        screen=screened[1] if screened else None,
+        **_screened(screened and screened[1]),
         certify=finalist.summary,
+        throughput=finalist.throughput,
         memory=finalist.memory,
         energy=finalist.energy,
         versus_reference=finalist.versus_reference,
@@ -222,7 +230,7 @@ def _finalist_record(
 def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     """A candidate that was not certified, with the reason why not."""
     own = {arm: summary for arm, (candidate, summary) in race.screened.items() if candidate == built.planned.id}
-    best = min(own, key=lambda arm: (own[arm].point_ms, arm), default=None)
+    best = min(own, key=lambda arm: (cost_of(own[arm]), arm), default=None)
     status: Status = "screened"
     if race.unmeasured and built.failure is None:
         status, reason = "unraced", race.unmeasured
@@ -235,7 +243,7 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     elif best is not None and best in race.dropped:
         reason = f"dropped in screening: {race.dropped[best]}"
     elif best is not None:
-        reason = f"screened at {own[best].point_ms:.3g} ms, more than {CLOSE - 1:.0%} behind the fastest of its kind"
+        reason = f"screened at {figure_of(own[best])}, more than {CLOSE - 1:.0%} behind the fastest of its kind"
     else:
         status, reason = "unraced", _not_raced(built, race, world)
     return CandidateRecord(
@@ -250,8 +258,12 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         notes=(*built.notes, *race.settings_notes.get(built.planned.id, ())),
         validation=built.verdict,
         closeness=built.closeness,
-        screen=own[best] if best else None,
+        **_screened(own[best] if best else None),
     )
+
+
+def _screened(found: Screened | None) -> dict[str, Any]:
+    return {"screen" if isinstance(found, LatencySummary) else "throughput_screen": found}
 
 
 def _not_raced(built: Built, race: Race, world: World) -> str:

@@ -43,7 +43,7 @@ MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
 MESSAGE_CHARACTERS = 2_000
 #: Operations that run the user's model in a runtime: when one dies, that may be the model's doing.
-MODEL_OPS = frozenset({"compile", "evaluate", "measure", "memory", "energy", "layers"})
+MODEL_OPS = frozenset({"compile", "evaluate", "measure", "throughput", "memory", "energy", "layers"})
 
 _ERRORS: Mapping[str, type[EdgebuildError]] = {
     "model": ModelError,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Layer, Measurement, Memory
+from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.devices.probe import read_probe, require_alive
 from edgebuild.errors import DeviceError, RunnerFailed
@@ -213,7 +213,7 @@ def _first_look(run: _Run, left: str, right: str) -> Comparison | None:
 
 
 def _median_ms(launches: Sequence[Launch]) -> float:
-    valid = sorted(launch.median_ns / 1e6 for launch in launches if launch.valid)
+    valid = sorted(launch.cost_ns / 1e6 for launch in launches if launch.valid)
     return valid[len(valid) // 2] if valid else float("inf")
 
 
@@ -252,11 +252,12 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
     """
     client, protocol, index = run.bench.client, run.protocol, run.next_index
     sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
+    op = "throughput" if protocol.mode == "flight" and arm.id != ANCHOR else "measure"
     name = f"launch-{index:04d}.i64"
     local = run.folder.path / name
     with client.workspace() as remote:
         found = client.call(
-            "measure",
+            op,
             {
                 "backend": arm.artifact.backend,
                 "artifact": client.put_folder(arm.folder),
@@ -291,6 +292,7 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
 
 
 def _drop_hopeless(run: _Run, index: int) -> None:
+    what = "latency" if run.protocol.mode == "single" else "time per inference"
     for contest in {arm.contest for arm in run.arms}:
         out = {*run.dropped, *run.failed}
         arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in out]
@@ -304,14 +306,14 @@ def _drop_hopeless(run: _Run, index: int) -> None:
                 continue
             if medians[arm.id] > HOPELESS * medians[best]:
                 run.dropped[arm.id] = (
-                    f"{medians[arm.id] / medians[best]:.2f}x the latency of {best} "
+                    f"{medians[arm.id] / medians[best]:.2f}x the {what} of {best} "
                     f"after {index + 1} of {run.protocol.launches} screening launches"
                 )
 
 
 def _fastest(launches: Sequence[Launch]) -> float:
     """The fastest valid launch; infinity where there is none, which says nothing about the arm."""
-    return min((launch.median_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
+    return min((launch.cost_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
 
 
 def _measurement(run: _Run, arm: Arm) -> Measurement:
@@ -337,49 +339,6 @@ def _memory(run: _Run, arm: Arm) -> Memory | None:
 def _energy(run: _Run, arm: Arm) -> Energy | None:
     found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
     return None if found is None or "sensor" in found else Energy.model_validate(found)
-
-
-def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
-    """Measure peak memory in a launch of its own, once per session and arm."""
-    answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
-    return Memory.model_validate(answer)
-
-
-def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
-    """Measure energy in a launch of its own; None where the device has no readable sensor."""
-    answer = _side_launch(bench, folder, arm, "energy", {})
-    return None if "sensor" in answer else Energy.model_validate(answer)
-
-
-def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
-    """Ask the runtime what precision each layer really runs in, with a time per layer where it has one."""
-    answer = _side_launch(bench, folder, arm, "layers", {})
-    return tuple(Layer.model_validate(layer) for layer in answer["layers"])
-
-
-def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: Mapping[str, Any]) -> Any:
-    name = f"{op}-{arm.artifact.digest()[:16]}"
-    found = folder.extras(name)
-    if found is None:
-        found = _call(bench, arm, op, extra)
-        folder.record_extra(name, found)
-    return found
-
-
-def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    client = bench.client
-    return client.call(
-        op,
-        {
-            "backend": arm.artifact.backend,
-            "artifact": client.put_folder(arm.folder),
-            "settings": dict(arm.artifact.settings),
-            "inputs": client.put_folder(arm.inputs),
-            **extra,
-        },
-        time_limit_s=LAUNCH_GRACE_S * 2,
-        check=bench.check,
-    )
 
 
 def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:

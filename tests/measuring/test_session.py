@@ -19,7 +19,7 @@ from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import DeviceError, Interrupted, RunnerFailed
-from edgebuild.measuring import session, statistics
+from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.measuring.evidence import SessionFolder
 from edgebuild.measuring.protocols import Protocol
@@ -279,13 +279,13 @@ def test_memory_and_layers_are_asked_for_once_per_session(
 ) -> None:
     bench, arm = ground.bench(tmp_path), ground.arm("a")
     result = measure(bench, ONCE, [arm], title="t")
-    memory = session.measure_memory(bench, result.folder, arm)
+    memory = side.measure_memory(bench, result.folder, arm)
     assert memory.peak_bytes >= memory.baseline_bytes > 1 << 20
-    layers = session.read_layers(bench, result.folder, arm)
+    layers = side.read_layers(bench, result.folder, arm)
     assert {layer.precision for layer in layers} == {"fp32"}
     monkeypatch.setattr(ground.client, "call", None)
-    assert session.measure_memory(bench, result.folder, arm) == memory
-    assert session.read_layers(bench, result.folder, arm) == layers
+    assert side.measure_memory(bench, result.folder, arm) == memory
+    assert side.read_layers(bench, result.folder, arm) == layers
     again = measure(bench, ONCE, [arm], title="t")
     assert again.measurements["a"].memory == memory
 
