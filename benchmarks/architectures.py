@@ -24,7 +24,7 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
-from edgebuild.measuring import session
+from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.techniques.table import technique
 
@@ -105,7 +105,7 @@ def _row(
     with measurement_lock("benchmark: random nets"):
         bench = race.make_bench(w)
         result = session.measure(bench, protocol, arms, title="Timing")
-        memory = {arm.id: session.measure_memory(bench, result.folder, arm).peak_bytes for arm in arms}
+        memory = {arm.id: side.measure_memory(bench, result.folder, arm).peak_bytes for arm in arms}
     summaries = {arm.id: race.summary_of(result, arm.id, 1) for arm in arms}
     comparison = session.compare_arms(result, "int8", "fp32")
     return {

@@ -9,7 +9,8 @@
     ├── DataError .............. 2   the user's data or metric can't be used
     ├── BudgetMissed ........... 3   a result: no candidate stays inside the budget
     ├── Inconclusive ........... 4   a result: the data can't certify the budget
-    ├── DeviceError ............ 5   the device or its runner failed, hung or spoke nonsense
+    ├── DeviceError ............ 5   the device failed, is out of reach or spoke nonsense
+    │   └── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
     ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
     │   └── StoreError ......... 6   the store is full, read-only or locked by another build
     └── Interrupted ............ 130 Ctrl-C, or a time limit of the user's
@@ -78,6 +79,18 @@ class DeviceError(EdgebuildError):
     """A device or its runner failed, hung, or spoke nonsense."""
 
     exit_code = 5
+
+
+class RunnerFailed(DeviceError):
+    """One process on a device crashed, was killed, hung or failed, which says nothing of the device itself.
+
+    ``said`` is the end of its error output.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", said: str = "") -> None:
+        super().__init__(f"{message}\nThe end of its error output:\n{said}" if said else message, hint=hint)
+        self.sentence = message
+        self.said = said
 
 
 class EnvironmentGap(EdgebuildError):

@@ -11,6 +11,10 @@
   artifact.json.
 - ``layers(artifact, folder, settings, inputs)``: a list of {name, op, precision, time_us}, read back from the runtime;
   ``inputs`` maps every input's name to an array.
+- optionally ``class Flight(artifact, folder, settings)``: a session that keeps ``requests`` calls in flight.
+  ``flood(feeds, stop, ended)`` runs the feeds in rotation until ``stop()`` is true and all is over, and calls
+  ``ended(start)`` after each call with the ``perf_counter_ns`` at which it began, from any thread; input and output
+  copies are part of a call. Without it throughput is measured one request at a time, and the record says so.
 - optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there.
 
 What it raises with an attribute ``kind`` of "model", "data" or "environment" is shown to the user as it is.

@@ -15,7 +15,7 @@ from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import EnvironmentGap, UsageError
-from edgebuild.measuring import session, statistics
+from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 
@@ -201,9 +201,9 @@ def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchRepor
                 summary=statistics.summarise(
                     launches, session.samples_reader(measured.folder.path), batch=arm.artifact.contract.batch
                 ),
-                memory=session.measure_memory(bench, measured.folder, arm),
-                energy=session.measure_energy(bench, measured.folder, arm),
-                layers=session.read_layers(bench, measured.folder, arm),
+                memory=side.measure_memory(bench, measured.folder, arm),
+                energy=side.measure_energy(bench, measured.folder, arm),
+                layers=side.read_layers(bench, measured.folder, arm),
             )
         )
     comparison = session.compare_arms(measured, arms[0].id, arms[1].id) if len(arms) > 1 else None

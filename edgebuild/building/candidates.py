@@ -9,7 +9,8 @@ from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
-from edgebuild.errors import BudgetMissed, EnvironmentGap, ModelError, StoreError
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import BudgetMissed, EnvironmentGap, ModelError, RunnerFailed, StoreError
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ class Built:
 def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
+    That holds for a runtime that crashes or hangs too, as long as its device answers and another candidate runs there.
     The device, the data, the metric, the store and the user may still end it: those errors aren't the candidate's.
     """
-    built = []
+    built, crashes = [], []
     with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
             world.check()
@@ -67,8 +69,19 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
                 raise
             except (ModelError, EnvironmentGap) as error:
                 built.append(Built(planned=planned, failure=error.message))
+            except RunnerFailed as error:
+                require_alive(world.client)
+                crashes.append(error)
+                built.append(Built(planned=planned, failure=error.sentence, notes=crash_notes(error)))
             task.advance(note=planned.id)
+    if crashes and not any(each.verdict for each in built):
+        raise crashes[0]
     return tuple(built)
+
+
+def crash_notes(error: RunnerFailed) -> tuple[str, ...]:
+    """Return what a runner that failed left on its error output."""
+    return (f"the end of the runner's error output: {error.said}",) if error.said else ()
 
 
 def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.building.candidates import Built, evaluate, judge
 from edgebuild.building.prepare import materialise, run_reference
-from edgebuild.building.race import CLOSE
+from edgebuild.building.race import CLOSE, cost_of, figure_of
 from edgebuild.building.record import write_record
 from edgebuild.building.seal import Opening, open_seal
+from edgebuild.core.measurement import LatencySummary
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import RunnerFailed
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.judging.limits import Measured, check_limits
 from edgebuild.judging.selection import Option, missed_share, select
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.prepare import Prepared
-    from edgebuild.building.race import Certified, Race
+    from edgebuild.building.race import Certified, Race, Screened
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import BuildRecord, Closeness
@@ -33,16 +36,18 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What the sealed test set said about the finalists, by artifact digest."""
+    """What the sealed test set said about the finalists, by artifact digest; ``failed`` says whose runner failed."""
 
     opening: Opening | None
     verdicts: Mapping[str, tuple[Verdict, Closeness]]
+    failed: Mapping[str, RunnerFailed] = field(default_factory=dict)
 
 
 def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
     """Score every finalist of every target on the test set, in one opening that is on record before it happens.
 
-    Each is run where its target is; the reference is run once.
+    Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
+    baseline on it.
     """
     finalists = {c.artifact.digest(): (c, at) for race, at in zip(races, worlds, strict=True) for c in race.finalists}
     if not finalists:
@@ -56,19 +61,38 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
         artifacts=finalists,
     )
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
-    verdicts = {}
+    baselines = {race.finalists[0].artifact.digest() for race in races if race.finalists}
+    verdicts, failed = {}, {}
     for digest, (finalist, at) in finalists.items():
         who, compiled = finalist.built.planned.id, finalist.built.compiled
         if compiled is None:
             continue
-        outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+        try:
+            outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+        except RunnerFailed as error:
+            if digest in baselines:
+                raise
+            require_alive(at.client)
+            failed[digest] = error
+            continue
         level = level_for_opening(opening.number)
         verdicts[digest] = judge(at, who, reference, outputs, test, "test", level=level)
-    return Opened(opening=opening, verdicts=verdicts)
+    return Opened(opening=opening, verdicts=verdicts, failed=failed)
+
+
+def _survived(race: Race, opened: Opened) -> Race:
+    """The race without the finalists whose runner failed on the test set."""
+    lost = {f.built.planned.id: opened.failed[d] for f in race.finalists if (d := f.artifact.digest()) in opened.failed}
+    return replace(
+        race,
+        finalists=tuple(f for f in race.finalists if f.artifact.digest() not in opened.failed),
+        failed={**race.failed, **{who: error.sentence for who, error in lost.items()}},
+    )
 
 
 def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, world: World) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
+    race = _survived(race, opened)
     names = _names(race)
     limits = {name: value for name, value in world.project.limits.model_dump().items() if value is not None}
     verdicts = {name: _verdict(finalist, opened, limits) for name, finalist in names.items()}
@@ -127,7 +151,12 @@ def _names(race: Race) -> dict[str, Certified]:
 
 def _verdict(finalist: Certified, opened: Opened, limits: Mapping[str, float]) -> Verdict:
     verdict, _ = opened.verdicts[finalist.artifact.digest()]
-    measured = Measured(latency=finalist.summary, memory=finalist.memory, size_bytes=finalist.artifact.size_bytes)
+    measured = Measured(
+        latency=finalist.summary,
+        throughput=finalist.throughput,
+        memory=finalist.memory,
+        size_bytes=finalist.artifact.size_bytes,
+    )
     return check_limits(verdict, limits, measured)
 
 
@@ -140,7 +169,8 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
     elif objective == "memory":
         value = float(finalist.memory.peak_bytes) if finalist.memory else float("inf")
     elif objective == "throughput":
-        value = summary.throughput_per_s
+        flight = finalist.throughput
+        value, low, high = (flight.per_s, flight.low_per_s, flight.high_per_s) if flight else (0.0, None, None)
     else:
         value, low, high = summary.point_ms, summary.low_ms, summary.high_ms
     own = plain.get(finalist.built.planned.profile)
@@ -181,12 +211,13 @@ def _finalist_record(
         contract=finalist.artifact.contract,
         status=status,
         reason=selection.reasons[name],
-        notes=(*built.notes, *race.settings_notes.get(built.planned.id, ())),
+        notes=(*built.notes, *race.settings_notes.get(built.planned.id, ()), *finalist.notes),
         validation=built.verdict,
         test=verdict,
         closeness=opened.verdicts[finalist.artifact.digest()][1],
-        screen=screened[1] if screened else None,
+        **_screened(screened and screened[1]),
         certify=finalist.summary,
+        throughput=finalist.throughput,
         memory=finalist.memory,
         energy=finalist.energy,
         versus_reference=finalist.versus_reference,
@@ -199,7 +230,7 @@ def _finalist_record(
 def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     """A candidate that was not certified, with the reason why not."""
     own = {arm: summary for arm, (candidate, summary) in race.screened.items() if candidate == built.planned.id}
-    best = min(own, key=lambda arm: (own[arm].point_ms, arm), default=None)
+    best = min(own, key=lambda arm: (cost_of(own[arm]), arm), default=None)
     status: Status = "screened"
     if race.unmeasured and built.failure is None:
         status, reason = "unraced", race.unmeasured
@@ -207,10 +238,12 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         status, reason = "failed", built.failure or "was not judged"
     elif built.verdict.outcome is Outcome.REFUSED:
         status, reason = "refused", "; ".join(built.verdict.reasons)
+    elif built.planned.id in race.failed:
+        status, reason = "failed", race.failed[built.planned.id]
     elif best is not None and best in race.dropped:
         reason = f"dropped in screening: {race.dropped[best]}"
     elif best is not None:
-        reason = f"screened at {own[best].point_ms:.3g} ms, more than {CLOSE - 1:.0%} behind the fastest of its kind"
+        reason = f"screened at {figure_of(own[best])}, more than {CLOSE - 1:.0%} behind the fastest of its kind"
     else:
         status, reason = "unraced", _not_raced(built, race, world)
     return CandidateRecord(
@@ -225,8 +258,12 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         notes=(*built.notes, *race.settings_notes.get(built.planned.id, ())),
         validation=built.verdict,
         closeness=built.closeness,
-        screen=own[best] if best else None,
+        **_screened(own[best] if best else None),
     )
+
+
+def _screened(found: Screened | None) -> dict[str, Any]:
+    return {"screen" if isinstance(found, LatencySummary) else "throughput_screen": found}
 
 
 def _not_raced(built: Built, race: Race, world: World) -> str:

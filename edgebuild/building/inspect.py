@@ -110,6 +110,8 @@ def plan_inputs(
             screen_launch_s=options.screen.launch_s,
             certify_launch_s=options.certify.launch_s,
             certify_launches=options.certify.launches,
+            certify_sessions=1
+            + (project.build.objective == "throughput" or project.limits.throughput_per_s is not None),
         ),
         notes=notes,
     )

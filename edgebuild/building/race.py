@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from edgebuild.building.candidates import crash_notes
+from edgebuild.core.measurement import LatencySummary, ThroughputSummary
 from edgebuild.core.verdict import Outcome
 from edgebuild.devices.hold import hold_device
-from edgebuild.measuring import session, statistics
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import RunnerFailed
+from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact, Setting
-    from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Launch, Layer, Memory
+    from edgebuild.core.measurement import Comparison, Energy, Launch, Layer, Memory
     from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import Arm, Bench, SessionResult
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
 CLOSE = 1.10
+#: Said of a candidate whose throughput can't be more than what one request after the other gives.
+ONE_AT_A_TIME = (
+    "its throughput was measured with one request in flight: its backend, or the state that it carries, allows no more"
+)
 #: What a build without a device says of everything that it made.
 COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its latency was measured on the target"
+
+Screened: TypeAlias = LatencySummary | ThroughputSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +54,19 @@ class Certified:
     versus_reference: Comparison | None
     samples_folder: Path
     launches: tuple[Launch, ...]
+    throughput: ThroughputSummary | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
     """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
 
-    ``unmeasured`` says why nothing was measured in a build that can't measure.
+    ``failed`` says of candidates, by id, how their runner crashed or hung. ``unmeasured`` says why nothing was measured
+    in a build that can't measure.
     """
 
-    screened: Mapping[str, tuple[str, LatencySummary]]
+    screened: Mapping[str, tuple[str, Screened]]
     dropped: Mapping[str, str]
     finalists: tuple[Certified, ...]
     anchor_ms: tuple[float, ...]
@@ -60,6 +74,7 @@ class Race:
     resolution: float | None
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     settings_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     unmeasured: str = ""
 
 
@@ -71,7 +86,8 @@ def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
 def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     """Screen, choose finalists, certify. Holds the device throughout.
 
-    Raises ``DeviceError`` when the device fails; whatever was measured until then is on disk and is gone on with.
+    A runner that crashes or hangs is its candidate's result. Raises ``DeviceError`` when the device fails, or the
+    baseline on it; whatever was measured until then is on disk and is gone on with.
     """
     nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
     if not world.measured:
@@ -85,14 +101,21 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
-        screen = session.measure(bench, world.options.screen, [arm for arm, _ in raced.values()], title="Screening")
-        disturbed = _disturbed(screen, raced)
-        raced = {arm_id: pair for arm_id, pair in raced.items() if arm_id not in disturbed}
-        summaries = {arm_id: summary_of(screen, arm_id, prepared.contract.batch) for arm_id in raced}
-        best = _best_arms(raced, summaries, world.project.build.objective, bench, screen)
+        protocol = world.options.screen
+        if world.project.build.objective == "throughput":
+            protocol = protocol.in_flight()
+        screen = session.measure(bench, protocol, [arm for arm, _ in raced.values()], title="Screening")
+        crashed = dict(screen.failed)
+        disturbed = _disturbed(screen, (arm_id for arm_id in raced if arm_id not in crashed))
+        raced = {arm_id: pair for arm_id, pair in raced.items() if arm_id not in {**disturbed, **crashed}}
+        batch = prepared.contract.batch
+        summarised = flight_summary_of if protocol.mode == "flight" else summary_of
+        summaries: dict[str, Screened] = {arm_id: summarised(screen, arm_id, batch) for arm_id in raced}
+        best = _best_arms(raced, summaries, world.project.build.objective, bench, screen, crashed)
         names = _finalists(best, arms)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
-        race = _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
+        order = [reference, *(name for name in names if name != reference)]
+        race = _certify(bench, world, order, arms, batch, screen, summaries, crashed)
         return replace(race, dropped={**race.dropped, **disturbed})
 
 
@@ -149,24 +172,45 @@ def summary_of(result: SessionResult, arm_id: str, batch: int) -> LatencySummary
     )
 
 
+def flight_summary_of(result: SessionResult, arm_id: str, batch: int) -> ThroughputSummary:
+    """Return the summary of one arm of a session with several requests in flight."""
+    return statistics.summarise_throughput(
+        result.measurements[arm_id].launches, session.samples_reader(result.folder.path), batch=batch
+    )
+
+
+def cost_of(screened: Screened) -> float:
+    """Return what screening ranks by, less is better: ms, or ms per sample completed."""
+    return screened.point_ms if isinstance(screened, LatencySummary) else 1e3 / screened.per_s
+
+
+def figure_of(screened: Screened) -> str:
+    """Return a screening figure in words."""
+    if isinstance(screened, LatencySummary):
+        return f"{screened.point_ms:.4g} ms"
+    return f"{screened.per_s:.4g} a second with {screened.requests} in flight"
+
+
 def _best_arms(
     raced: Mapping[str, tuple[Arm, Built]],
-    summaries: Mapping[str, LatencySummary],
+    summaries: Mapping[str, Screened],
     objective: str,
     bench: Bench,
     screen: SessionResult,
+    crashed: dict[str, RunnerFailed],
 ) -> dict[str, float]:
-    """Return the best arm of each candidate with its screening cost (lower is better)."""
+    """Return the best arm of each candidate with its screening cost (lower is better); adds to ``crashed``."""
     cost = {}
     for arm_id, (arm, _) in raced.items():
         if objective == "memory":
-            cost[arm_id] = float(session.measure_memory(bench, screen.folder, arm).peak_bytes)
+            with _noting(bench, arm, crashed):
+                cost[arm_id] = float(side.measure_memory(bench, screen.folder, arm).peak_bytes)
         elif objective == "size":
             cost[arm_id] = float(arm.artifact.size_bytes)
         else:
-            cost[arm_id] = summaries[arm_id].point_ms
+            cost[arm_id] = cost_of(summaries[arm_id])
     best: dict[str, str] = {}
-    for arm_id, (_, built) in raced.items():
+    for arm_id, (_, built) in ((arm_id, raced[arm_id]) for arm_id in cost):
         current = best.get(built.planned.id)
         if current is None or (cost[arm_id], arm_id) < (cost[current], current):
             best[built.planned.id] = arm_id
@@ -198,61 +242,143 @@ def _finalists(
 
 def _certify(
     bench: Bench,
-    certify: Protocol,
-    reference: str,
-    names: Sequence[str],
+    world: World,
+    order: Sequence[str],
     arms: Mapping[str, tuple[Arm, Built]],
-    prepared: Prepared,
+    batch: int,
     screen: SessionResult,
-    summaries: Mapping[str, LatencySummary],
+    summaries: Mapping[str, Screened],
+    crashed: dict[str, RunnerFailed],
 ) -> Race:
-    order = [reference, *(name for name in names if name != reference)]
-    result = session.measure(bench, certify, [arms[name][0] for name in order], title="Certifying")
-    lost = _disturbed(result, order[1:])
-    order = [name for name in order if name not in lost]
+    """Measure the reference artifact, which is the first of ``order``, beside the others."""
+    lost: dict[str, str] = {}
+    sessions = {"single": _certified_session(bench, world.options.certify, order, arms, crashed, lost)}
+    if wants_throughput(world):
+        left = [name for name in order if name not in lost and name not in crashed]
+        sessions["flight"] = _certified_session(bench, world.options.certify.in_flight(), left, arms, crashed, lost)
     finalists = []
     for name in order:
         arm, built = arms[name]
-        finalists.append(
-            Certified(
-                arm=name,
-                built=built,
-                artifact=arm.artifact,
-                summary=summary_of(result, name, prepared.contract.batch),
-                memory=session.measure_memory(bench, result.folder, arm),
-                energy=session.measure_energy(bench, result.folder, arm),
-                layers=session.read_layers(bench, result.folder, arm),
-                versus_reference=None if name == reference else session.compare_arms(result, name, reference),
-                samples_folder=result.folder.path,
-                launches=result.measurements[name].launches,
-            )
-        )
+        if name not in lost and name not in crashed:
+            with _noting(bench, arm, crashed):
+                finalists.append(_certified(bench, sessions, arm, built, order[0], batch))
+    final = [finalist.arm for finalist in finalists]
     resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
+    decisive = sessions["flight" if world.project.build.objective == "throughput" else "single"]
     return Race(
         screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
         dropped={**screen.dropped, **lost},
         finalists=tuple(finalists),
-        anchor_ms=(*screen.anchor_ms, *result.anchor_ms),
-        sessions=(screen.folder.path.name, result.folder.path.name),
+        anchor_ms=tuple(ms for result in (screen, *sessions.values()) for ms in result.anchor_ms),
+        sessions=tuple(result.folder.path.name for result in (screen, *sessions.values())),
         resolution=max((r for r in resolutions if r is not None), default=None),
         comparisons={
             (a, b): found
-            for a in order
-            for b in order
-            if a != b and (found := session.compare_arms(result, a, b)) is not None
+            for a in final
+            for b in final
+            if a != b and (found := session.compare_arms(decisive, a, b)) is not None
         },
-        settings_notes=_settings_notes(arms, summaries, screen.dropped),
+        settings_notes=_settings_notes(arms, summaries, screen.dropped, crashed),
+        failed=_failed(arms, summaries, crashed, final),
     )
 
 
+def wants_throughput(world: World) -> bool:
+    """Whether anything asks how much several requests in flight get done."""
+    return world.project.build.objective == "throughput" or world.project.limits.throughput_per_s is not None
+
+
+def _certified_session(
+    bench: Bench,
+    protocol: Protocol,
+    order: Sequence[str],
+    arms: Mapping[str, tuple[Arm, Built]],
+    crashed: dict[str, RunnerFailed],
+    lost: dict[str, str],
+) -> SessionResult:
+    """Measure under ``protocol``; adds to ``crashed``, and to ``lost`` the arms of which no launch counts."""
+    title = "Certifying" if protocol.mode == "single" else "Certifying throughput"
+    result = session.measure(bench, protocol, [arms[name][0] for name in order], title=title)
+    crashed.update(result.failed)
+    lost.update(_disturbed(result, (name for name in order[1:] if name not in crashed)))
+    return result
+
+
+def _certified(
+    bench: Bench, sessions: Mapping[str, SessionResult], arm: Arm, built: Built, reference: str, batch: int
+) -> Certified:
+    result, flight = sessions["single"], sessions.get("flight")
+    layers, notes = _layers(bench, result, arm)
+    throughput = None if flight is None else flight_summary_of(flight, arm.id, batch)
+    if throughput is not None and not throughput.concurrent:
+        notes = (*notes, ONE_AT_A_TIME)
+    return Certified(
+        arm=arm.id,
+        built=built,
+        artifact=arm.artifact,
+        summary=summary_of(result, arm.id, batch),
+        memory=side.measure_memory(bench, result.folder, arm),
+        energy=side.measure_energy(bench, result.folder, arm),
+        layers=layers,
+        versus_reference=None if arm.id == reference else session.compare_arms(result, arm.id, reference),
+        samples_folder=result.folder.path,
+        launches=result.measurements[arm.id].launches,
+        throughput=throughput,
+        notes=notes,
+    )
+
+
+def _layers(bench: Bench, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """Return the layers as they run, or why they aren't known: a profiler that crashes doesn't ship."""
+    try:
+        return side.read_layers(bench, result.folder, arm), ()
+    except RunnerFailed as error:
+        require_alive(bench.client)
+        return (), (f"what its layers run in is unknown: {error.sentence}", *crash_notes(error))
+
+
+@contextlib.contextmanager
+def _noting(bench: Bench, arm: Arm, crashed: dict[str, RunnerFailed]) -> Iterator[None]:
+    """Note in ``crashed`` that an arm's runner failed; where the arm is to be kept or its device is gone, raise."""
+    try:
+        yield
+    except RunnerFailed as error:
+        if arm.keep:
+            raise
+        require_alive(bench.client)
+        crashed[arm.id] = error
+
+
+def _failed(
+    arms: Mapping[str, tuple[Arm, Built]],
+    summaries: Mapping[str, Screened],
+    crashed: Mapping[str, RunnerFailed],
+    finalists: Sequence[str],
+) -> dict[str, str]:
+    """Return the candidates that a crash took out: no arm of theirs is left, or the one that was to be certified."""
+    found = {arms[name][1].planned.id: error.sentence for name, error in crashed.items()}
+    left = {arms[name][1].planned.id for name in summaries if name not in crashed}
+    final = {arms[name][1].planned.id for name in finalists}
+    certifying = {arms[name][1].planned.id for name in crashed if name in summaries}
+    return {who: why for who, why in found.items() if who not in final and (who not in left or who in certifying)}
+
+
 def _settings_notes(
-    arms: Mapping[str, tuple[Arm, Built]], summaries: Mapping[str, LatencySummary], dropped: Mapping[str, str]
+    arms: Mapping[str, tuple[Arm, Built]],
+    summaries: Mapping[str, Screened],
+    dropped: Mapping[str, str],
+    crashed: Mapping[str, RunnerFailed],
 ) -> dict[str, tuple[str, ...]]:
     """Say per candidate what each raced setting gave."""
     notes: dict[str, list[str]] = {}
+    for name, error in crashed.items():
+        arm, built = arms[name]
+        label = settings_label(arm.artifact.settings)
+        notes.setdefault(built.planned.id, []).append(f"with {label}: {error.sentence}")
+        notes[built.planned.id] += crash_notes(error)
     for name, summary in summaries.items():
         arm, built = arms[name]
         early = " (dropped early)" if name in dropped else ""
-        text = f"{settings_label(arm.artifact.settings)}: {summary.point_ms:.4g} ms{early}"
-        notes.setdefault(built.planned.id, []).append(text)
-    return {candidate: tuple(f"screened with {line}" for line in lines) for candidate, lines in notes.items()}
+        text = f"{settings_label(arm.artifact.settings)}: {figure_of(summary)}{early}"
+        notes.setdefault(built.planned.id, []).append(f"screened with {text}")
+    return {candidate: tuple(lines) for candidate, lines in notes.items()}

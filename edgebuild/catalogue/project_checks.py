@@ -15,8 +15,9 @@ from edgebuild.catalogue.project_tables import (
     Number,
     is_reference,
 )
-from edgebuild.catalogue.tables import suggestion
+from edgebuild.catalogue.tables import suggestion, unknown
 from edgebuild.core.artifact import BATCH_AXIS
+from edgebuild.core.metric_names import METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -161,6 +162,11 @@ def _budget_fits_metric(budget: BudgetTable, metric: MetricTable | None) -> Iter
                 break
 
 
+def _metric_is_known(metric: MetricTable | None) -> Iterator[str]:
+    if metric is not None and metric.name is not None and metric.name not in METRIC_NAMES:
+        yield f"[metric].name: {unknown('metric', metric.name, METRIC_NAMES)}"
+
+
 class _Check(NamedTuple):
     needs: tuple[str, ...]
     run: Callable[..., Iterator[str]]
@@ -174,5 +180,6 @@ _CHECKS = (
     _Check(("model", "inputs", "freeze", "build"), _state_is_fed),
     _Check(("data",), _splits_differ),
     _Check(("data", "inputs"), _arrays_have_names),
+    _Check(("metric",), _metric_is_known),
     _Check(("budget", "metric"), _budget_fits_metric),
 )

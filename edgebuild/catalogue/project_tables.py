@@ -240,7 +240,9 @@ class LimitsTable(Table):
 
     latency_p50_ms: Positive | None = Field(default=None, description="Median latency of one call, in ms.")
     latency_p99_ms: Positive | None = Field(default=None, description="99th percentile of the latency, in ms.")
-    throughput_per_s: Positive | None = Field(default=None, description="At least so many samples a second.")
+    throughput_per_s: Positive | None = Field(
+        default=None, description="At least so many samples a second, several requests in flight."
+    )
     peak_memory_mb: Positive | None = Field(default=None, description="Peak memory of the whole process, in MB (10^6).")
     file_size_mb: Positive | None = Field(default=None, description="Size of all files that ship, in MB (10^6).")
     load_time_ms: Positive | None = Field(default=None, description="Time to load the artifact, in ms.")
@@ -267,7 +269,7 @@ class StoreTable(Table):
     """Where results are kept."""
 
     url: Text | None = Field(
-        default=None, description="A folder or any fsspec URL; without it, a folder in the user's cache."
+        default=None, description="A folder or any fsspec URL; without it, `.edgebuild/store` beside the project."
     )
     quota_gb: Positive | None = Field(default=None, description="What `edgebuild store gc` brings the store down to.")
 

@@ -24,6 +24,10 @@ class Launch(Value):
 
     ``samples`` is the relative path of the raw latencies (little-endian int64 nanoseconds, one per inference, input
     and output copies included). ``invalid`` holds the reasons why this launch must not count.
+
+    With several ``requests`` in flight ``per_s`` calls were completed a second, whatever their batch, and the samples
+    are the starts, then the ends of all calls; ``median_ns`` is then the latency beside the other requests.
+    ``concurrent`` is false where the backend, or the model's state, allows one request at a time only.
     """
 
     index: int = Field(ge=0)
@@ -32,6 +36,9 @@ class Launch(Value):
     samples_sha256: str
     count: int = Field(ge=0)
     median_ns: int = Field(ge=0)
+    requests: int | None = None
+    concurrent: bool | None = None
+    per_s: float | None = None
     start_s: float | None = None
     import_s: float
     load_s: float
@@ -47,6 +54,11 @@ class Launch(Value):
     def valid(self) -> bool:
         """Whether the launch counts."""
         return not self.invalid
+
+    @property
+    def cost_ns(self) -> float:
+        """What launches are compared by, less is better: the median latency; in flight the time per completed call."""
+        return float(self.median_ns) if self.per_s is None else 1e9 / self.per_s
 
 
 class Percentile(Value):
@@ -95,6 +107,24 @@ class LatencySummary(Value):
     first_inference_ms: float
     cold_start_ms: float | None = None
     outliers: int = 0
+    spread: float | None = None
+
+
+class ThroughputSummary(Value):
+    """Derived from the valid launches with ``requests`` in flight: samples (batch included) completed a second.
+
+    Point: the median of the launches' rates; interval: t on their logarithms. ``latencies`` are those of a call beside
+    the other requests, never those of a call alone. ``concurrent`` is false where only one could be in flight.
+    """
+
+    launches: int
+    invalid_launches: int
+    requests: int
+    concurrent: bool
+    per_s: float
+    low_per_s: float | None = None
+    high_per_s: float | None = None
+    latencies: tuple[Percentile, ...] = ()
     spread: float | None = None
 
 

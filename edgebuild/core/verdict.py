@@ -6,7 +6,16 @@ from enum import StrEnum
 from typing import Literal
 
 from edgebuild.core.artifact import Contract, Precision, Setting
-from edgebuild.core.measurement import Comparison, Energy, Fact, LatencySummary, Layer, Measurement, Memory
+from edgebuild.core.measurement import (
+    Comparison,
+    Energy,
+    Fact,
+    LatencySummary,
+    Layer,
+    Measurement,
+    Memory,
+    ThroughputSummary,
+)
 from edgebuild.core.values import Value
 
 
@@ -100,6 +109,8 @@ class CandidateRecord(Value):
     closeness: Closeness | None = None
     screen: LatencySummary | None = None
     certify: LatencySummary | None = None
+    throughput_screen: ThroughputSummary | None = None
+    throughput: ThroughputSummary | None = None
     memory: Memory | None = None
     energy: Energy | None = None
     versus_reference: Comparison | None = None

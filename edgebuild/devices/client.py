@@ -15,7 +15,16 @@ from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_bytes, digest_file, digest_json
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.devices.local import LocalDevice
-from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
+from edgebuild.devices.runner.protocol import ABANDONED
+from edgebuild.errors import (
+    DataError,
+    DeviceError,
+    EdgebuildError,
+    EnvironmentGap,
+    ModelError,
+    RunnerFailed,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +42,8 @@ SILENCE_S = 30.0
 MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
 MESSAGE_CHARACTERS = 2_000
+#: Operations that run the user's model in a runtime: when one dies, that may be the model's doing.
+MODEL_OPS = frozenset({"compile", "evaluate", "measure", "throughput", "memory", "energy", "layers"})
 
 _ERRORS: Mapping[str, type[EdgebuildError]] = {
     "model": ModelError,
@@ -40,6 +51,7 @@ _ERRORS: Mapping[str, type[EdgebuildError]] = {
     "environment": EnvironmentGap,
     "usage": UsageError,
     "device": DeviceError,
+    "runtime": RunnerFailed,
 }
 
 
@@ -73,8 +85,9 @@ class RunnerClient:
     ) -> dict[str, Any]:
         """Return the result of one operation in a fresh process.
 
-        Raises what the runner says went wrong (``ModelError``, ``DataError``, ``EnvironmentGap``), ``DeviceError`` for
-        a runner that dies, hangs past ``time_limit_s``, says nothing for ``silence_s`` or speaks nonsense, and whatever
+        Raises what the runner says went wrong (``ModelError``, ``DataError``, ``EnvironmentGap``), ``RunnerFailed`` for
+        a runner that dies, hangs past ``time_limit_s`` or says nothing for ``silence_s`` while it runs a model,
+        ``DeviceError`` where it does so otherwise and where the device is out of reach or speaks nonsense, and whatever
         ``check`` raises. The process is gone when this returns or raises.
         """
         channel = self.start(op, request, time_limit_s=time_limit_s)
@@ -206,6 +219,7 @@ class _Conversation:
     ) -> None:
         self._channel = channel
         self._who = f"The runner on {device} ({op})"
+        self._runs_model = op in MODEL_OPS
         self._limit_s = limit_s
         self._deadline = time.monotonic() + limit_s
         self._silence_s = limit_s if silence_s is None else silence_s
@@ -235,7 +249,7 @@ class _Conversation:
         self._bytes += len(line)
         self._lines += 1
         if self._bytes > MAX_TOTAL_BYTES or self._lines > MAX_LINES:
-            raise self._failed(f"wrote more than {MAX_TOTAL_BYTES} bytes or {MAX_LINES} lines and was stopped")
+            raise self._broken(f"wrote more than {MAX_TOTAL_BYTES} bytes or {MAX_LINES} lines and was stopped")
         try:
             message = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
@@ -266,6 +280,8 @@ class _Conversation:
 
     def _ended(self) -> DeviceError:
         status = self._exit_status()
+        if status == ABANDONED:
+            return self._broken("ended because nobody seemed to wait for it: the connection was cut")
         return self._failed(f"{_how_it_ended(status)} without an answer")
 
     def _exit_status(self) -> int:
@@ -283,19 +299,27 @@ class _Conversation:
         kind = _ERRORS.get(str(error.get("kind")), DeviceError)
         if not isinstance(message, str) or not isinstance(hint, str):
             return self._nonsense(json.dumps(error))
-        if kind is DeviceError:
+        if kind is RunnerFailed:
             return self._failed(f"failed: {_printable(message)}", hint=_printable(hint))
+        if kind is DeviceError:
+            return self._broken(f"failed: {_printable(message)}", hint=_printable(hint))
         return kind(_printable(message), hint=_printable(hint))
 
     def _nonsense(self, line: str) -> DeviceError:
-        return self._failed(f"wrote something that is not its protocol: {_printable(line[:200])!r}")
+        return self._broken(f"wrote something that is not its protocol: {_printable(line[:200])!r}")
+
+    def _broken(self, what: str, *, hint: str = "") -> DeviceError:
+        """The device or the way to it is at fault, not what the runner ran."""
+        failed = self._failed(what, hint=hint)
+        return DeviceError(failed.message, hint=failed.hint)
 
     def _failed(self, what: str, *, hint: str = "") -> DeviceError:
-        tail = _printable(self._channel.stderr_tail()[-MESSAGE_CHARACTERS:])
-        said = f"\nThe end of its error output:\n{tail}" if tail else ""
-        return DeviceError(
-            f"{self._who} {what}.{said}", hint=hint or "Try again; `edgebuild doctor` checks the device."
+        """This process is at fault; where it ran a model, perhaps that."""
+        said = _printable(self._channel.stderr_tail()[-MESSAGE_CHARACTERS:])
+        failed = RunnerFailed(
+            f"{self._who} {what}.", hint=hint or "Try again; `edgebuild doctor` checks the device.", said=said
         )
+        return failed if self._runs_model else DeviceError(failed.message, hint=failed.hint)
 
 
 def _signature(folder: Path) -> tuple[object, ...]:

@@ -18,6 +18,11 @@ def read_probe(client: RunnerClient) -> dict[str, str]:
     return flat
 
 
+def require_alive(client: RunnerClient) -> None:
+    """Raise ``DeviceError`` where the device itself is gone: then a runner that failed was no candidate's fault."""
+    read_probe(client)
+
+
 def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():

@@ -12,7 +12,7 @@ from edgebuild.judging.outcomes import with_reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edgebuild.core.measurement import LatencySummary, Memory
+    from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
 
 MB = 1_000_000
 
@@ -22,6 +22,7 @@ class Measured:
     """What is known of an artifact; ``None`` for what wasn't or couldn't be measured."""
 
     latency: LatencySummary | None = None
+    throughput: ThroughputSummary | None = None
     memory: Memory | None = None
     size_bytes: int | None = None
 
@@ -51,7 +52,8 @@ def _p99(measured: Measured) -> _Figure:
 
 
 def _throughput(measured: Measured) -> _Figure:
-    return _Figure(value=measured.latency.throughput_per_s if measured.latency else None)
+    found = measured.throughput
+    return _Figure(value=found.per_s, low=found.low_per_s, high=found.high_per_s) if found else _Figure()
 
 
 def _peak_memory(measured: Measured) -> _Figure:
@@ -80,10 +82,10 @@ _LIMITS: dict[str, tuple[Callable[[Measured], _Figure], bool, str, str]] = {
 def check_limits(verdict: Verdict, limits: Mapping[str, float], measured: Measured) -> Verdict:
     """Return the verdict with every limit checked: its outcome becomes the worst of them all, each miss with a reason.
 
-    ``limits`` are named as in ``[limits]`` of edgebuild.toml (MB = 10^6 bytes). The median latency passes when its
-    95 % interval lies inside the limit, is refused when the interval lies beyond it, and is else inconclusive; the
-    other figures carry no interval and are compared as they are. What wasn't measured is inconclusive. Raises
-    ``UsageError`` for an unknown limit.
+    ``limits`` are named as in ``[limits]`` of edgebuild.toml (MB = 10^6 bytes). The median latency, and the throughput
+    with several requests in flight, pass when their 95 % interval lies inside the limit, are refused when it lies
+    beyond it, and are else inconclusive; the other figures carry no interval and are compared as they are. What wasn't
+    measured is inconclusive. Raises ``UsageError`` for an unknown limit.
     """
     unknown = sorted(set(limits) - set(_LIMITS))
     if unknown:

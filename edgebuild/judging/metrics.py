@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.errors import DataError, UsageError
 from edgebuild.judging import scores
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
@@ -71,7 +72,7 @@ def builtin(name: str, *, output: str | None = None) -> Metric:
         close = difflib.get_close_matches(name, _BUILTIN, n=1)
         raise UsageError(
             f"there is no metric {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            hint=f"built in are {', '.join(BUILTIN_NAMES)}; anything else is a callable `module:function`",
+            hint=f"built in are {', '.join(METRIC_NAMES)}; anything else is a callable `module:function`",
         )
     return _BUILTIN[name](name, output)
 
@@ -205,6 +206,3 @@ _BUILTIN: dict[str, Callable[[str, str | None], Metric]] = {
         for name, (function, direction) in _TORCH_VALUES.items()
     },
 }
-
-#: Every name that ``builtin`` knows.
-BUILTIN_NAMES: tuple[str, ...] = tuple(_BUILTIN)

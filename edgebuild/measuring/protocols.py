@@ -21,9 +21,13 @@ class Protocol(Value):
 
     A launch whose threads stood ready without a core for a larger share of the time than stated, or with more of the
     CPU time stolen by the host, is disturbed: it is made again up to ``attempts`` times, and doesn't count.
+
+    ``mode``: ``single`` times one request after the other; ``flight`` keeps as many in flight as the runtime wants and
+    counts what is completed. Their figures never mix.
     """
 
     name: Literal["screen", "certify"]
+    mode: Literal["single", "flight"] = "single"
     launches: int = Field(ge=1)
     max_launches: int = Field(ge=1)
     sample_s: float = Field(gt=0)
@@ -40,6 +44,10 @@ class Protocol(Value):
     def launch_s(self) -> float:
         """About what one launch takes, start and load included; for estimates only."""
         return self.sample_s + self.warmup_min_s + 1.2
+
+    def in_flight(self) -> Protocol:
+        """Return the same protocol with several requests in flight."""
+        return self.model_copy(update={"mode": "flight"})
 
 
 SCREEN = Protocol(name="screen", launches=3, max_launches=3, sample_s=2.5, warmup_cap_s=10.0)

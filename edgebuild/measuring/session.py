@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Layer, Measurement, Memory
+from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
-from edgebuild.devices.probe import read_probe
-from edgebuild.errors import DeviceError
+from edgebuild.devices.probe import read_probe, require_alive
+from edgebuild.errors import DeviceError, RunnerFailed
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
 from edgebuild.measuring.thermal import CoolDown
@@ -44,7 +44,10 @@ LAUNCH_GRACE_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One artifact to measure. ``contest`` groups the arms that screening may drop against each other."""
+    """One artifact to measure. ``contest`` groups the arms that screening may drop against each other.
+
+    One to ``keep`` is never dropped; when its runner fails, the session ends.
+    """
 
     id: str
     artifact: Artifact
@@ -72,12 +75,16 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
-    """A whole session: measurements by arm, in launch order; ``dropped`` says why screening stopped early."""
+    """A session: measurements by arm, in launch order; ``dropped`` says why screening stopped early.
+
+    ``failed`` holds the arms whose runner crashed or hung: they are launched again when the session is gone on with.
+    """
 
     protocol: Protocol
     folder: SessionFolder
     measurements: Mapping[str, Measurement]
     dropped: Mapping[str, str]
+    failed: Mapping[str, RunnerFailed]
     anchor_ms: tuple[float, ...]
     reused: bool
 
@@ -97,6 +104,7 @@ class _Run:
     folder: SessionFolder
     launches: dict[str, list[Launch]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, RunnerFailed] = field(default_factory=dict)
     next_index: int = 0
     cool_down: CoolDown | None = None
 
@@ -118,8 +126,8 @@ def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
 def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:
     """Measure all arms under one protocol, or reuse a session that measured exactly them.
 
-    Raises ``DeviceError`` when a launch can't be made, ``Interrupted`` when stopped; what was measured is kept and a
-    second call goes on with it.
+    Raises ``DeviceError`` when the device or an arm to keep fails, ``Interrupted`` when stopped; what was measured is
+    kept and a second call goes on with it. A session in which an arm failed is never whole.
     """
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
@@ -136,9 +144,10 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     if not folder.whole:
         with bench.progress.task(title, total=_planned_s(run)) as task:
             _run_rounds(run, task)
-        folder.finish(
-            {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
-        )
+        if not run.failed:
+            folder.finish(
+                {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
+            )
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
     return SessionResult(
@@ -146,6 +155,7 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
         folder=folder,
         measurements={arm.id: _measurement(run, arm) for arm in arms},
         dropped=run.dropped,
+        failed=run.failed,
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
     )
@@ -175,7 +185,7 @@ def _run_rounds(run: _Run, task: Task) -> None:
         if run.bench.anchor is not None and index in anchor_rounds:
             _launch_if_missing(run, run.bench.anchor, len([r for r in sorted(anchor_rounds) if r < index]), task)
         for arm_id in round_order:
-            if arm_id not in run.dropped:
+            if arm_id not in run.dropped and arm_id not in run.failed:
                 _launch_if_missing(run, by_id[arm_id], index, task)
         if run.protocol.name == "screen":
             _drop_hopeless(run, index)
@@ -190,7 +200,7 @@ def _wants_more(run: _Run) -> bool:
     """
     if run.protocol.launches == run.protocol.max_launches or time.monotonic() > run.bench.deadline_s:
         return False
-    names = [arm.id for arm in run.arms]
+    names = [arm.id for arm in run.arms if arm.id not in run.failed]
     fastest = min(names, key=lambda name: (_median_ms(run.launches.get(name, [])), name))
     looked = [_first_look(run, fastest, name) for name in names if name != fastest]
     return any(comparison is None or comparison.outcome == "inconclusive" for comparison in looked)
@@ -203,7 +213,7 @@ def _first_look(run: _Run, left: str, right: str) -> Comparison | None:
 
 
 def _median_ms(launches: Sequence[Launch]) -> float:
-    valid = sorted(launch.median_ns / 1e6 for launch in launches if launch.valid)
+    valid = sorted(launch.cost_ns / 1e6 for launch in launches if launch.valid)
     return valid[len(valid) // 2] if valid else float("inf")
 
 
@@ -216,13 +226,23 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if run.cool_down is None:
         run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
     run.cool_down.wait()
-    attempts = run.protocol.attempts
-    for attempt in range(attempts):
-        launch = _launch(run, arm, last=attempt == attempts - 1)
-        if launch.valid or attempt == attempts - 1:
-            done.append(launch)
-            break
+    try:
+        done.append(_launch_until_valid(run, arm))
+    except RunnerFailed as error:
+        if arm.keep:
+            raise
+        require_alive(run.bench.client)
+        run.failed[arm.id] = error
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
+
+
+def _launch_until_valid(run: _Run, arm: Arm) -> Launch:
+    last = run.protocol.attempts - 1
+    for _ in range(last):
+        launch = _launch(run, arm, last=False)
+        if launch.valid:
+            return launch
+    return _launch(run, arm, last=True)
 
 
 def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
@@ -232,11 +252,12 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
     """
     client, protocol, index = run.bench.client, run.protocol, run.next_index
     sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
+    op = "throughput" if protocol.mode == "flight" and arm.id != ANCHOR else "measure"
     name = f"launch-{index:04d}.i64"
     local = run.folder.path / name
     with client.workspace() as remote:
         found = client.call(
-            "measure",
+            op,
             {
                 "backend": arm.artifact.backend,
                 "artifact": client.put_folder(arm.folder),
@@ -271,8 +292,12 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
 
 
 def _drop_hopeless(run: _Run, index: int) -> None:
+    what = "latency" if run.protocol.mode == "single" else "time per inference"
     for contest in {arm.contest for arm in run.arms}:
-        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in run.dropped]
+        out = {*run.dropped, *run.failed}
+        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in out]
+        if not arms:
+            continue
         # Launches of later rounds are there already when a session is gone on with; they don't count yet.
         medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
         best = min(medians, key=lambda arm_id: (medians[arm_id], arm_id))
@@ -281,14 +306,14 @@ def _drop_hopeless(run: _Run, index: int) -> None:
                 continue
             if medians[arm.id] > HOPELESS * medians[best]:
                 run.dropped[arm.id] = (
-                    f"{medians[arm.id] / medians[best]:.2f}x the latency of {best} "
+                    f"{medians[arm.id] / medians[best]:.2f}x the {what} of {best} "
                     f"after {index + 1} of {run.protocol.launches} screening launches"
                 )
 
 
 def _fastest(launches: Sequence[Launch]) -> float:
     """The fastest valid launch; infinity where there is none, which says nothing about the arm."""
-    return min((launch.median_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
+    return min((launch.cost_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
 
 
 def _measurement(run: _Run, arm: Arm) -> Measurement:
@@ -314,49 +339,6 @@ def _memory(run: _Run, arm: Arm) -> Memory | None:
 def _energy(run: _Run, arm: Arm) -> Energy | None:
     found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
     return None if found is None or "sensor" in found else Energy.model_validate(found)
-
-
-def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
-    """Measure peak memory in a launch of its own, once per session and arm."""
-    answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
-    return Memory.model_validate(answer)
-
-
-def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
-    """Measure energy in a launch of its own; None where the device has no readable sensor."""
-    answer = _side_launch(bench, folder, arm, "energy", {})
-    return None if "sensor" in answer else Energy.model_validate(answer)
-
-
-def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
-    """Ask the runtime what precision each layer really runs in, with a time per layer where it has one."""
-    answer = _side_launch(bench, folder, arm, "layers", {})
-    return tuple(Layer.model_validate(layer) for layer in answer["layers"])
-
-
-def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: Mapping[str, Any]) -> Any:
-    name = f"{op}-{arm.artifact.digest()[:16]}"
-    found = folder.extras(name)
-    if found is None:
-        found = _call(bench, arm, op, extra)
-        folder.record_extra(name, found)
-    return found
-
-
-def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    client = bench.client
-    return client.call(
-        op,
-        {
-            "backend": arm.artifact.backend,
-            "artifact": client.put_folder(arm.folder),
-            "settings": dict(arm.artifact.settings),
-            "inputs": client.put_folder(arm.inputs),
-            **extra,
-        },
-        time_limit_s=LAUNCH_GRACE_S * 2,
-        check=bench.check,
-    )
 
 
 def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:

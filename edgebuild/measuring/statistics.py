@@ -11,7 +11,7 @@ import random
 import statistics as stdlib
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgebuild.core.measurement import Comparison, LatencySummary, Launch, Percentile
+from edgebuild.core.measurement import Comparison, LatencySummary, Launch, Percentile, ThroughputSummary
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -66,13 +66,7 @@ def summarise(
     """
     import numpy as np
 
-    valid = [launch for launch in launches if launch.valid and launch.count]
-    if not valid:
-        reasons = sorted({reason for launch in launches for reason in launch.invalid})
-        raise DeviceError(
-            f"none of {len(launches)} launches counts" + (f": {'; '.join(reasons)}" if reasons else ""),
-            hint="repeat it when the machine is quieter",
-        )
+    valid = _valid(launches)
     raw = [np.asarray(samples(launch)) for launch in valid]
     medians_ms = [float(np.median(one)) / 1e6 for one in raw]
     interval = _log_interval(medians_ms, 0.95)
@@ -92,6 +86,45 @@ def summarise(
         outliers=sum(_outliers(one) for one in raw),
         spread=stdlib.stdev(map(math.log, medians_ms)) if len(valid) > 1 else None,
     )
+
+
+def summarise_throughput(
+    launches: Sequence[Launch], samples: Callable[[Launch], NDArray[np.int64]], *, batch: int = 1
+) -> ThroughputSummary:
+    """Return the summary of one arm's launches with several requests in flight; only valid launches count.
+
+    ``samples(launch)`` gives the starts, then the ends of all its calls in ns. Raises ``DeviceError`` when no launch is
+    valid.
+    """
+    import numpy as np
+
+    valid = _valid(launches)
+    rates = [batch * launch.per_s for launch in valid if launch.per_s]
+    interval = _log_interval(rates, 0.95)
+    halves = [np.asarray(samples(launch)).reshape(2, -1) for launch in valid]
+    pooled = np.sort(np.concatenate([ends - starts for starts, ends in halves]))
+    return ThroughputSummary(
+        launches=len(valid),
+        invalid_launches=len(launches) - len(valid),
+        requests=valid[0].requests or 1,
+        concurrent=bool(valid[0].concurrent),
+        per_s=stdlib.median(rates),
+        low_per_s=interval and interval[0],
+        high_per_s=interval and interval[1],
+        latencies=tuple(_percentile(pooled, p) for p in PERCENTILES),
+        spread=stdlib.stdev(map(math.log, rates)) if len(rates) > 1 else None,
+    )
+
+
+def _valid(launches: Sequence[Launch]) -> list[Launch]:
+    valid = [launch for launch in launches if launch.valid and launch.count]
+    if not valid:
+        reasons = sorted({reason for launch in launches for reason in launch.invalid})
+        raise DeviceError(
+            f"none of {len(launches)} launches counts" + (f": {'; '.join(reasons)}" if reasons else ""),
+            hint="repeat it when the machine is quieter",
+        )
+    return valid
 
 
 def _cold_start_s(launch: Launch) -> float | None:
@@ -129,12 +162,12 @@ def _outliers(samples: NDArray[Any]) -> int:
 def paired_medians(candidate: Sequence[Launch], baseline: Sequence[Launch]) -> tuple[tuple[float, float], ...]:
     """Return (candidate, baseline) launch medians in ns of the rounds in which both launches are valid.
 
-    The n-th launch of either arm belongs to round n.
+    With several requests in flight it is the time per completed call. The n-th launch of either arm belongs to round n.
     """
     return tuple(
-        (float(one.median_ns), float(other.median_ns))
+        (one.cost_ns, other.cost_ns)
         for one, other in zip(candidate, baseline, strict=False)
-        if one.valid and other.valid and one.median_ns and other.median_ns
+        if one.valid and other.valid and one.cost_ns and other.cost_ns
     )
 
 

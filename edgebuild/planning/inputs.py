@@ -21,6 +21,7 @@ class UnitCosts(Value):
     screen_launch_s: float = 0.0
     certify_launch_s: float = 0.0
     certify_launches: int = 10
+    certify_sessions: int = 1
 
 
 class PlanInputs(Value):

@@ -164,7 +164,10 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         # Clear losers leave after their first screening launch; about half of the arms do.
         StageCost(stage="screen", seconds=arms * unit.screen_launch_s * 2),
-        StageCost(stage="certify", seconds=(finalists + 1) * unit.certify_launches * unit.certify_launch_s),
+        StageCost(
+            stage="certify",
+            seconds=(finalists + 1) * unit.certify_sessions * unit.certify_launches * unit.certify_launch_s,
+        ),
         StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
     )
 

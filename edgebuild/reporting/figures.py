@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgebuild.core.artifact import Setting
-    from edgebuild.core.measurement import Comparison, Percentile
+    from edgebuild.core.measurement import Comparison, Percentile, ThroughputSummary
 
 NONE = "–"
 MINUS = "\u2212"
@@ -102,6 +102,12 @@ def settings_text(settings: Sequence[tuple[str, Setting]]) -> str:
     """Return runtime settings as ``name=value`` pairs."""
     told = (str(value).lower() if isinstance(value, bool) else value for _, value in settings)
     return clean(", ".join(f"{name}={value}" for (name, _), value in zip(settings, told, strict=True)))
+
+
+def throughput(found: ThroughputSummary) -> str:
+    """Return ``1,200 [1,180, 1,215] a second with 4 requests in flight``."""
+    rate = with_interval(found.per_s, found.low_per_s, found.high_per_s)
+    return f"{rate} a second with {found.requests} request{'' if found.requests == 1 else 's'} in flight"
 
 
 def speed(comparison: Comparison | None) -> str:

@@ -11,7 +11,7 @@ from edgebuild.reporting.markup import Html, join, tag
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from edgebuild.core.measurement import LatencySummary
+    from edgebuild.core.measurement import LatencySummary, ThroughputSummary
     from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop
 
 Section = tuple[str, Html | None]
@@ -257,6 +257,9 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
     measured = [(i, c) for i, c in enumerate(story.ordered(record), 1) if c.certify]
     if measured:
         parts.append(_percentiles(measured))
+    flights = [(i, c, c.throughput) for i, c in enumerate(story.ordered(record), 1) if c.throughput]
+    if flights:
+        parts.append(_throughput(flights))
     return "Latency", join(parts) if parts else None
 
 
@@ -274,8 +277,34 @@ def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
     found = [(i, c, c.certify) for i, c in measured if c.certify]
     names = list(dict.fromkeys(figures.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
     rows = [(None, [name_cell(i, c), *_latency_cells(latency, names)]) for i, c, latency in found]
-    head = ["Certified candidate", "Point [95 %]", *names, "Per second", "Launches", "Spread", "Far out"]
+    head = ["Certified candidate", "Point [95 %]", *names, "Per second, one at a time", "Launches", "Spread", "Far out"]
     caption = "Latency in ms over all valid launches. Far out: beyond the 3 IQR fences, counted and kept."
+    return table(head, rows, caption=caption)
+
+
+def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]]) -> Html:
+    names = list(dict.fromkeys(figures.percentile_name(p) for _, _, found in flights for p in found.latencies))
+    rows = []
+    for i, c, found in flights:
+        told = {figures.percentile_name(p): figures.percentile_text(p).removesuffix(" ms") for p in found.latencies}
+        invalid = f" + {found.invalid_launches} invalid" if found.invalid_launches else ""
+        rows.append(
+            (
+                None,
+                [
+                    name_cell(i, c),
+                    figures.with_interval(found.per_s, found.low_per_s, found.high_per_s),
+                    f"{found.requests}" if found.concurrent else "1 (no more possible)",
+                    *[told.get(name, figures.NONE) for name in names],
+                    f"{found.launches}{invalid}",
+                ],
+            )
+        )
+    head = ["Certified candidate", "Per second [95 %]", "In flight", *[f"{name}, ms" for name in names], "Launches"]
+    caption = (
+        "Throughput: samples completed a second with several requests in flight, measured in launches of its own. "
+        "These latencies are those of a request beside the others, not of one alone."
+    )
     return table(head, rows, caption=caption)
 
 

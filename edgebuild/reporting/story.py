@@ -144,8 +144,10 @@ def verdict_sentence(record: BuildRecord) -> str:
         judged = f"losing {lost} where the budget is {record.budget_text} ({evidence(drop, record)})"
     if chosen.id == record.baseline:
         kept = f"The reference artifact {chosen.id} stays"
-        return f"{kept}: nothing inside the budget and limits beats it, {judged}, {where}."
+        rate = f", {figures.throughput(chosen.throughput)}" if chosen.throughput else ""
+        return f"{kept}: nothing inside the budget and limits beats it, {judged}{rate}, {where}."
     parts = [figures.speed(chosen.versus_reference)] if chosen.versus_reference else []
+    parts += [figures.throughput(chosen.throughput)] if chosen.throughput else []
     smaller = size_ratio(chosen, find(record, record.baseline))
     parts += [smaller] if smaller else []
     return f"{chosen.id} replaces the reference artifact: {', '.join([*parts, judged])}, measured {where}."
@@ -162,7 +164,7 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
     """Return what a reader must not conclude from this build, in sentences."""
     chosen = find(record, record.chosen)
     said = _gaps(record, chosen) if chosen else ["No candidate was chosen, so nothing here is a recommendation."]
-    screened = sum(1 for c in record.candidates if c.screen and not c.certify)
+    screened = sum(1 for c in record.candidates if (c.screen or c.throughput_screen) and not c.certify)
     if screened:
         who = "1 candidate was" if screened == 1 else f"{screened} candidates were"
         said.append(f"{who} only screened: those times rank candidates, they prove nothing.")

@@ -204,9 +204,13 @@ def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
 
 def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[RenderableType]:
     parts: list[RenderableType] = [_text(("\nTime", "bold"))]
+    flight = c.throughput or c.throughput_screen
+    if flight is not None:
+        ranks = "" if c.throughput else ", screened only: it ranks, it is no result"
+        parts.append(_text(f"throughput {figures.throughput(flight)} in {flight.launches} launches{ranks}"))
     latency = story.latency_of(c)
     if latency is None:
-        return [*parts, _text("never measured")]
+        return parts if flight else [*parts, _text("never measured")]
     note = "" if c.certify else ", screened only: it ranks, it is no result"
     interval = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
     parts.append(_text(f"p50 {interval} ms in {latency.launches} launches{note}"))

@@ -141,6 +141,13 @@ def _check_answers(client: RunnerClient, request: dict[str, Any], backend: Backe
         answer = client.call("measure", {**request, **quick}, time_limit_s=LIMIT_S)
     launch = Launch.model_validate({**answer, "index": 0, "arm": "contract"})
     require(launch.count >= 1 and launch.median_ns > 0, "a launch has samples")
+    with client.workspace() as remote:
+        answer = client.call("throughput", {**request, **quick, "out": remote}, time_limit_s=LIMIT_S)
+    flight = Launch.model_validate({**answer, "index": 0, "arm": "contract"})
+    require(bool(flight.per_s and flight.per_s > 0 and flight.requests), "a throughput launch says its rate")
+    offered = "class Flight" in backend.device_file.read_text(encoding="utf-8")
+    require(flight.concurrent is offered, "requests are in flight side by side where device.py has a Flight")
+    require(flight.requests == 1 or offered, "without a Flight one request is in flight")
     memory = Memory.model_validate(client.call("memory", {**request, "seconds": 0.1}, time_limit_s=LIMIT_S))
     require(memory.peak_bytes >= memory.baseline_bytes > 0, "memory peaks are above the baseline")
     layers = client.call("layers", request, time_limit_s=LIMIT_S)["layers"]

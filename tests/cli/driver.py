@@ -6,7 +6,9 @@ A shared or noisy machine must not fail a test of behaviour, so no launch is inv
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.measuring import evaluate, protocols
 
 SHORT = {
@@ -19,6 +21,8 @@ SHORT = {
 protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
 protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 3, "max_launches": 3})
 evaluate.SILENCE_S = float(os.environ.get("TEST_SILENCE_S", evaluate.SILENCE_S))
+if "TEST_DEVICE_FILE" in os.environ:
+    OnnxRuntime.device_file = Path(os.environ["TEST_DEVICE_FILE"])
 
 if __name__ == "__main__":
     from edgebuild.cli import main

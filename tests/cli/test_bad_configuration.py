@@ -20,6 +20,10 @@ TABLE_PROBLEMS: dict[str, tuple[dict[str, str | None], tuple[str, ...]]] = {
     ),
     "unknown table": ({"buget": "points = 1.0"}, ('[buget]: unknown key; did you mean "budget"?',)),
     "wrong type": ({"budget": 'points = "two"'}, ('[budget].points: must be a number, got "two"',)),
+    "unknown metric": (
+        {"metric": 'name = "acuracy"'},
+        ('[metric].name: unknown metric "acuracy"; did you mean "accuracy"?',),
+    ),
     "missing table": ({"data": None}, ("[data]: is missing",)),
     "two kinds of budget": (
         {"budget": "points = 2.0\nfloor = 0.9"},
@@ -58,7 +62,9 @@ def test_every_problem_of_the_file_is_told_at_once(name: str, tmp_path: Path) ->
     write_project(tmp_path, tables)
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     message = f"edgebuild.toml: {count}\n" + "\n".join(f"  - {problem}" for problem in problems)
-    refused(tmp_path, "build", code=2, message=message, hint=EXPLAINED, driver=False)
+    refused(
+        tmp_path, "plan" if name == "unknown metric" else "build", code=2, message=message, hint=EXPLAINED, driver=False
+    )
     assert not (tmp_path / ".edgebuild").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice, ProcessChannel
-from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, ModelError
+from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, ModelError, RunnerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,3 +149,27 @@ def test_files_outside_of_the_folder_are_not_fetched(tmp_path: Path) -> None:
     for name in ("../x", "/etc/passwd", "..", ""):
         with pytest.raises(DeviceError, match="outside of its folder"):
             client.fetch(f"{client.device.root}/work", [name], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", RunnerFailed),
+        ("sys.exit(9)", RunnerFailed),
+        ("import time; time.sleep(600)", RunnerFailed),
+        ('print(\'{"error": {"kind": "runtime", "message": "oops"}}\')', RunnerFailed),
+        ('print(\'{"error": {"kind": "device", "message": "oops"}}\')', DeviceError),
+        ("sys.exit(3)", DeviceError),
+        ("print('hello')", DeviceError),
+    ],
+)
+def test_a_runner_that_fails_on_a_model_is_told_from_a_device_that_fails(
+    tmp_path: Path, program: str, kind: type[EdgebuildError]
+) -> None:
+    client = RunnerClient(Rogue(tmp_path / "device", "import sys; sys.stdin.readline()\n" + program), {})
+    with pytest.raises(DeviceError) as caught:
+        client.call("evaluate", {}, time_limit_s=2.0)
+    assert type(caught.value) is kind
+    with pytest.raises(DeviceError) as caught:
+        client.call("probe", {}, time_limit_s=2.0)
+    assert type(caught.value) is DeviceError

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from edgebuild.core.measurement import LatencySummary, Memory, Percentile
+from edgebuild.core.measurement import LatencySummary, Memory, Percentile, ThroughputSummary
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.errors import UsageError
 from edgebuild.judging.limits import Measured, check_limits
@@ -30,7 +31,8 @@ def latency(p99_ms: float | None = 3.0, **changes: Any) -> LatencySummary:
 
 
 WHOLE = Measured(
-    latency=latency(),
+    latency=latency(throughput_per_s=9000.0),
+    throughput=ThroughputSummary(launches=10, invalid_launches=0, requests=4, concurrent=True, per_s=480.0),
     memory=Memory(baseline_bytes=20_000_000, load_peak_bytes=40_000_000, inference_peak_bytes=50_000_000),
     size_bytes=1_500_000,
 )
@@ -73,6 +75,16 @@ def test_a_median_whose_interval_straddles_the_limit_is_inconclusive() -> None:
     verdict = check_limits(FINE, {"latency_p50_ms": 2.05}, WHOLE)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.reasons[1] == "median latency 2 ms, its interval 1.9 to 2.1 straddles the limit of 2.05 ms"
+
+
+def test_throughput_is_judged_by_what_was_measured_in_flight() -> None:
+    alone = check_limits(FINE, {"throughput_per_s": 1.0}, Measured(latency=latency()))
+    assert alone.outcome is Outcome.INCONCLUSIVE
+    found = WHOLE.throughput
+    assert found is not None
+    wide = replace(WHOLE, throughput=found.model_copy(update={"low_per_s": 450.0, "high_per_s": 500.0}))
+    for limit, outcome in ((449, Outcome.ACCEPTED), (470, Outcome.INCONCLUSIVE), (501, Outcome.REFUSED)):
+        assert check_limits(FINE, {"throughput_per_s": float(limit)}, wide).outcome is outcome
 
 
 def test_the_worst_outcome_counts() -> None:

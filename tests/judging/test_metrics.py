@@ -12,8 +12,9 @@ import torchmetrics.functional as torch_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.errors import DataError, UsageError
-from edgebuild.judging.metrics import BUILTIN_NAMES, builtin, custom
+from edgebuild.judging.metrics import _BUILTIN, builtin, custom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def _data(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     return (LOGITS, LABELS) if builtin(name).by_class else (VALUES[:, :1], WANTED[:, :1])
 
 
-@pytest.mark.parametrize("name", BUILTIN_NAMES)
+@pytest.mark.parametrize("name", METRIC_NAMES)
 def test_counting_samples_is_repeating_them(name: str) -> None:
     """What the bootstrap rests on."""
     output, targets = _data(name)
@@ -109,7 +110,7 @@ def test_counting_samples_is_repeating_them(name: str) -> None:
     assert counted == pytest.approx(value(name, output[rows], targets[rows]), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", BUILTIN_NAMES)
+@pytest.mark.parametrize("name", METRIC_NAMES)
 def test_scores_per_sample_average_to_the_metric(name: str) -> None:
     output, targets = _data(name)
     per_sample = builtin(name).per_sample({"output": output}, targets)
@@ -181,6 +182,10 @@ def test_several_outputs_need_a_name() -> None:
     with pytest.raises(DataError, match="no output 'c', it has a, b"):
         builtin("accuracy", output="c").value(outputs, LABELS)
     assert builtin("accuracy", output="a").value(outputs, LABELS) == value("accuracy", LOGITS, LABELS)
+
+
+def test_every_name_that_configuration_takes_is_built_in() -> None:
+    assert set(_BUILTIN) == set(METRIC_NAMES)
 
 
 def test_an_unknown_name_is_met_with_the_nearest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +11,22 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from edgebuild.backends.table import backends
-from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
+from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.measurement import Fact, Launch
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
-from edgebuild.errors import DeviceError, Interrupted
-from edgebuild.measuring import session, statistics
+from edgebuild.errors import DeviceError, Interrupted, RunnerFailed
+from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.measuring.evidence import SessionFolder
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.measuring.session import Arm, Bench, compare_arms, measure, samples_reader
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import read_outputs
+from tests.fragile import write_fragile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -277,13 +279,13 @@ def test_memory_and_layers_are_asked_for_once_per_session(
 ) -> None:
     bench, arm = ground.bench(tmp_path), ground.arm("a")
     result = measure(bench, ONCE, [arm], title="t")
-    memory = session.measure_memory(bench, result.folder, arm)
+    memory = side.measure_memory(bench, result.folder, arm)
     assert memory.peak_bytes >= memory.baseline_bytes > 1 << 20
-    layers = session.read_layers(bench, result.folder, arm)
+    layers = side.read_layers(bench, result.folder, arm)
     assert {layer.precision for layer in layers} == {"fp32"}
     monkeypatch.setattr(ground.client, "call", None)
-    assert session.measure_memory(bench, result.folder, arm) == memory
-    assert session.read_layers(bench, result.folder, arm) == layers
+    assert side.measure_memory(bench, result.folder, arm) == memory
+    assert side.read_layers(bench, result.folder, arm) == layers
     again = measure(bench, ONCE, [arm], title="t")
     assert again.measurements["a"].memory == memory
 
@@ -429,3 +431,65 @@ def test_a_second_look_is_taken_where_the_fastest_cannot_be_told_from_another() 
     assert not session._wants_more(_run({"a": fast, "b": slow, "c": [151.0, 150.0, 161.0, 148.0]}))
     # What a second look adds doesn't change the first one's answer: it was asked once.
     assert session._wants_more(_run({"a": [*fast, 100.0], "b": [*same, 300.0]}))
+
+
+@pytest.fixture
+def fragile(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
+    """The ground with a runtime that crashes as FRAGILE says."""
+    device = LocalDevice(tmp_path / "device", name="test-device")
+    monkeypatch.setattr(ground, "client", RunnerClient(device, {"onnxruntime": write_fragile(tmp_path)}))
+    return ground
+
+
+def int8(arm: Arm) -> Arm:
+    """The arm called int8, so that it can be told to crash."""
+    scheme = Int8Scheme(activations="uint8")
+    artifact = arm.artifact.model_copy(
+        update={"precision": Precision(kind="int8", scheme=scheme, quantiser="edgebuild")}
+    )
+    folder = arm.folder.with_name(f"{arm.folder.name}-int8")
+    if not folder.exists():
+        shutil.copytree(arm.folder, folder)
+        (folder / "artifact.json").write_text(artifact.to_json())
+    return replace(arm, artifact=artifact, folder=folder)
+
+
+@pytest.mark.parametrize("protocol", [QUICK, CERTIFY], ids=lambda p: p.name)
+def test_an_arm_that_crashes_leaves_and_is_tried_again_later(
+    fragile: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol, launches: list[str]
+) -> None:
+    arms = [fragile.arm("a", keep=True), int8(fragile.arm("b", threads=2))]
+    monkeypatch.setenv("FRAGILE", "measure:int8:segv")
+    found = measure(fragile.bench(tmp_path), protocol, arms, title="t")
+    assert list(found.failed) == ["b"]
+    assert found.failed["b"].sentence.endswith(
+        "(measure) was ended by SIGSEGV (the runtime crashed) without an answer."
+    )
+    assert (launches, found.dropped) == (["a", "a"], {})
+    assert compare_arms(found, "b", "a") is None
+    monkeypatch.delenv("FRAGILE")
+    launches.clear()
+    again = measure(fragile.bench(tmp_path), protocol, arms, title="t")
+    assert (again.failed, launches) == ({}, ["b", "b"])
+    assert again.folder.path == found.folder.path
+
+
+def test_a_crash_of_the_arm_to_keep_ends_the_session(
+    fragile: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAGILE", "measure:int8:segv")
+    with pytest.raises(RunnerFailed):
+        measure(fragile.bench(tmp_path), QUICK, [int8(fragile.arm("a", keep=True)), fragile.arm("b")], title="t")
+
+
+def test_a_crash_with_which_the_device_is_gone_is_the_devices(
+    fragile: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAGILE", "measure:int8:segv")
+
+    def gone(client: RunnerClient) -> None:
+        raise DeviceError(f"The connection to {client.device.id} was lost.")
+
+    monkeypatch.setattr(session, "require_alive", gone)
+    with pytest.raises(DeviceError, match=r"The connection to test-device was lost\."):
+        measure(fragile.bench(tmp_path), QUICK, [fragile.arm("a"), int8(fragile.arm("b"))], title="t")

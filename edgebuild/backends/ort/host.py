@@ -48,6 +48,12 @@ class OnnxRuntime:
             choices=(True, False),
             meaning="Whether memory is kept between inferences: quicker, and the peak stays.",
         ),
+        SettingSpec(
+            name="requests",
+            type=int,
+            least=1,
+            meaning="Requests in flight where throughput is measured; as many as fill the cores without it.",
+        ),
     )
 
     def installed(self) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     Fields = Dict[str, Any]
 
@@ -89,6 +91,40 @@ class Session:
         """Free the model; views go before what they look into."""
         self._inputs = self._outputs = []
         del self._request, self._compiled
+
+
+class Flight(Session):
+    """One compiled model with a queue of requests; as many as the plugin calls its optimum where nothing is said."""
+
+    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
+        super().__init__(artifact, folder, settings)
+        import openvino
+
+        self._queue = openvino.AsyncInferQueue(self._compiled, int(settings.get("requests", 0)))
+        self.requests = len(self._queue)
+
+    def flood(self, feeds: List[Fields], stop: Callable[[], bool], ended: Callable[[int], None]) -> None:
+        """Keep all requests in flight until ``stop()``; call ``ended(its start)`` after each."""
+        queue, places = self._queue, self._places
+
+        def over(request: Any, start: int) -> None:
+            tensors = request.output_tensors
+            _ = [tensors[place].data.copy() for place in places]
+            ended(start)
+
+        queue.set_callback(over)
+        by_place = [{index: feed[name] for index, name in enumerate(self.input_names)} for feed in feeds]
+        for feed in itertools.cycle(by_place):
+            queue.get_idle_request_id()  # waits until there is one
+            if stop():
+                break
+            queue.start_async(feed, userdata=time.perf_counter_ns(), share_inputs=False)
+        queue.wait_all()
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._queue
+        super().close()
 
 
 def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:

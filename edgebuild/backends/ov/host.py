@@ -43,6 +43,12 @@ class OpenVino:
         SettingSpec(name="streams", type=int, least=1, meaning="Groups of threads that work on requests side by side."),
         SettingSpec(name="pinning", type=bool, choices=(True, False), meaning="Whether threads stay on their core."),
         SettingSpec(
+            name="requests",
+            type=int,
+            least=1,
+            meaning="Requests in flight where throughput is measured; the plugin's own optimum without it.",
+        ),
+        SettingSpec(
             name="inference_precision",
             type=str,
             choices=("f32", "f16", "bf16"),

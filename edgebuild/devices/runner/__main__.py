@@ -45,6 +45,10 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import measure
 
         return measure.measure(request, wire)
+    if op == "throughput":
+        from . import throughput
+
+        return throughput.throughput(request, wire)
     if op == "memory":
         from . import memory
 

@@ -57,14 +57,14 @@ class Opened:
         _load_runtime(self.backend, self.manifest["backend"])
         self.import_s = time.perf_counter() - start
 
-    def session(self) -> Any:
-        """Load the model and return a session; raises the backend's own problem when it can't."""
+    def session(self, kind: Any = None) -> Any:
+        """Load the model and return a session, or one of the backend's class ``kind``; raises the backend's problem."""
         missing = [
             f["path"] for f in self.manifest["files"] if not os.path.exists(os.path.join(self.folder, f["path"]))
         ]
         if missing:
             raise Problem("model", "The artifact's file %s is missing." % missing[0], "Build the artifact again.")
-        return self.backend.Session(self.manifest, self.folder, self.settings)
+        return (kind or self.backend.Session)(self.manifest, self.folder, self.settings)
 
 
 def layers(request: Fields) -> Fields:

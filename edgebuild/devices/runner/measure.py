@@ -38,6 +38,24 @@ WINDOW_MIN_INFERENCES = 5
 
 
 def measure(request: Fields, wire: Wire) -> Fields:
+    """Measure one call after the other: see ``launch``."""
+    return launch(request, wire, Mode())
+
+
+class Mode:
+    """How calls follow each other: one after the other. Another way is another subclass."""
+
+    def open(self, opened: Opened) -> Any:
+        """Load the model."""
+        return opened.session()
+
+    def bench(self, session: Any, loop: Loop, feeds: list[Fields], firsts: list[bool], capacity: int) -> Bench:
+        """Return what makes the calls."""
+        del session
+        return Bench(loop, feeds, firsts, capacity)
+
+
+def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     """Return the fields of ``edgebuild.core.measurement.Launch``, but its index and arm; samples lie in ``out``.
 
     The environment's facts include the bounds and the options that held.
@@ -51,7 +69,7 @@ def measure(request: Fields, wire: Wire) -> Fields:
     inputs, firsts = prepare(data, int(options["rotate"]))
 
     clock = time.perf_counter()
-    session = opened.session()
+    session = mode.open(opened)
     load_s = time.perf_counter() - clock
     fetched = environment.page_cache(stored, environment.read_bytes(), model_bytes)
     loop = Loop(session, opened.contract)
@@ -60,7 +78,7 @@ def measure(request: Fields, wire: Wire) -> Fields:
     loop.call(feeds[0])
     first_s = time.perf_counter() - clock
 
-    bench = Bench(loop, feeds, firsts, int(options["max_samples"]))
+    bench = mode.bench(session, loop, feeds, firsts, int(options["max_samples"]))
     wire.progress("warm-up", 0, options["warmup_cap_s"])
     gc.collect()
     gc.disable()
@@ -80,7 +98,7 @@ def measure(request: Fields, wire: Wire) -> Fields:
     ]
     facts += [{"name": "bound.%s" % name, "value": "%g" % value} for name, value in sorted(bounds.items())]
     facts += [{"name": "option.%s" % name, "value": "%g" % value} for name, value in sorted(options.items())]
-    launch: Fields = {
+    result: Fields = {
         "start_s": started,
         "import_s": opened.import_s,
         "load_s": load_s,
@@ -91,12 +109,12 @@ def measure(request: Fields, wire: Wire) -> Fields:
         "environment": facts,
         "invalid": reasons,
     }
-    launch.update(bench.save(request["out"], count))
+    result.update(bench.save(request["out"], count))
     session.close()
     clock = time.perf_counter()
-    opened.session()
-    launch["warm_load_s"] = time.perf_counter() - clock
-    return launch
+    mode.open(opened)
+    result["warm_load_s"] = time.perf_counter() - clock
+    return result
 
 
 def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:

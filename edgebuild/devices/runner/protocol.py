@@ -13,6 +13,8 @@ PROTOCOL = 1
 MAX_REQUEST_BYTES = 4 << 20
 #: A request comes with the start; a host that was cut off before it was sent will never send it.
 REQUEST_S = 30.0
+#: The status of a runner for which nobody waits any more.
+ABANDONED = 3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Problem(Exception):
-    """Something to tell the caller. ``kind``: model | data | environment | usage | device."""
+    """Something to tell the caller. ``kind``: model | data | environment | usage | device | runtime."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -77,7 +79,9 @@ class Wire:
 
             traceback.print_exception(type(error), error, error.__traceback__)
         message = str(error) if kind else "%s: %s" % (type(error).__name__, error)
-        self._line({"error": {"kind": kind or "device", "message": message[:4000], "hint": getattr(error, "hint", "")}})
+        self._line(
+            {"error": {"kind": kind or "runtime", "message": message[:4000], "hint": getattr(error, "hint", "")}}
+        )
         self.end()
 
     def end(self) -> None:
@@ -98,6 +102,6 @@ def _exit_when_closed(silence_s: float) -> None:
     """
     while True:
         if silence_s and not select.select([0], [], [], silence_s)[0]:
-            os._exit(3)
+            os._exit(ABANDONED)
         if not os.read(0, 4096):
-            os._exit(3)
+            os._exit(ABANDONED)
