@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgebuild.core.verdict import Outcome
-from edgebuild.devices.hold import hold_device
+from edgebuild.devices.hold import hold_device, pinned_clocks
+from edgebuild.devices.probe import read_probe
 from edgebuild.measuring import session, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
@@ -81,7 +83,8 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         baseline = next((b for b in built if b.eligible), None)
     if baseline is None:
         return nothing
-    with hold_device(world.client, f"edgebuild {world.project.name}", progress=world.progress, check=world.check):
+    what = f"edgebuild {world.project.name}"
+    with hold_device(world.client, what, progress=world.progress, check=world.check), _clocks(world) as world:
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
@@ -94,6 +97,16 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
         race = _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
         return replace(race, dropped={**race.dropped, **disturbed})
+
+
+@contextlib.contextmanager
+def _clocks(world: World) -> Iterator[World]:
+    """Yield the world as it is measured: where pinned clocks are asked for, with them, and a probe that says so."""
+    if not world.pin_clocks:
+        yield world
+        return
+    with pinned_clocks(world.client, check=world.check):
+        yield replace(world, probe=read_probe(world.client))
 
 
 def _disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:
