@@ -80,7 +80,7 @@ def _prove(w: world.World, common: prepare.Prepared, precision: Precision) -> di
         "engine_bytes": artifact.size_bytes,
         "outcome": str(verdict.outcome),
         "sqnr_db": close.sqnr_db,
-        "gpu_memory": device.gpu_memory(),
+        "gpu_memory": device.accelerator_memory(),
     }
     folder, data = w.client.put_folder(compiled.path), w.client.put_folder(common.validation.path)
     request = {"artifact": folder, "inputs": data}

@@ -13,7 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgebuild"
-SENT_TO_BOARDS = sorted([*PACKAGE.glob("devices/runner/*.py"), *PACKAGE.glob("backends/*/device.py")])
+SENT_TO_BOARDS = sorted(
+    [
+        *PACKAGE.glob("devices/runner/*.py"),
+        *PACKAGE.glob("backends/*/device.py"),
+        *PACKAGE.glob("backends/*/device/*.py"),
+    ]
+)
 #: A device module may name its runtime's modules and numpy; everything else it imports is the standard library's.
 RUNTIMES = {"numpy", "onnxruntime", "openvino", "tensorrt"}
 

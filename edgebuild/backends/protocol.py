@@ -1,7 +1,7 @@
 """What a backend is: it compiles for one runtime on the host, and its ``device.py`` runs the result on the device.
 
-``device.py`` is Python 3.8, standard library + the runtime + the numpy that it brings, and imports nothing of edgebuild
-(it travels alone). It exports:
+``device.py`` (or a package ``device/``, whose modules import each other relatively) is Python 3.8, standard library +
+the runtime + the numpy that it brings, and imports nothing of edgebuild (it travels alone). It exports:
 
 - ``version() -> str | None``: the runtime's version, None where it isn't installed.
 - ``load_runtime() -> None``: imports the runtime; raises ``ImportError``.
@@ -15,13 +15,18 @@
   ``flood(feeds, stop, ended)`` runs the feeds in rotation until ``stop()`` is true and all is over, and calls
   ``ended(start)`` after each call with the ``perf_counter_ns`` at which it began, from any thread; input and output
   copies are part of a call. Without it throughput is measured one request at a time, and the record says so.
-- optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there.
+- optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there. One
+  that takes ``tell`` too is given ``tell(phase, done, total)`` to say how far it is.
+- optionally ``facts() -> dict``: what the runtime says of the device beside its version, for the probe.
+- optionally ``accelerator_memory() -> dict``: {source, used_bytes} of memory that isn't the process's own.
+- optionally ``Session.device_ns``: the accelerator's own time in the last ``run``, copies left out.
 
 What it raises with an attribute ``kind`` of "model", "data" or "environment" is shown to the user as it is.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -30,7 +35,7 @@ from edgebuild.core.values import digest_file
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.core.artifact import Contract, Precision
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
 Settings: TypeAlias = tuple[tuple[str, Setting], ...]
+
+#: Sentences about an artifact, for the candidate's notes.
+NOTES = "notes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,7 @@ class Backend(Protocol):
 
     @property
     def device_file(self) -> Path:
-        """Its ``device.py``."""
+        """Its ``device.py``, or the ``__init__.py`` of its ``device/``."""
         ...
 
     @property
@@ -103,8 +111,20 @@ class Backend(Protocol):
         """Return the step that turns {"model": folder with model.onnx} into an artifact folder with artifact.json.
 
         ``client`` lets a backend compile on the device where that is better. ``libraries`` are custom-op libraries.
+        A backend that a profile with an ``accelerator`` names takes that name as a further keyword.
         """
         ...
+
+
+def write_notes(folder: Path, notes: Sequence[str]) -> None:
+    """Leave what a reader of the candidate should know beside its artifact; it is no part of what ships."""
+    (folder / NOTES).write_text(json.dumps(list(notes), indent=1) + "\n", encoding="utf-8")
+
+
+def read_notes(folder: Path) -> tuple[str, ...]:
+    """Return what the step that compiled an artifact had to say of it."""
+    path = folder / NOTES
+    return tuple(json.loads(path.read_bytes())) if path.is_file() else ()
 
 
 def check_settings(backend: Backend, settings: Settings) -> None:

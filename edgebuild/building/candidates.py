@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgebuild.backends.protocol import read_notes
 from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
@@ -92,12 +93,13 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
         contract=prepared.contract,
         client=world.client if world.measured else None,
         libraries=tuple(filter(None, (world.project.custom_ops_path,))),
+        **({"accelerator": planned.accelerator} if planned.accelerator else {}),
     )
     compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
-    notes = _size_notes(prepared, model)
+    notes = (*read_notes(compiled.path), *_size_notes(prepared, model))
     if not world.measured:
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)

@@ -43,7 +43,8 @@ def open_places(world: World, targets: Sequence[str]) -> Iterator[tuple[World, .
             else:
                 if entry.name not in clients:
                     clients[entry.name] = _connected(entry, world, stack)
-                worlds.append(_moved(world, target, clients[entry.name]))
+                moved = _moved(world, target, clients[entry.name])
+                worlds.append(replace(moved, pin_clocks=entry.pin_clocks))
         yield tuple(worlds)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.building.candidates import crash_notes
 from edgebuild.core.measurement import LatencySummary, ThroughputSummary
 from edgebuild.core.verdict import Outcome
-from edgebuild.devices.hold import hold_device
-from edgebuild.devices.probe import require_alive
+from edgebuild.devices.hold import hold_device, pinned_clocks
+from edgebuild.devices.probe import read_probe, require_alive
 from edgebuild.errors import RunnerFailed
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
@@ -97,7 +97,8 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         baseline = next((b for b in built if b.eligible), None)
     if baseline is None:
         return nothing
-    with hold_device(world.client, f"edgebuild {world.project.name}", progress=world.progress, check=world.check):
+    what = f"edgebuild {world.project.name}"
+    with hold_device(world.client, what, progress=world.progress, check=world.check), _clocks(world) as world:
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
@@ -117,6 +118,16 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         order = [reference, *(name for name in names if name != reference)]
         race = _certify(bench, world, order, arms, batch, screen, summaries, crashed)
         return replace(race, dropped={**race.dropped, **disturbed})
+
+
+@contextlib.contextmanager
+def _clocks(world: World) -> Iterator[World]:
+    """Yield the world as it is measured: where pinned clocks are asked for, with them, and a probe that says so."""
+    if not world.pin_clocks:
+        yield world
+        return
+    with pinned_clocks(world.client, check=world.check):
+        yield replace(world, probe=read_probe(world.client))
 
 
 def _disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:

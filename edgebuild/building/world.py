@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.measurement import Fact
+from edgebuild.core.measurement import UNKNOWN, Fact
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
@@ -32,6 +32,18 @@ HOME = ".edgebuild"
 #: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
 #: Load and temperature are no configuration.
 CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
+#: The same, of what only some devices have. One that isn't there is no part of a configuration.
+CONFIGURATION_WHERE_KNOWN = (
+    "accelerators",
+    "clocks",
+    "cuda",
+    "cuda_driver",
+    "driver",
+    "gpu_architecture",
+    "gpu_clocks",
+    "jetpack",
+    "l4t",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,7 @@ class World:
     """Everything effects go through. Made by ``open_world`` for this machine, by ``open_places`` for each target.
 
     ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
+    ``pin_clocks`` says that the user asked for pinned clocks while measuring.
     """
 
     project: Project
@@ -67,6 +80,7 @@ class World:
     budget: Budget
     target: str = ""
     measured: bool = True
+    pin_clocks: bool = False
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     started: float = field(default_factory=time.monotonic)
@@ -113,7 +127,13 @@ def cache_home() -> Path:
 
 def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
     """Return the configuration part of a probe."""
-    names = [name for name in sorted(probe) if name in CONFIGURATION or name.startswith("runtime.")]
+    names = [
+        name
+        for name in sorted(probe)
+        if name in CONFIGURATION
+        or name.startswith("runtime.")
+        or (name in CONFIGURATION_WHERE_KNOWN and probe[name] != UNKNOWN)
+    ]
     return tuple(Fact(name=name, value=probe[name]) for name in names)
 
 

@@ -21,7 +21,7 @@ class DeviceEntry(Table):
     """One device. ``address`` and ``jump`` are as ``SshAddress.parse`` reads them; host keys in OpenSSH's form.
 
     ``site`` is a folder on the board with the Python packages that were put there. ``facts`` is what the device said of
-    itself when it was enrolled.
+    itself when it was enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -36,6 +36,7 @@ class DeviceEntry(Table):
     root: str = "~/.edgebuild"
     site: str = ""
     quota_gb: float = Field(default=4.0, gt=0)
+    pin_clocks: bool = False
     facts: dict[str, str] = Field(default_factory=dict)
 
 

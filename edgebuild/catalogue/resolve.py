@@ -38,6 +38,7 @@ class ResolvedProfile(Value):
     precisions: tuple[Precision, ...]
     settings: tuple[Settings, ...]
     channel_multiple: int
+    accelerator: str | None = None
 
     def key_fields(self) -> dict[str, Json]:
         """Return all that may shape a result; the name is a label."""
@@ -78,10 +79,11 @@ def resolve(
 ) -> ResolvedTarget:
     """Return what ``target`` is on the device that ``probe`` describes (empty: as the target's facts say).
 
-    ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cpu``, ``board``, ``cores`` and
-    ``memory_bytes``; a missing or ``unknown`` reading contradicts nothing. ``threads`` is the only thread count to
-    keep, if given. Raises ``ConfigError`` with every contradiction between facts and probe, and every profile that
-    doesn't exist. A target that edgebuild can't work on yet is no contradiction: all its profiles are refused.
+    ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cpu``, ``board``, ``cores``,
+    ``memory_bytes``, ``gpu_architecture`` and ``accelerators``; a missing or ``unknown`` reading contradicts nothing.
+    ``threads`` is the only thread count to keep, if given. Raises ``ConfigError`` with every contradiction between
+    facts and probe, and every profile that doesn't exist. A target that edgebuild can't work on yet is no
+    contradiction: all its profiles are refused.
     """
     reachable = any(profiles[name].device_work for name in target.profiles if name in profiles)
     # Where nothing could be done on the device anyway, that is the reason, not that the device is another one.
@@ -97,7 +99,7 @@ def resolve(
     cores = _number(readings, "cores") or (target.facts.cores.value if target.facts.cores else None)
     usable, refused = [], []
     for profile in (profiles[name] for name in target.profiles):
-        reason = _refusal(profile, arch, isa)
+        reason = _refusal(profile, arch, isa) or _lacking(profile, target.facts, readings)
         if reason is None:
             usable.append(_resolved(profile, arch, isa, cores, threads))
         else:
@@ -115,6 +117,9 @@ def resolve(
 def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
     if facts.arch and "arch" in readings and readings["arch"] != facts.arch.value:
         yield f'[facts].arch: should be "{facts.arch.value}", the device is "{readings["arch"]}"'
+    gpu = readings.get("gpu_architecture")
+    if facts.gpu_architecture and gpu is not None and gpu != facts.gpu_architecture.value:
+        yield f'[facts].gpu_architecture: should be "{facts.gpu_architecture.value}", the device\'s is "{gpu}"'
     if facts.isa and "isa" in readings:
         missing = sorted(set(facts.isa.value) - set(readings["isa"].split()))
         if missing:
@@ -150,6 +155,17 @@ def _refusal(profile: Profile, arch: str, isa: frozenset[str]) -> str | None:
     return None if profile.device_work else profile.why_no_device_work
 
 
+def _lacking(profile: Profile, facts: Facts, readings: Mapping[str, str]) -> str | None:
+    """Return why the profile's accelerator can't be used: the device's word counts before the target's."""
+    if profile.accelerator is None:
+        return None
+    if "accelerators" in readings:
+        offered, who = tuple(readings["accelerators"].split()), f"{profile.backend} finds none on the device"
+    else:
+        offered, who = facts.accelerators.value if facts.accelerators else (), "the target is not known to have one"
+    return None if profile.accelerator in offered else f"needs the accelerator {profile.accelerator}: {who}"
+
+
 def _first(rules: Iterable[R], isa: frozenset[str]) -> R | None:
     return next((rule for rule in rules if isa.issuperset(rule.requires)), None)
 
@@ -168,6 +184,7 @@ def _resolved(
         precisions=tuple(_precisions(profile, isa)),
         settings=tuple(dict.fromkeys(_settings(entry, cores, threads) for entry in profile.settings)),
         channel_multiple=channels.multiple if channels else 1,
+        accelerator=profile.accelerator,
     )
 
 

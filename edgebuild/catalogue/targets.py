@@ -54,6 +54,9 @@ class Facts(Table):
     memory_bytes: CountFact | None = Field(default=None, description="Memory of the smallest variant.")
     gpu: TextFact | None = None
     gpu_architecture: TextFact | None = Field(default=None, description="CUDA compute capability.")
+    accelerators: NamesFact | None = Field(
+        default=None, description="What can run models beside CPU and GPU: `dla`; empty where there is nothing."
+    )
     power_modes: NamesFact | None = None
     os: TextFact | None = None
     emulator_core: EmulatorCoreFact | None = Field(

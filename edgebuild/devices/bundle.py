@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 RUNNER = Path(__file__).parent / "runner"
 #: The package's name inside the bundle; it must not shadow anything that a board has installed.
 PACKAGE = "edgebuild_runner"
+#: Device code of several files is a package, named by this file of it.
+PACKAGE_FILE = "__init__.py"
 START = f"from {PACKAGE}.__main__ import main\n\nmain()\n"
 
 
 def module_of(backend: str) -> str:
-    """Return the module that a backend's ``device.py`` becomes; never the runtime's own name, so never shadowing it."""
+    """Return the module or package that a backend's device code becomes: never the runtime's own name."""
     return "backend_" + re.sub(r"\W", "_", backend)
 
 
@@ -32,10 +34,12 @@ def build_bundle(backend_device_files: Mapping[str, Path]) -> bytes:
     contents = {f"{PACKAGE}/{file.name}": file.read_bytes() for file in RUNNER.glob("*.py")}
     contents["__main__.py"] = START.encode()
     for backend, path in backend_device_files.items():
-        name = f"{module_of(backend)}.py"
-        if name in contents:
-            raise UsageError(f"Two backends would both become {name} in the runner: rename {backend!r}.")
-        contents[name] = path.read_bytes()
+        module = module_of(backend)
+        if {f"{module}.py", f"{module}/{PACKAGE_FILE}"} & contents.keys():
+            raise UsageError(f"Two backends would both become {module}.py in the runner: rename {backend!r}.")
+        whole = path.name == PACKAGE_FILE
+        contents |= {f"{module}/{file.name}": file.read_bytes() for file in path.parent.glob("*.py") if whole}
+        contents |= {} if whole else {f"{module}.py": path.read_bytes()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
         for name in sorted(contents):

@@ -11,7 +11,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import KNOCK_S
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
-from edgebuild.errors import DeviceError
+from edgebuild.errors import DeviceError, EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +48,29 @@ def hold_device(
         yield
     finally:
         client.attempt = None
+        over.set()
+        knocking.join()
+        channel.kill()
+
+
+@contextlib.contextmanager
+def pinned_clocks(client: RunnerClient, *, check: Callable[[], None] = never_stop) -> Iterator[None]:
+    """Pin a Jetson's clocks while the block runs; the device puts them back however it ends, a cut link included.
+
+    Raises ``EnvironmentGap`` where the device has no ``jetson_clocks`` or its user isn't allowed to use it.
+    """
+    channel = client.start("clocks", {}, time_limit_s=HOLD_LIMIT_S)
+    over = threading.Event()
+    knocking = threading.Thread(target=_knock, args=(channel, over), name="edgebuild-clocks", daemon=True)
+    knocking.start()
+    try:
+        message = _next(channel, client, check)
+        if message.get("event") != "pinned":
+            error = message.get("error")
+            told = error if isinstance(error, dict) else {"message": str(message)[:300]}
+            raise EnvironmentGap(f"{client.device.id}: {told.get('message')}", hint=str(told.get("hint", "")))
+        yield
+    finally:
         over.set()
         knocking.join()
         channel.kill()

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
 PROBE_LIMIT_S = 120.0
 
 
-def read_probe(client: RunnerClient) -> dict[str, str]:
-    """Ask the device what it is; nested readings are flattened with dots."""
-    answer = client.call("probe", {}, time_limit_s=PROBE_LIMIT_S)
+def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
+    """Ask the device what it is; nested readings are flattened with dots.
+
+    ``light`` leaves out what only a runtime can tell, which may take seconds.
+    """
+    answer = client.call("probe", {"light": light}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}
     _flatten("", answer, flat)
     return flat

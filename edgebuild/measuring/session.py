@@ -224,7 +224,7 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
         return
     run.bench.check()
     if run.cool_down is None:
-        run.cool_down = CoolDown(lambda: read_probe(run.bench.client), check=run.bench.check)
+        run.cool_down = CoolDown(lambda: read_probe(run.bench.client, light=True), check=run.bench.check)
     run.cool_down.wait()
     try:
         done.append(_launch_until_valid(run, arm))

@@ -28,6 +28,7 @@ class PlannedCandidate(Value):
     settings: tuple[Settings, ...]
     raced: bool
     baseline: bool = False
+    accelerator: str | None = None
 
 
 class Refusal(Value):
@@ -130,6 +131,7 @@ def _candidate(
         settings=settings,
         raced=raced,
         baseline=baseline,
+        accelerator=profile.accelerator,
     )
 
 

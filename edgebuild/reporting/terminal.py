@@ -119,7 +119,8 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) 
 
 
 def _reason(index: int, c: CandidateRecord) -> RichText:
-    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), story.reasons_of(c)[0])
+    notes = [(f"\n   {note}", "dim") for note in c.notes]
+    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), story.reasons_of(c)[0], *notes)
 
 
 def comparison_table(records: Sequence[BuildRecord]) -> RichTable:

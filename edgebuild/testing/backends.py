@@ -11,6 +11,7 @@ from edgebuild.core.artifact import Artifact, Contract, Precision, StateLink, Te
 from edgebuild.core.measurement import Launch, Layer, Memory
 from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
 from edgebuild.core.values import digest_file
+from edgebuild.devices.bundle import PACKAGE_FILE
 from edgebuild.devices.client import RunnerClient
 from edgebuild.testing import require
 
@@ -60,14 +61,19 @@ def check_backend(backend: Backend, device: Device, scratch: Path) -> None:
 
 
 def _check_device_file(backend: Backend) -> None:
-    tree = ast.parse(backend.device_file.read_text(encoding="utf-8"), feature_version=(3, 8))
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        require(not any(n.split(".")[0] == "edgebuild" for n in names), "device.py imports nothing of edgebuild")
-        heavy = [n for n in names if n.split(".")[0] not in sys.stdlib_module_names]
-        require(node not in tree.body or not heavy, "device.py imports its runtime inside functions only")
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    entry = backend.device_file
+    files = sorted(entry.parent.glob("*.py")) if entry.name == PACKAGE_FILE else [entry]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8)) for path in files}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            require(not any(n.split(".")[0] == "edgebuild" for n in names), "device.py imports nothing of edgebuild")
+            heavy = [n for n in names if n.split(".")[0] not in sys.stdlib_module_names]
+            require(node not in tree.body or not heavy, "device.py imports its runtime inside functions only")
+    body = trees[entry].body
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
     require({"version", "load_runtime", "Session", "layers"} <= defined, "device.py defines the four names")
 
 

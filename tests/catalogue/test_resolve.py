@@ -71,9 +71,10 @@ def test_a_cpu_that_is_too_old_refuses_the_profile() -> None:
 def test_every_target_resolves_from_its_facts_alone(name: str) -> None:
     resolved = resolve(TARGETS[name], PROFILES, {})
     assert len(resolved.profiles) + len(resolved.refused) == len(TARGETS[name].profiles)
-    for profile, reason in resolved.refused:
-        assert not PROFILES[profile].device_work
-        assert reason == PROFILES[profile].why_no_device_work
+    for refused, reason in resolved.refused:
+        profile = PROFILES[refused]
+        lacking = profile.accelerator is not None and f"needs the accelerator {profile.accelerator}" in reason
+        assert lacking or (not profile.device_work and reason == profile.why_no_device_work)
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-5", "jetson-thor"])
@@ -87,7 +88,25 @@ def test_a_profile_without_device_work_is_refused_with_its_reason() -> None:
     profiles = {**PROFILES, "jetson-tensorrt": PROFILES["jetson-tensorrt"].model_copy(update=update)}
     resolved = resolve(TARGETS["jetson-thor"], profiles, {})
     assert [profile.name for profile in resolved.profiles] == ["arm-onnx"]
-    assert dict(resolved.refused) == {"jetson-tensorrt": update["why_no_device_work"]}
+    assert dict(resolved.refused)["jetson-tensorrt"] == update["why_no_device_work"]
+
+
+def test_another_gpu_is_a_contradiction() -> None:
+    assert resolve(TARGETS["jetson-agx-orin"], PROFILES, {"gpu_architecture": "8.7"}).profiles
+    with pytest.raises(ConfigError, match=r'gpu_architecture: should be "8\.7", the device\'s is "11\.0"'):
+        resolve(TARGETS["jetson-agx-orin"], PROFILES, {"gpu_architecture": "11.0"})
+
+
+@pytest.mark.parametrize("name", ["jetson-agx-orin", "jetson-orin-nano-8gb"])
+def test_an_accelerator_is_used_where_the_device_has_one_and_refused_elsewhere(name: str) -> None:
+    expected = name == "jetson-agx-orin"
+    lacks = "needs the accelerator dla: the target is not known to have one"
+    finds_none = "needs the accelerator dla: tensorrt finds none on the device"
+    for accelerators, used, reason in ((None, expected, lacks), ("dla", True, ""), ("none", False, finds_none)):
+        probe = {"accelerators": accelerators} if accelerators else {}
+        resolved = resolve(TARGETS[name], PROFILES, probe)
+        assert [p.name for p in resolved.profiles if p.accelerator == "dla"] == (["jetson-dla"] if used else [])
+        assert dict(resolved.refused).get("jetson-dla", "") == ("" if used else reason)
 
 
 def test_facts_alone_say_nothing_of_this_machine() -> None:

@@ -55,3 +55,14 @@ def test_two_backends_of_one_module_are_refused(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(UsageError, match=r"backend_a_b\.py"):
         build_bundle({"a.b": path, "a-b": path})
+
+
+def test_device_code_of_several_files_travels_as_a_package(tmp_path: Path) -> None:
+    (tmp_path / "device").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "device" / f"{name}.py").write_text("")
+    bundle = build_bundle({"x": tmp_path / "device" / "__init__.py"})
+    names = zipfile.ZipFile(io.BytesIO(bundle)).namelist()
+    assert {name for name in names if name.startswith("backend_")} == {"backend_x/__init__.py", "backend_x/part.py"}
+    with pytest.raises(UsageError, match=r"backend_a_b\.py"):
+        build_bundle({"a.b": tmp_path / "device" / "__init__.py", "a-b": tmp_path / "device" / "part.py"})

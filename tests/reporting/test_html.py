@@ -90,7 +90,8 @@ def test_every_candidate_is_there_with_its_reason(record: BuildRecord) -> None:
     for c in record.candidates:
         shown = " ".join(clean(c.id).split())
         assert shown in text
-        assert " ".join(clean(c.reason).split()) in text
+        for said in (c.reason, *c.notes):
+            assert " ".join(clean(said).split()) in text
 
 
 def test_the_page_names_no_place_outside_of_itself() -> None:

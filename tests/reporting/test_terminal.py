@@ -33,7 +33,8 @@ def test_a_summary_fits_80_columns_and_names_every_candidate_and_reason(record: 
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "\x1b" not in text
     for c in record.candidates:
-        assert squeezed(clean(c.reason)) in squeezed(text)
+        for said in (c.reason, *c.notes):
+            assert squeezed(clean(said)) in squeezed(text)
 
 
 def test_figures_are_never_cut_at_80_columns() -> None:

@@ -6,6 +6,8 @@ line of JSON. It runs the backend's own device code with TensorRT-RTX's bindings
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -65,17 +67,26 @@ def gate(model: Path, device_file: Path, options: dict[str, Any], *, limit_s: fl
 
 
 def _child(device_file: str, model: str, options: str) -> None:
-    import importlib
-    import runpy
-
     sys.modules["tensorrt"] = importlib.import_module(PACKAGE)
-    device = runpy.run_path(device_file, run_name="device")
+    device = _loaded(Path(device_file))
     accepted, message = True, ""
     try:
-        device["plan"](model, json.loads(options), device["Log"]())
-    except device["Problem"] as error:
+        device.plan(model, json.loads(options), device.Log())
+    except device.Problem as error:
         accepted, message = False, str(error)
     sys.stdout.write("\n" + _MARK + json.dumps({"accepted": accepted, "message": message}) + "\n")
+
+
+def _loaded(device_file: Path) -> Any:
+    """Import the device code under a name of its own, as the runner does."""
+    places = [str(device_file.parent)] if device_file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location("device", device_file, submodule_search_locations=places)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{device_file} can't be imported.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["device"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

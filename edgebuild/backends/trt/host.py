@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.backends.protocol import SettingSpec, write_artifact, write_notes
+from edgebuild.backends.trt import device
 from edgebuild.backends.trt.gate import DISTRIBUTION, gate
 from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
 from edgebuild.core.steps import Place, fields_of
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 NAME = "tensorrt"
 MODEL = "model.onnx"
 ENGINE = "engine.plan"
-DEVICE_FILE = Path(__file__).with_name("device.py")
+#: The accelerator beside the GPU, as profiles name it.
+DLA = "dla"
+#: Layers that a note names, and characters of a phase that are shown.
+MOST_NAMED, MOST_CHARACTERS = 8, 80
+DEVICE_FILE = Path(device.__file__)
 #: An engine of a large model takes tens of minutes on a small board.
 COMPILE_LIMIT_S = 7200.0
 #: An 8 GB board shares its memory between CPU and GPU and runs out of it without a cap.
@@ -90,13 +95,36 @@ class TensorRt:
         contract: Contract,
         client: RunnerClient | None = None,
         libraries: tuple[Path, ...] = (),
+        accelerator: str | None = None,
     ) -> Step:
-        """Return the step that builds the engine on the device, or without one the step that only gates the file."""
+        """Return the step that builds the engine on the device, or without one the step that only gates the file.
+
+        Raises ``ModelError`` for what a DLA can't take.
+        """
         if libraries:
             raise UsageError("TensorRT takes no custom-op library.", hint="Export the model without custom operators.")
+        if accelerator is not None:
+            _check_accelerator(accelerator, precision, contract)
         if client is None:
-            return GateOnnx(precision=precision, contract=contract)
-        return BuildEngine(precision=precision, contract=contract, client=client)
+            return GateOnnx(precision=precision, contract=contract, accelerator=accelerator)
+        return BuildEngine(precision=precision, contract=contract, client=client, accelerator=accelerator)
+
+
+def _check_accelerator(accelerator: str, precision: Precision, contract: Contract) -> None:
+    """Raise for what a DLA can't take, as NVIDIA's «Working with DLA» says."""
+    if accelerator != DLA:
+        raise UsageError(f"TensorRT has no accelerator {accelerator!r}.", hint=f"The profile may name {DLA!r}.")
+    if precision.fp16 is not Fp16Meaning.COMPUTE:
+        raise ModelError(
+            f"A DLA can't take {precision.label}: it has no fp32, and takes int8 by calibrated ranges, not by Q/DQ.",
+            hint='In the profile for the DLA, say precisions = ["fp16"].',
+        )
+    dynamic = sorted(profiles(contract))
+    if dynamic:
+        raise ModelError(
+            f"A DLA takes fixed shapes only, and {', '.join(dynamic)} has a dynamic axis.",
+            hint="Leave the axes out of keep_dynamic, or build for the GPU alone.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +133,9 @@ class GateOnnx:
 
     precision: Precision
     contract: Contract
+    accelerator: str | None = None
     kind: ClassVar[str] = "tensorrt-gate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
@@ -117,8 +146,9 @@ class GateOnnx:
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         ctx.check()
-        write_typed(inputs["model"] / MODEL, out_dir, self.precision, self.contract)
+        _, label = write_typed(inputs["model"] / MODEL, out_dir, self.precision, self.contract)
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision)
+        write_notes(out_dir, [f"gate: {label}"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +163,9 @@ class BuildEngine:
     contract: Contract
     client: RunnerClient
     workspace_bytes: int = WORKSPACE_BYTES
+    accelerator: str | None = None
     kind: ClassVar[str] = "tensorrt-engine"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
@@ -146,25 +177,57 @@ class BuildEngine:
         """See ``Step``."""
         typed = ctx.scratch / "typed"
         typed.mkdir(exist_ok=True)
-        options = write_typed(inputs["model"] / MODEL, typed, self.precision, self.contract)
+        options, label = write_typed(inputs["model"] / MODEL, typed, self.precision, self.contract)
         options["workspace_bytes"] = self.workspace_bytes
         options["timing_caches"] = f"{self.client.device.root}/timing-caches"
-        with ctx.progress.task("Building the TensorRT engine on the device"), self.client.workspace() as remote:
+        if self.accelerator is not None:
+            options["accelerator"] = self.accelerator
+        answer = self._built(typed, options, out_dir, ctx)
+        (out_dir / "gate.json").write_text((typed / "gate.json").read_text(encoding="utf-8"), encoding="utf-8")
+        load: Settings = (("tensorrt", str(answer["version"])),)
+        load += (("accelerator", self.accelerator),) if self.accelerator is not None else ()
+        write_artifact(out_dir, backend=NAME, entry=ENGINE, contract=self.contract, precision=self.precision, load=load)
+        write_notes(out_dir, [f"gate: {label}", *_placement(answer)])
+
+    def _built(self, typed: Path, options: Mapping[str, Any], out_dir: Path, ctx: StepContext) -> dict[str, Any]:
+        """Let the device build the engine, fetch it with what was found out, and return what the device says."""
+        title = "Building the TensorRT engine on the device"
+        with ctx.progress.task(title) as task, self.client.workspace() as remote:
             folder = self.client.put_folder(typed)
             answer = self.client.call(
                 "compile",
                 {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": options},
+                on_event=lambda event: task.advance(0.0, note=_phase(event)),
                 time_limit_s=COMPILE_LIMIT_S,
                 check=ctx.check,
             )
             self.client.fetch(remote, [ENGINE, "build.log", "layers.json"], out_dir)
-        (out_dir / "gate.json").write_text((typed / "gate.json").read_text(encoding="utf-8"), encoding="utf-8")
-        load: Settings = (("tensorrt", str(answer["version"])),)
-        write_artifact(out_dir, backend=NAME, entry=ENGINE, contract=self.contract, precision=self.precision, load=load)
+        return answer
 
 
-def write_typed(source: Path, out: Path, precision: Precision, contract: Contract) -> dict[str, Any]:
-    """Write ``model.onnx`` as TensorRT wants it, and ``gate.json``; return what the device needs to build it.
+def _phase(event: Mapping[str, Any]) -> str:
+    """What a device says of its progress, made harmless for a terminal."""
+    phase = "".join(c for c in str(event.get("phase", "")) if c.isprintable())[:MOST_CHARACTERS]
+    done, total = event.get("done"), event.get("total")
+    return f"{phase} {done:g}/{total:g}" if isinstance(done, int | float) and isinstance(total, int | float) else phase
+
+
+def _placement(answer: Mapping[str, Any]) -> list[str]:
+    """Say which layers a DLA left to the GPU; nothing where no DLA was asked for."""
+    if "fell_back" not in answer:
+        return []
+    fell = [str(name) for name in answer["fell_back"]]
+    regions = len(answer.get("on_dla", ()))
+    if not fell:
+        return [f"DLA: runs the whole model in {regions} parts"]
+    more = f" and {len(fell) - MOST_NAMED} more" if len(fell) > MOST_NAMED else ""
+    return [f"DLA: {regions} parts; {len(fell)} layers fell back to the GPU: {', '.join(fell[:MOST_NAMED])}{more}"]
+
+
+def write_typed(source: Path, out: Path, precision: Precision, contract: Contract) -> tuple[dict[str, Any], str]:
+    """Write ``model.onnx`` as TensorRT wants it, and ``gate.json``.
+
+    Return what the device needs to build it, and what the gate says of it.
 
     Raises ``ModelError`` naming the node for what TensorRT is known to refuse or to misread, and for what TensorRT-RTX
     refuses.
@@ -194,7 +257,7 @@ def write_typed(source: Path, out: Path, precision: Precision, contract: Contrac
     (out / "gate.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if verdict.accepted is False:
         raise ModelError(f"The model is {verdict.label}.", hint="keep_float leaves the node that it names out of int8.")
-    return options
+    return options, verdict.label
 
 
 def profiles(contract: Contract) -> dict[str, list[list[int]]]:

@@ -29,6 +29,10 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import hold
 
         return hold.hold(request, wire)
+    if op == "clocks":
+        from . import clocks
+
+        return clocks.pin(request, wire)
     if op == "probe":
         from . import facts
 
@@ -65,8 +69,10 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import packages
 
         return packages.install(request, wire)
-    if op in ("layers", "compile"):
-        return getattr(artifact, op)(request)  # type: ignore[no-any-return]
+    if op == "layers":
+        return artifact.layers(request)
+    if op == "compile":
+        return artifact.compile(request, wire)
     raise protocol.Problem("usage", "The runner has no operation %r." % op)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from .protocol import Fields
+    from .protocol import Fields, Wire
 
 
 def backend_module(name: str) -> ModuleType:
@@ -76,12 +76,15 @@ def layers(request: Fields) -> Fields:
     return {"layers": opened.backend.layers(opened.manifest, opened.folder, opened.settings, inputs)}
 
 
-def compile(request: Fields) -> Fields:  # noqa: A001  the operation's name
+def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation's name
     """Let the backend compile ``model`` into the folder ``out`` on this device; returns what the backend says."""
+    import inspect
+
     backend = backend_module(request["backend"])
     if not hasattr(backend, "compile"):
         raise Problem("usage", "The backend %r compiles nothing on the device." % request["backend"])
     _load_runtime(backend, request["backend"])
     os.makedirs(request["out"], exist_ok=True)
-    result: Fields = backend.compile(request["model"], request["out"], request.get("options", {}))
+    telling = {"tell": wire.progress} if "tell" in inspect.signature(backend.compile).parameters else {}
+    result: Fields = backend.compile(request["model"], request["out"], request.get("options", {}), **telling)
     return result

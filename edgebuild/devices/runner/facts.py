@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
+from . import jetson
 from .artifact import backend_module
 from .energy import find_sensor
 from .machine import UNKNOWN, Machine, known
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 
 
 def probe(request: Fields) -> Fields:
-    """Return every fact by name; ``runtime`` maps a backend to its version, or to "unknown" where it isn't there."""
+    """Return every fact by name; ``runtime`` maps a backend to its version, or to "unknown" where it isn't there.
+
+    ``light`` leaves out what only a runtime can tell, which may take seconds.
+    """
     machine = Machine()
     facts = describe(machine)
     facts["runtime"] = {name: known(_version(name)) for name in request["backends"]}
+    for name in request["backends"] if not request.get("light") else ():
+        facts.update(_own_facts(name))
     return facts
 
 
@@ -38,10 +44,13 @@ def describe(machine: Machine) -> Fields:
         "swap_bytes": known(machine.kilobytes("proc/meminfo", "SwapTotal")),
         "kernel": platform.release() or UNKNOWN,
         "os": known(_os_name(machine)),
-        "l4t": known((machine.text("etc/nv_tegra_release") or "").partition(",")[0].strip("# ")),
+        "l4t": known(jetson.l4t(machine)),
+        "jetpack": known(jetson.jetpack(machine)),
         "python": platform.python_version(),
         "libc": known(" ".join(platform.libc_ver())),
-        "power_mode": known(machine.text("var/lib/nvpmodel/status")),
+        "power_mode": known(jetson.power_mode(machine)),
+        "clocks": known(clocks(machine)),
+        "gpu_clocks": known(jetson.gpu_clocks(machine)),
         "governor": known(", ".join(machine.governors())),
         "frequency_min_khz": known(machine.frequencies("scaling_min_freq")),
         "frequency_max_khz": known(machine.frequencies("scaling_max_freq")),
@@ -63,6 +72,14 @@ def _os_name(machine: Machine) -> str:
     return ""
 
 
+def clocks(machine: Machine) -> str | None:
+    """Say whether the clocks of all cores are pinned (to one frequency each) or as the governor likes."""
+    least, most = machine.frequencies("scaling_min_freq"), machine.frequencies("scaling_max_freq")
+    if not most:
+        return None
+    return "pinned" if all(least.get(core) == khz for core, khz in most.items()) else "stock"
+
+
 def _steal(machine: Machine) -> float | None:
     ticks = machine.jiffies()
     return ticks["steal"] / ticks["total"] if ticks and ticks["total"] else None
@@ -74,6 +91,15 @@ def _virtualised(cpu: dict[str, str]) -> str:
     if flags is None:
         return UNKNOWN
     return "yes" if "hypervisor" in flags.split() else "no"
+
+
+def _own_facts(backend: str) -> Fields:
+    module = backend_module(backend)
+    try:
+        found: Fields = module.facts() if hasattr(module, "facts") else {}
+    except Exception:  # noqa: BLE001  as for the version
+        return {}
+    return found
 
 
 def _version(backend: str) -> str | None:

@@ -12,7 +12,7 @@ from array import array
 from . import environment
 from .artifact import Opened
 from .feeding import Call, Data, Loop
-from .machine import Machine
+from .machine import Machine, known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ DEFAULTS = {
     "min_samples": 11,
     "max_samples": 200000,
 }
+#: Runs that are timed on the accelerator alone, after the samples.
+DEVICE_ONLY_RUNS = 51
 #: A window of fewer inferences has no median to speak of.
 WINDOW_MIN_INFERENCES = 5
 
@@ -110,11 +112,28 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
         "invalid": reasons,
     }
     result.update(bench.save(request["out"], count))
+    result["environment"] = facts + _accelerator(opened.backend, session, bench)  # its runs overwrite the samples
     session.close()
     clock = time.perf_counter()
     mode.open(opened)
     result["warm_load_s"] = time.perf_counter() - clock
     return result
+
+
+def _accelerator(backend: Any, session: Any, bench: Bench) -> list[Fields]:
+    """Return what an accelerator says beside the end-to-end times: its own median time, and its memory in use."""
+    found: list[Fields] = []
+    if hasattr(type(session), "device_ns"):
+        taken = []
+        for _ in range(DEVICE_ONLY_RUNS):
+            bench.run(0.0, 1)
+            taken.append(session.device_ns)
+        found.append({"name": "device_only_median_ns", "value": str(sorted(taken)[len(taken) // 2])})
+    if hasattr(backend, "accelerator_memory"):
+        memory = backend.accelerator_memory()
+        found.append({"name": "accelerator_memory_bytes", "value": str(known(memory["used_bytes"]))})
+        found.append({"name": "accelerator_memory_source", "value": memory["source"]})
+    return found
 
 
 def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:

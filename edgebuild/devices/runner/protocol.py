@@ -44,7 +44,7 @@ class Wire:
         data = b""
         while not data.endswith(b"\n"):
             if not select.select([0], [], [], REQUEST_S)[0]:
-                os._exit(3)
+                os._exit(ABANDONED)
             chunk = os.read(0, 1 << 16)
             data += chunk
             if not chunk or len(data) > MAX_REQUEST_BYTES:

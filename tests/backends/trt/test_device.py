@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from edgebuild.backends.trt import device, gate
+from edgebuild.backends.trt.device import engine
 from tests.backends.nets import conv_net
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def test_without_tensorrt_there_is_no_version(monkeypatch: pytest.MonkeyPatch) -
 
 def test_it_is_imported_with_the_real_bindings(rtx: Any) -> None:
     assert device.version() == rtx.__version__
-    assert device._network_flags(rtx) == 1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    strong = 1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert engine._network_flags(rtx, {"precision": "fp16"}) == strong
+    # No flag for a precision is left here, as in TensorRT 11: types say it, on a DLA too.
+    assert engine._network_flags(rtx, {"precision": "fp16", "accelerator": "dla"}) == strong
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops in TensorRT-RTX:DeprecationWarning")
@@ -41,8 +45,8 @@ def test_two_builds_give_the_same_bytes_and_the_timing_cache_is_taken_back(tmp_p
     model = str(tmp_path / "model.onnx")
     onnx.save(conv_net()[0], model)
     options = {"precision": "fp32", "timing_caches": str(tmp_path), "workspace_bytes": 1 << 28}
-    first, timing = device.plan(model, options, device.Log())
-    second, _ = device.plan(model, options, device.Log(), timing)
+    first, timing, _ = device.plan(model, options, device.Log())
+    second, _, _ = device.plan(model, options, device.Log(), timing)
     assert timing
     assert bytes(memoryview(first)) == bytes(memoryview(second))
 
@@ -111,4 +115,48 @@ def test_nvmap_is_read_by_its_total() -> None:
     text = "CLIENT PROCESS PID SIZE\nuser python3 1234 5678K\ntotal                     123456K\n"
     assert device.nvmap_bytes(text) == 123456 * 1024
     assert device.nvmap_bytes("") is None
-    assert device.gpu_memory()["source"] in {"nvmap", "NVML", "unknown"}
+    assert device.accelerator_memory()["source"] in {"nvmap", "NVML", "unknown"}
+
+
+#: The builder's words for where layers went, after https://github.com/NVIDIA/TensorRT/issues/3143; none seen here yet.
+DLA_LINES = [
+    "INFO ---------- Layers Running on DLA ----------",
+    "INFO [DlaLayer] {ForeignNode[conv1...relu9]}",
+    "INFO ---------- Layers Running on GPU ----------",
+    "INFO [GpuLayer] SOFTMAX: softmax",
+    "INFO [GpuLayer] SHUFFLE: flatten",
+]
+
+
+def test_layers_that_fell_back_to_the_gpu_are_told() -> None:
+    found = device.placed(DLA_LINES, ["gather", "softmax"])
+    assert found == {"on_dla": ["{ForeignNode[conv1...relu9]}"], "fell_back": ["flatten", "gather", "softmax"]}
+
+
+def test_inside_a_dla_no_precision_is_missed() -> None:
+    found = [device.described_layer({"Name": "{ForeignNode[conv1...relu9]}", "LayerType": "DLA"})]
+    assert device.lost_precision(found, {"conv1": "fp16"}) == ["conv1"]
+    assert device.lost_precision(found, {"conv1": "fp16"}, hidden=True) == []
+    fell = [*found, device.described_layer(TEN)]
+    assert device.lost_precision(fell, {"conv1": "fp16", "dense": "fp16"}, hidden=True) == ["dense"]
+
+
+def test_progress_is_told_by_phases_while_an_engine_is_built(tmp_path: Path, rtx: Any) -> None:
+    told: list[tuple[str, float, float | None]] = []
+    onnx.save(conv_net()[0], str(tmp_path / "model.onnx"))
+    device.plan(str(tmp_path / "model.onnx"), {"precision": "fp32"}, device.Log(lambda *said: told.append(said)))
+    assert told
+    assert all(phase and total is not None and 0 <= done <= total for phase, done, total in told)
+
+
+def test_without_phases_the_log_is_the_progress() -> None:
+    told: list[tuple[str, float, float | None]] = []
+    log = device.Log(lambda *said: told.append(said))
+    for line in ("first", "soon after"):
+        log.add("Severity.INFO", line)
+    assert told == [("first", 1, None)]
+
+
+def test_facts_of_a_machine_without_a_gpu_are_none(rtx: Any) -> None:
+    assert device.facts() == {}
+    assert device.version_text(12060) == "12.6"

@@ -12,12 +12,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgebuild.backends.protocol import check_settings
+from edgebuild.backends.protocol import NOTES, check_settings, read_notes
 from edgebuild.backends.trt import gate as gating
-from edgebuild.backends.trt.host import DEVICE_FILE, MODEL, GateOnnx, TensorRt, profiles, write_typed
+from edgebuild.backends.trt.host import (
+    DEVICE_FILE,
+    MODEL,
+    GateOnnx,
+    TensorRt,
+    _phase,
+    _placement,
+    profiles,
+    write_typed,
+)
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
-from edgebuild.errors import ModelError
+from edgebuild.errors import ModelError, UsageError
 from tests.backends.nets import FP32, conv_net
 from tests.backends.trt.test_typed import quantised
 
@@ -101,7 +110,45 @@ def test_without_the_gate_there_is_a_note_and_no_pass(tmp_path: Path, monkeypatc
     ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
     step.run({"model": tmp_path}, out, ctx)
     assert json.loads((out / "gate.json").read_text())["gate"].startswith("not gated")
-    assert Artifact.model_validate_json((out / "artifact.json").read_bytes()).entry == MODEL
+    artifact = Artifact.model_validate_json((out / "artifact.json").read_bytes())
+    assert artifact.entry == MODEL
+    assert read_notes(out)[0].startswith("gate: not gated: TensorRT-RTX is not installed")
+    assert NOTES not in {file.path for file in artifact.files}
+
+
+def test_a_dla_takes_fp16_of_fixed_shape() -> None:
+    _, contract = conv_net()
+    backend = TensorRt()
+    plain = backend.compile_step(precision=COMPUTE, contract=contract)
+    step = backend.compile_step(precision=COMPUTE, contract=contract, accelerator="dla")
+    assert dict(step.key_fields()) == {**plain.key_fields(), "accelerator": "dla"}
+    for precision in (FP32, INT8):
+        with pytest.raises(ModelError, match="A DLA can't take"):
+            backend.compile_step(precision=precision, contract=contract, accelerator="dla")
+    dynamic = Contract(
+        inputs=(TensorSpec(name="image", shape=("batch", 3, 16, 16), dtype="float32"),), outputs=contract.outputs
+    )
+    with pytest.raises(ModelError, match="fixed shapes only, and image has a dynamic axis"):
+        backend.compile_step(precision=COMPUTE, contract=dynamic, accelerator="dla")
+    with pytest.raises(UsageError, match="no accelerator 'npu'"):
+        backend.compile_step(precision=COMPUTE, contract=contract, accelerator="npu")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({}, []),
+        ({"fell_back": [], "on_dla": ["a"]}, ["DLA: runs the whole model in 1 parts"]),
+        ({"fell_back": ["x", "y"], "on_dla": ["a"]}, ["DLA: 1 parts; 2 layers fell back to the GPU: x, y"]),
+    ],
+)
+def test_what_fell_back_becomes_a_note(answer: dict[str, Any], said: list[str]) -> None:
+    assert _placement(answer) == said
+
+
+def test_what_a_device_says_of_its_progress_cannot_steer_a_terminal() -> None:
+    assert _phase({"phase": "Tactic\x1b[2J search", "done": 3, "total": 8.0}) == "Tactic[2J search 3/8"
+    assert _phase({"phase": "x" * 999, "done": None}) == "x" * 80
 
 
 def test_what_tensorrt_misreads_ends_before_the_gate(tmp_path: Path) -> None:
