@@ -178,7 +178,8 @@ def main() -> None:
         f"model's sequences the first {SAMPLE_STEPS} steps). What the columns mean: "
         f"[concepts](../concepts.md#the-cross-check).\n\n{table(rows)}"
     )
-    command = f"python benchmarks/crosscheck.py{' --qemu qemu-x86_64' if options.qemu else ''}"
+    some = f" --nets {' '.join(options.nets)}" if options.nets != list(NETS) else ""
+    command = f"python benchmarks/crosscheck.py{some}{' --qemu qemu-x86_64' if options.qemu else ''}"
     print(write_results("crosscheck", "The cross-check with the unoptimised graph", command, text, {"rows": rows}))
 
 
