@@ -76,7 +76,7 @@ class Written:
         )
 
 
-def quantised_net(*, largest: int, recurrent: bool = False) -> bytes:
+def quantised_net(*, largest: int, recurrent: bool = False, batch: int = 1) -> bytes:
     """Two dense layers in explicit Q/DQ; the second one's weights are all near ``largest``, so that its sums are big.
 
     With 127 a pair of products is about 255 · 127 · 2 = 64770, twice what 16 bits hold.
@@ -120,8 +120,8 @@ def quantised_net(*, largest: int, recurrent: bool = False) -> bytes:
     made = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in names],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, size]) for name, size in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, size]) for name, size in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     found: bytes = helper.make_model(
@@ -203,6 +203,19 @@ def test_a_recurrent_state_is_the_artifacts_own_at_every_step(world: World, runt
     assert found.cause == "agrees"
     assert found.frames == 30
     assert found.sample == "30 of 120 validation frames, spread evenly"
+
+
+def test_batches_are_compared_frame_by_frame(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    batched = Contract(
+        inputs=(TensorSpec(name="x", shape=(6, WIDE), dtype="float32"),),
+        outputs=(TensorSpec(name="y", shape=(6, CLASSES), dtype="float32"),),
+    )
+    there = without_vnni(world, "openvino", monkeypatch)
+    right = checked(there, "openvino", quantised_net(largest=63, batch=6), batched)
+    assert (right.cause, right.frames) == ("agrees", 32)
+    wrong = checked(there, "openvino", quantised_net(largest=127, batch=6), batched)
+    assert wrong.layer is not None
+    assert wrong.layer.node == "second"
 
 
 def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(world: World) -> None:
