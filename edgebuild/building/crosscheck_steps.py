@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +14,7 @@ from edgebuild.building.crosscheck_graph import DRAWS, Loop, Steps, Walk, change
 from edgebuild.core.artifact import Artifact, Contract, TensorSpec
 from edgebuild.core.measurement import Layer
 from edgebuild.core.steps import Place, fields_of
+from edgebuild.errors import ModelError
 from edgebuild.judging.crosscheck import agreeing, gap_in_steps, share_of_reach
 from edgebuild.models import qdq
 from edgebuild.models.onnx_files import load_onnx
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Reading the layers back takes about fifty inferences.
 LAYERS_LIMIT_S = 1800.0
+#: What the layers of one call may take: boards have little memory, and links are slow.
+SHOWN_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +191,9 @@ class ShowLayers:
             for name in graph.quantised
             if name in shapes and name not in graph.seen and (batch == 1 or shapes[name][:1] == (batch,))
         }
+        size = 4 * sum(math.prod(shape) for shape in shown.values())
+        if size > SHOWN_BYTES:
+            raise ModelError(f"its layers take {size / 1e6:.0f} MB a call, too much to fetch from a small device")
         onnx.save(qdq.with_shown(graph, shown), str(out_dir / "model.onnx"))
         specs = tuple(
             TensorSpec(name=qdq.SHOWN.format(name), shape=shape, dtype="float32") for name, shape in shown.items()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgebuild.building import candidates
+from edgebuild.building import candidates, crosscheck_steps
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.prepare import Prepared
 from edgebuild.building.world import Options, World, open_world
@@ -230,3 +230,14 @@ def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(world: Wor
     found = checked(world, "onnxruntime", model.SerializeToString())
     assert found.cause == "not checked"
     assert "no output comes from a tensor that is quantised" in found.explanation
+
+
+def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crosscheck_steps, "SHOWN_BYTES", 16)
+    there = without_vnni(world, "openvino", monkeypatch)
+    there = replace(there, executor=there.executor.on({"kernels": "small"}))
+    found = checked(there, "openvino", quantised_net(largest=126))
+    assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
+    assert "the layers can't be looked at: its layers take 0 MB a call" in found.explanation
