@@ -1,4 +1,4 @@
-"""Turns planned candidates into compiled artifacts, evaluates each in its runtime, judges it on validation."""
+"""Compiles planned candidates, evaluates each in its runtime, judges it on validation, cross-checks what is int8."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.backends.protocol import read_notes
+from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
-    from edgebuild.core.verdict import Closeness, Verdict
+    from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
 
@@ -39,6 +40,7 @@ class Built:
     outputs: StepResult | None = None
     verdict: Verdict | None = None
     closeness: Closeness | None = None
+    crosscheck: CrossCheck | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -47,6 +49,11 @@ class Built:
         if self.compiled is None:
             raise BudgetMissed(f"{self.planned.id} has no artifact.")
         return self.compiled.path
+
+    @property
+    def gapped(self) -> bool:
+        """Whether a layer of it does something else on the target than the unoptimised graph."""
+        return self.crosscheck is not None and self.crosscheck.counts
 
     @property
     def eligible(self) -> bool:
@@ -104,6 +111,14 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)
     verdict, closeness = judge(world, planned.id, prepared.reference, outputs, prepared.validation, "validation")
+    checked = None
+    if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
+        checked = cross_check(
+            world, planned, prepared, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+        )
+        if checked.refuses:
+            reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
+            verdict = verdict.model_copy(update={"outcome": Outcome.REFUSED, "reasons": reasons})
     return Built(
         planned=planned,
         artifact=artifact,
@@ -111,6 +126,7 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
         outputs=outputs,
         verdict=verdict,
         closeness=closeness,
+        crosscheck=checked,
         notes=notes,
     )
 

@@ -185,6 +185,7 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
         reasons=verdict.reasons,
         missed=missed_share(verdict),
         plain=own if own != name else None,
+        gap=finalist.built.crosscheck.explanation if finalist.built.crosscheck and finalist.built.gapped else None,
     )
 
 
@@ -280,7 +281,12 @@ def _not_raced(built: Built, race: Race, world: World) -> str:
 
 def _common(built: Built) -> dict[str, Any]:
     planned = built.planned
-    return {"profile": planned.profile, "backend": planned.backend, "precision": planned.precision}
+    return {
+        "profile": planned.profile,
+        "backend": planned.backend,
+        "precision": planned.precision,
+        "crosscheck": built.crosscheck,
+    }
 
 
 def _outcome(selection: Selection, verdicts: Mapping[str, Verdict]) -> Literal["ok", "missed", "inconclusive"]:

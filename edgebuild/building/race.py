@@ -232,11 +232,15 @@ def _finalists(
     best: Mapping[str, float],
     arms: Mapping[str, tuple[Arm, Built]],
 ) -> list[str]:
-    """The best arm of every profile, then whatever screening can't tell from the best of all; accepted ones first."""
+    """The best arm of every profile, then whatever screening can't tell from the best of all.
 
-    def rank(arm_id: str) -> tuple[bool, float, str]:
-        verdict = arms[arm_id][1].verdict
-        return verdict is None or verdict.outcome is not Outcome.ACCEPTED, best[arm_id], arm_id
+    Accepted ones come first, and before those whose kernels leave the graph.
+    """
+
+    def rank(arm_id: str) -> tuple[bool, bool, float, str]:
+        built = arms[arm_id][1]
+        accepted = built.verdict is not None and built.verdict.outcome is Outcome.ACCEPTED
+        return not accepted, built.gapped, best[arm_id], arm_id
 
     ordered = sorted((a for a in best if arms[a][1].eligible), key=rank)
     chosen: list[str] = []

@@ -89,6 +89,50 @@ class Closeness(Value):
     agreement: float | None = None
 
 
+class LayerGap(Value):
+    """A layer of an int8 artifact that makes something else of its inputs than the unoptimised graph does.
+
+    ``steps`` is the largest difference in codes of the quantised tensor ``tensor`` (in steps of the output for a float
+    one), ``share`` that of its elements which differ by more than one, ``why`` the reason where one can be shown.
+    """
+
+    node: str
+    op: str
+    tensor: str
+    steps: float
+    share: float
+    why: str = ""
+
+
+class CrossCheck(Value):
+    """An int8 artifact's outputs on the target's kernels against the unoptimised Q/DQ graph.
+
+    ``steps`` is the largest gap in quantisation steps at ``output``, ``share`` that of the output's elements beyond one
+    step. ``reach`` is the largest gap as a multiple of what rounding alone makes of that output; None where the gap is
+    at most one step.
+    """
+
+    cause: Literal["agrees", "rounding", "layer", "unexplained", "not checked"]
+    explanation: str
+    sample: str = ""
+    frames: int = 0
+    output: str | None = None
+    steps: float | None = None
+    share: float | None = None
+    reach: float | None = None
+    layer: LayerGap | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the candidate is ranked behind those whose kernels do what the graph says."""
+        return self.cause == "layer"
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the candidate is refused: nobody knows what its outputs will be on the next device of the family."""
+        return self.cause == "unexplained"
+
+
 class CandidateRecord(Value):
     """A candidate's whole story in one build. ``id`` is stable for the same profile, recipe, precision and settings."""
 
@@ -107,6 +151,7 @@ class CandidateRecord(Value):
     validation: Verdict | None = None
     test: Verdict | None = None
     closeness: Closeness | None = None
+    crosscheck: CrossCheck | None = None
     screen: LatencySummary | None = None
     certify: LatencySummary | None = None
     throughput_screen: ThroughputSummary | None = None

@@ -25,7 +25,8 @@ class Option:
     ``value`` is what the objective names: latency in ms, throughput per second, size or memory in bytes; ``low`` and
     ``high`` are its 95 % interval where one is known. ``drop`` is the metric's drop (positive: worse). ``missed`` is by
     how much the budget or limit that is missed most is missed, as ``missed_share`` gives it. ``plain`` is the id of the
-    fp32 candidate of the same profile, for options that have one.
+    fp32 candidate of the same profile, for options that have one. ``gap`` says what the cross-check found where a layer
+    does something else on the target than in the unoptimised graph.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Option:
     reasons: tuple[str, ...] = ()
     missed: float = 0.0
     plain: str | None = None
+    gap: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,10 @@ def select(
 ) -> Selection:
     """Return the choice; it depends on the set of options only, not on their order.
 
-    Accepted options make the front: those that none dominates in objective, drop and size (nowhere worse, somewhere
-    better). Of those that can't be told from the front's best objective, the one with the smallest drop is chosen, then
-    the smallest, then the best objective, then the first by id. Two options can't be told apart when their comparison,
+    Accepted options with a ``gap`` count only where there is no accepted one without. Accepted options make the front:
+    those that none dominates in objective, drop and size (nowhere worse, somewhere better). Of those that can't be told
+    from the front's best objective, the one with the smallest drop is chosen, then the smallest, then the best
+    objective, then the first by id. Two options can't be told apart when their comparison,
     ``comparisons[candidate, baseline]``, is equivalent or inconclusive; without one, when their intervals overlap;
     without intervals, when their values are equal. Raises ``ValueError`` when two options share an id.
     """
@@ -94,6 +97,7 @@ def select(
     if len({option.id for option in ranked}) < len(ranked):
         raise ValueError("two options share an id")
     accepted = [option for option in ranked if option.outcome is Outcome.ACCEPTED]
+    accepted = [option for option in accepted if option.gap is None] or accepted
     front = [one for one in accepted if not any(_dominates(other, one, objective) for other in accepted)]
     choice = _Choice(objective=objective, comparisons=comparisons or {})
     if not front:
@@ -178,6 +182,8 @@ class _Choice:
     def lost(self, option: Option, chosen: Option, plain: Option | None) -> str:
         if option.outcome is not Outcome.ACCEPTED:
             return self.not_accepted(option)
+        if option.gap is not None and chosen.gap is None:
+            return f"ranked behind every accepted candidate without a gap: {option.gap}"
         sentence = self._against(option, chosen)
         if plain is not None and option.size_bytes > plain.size_bytes and self._no_better(option, plain):
             gain = "no faster" if self.objective == "latency" else "no better"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from edgebuild.models.onnx_files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class HostSession:
-    """One ONNX file in onnxruntime with graph optimisation off, threads as many as there are cores."""
+    """One ONNX file (or model in memory) in onnxruntime, graph optimisation off, threads as many as there are cores."""
 
-    def __init__(self, path: Path, *, library: Path | None = None) -> None:
+    def __init__(self, model: Path | Any, *, library: Path | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -34,10 +34,12 @@ class HostSession:
         options.log_severity_level = 4
         if library is not None:
             options.register_custom_ops_library(str(library))
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no root of their own
             raise ModelError(f"onnxruntime can't load the model: {first_line(error)}") from error
+        self.inputs = tuple(each.name for each in self._session.get_inputs())
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -18,6 +18,7 @@ class UnitCosts(Value):
     compile_s: float = 0.0
     evaluate_s: float = 0.0
     evaluate_test_s: float = 0.0
+    crosscheck_s: float = 0.0
     screen_launch_s: float = 0.0
     certify_launch_s: float = 0.0
     certify_launches: int = 10

@@ -164,6 +164,7 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
         StageCost(stage="data, export and reference", seconds=unit.prepare_s),
         StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
+        StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),
         # Clear losers leave after their first screening launch; about half of the arms do.
         StageCost(stage="screen", seconds=arms * unit.screen_launch_s * 2),
         StageCost(

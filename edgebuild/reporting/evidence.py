@@ -31,6 +31,8 @@ def accuracy(record: BuildRecord) -> Section:
         parts.append(tag("p", _drop_words(verdict.drop, record, unit)))
     if about.closeness:
         parts.append(tag("p", f"Its outputs against the reference's: {story.closeness_text(about)}.", class_="quiet"))
+    if about.crosscheck:
+        parts.append(tag("p", f"Cross-check: {story.crosscheck_text(about.crosscheck)}.", class_="quiet"))
     if verdict.slices or verdict.drop:
         parts.append(_slices(verdict, unit))
     if verdict.limits:

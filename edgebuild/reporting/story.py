@@ -12,7 +12,7 @@ from edgebuild.reporting import figures
 
 if TYPE_CHECKING:
     from edgebuild.core.measurement import LatencySummary, Layer
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop, Verdict
+    from edgebuild.core.verdict import BuildRecord, CandidateRecord, CrossCheck, Drop, Verdict
 
 _ORDER = ("chosen", "finalist", "dominated", "screened", "unraced", "inconclusive", "refused", "failed")
 _POINTS = re.compile(r"([\d.]+) points?")
@@ -85,7 +85,9 @@ def drop_of(candidate: CandidateRecord) -> Drop | None:
 def reasons_of(candidate: CandidateRecord) -> tuple[str, ...]:
     """Return the reason of the status, then the notes and what verdicts that didn't accept add; nothing twice."""
     verdicts = [v for v in (candidate.test, candidate.validation) if v and v.outcome is not Outcome.ACCEPTED]
-    found = dict.fromkeys((*(r for v in verdicts for r in v.reasons), *candidate.notes))
+    check = candidate.crosscheck
+    gap = (f"cross-check: {check.explanation}",) if check and check.counts else ()
+    found = dict.fromkeys((*(r for v in verdicts for r in v.reasons), *gap, *candidate.notes))
     reason = candidate.reason.removeprefix(f"{candidate.status}: ")
     return (reason, *(r for r in found if r not in reason))
 
@@ -115,6 +117,11 @@ def closeness_text(candidate: CandidateRecord) -> str:
         f"{figures.percent(near.agreement)} agreement" if near and near.agreement is not None else "",
     ]
     return ", ".join(p for p in parts if p) or "not measured"
+
+
+def crosscheck_text(check: CrossCheck) -> str:
+    """Return what the cross-check found, on which sample."""
+    return f"{check.explanation} [{check.sample}]" if check.sample else check.explanation
 
 
 def by_precision(layers: tuple[Layer, ...]) -> list[tuple[str, int, float]]:

@@ -186,6 +186,8 @@ def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
             )
             parts.append(_text(f"{d.metric}: {told} ({story.evidence(d, record)})"))
     parts.append(_text(f"outputs against the reference's: {story.closeness_text(c)}"))
+    if c.crosscheck:
+        parts.append(_text(f"cross-check: {story.crosscheck_text(c.crosscheck)}"))
     best = story.verdict_of(c)
     if best and best.slices:
         table = _table(

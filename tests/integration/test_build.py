@@ -171,7 +171,19 @@ def test_what_a_build_can_be_asked_afterwards(mine: Path) -> None:
     found = records(mine)["quick"]
     ended = run("explain", "int8", "--build", found["build_id"], cwd=mine)
     assert ended.code == 0, ended
-    for words in ("Accuracy", "signal to noise", "Time", "settings: arena=true", "int8", "Steps", "ran: first"):
+    checked = [c["crosscheck"] for c in found["candidates"] if c["precision"]["kind"] == "int8"]
+    assert [check["cause"] in ("agrees", "rounding") for check in checked] == [True]
+    assert all(c["crosscheck"] is None for c in found["candidates"] if c["precision"]["kind"] != "int8")
+    for words in (
+        "Accuracy",
+        "signal to noise",
+        "cross-check",
+        "Time",
+        "settings: arena=true",
+        "int8",
+        "Steps",
+        "ran: first",
+    ):
         assert words in ended.out
     ended = run("explain", "fp32", "--build", found["build_id"], cwd=mine)
     assert ended.code == 2

@@ -36,9 +36,16 @@ def sets_of_options(draw: st.DrawFn) -> list[Option]:
                 outcome=draw(st.sampled_from([*Outcome, Outcome.ACCEPTED])),
                 low=None if width is None else value - width,
                 high=None if width is None else value + width,
+                gap=draw(st.sampled_from([None, None, None, "a layer saturates"])),
             )
         )
     return found
+
+
+def counting(options: list[Option]) -> list[Option]:
+    """The accepted options that the front is made of: those with a gap only where there is none without."""
+    accepted = [one for one in options if one.outcome is Outcome.ACCEPTED]
+    return [one for one in accepted if one.gap is None] or accepted
 
 
 def dominates(one: Option, other: Option, objective: str) -> bool:
@@ -51,7 +58,7 @@ def dominates(one: Option, other: Option, objective: str) -> bool:
 @given(sets_of_options(), OBJECTIVES, st.randoms(use_true_random=False))
 def test_properties_of_the_choice(options: list[Option], objective: Any, random: Any) -> None:
     found = select(options, objective)
-    accepted = [one for one in options if one.outcome is Outcome.ACCEPTED]
+    accepted = counting(options)
     front = {one.id for one in accepted if not any(dominates(other, one, objective) for other in accepted)}
     assert set(found.front) == front
     assert (found.chosen is None) == (not accepted)
@@ -67,7 +74,7 @@ def test_properties_of_the_choice(options: list[Option], objective: Any, random:
 @settings(max_examples=200, deadline=None)
 @given(sets_of_options(), OBJECTIVES, st.data())
 def test_a_dominated_option_changes_nothing(options: list[Option], objective: Any, data: st.DataObject) -> None:
-    accepted = [one for one in options if one.outcome is Outcome.ACCEPTED]
+    accepted = counting(options)
     if not accepted:
         return
     better = data.draw(st.sampled_from(accepted))
@@ -101,6 +108,15 @@ def test_of_equally_fast_ones_the_more_accurate_wins(outcome: Any) -> None:
     assert found.chosen == "exact"
     assert found.reasons["exact"] == "chosen: can't be told from the best objective, fast, and has the smaller drop"
     assert found.reasons["fast"] == "can't be told from exact in latency, which has the smaller drop"
+
+
+def test_a_gap_ranks_behind_every_accepted_candidate_without_one() -> None:
+    fast, plain = option("fast", 1.0, gap="Conv c saturates"), option("plain", 5.0, drop=0.01, size=400)
+    found = select([fast, plain], "latency")
+    assert (found.chosen, found.front) == ("plain", ("plain",))
+    assert found.reasons["fast"] == "ranked behind every accepted candidate without a gap: Conv c saturates"
+    alone = select([fast, option("refused", 0.5, outcome=Outcome.REFUSED)], "latency")
+    assert alone.chosen == "fast"
 
 
 def test_a_comparison_counts_more_than_overlapping_intervals() -> None:

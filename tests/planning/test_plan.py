@@ -27,7 +27,14 @@ OURS, THEIRS, NNCF = (
 ALL = (FP32, STORAGE, OURS, THEIRS, NNCF)
 SETTINGS = ((("threads", 2),), (("threads", 1),))
 COSTS = UnitCosts(
-    prepare_s=5, quantise_s=7, compile_s=1, evaluate_s=2, evaluate_test_s=3, screen_launch_s=4, certify_launch_s=6
+    prepare_s=5,
+    quantise_s=7,
+    compile_s=1,
+    evaluate_s=2,
+    evaluate_test_s=3,
+    screen_launch_s=4,
+    certify_launch_s=6,
+    crosscheck_s=9,
 )
 X86 = {"arch": "x86_64", "isa": "sse2 avx2", "cores": "4", "memory_bytes": str(8 * 2**30), "cpu": "AMD EPYC"}
 
@@ -218,7 +225,7 @@ def test_nothing_left_to_try_is_an_error_with_every_reason() -> None:
 
 def test_time_takes_other_quantisers_last_first_then_settings() -> None:
     whole = make_plan(inputs())
-    one = 7 + 1 + 2 + 2 * 4 * 2  # quantise, compile, evaluate, and two settings screened twice
+    one = 7 + 1 + 2 + 9 + 2 * 4 * 2  # quantise, compile, evaluate, cross-check, and two settings screened twice
     shorter = make_plan(inputs(time_s=whole.seconds - 1))
     assert refusals(shorter) == {"a/int8-nncf-u8s8": f"left out to stay inside {whole.seconds - 1:.0f} s"}
     assert shorter.seconds == whole.seconds - one
@@ -243,11 +250,12 @@ def test_costs_add_up_by_hand() -> None:
         "data, export and reference": 5,
         "quantise and compile": 7 + 3 * 1,
         "evaluate on validation": 3 * 2,
+        "cross-check int8": 1 * 9,
         "screen": 2 * 2 * 4 * 2,  # fp16 storage isn't raced
         "certify": (2 + 1) * 10 * 6,
         "evaluate on test": 2 * 3,
     }
-    assert plan.seconds == 5 + 10 + 6 + 32 + 180 + 6
+    assert plan.seconds == 5 + 10 + 6 + 9 + 32 + 180 + 6
 
 
 def test_the_digest_sees_what_is_decided() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+from html import unescape
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console, RenderableType
 
 from edgebuild.errors import UsageError
+from edgebuild.reporting import story
 from edgebuild.reporting.figures import clean
+from edgebuild.reporting.html import render
 from edgebuild.reporting.terminal import comparison_table, explain, summary
 
 from . import sample_record
@@ -74,6 +77,19 @@ def test_an_explanation_says_where_points_and_time_went() -> None:
     for part in ("0.31 [0.07, 0.55] points", "31.4 dB", "Shirt", "Convolution", "i8", "2.31×", "threads=2",
                  "parameter scheme changed", "reused: nothing changed"):  # fmt: skip
         assert part in text
+
+
+def test_a_cross_check_is_told_with_its_sample_and_a_gap_among_the_reasons() -> None:
+    record = sample_record.full()
+    name = "openvino/int8-edgebuild-u8s8/2"
+    chosen = next(c for c in record.candidates if c.id == name)
+    assert chosen.crosscheck is not None
+    told = squeezed("rounding that adds up [32 of 10,000 validation frames, spread evenly]")
+    assert told in squeezed(printed(explain(record, name)))
+    assert told in squeezed(unescape(render(record, {})))
+    assert not any("cross-check" in reason for reason in story.reasons_of(chosen))
+    gap = chosen.crosscheck.model_copy(update={"cause": "layer", "explanation": "Conv c saturates"})
+    assert "cross-check: Conv c saturates" in story.reasons_of(chosen.model_copy(update={"crosscheck": gap}))
 
 
 def test_the_steps_of_other_candidates_are_left_out() -> None:

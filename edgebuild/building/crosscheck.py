@@ -1,0 +1,170 @@
+"""Before an int8 artifact is accepted: do the target's kernels do what the unoptimised Q/DQ graph says?
+
+A small sample of validation, the artifact's outputs on the device against those of the same ONNX file in onnxruntime on
+the host with nothing optimised, in quantisation steps. Where a gap is larger than one step, the model is compiled once
+more with its quantised tensors as outputs, run on the same device, and every layer is computed anew from what that run
+fed it: a layer that is off by more than one step there is named.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgebuild.building import crosscheck_steps as steps
+from edgebuild.core.artifact import Artifact, Contract
+from edgebuild.core.verdict import CrossCheck, LayerGap
+from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.judging.crosscheck import concluded, spread
+from edgebuild.measuring.evaluate import EvaluateArtifact
+from edgebuild.models.qdq import QdqGraph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.world import World
+    from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.plan import PlannedCandidate
+
+#: Frames that are compared, and of a recurrent model's sample at most so many steps. A board may be slow.
+SAMPLE_FRAMES = 32
+SAMPLE_STEPS = 8
+#: Frames that the layers are looked at on: those with the largest gaps.
+WALK_FRAMES = 4
+
+
+def cross_check(
+    world: World,
+    planned: PlannedCandidate,
+    prepared: Prepared,
+    *,
+    model: StepResult,
+    artifact: Artifact,
+    compiled: StepResult,
+    outputs: StepResult,
+) -> CrossCheck:
+    """Return what is found of an int8 candidate, evaluated on validation as ``outputs``.
+
+    What can't be compared is ``not checked``, with the reason. Raises what the device and the store raise.
+    """
+    try:
+        return _Check(world, planned, prepared, model, artifact, compiled).run(outputs)
+    except (ModelError, EnvironmentGap) as error:
+        return _unchecked(error.message)
+
+
+def _unchecked(reason: str) -> CrossCheck:
+    return CrossCheck(cause="not checked", explanation=f"not compared with the unoptimised graph: {reason}")
+
+
+class _Check:
+    def __init__(
+        self,
+        world: World,
+        planned: PlannedCandidate,
+        prepared: Prepared,
+        model: StepResult,
+        artifact: Artifact,
+        compiled: StepResult,
+    ) -> None:
+        self.world, self.planned, self.prepared = world, planned, prepared
+        self.model, self.artifact, self.compiled = model, artifact, compiled
+        self.contract = prepared.contract
+        path = world.project.custom_ops_path
+        self.library: dict[str, StepResult | Path] = {} if path is None else {"library": path}
+
+    def run(self, outputs: StepResult) -> CrossCheck:
+        reason = self._refusal()
+        if reason:
+            return _unchecked(reason)
+        data = self.prepared.validation
+        lengths = np.load(data.path / "lengths.npy", allow_pickle=False).tolist()
+        rows, taken = spread(lengths, frames=SAMPLE_FRAMES, steps=SAMPLE_STEPS)
+        sample = self._run(steps.TakeFrames(rows=rows, lengths=taken), {"data": data}, "sample for")
+        text = f"{len(rows)} of {sum(lengths):,} validation frames, spread evenly"
+        if self.contract.state:
+            shown = self._run(steps.ShowState(), {"artifact": self.compiled}, "state of")
+            outputs, rows = self._evaluate(shown, sample), tuple(range(len(rows)))
+        compare = steps.CompareWithGraph(contract=self.contract, sample=text, rows=rows)
+        inputs = {"model": self.model, "sample": sample, "outputs": outputs, **self.library}
+        compared = self._run(compare, inputs, "compare").path
+        seen = CrossCheck.model_validate_json((compared / "crosscheck.json").read_bytes())
+        if seen.reach is None:
+            return seen
+        worst = json.loads((compared / "worst.json").read_bytes())
+        return self._walked(seen, sample, worst, taken)
+
+    def _refusal(self) -> str:
+        from edgebuild.models.onnx_files import load_onnx
+
+        graph = QdqGraph(load_onnx(self.model.path / "model.onnx"))
+        if not any(graph.sources(spec.name) for spec in self.contract.outputs):
+            return "no output comes from a tensor that is quantised with constant 8-bit parameters"
+        if self.contract.state and self.contract.batch != 1:
+            return "a recurrent model in batches leaves states that can't be told apart"
+        return ""
+
+    def _walked(self, seen: CrossCheck, sample: StepResult, worst: list[int], taken: tuple[int, ...]) -> CrossCheck:
+        reach = float(seen.reach or 0.0)
+        rows, lengths = _worst_rows(worst, taken)
+        tensors = 0
+        try:
+            few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
+            shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
+            contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
+            step = self.world.backends[self.planned.backend].compile_step(
+                precision=self.planned.precision,
+                contract=contract,
+                client=self.world.client,
+                libraries=tuple(path for path in (self.world.project.custom_ops_path,) if path),
+            )
+            compiled = self._run(step, {"model": shown}, "compile the layers of")
+            outputs = self._evaluate(compiled, few)
+            inputs = {"model": self.model, "sample": few, "outputs": outputs, **self.library}
+            walked = self._run(steps.WalkLayers(contract=self.contract), inputs, "walk the layers of")
+            told = json.loads((walked.path / "layers.json").read_bytes())
+            tensors = int(told["layers"])
+            layer = None if told["fault"] is None else LayerGap.model_validate(told["fault"])
+            if layer is not None and not layer.why:
+                layer = layer.model_copy(update={"why": self._precision(layer, compiled, few)})
+        except (ModelError, EnvironmentGap) as error:
+            return concluded(seen, reach=reach, layer=None, tensors=tensors, unseen=error.message)
+        return concluded(seen, reach=reach, layer=layer, tensors=tensors)
+
+    def _precision(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
+        """Say so where the runtime itself says that it computes the layer in something else than 8 bits."""
+        step = steps.ReadLayers(
+            client=self.world.client,
+            runner_digest=self.world.client.runner_digest,
+            settings=self.artifact.settings,
+        )
+        read = self._run(step, {"artifact": compiled, "data": few}, "precision of")
+        for each in json.loads((read.path / "layers.json").read_bytes())["layers"]:
+            if layer.node in str(each["name"]) and each["precision"] not in ("int8", "unknown"):
+                return f"the runtime computes it in {each['precision']}"
+        return ""
+
+    def _evaluate(self, compiled: StepResult, data: StepResult) -> StepResult:
+        step = EvaluateArtifact(
+            client=self.world.client,
+            split="the cross-check's sample",
+            runner_digest=self.world.client.runner_digest,
+            settings=self.artifact.settings,
+        )
+        return self._run(step, {"artifact": compiled, "data": data}, "run")
+
+    def _run(self, step: object, inputs: dict[str, StepResult | Path], what: str) -> StepResult:
+        return self.world.run(step, inputs, label=f"cross-check: {what} {self.planned.id}")  # type: ignore[arg-type]
+
+
+def _worst_rows(worst: list[int], taken: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The frames of a sample to look at closely: the worst, each with all of its sequence, ``WALK_FRAMES`` samples."""
+    ends = np.cumsum(taken)
+    samples = list(dict.fromkeys(int(np.searchsorted(ends, row, side="right")) for row in worst))
+    most = max(1, WALK_FRAMES // max(taken)) if max(taken) > 1 else WALK_FRAMES
+    chosen = sorted(samples[:most])
+    rows = tuple(int(ends[i]) - taken[i] + k for i in chosen for k in range(taken[i]))
+    return rows, tuple(taken[i] for i in chosen)

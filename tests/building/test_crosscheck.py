@@ -1,0 +1,243 @@
+"""The cross-check on real runtimes: kernels that are right, and kernels whose sums really saturate."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgebuild.building import candidates, crosscheck_steps
+from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.prepare import Prepared
+from edgebuild.building.world import Options, World, open_world
+from edgebuild.catalogue.project import load_project
+from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, StateLink, TensorSpec
+from edgebuild.core.data import Sample
+from edgebuild.core.steps import NoProgress, Place
+from edgebuild.models.dataset import write_dataset
+from edgebuild.planning.plan import PlannedCandidate
+from tests.cli.example import write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from edgebuild.core.steps import StepContext
+    from edgebuild.core.values import Json
+    from edgebuild.core.verdict import CrossCheck
+
+WIDE, CLASSES = 64, 8
+PRECISION = Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="edgebuild")
+PLAIN = Contract(
+    inputs=(TensorSpec(name="x", shape=(1, WIDE), dtype="float32"),),
+    outputs=(TensorSpec(name="y", shape=(1, CLASSES), dtype="float32"),),
+)
+RECURRENT = PLAIN.model_copy(
+    update={
+        "state": (StateLink(input="h", output="h_next"),),
+        "state_specs": (TensorSpec(name="h", shape=(1, WIDE), dtype="float32"),),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A folder with a model and a data set, as a step's result."""
+
+    name: str
+    model: bytes
+    contract: Contract
+    kind: ClassVar[str] = "written-by-a-test"
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = Place.HOST
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        return {"name": self.name, "model": self.model.hex()}
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        del inputs
+        (out_dir / "model.onnx").write_bytes(self.model)
+        random = np.random.default_rng(0)
+        steps = (3,) if self.contract.state else ()
+        samples = [Sample(inputs={"x": random.uniform(0.6, 1, (*steps, WIDE)).astype(np.float32)}) for _ in range(40)]
+        write_dataset(
+            samples,
+            out_dir,
+            specs=self.contract.inputs,
+            stateful=bool(steps),
+            source="a test",
+            task=NoProgress(),
+            check=ctx.check,
+        )
+
+
+def quantised_net(*, largest: int, recurrent: bool = False, batch: int = 1) -> bytes:
+    """Two dense layers in explicit Q/DQ; the second one's weights are all near ``largest``, so that its sums are big.
+
+    With 127 a pair of products is about 255 · 127 · 2 = 64770, twice what 16 bits hold.
+    """
+    random = np.random.default_rng(1)
+    constants = {
+        "scale": np.float32(1 / 255),
+        "wide_scale": np.float32(WIDE / 255),
+        "zero": np.uint8(0),
+        "first_codes": np.diag(np.full(WIDE, 64)).astype(np.int8),
+        "first_scale": np.float32(1 / 64),
+        "second_codes": random.integers(largest - 20, largest + 1, (WIDE, CLASSES)).astype(np.int8),
+        "second_scale": np.full(CLASSES, 1 / largest, np.float32),
+        "half": np.float32(0.5),
+    }
+
+    def pair(tensor: str, scale: str, out: str) -> list[Any]:
+        return [
+            helper.make_node("QuantizeLinear", [tensor, scale, "zero"], [f"{out}_codes"]),
+            helper.make_node("DequantizeLinear", [f"{out}_codes", scale, "zero"], [out]),
+        ]
+
+    mixed = [
+        helper.make_node("Add", ["x", "h"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["mixed"]),
+    ]
+    nodes = [
+        *(mixed if recurrent else []),
+        *pair("mixed" if recurrent else "x", "scale", "input"),
+        helper.make_node("DequantizeLinear", ["first_codes", "first_scale"], ["first_weight"]),
+        helper.make_node("MatMul", ["input", "first_weight"], ["a"], name="first"),
+        *pair("a", "scale", "hidden"),
+        helper.make_node("DequantizeLinear", ["second_codes", "second_scale"], ["second_weight"], axis=1),
+        helper.make_node("MatMul", ["hidden", "second_weight"], ["b"], name="second"),
+        *pair("b", "wide_scale", "scores"),
+        helper.make_node("Identity" if not recurrent else "Relu", ["scores"], ["y"]),
+        *([helper.make_node("Identity", ["hidden"], ["h_next"])] if recurrent else []),
+    ]
+    names = [("x", WIDE), *([("h", WIDE)] if recurrent else [])]
+    outputs = [("y", CLASSES), *([("h_next", WIDE)] if recurrent else [])]
+    made = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, size]) for name, size in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, size]) for name, size in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    found: bytes = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = write_project(tmp_path_factory.mktemp("cross") / "project", {})
+    with open_world(load_project(folder), Options(), progress=NoProgress()) as opened:
+        yield opened
+
+
+def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN) -> CrossCheck:
+    """Compile for a runtime, evaluate on validation, cross-check, as a build does."""
+    made = world.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
+    common = Prepared(
+        contract=contract,
+        given=contract,
+        frozen=made,
+        calibration=made,
+        validation=made,
+        reference=made,
+        imported=made,
+    )
+    backend = world.backends[runtime]
+    step = backend.compile_step(precision=PRECISION, contract=contract, client=world.client)
+    compiled = world.run(step, {"model": made}, label="compile")
+    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    artifact = artifact.with_settings(backend.default_settings(1))
+    planned = PlannedCandidate(
+        id="net", profile=runtime, backend=runtime, precision=PRECISION, settings=(artifact.settings,), raced=True
+    )
+    outputs = candidates.evaluate(world, artifact, compiled, made, "validation", "net")
+    return cross_check(world, planned, common, model=made, artifact=artifact, compiled=compiled, outputs=outputs)
+
+
+def without_vnni(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world on this CPU's kernels without VNNI, or skip with the reason."""
+    isa = set(world.probe["isa"].split())
+    if platform.machine() != "x86_64" or "avx2" not in isa:
+        pytest.skip("VPMADDUBSW, whose sums saturate, is an instruction of x86 with AVX2")
+    if runtime == "openvino":
+        # OpenVINO's int8 kernels are oneDNN's, which has a switch of its own.
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    elif isa & {"avx512_vnni", "avx_vnni"}:
+        pytest.skip("this CPU has VNNI, and ONNX Runtime has no switch against it: its sums don't saturate here")
+    return replace(world, executor=world.executor.on({"kernels": f"{runtime} without VNNI"}))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_sums_that_saturate_are_found_and_the_layer_is_named(
+    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = checked(without_vnni(world, runtime, monkeypatch), runtime, quantised_net(largest=127))
+    assert found.cause == "layer"
+    assert found.counts
+    assert found.layer is not None
+    assert (found.layer.node, found.layer.op) == ("second", "MatMul")
+    assert "saturate in 16 bits" in found.layer.why
+    assert found.steps is not None
+    assert found.steps > 10
+    assert found.sample == "32 of 40 validation frames, spread evenly"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_same_net_with_weights_in_7_bits_has_no_gap(
+    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = checked(without_vnni(world, runtime, monkeypatch), runtime, quantised_net(largest=63))
+    assert (found.cause, found.layer) == ("agrees", None)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_recurrent_state_is_the_artifacts_own_at_every_step(world: World, runtime: str) -> None:
+    found = checked(world, runtime, quantised_net(largest=63, recurrent=True), RECURRENT)
+    assert found.cause == "agrees"
+    assert found.frames == 30
+    assert found.sample == "30 of 120 validation frames, spread evenly"
+
+
+def test_batches_are_compared_frame_by_frame(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    batched = Contract(
+        inputs=(TensorSpec(name="x", shape=(6, WIDE), dtype="float32"),),
+        outputs=(TensorSpec(name="y", shape=(6, CLASSES), dtype="float32"),),
+    )
+    there = without_vnni(world, "openvino", monkeypatch)
+    right = checked(there, "openvino", quantised_net(largest=63, batch=6), batched)
+    assert (right.cause, right.frames) == ("agrees", 32)
+    wrong = checked(there, "openvino", quantised_net(largest=127, batch=6), batched)
+    assert wrong.layer is not None
+    assert wrong.layer.node == "second"
+
+
+def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(world: World) -> None:
+    made = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, WIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, CLASSES])],
+        [numpy_helper.from_array(np.ones((WIDE, CLASSES), np.float32), "w")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = checked(world, "onnxruntime", model.SerializeToString())
+    assert found.cause == "not checked"
+    assert "no output comes from a tensor that is quantised" in found.explanation
+
+
+def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crosscheck_steps, "SHOWN_BYTES", 16)
+    there = without_vnni(world, "openvino", monkeypatch)
+    there = replace(there, executor=there.executor.on({"kernels": "small"}))
+    found = checked(there, "openvino", quantised_net(largest=126))
+    assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
+    assert "the layers can't be looked at: its layers take 0 MB a call" in found.explanation
