@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgebuild.building import emulated
 from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
@@ -58,11 +59,15 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
     The device, the data, the metric, the store and the user may still end it: those errors aren't the candidate's.
     """
     built = []
+    data, reference = prepared.validation, prepared.reference
+    if world.emulated:
+        part = emulated.validation_sample(prepared, world)
+        data, reference = part.data, part.reference
     with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
             world.check()
             try:
-                built.append(_make(planned, prepared, world))
+                built.append(_make(planned, prepared, world, data, reference))
             except StoreError:
                 raise
             except (ModelError, EnvironmentGap) as error:
@@ -71,7 +76,10 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
     return tuple(built)
 
 
-def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
+def _make(
+    planned: PlannedCandidate, prepared: Prepared, world: World, data: StepResult, reference: StepResult
+) -> Built:
+    """``data`` is what the candidate is judged on, ``reference`` the reference's outputs on it."""
     model = _precision_step(planned, prepared, world)
     backend = world.backends[planned.backend]
     step = backend.compile_step(
@@ -87,8 +95,8 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
     notes = _size_notes(prepared, model)
     if not world.measured:
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
-    outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)
-    verdict, closeness = judge(world, planned.id, prepared.reference, outputs, prepared.validation, "validation")
+    outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)
+    verdict, closeness = judge(world, planned.id, reference, outputs, data, "validation")
     return Built(
         planned=planned,
         artifact=artifact,
@@ -129,13 +137,14 @@ def evaluate(
     world: World, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
 ) -> StepResult:
     """Run an artifact over a split on the device, with the settings it will ship with."""
+    marked = f"{split} (emulated)" if world.emulated else split
     step = EvaluateArtifact(
         client=world.client,
-        split=split,
+        split=marked,
         runner_digest=world.client.runner_digest,
         settings=artifact.settings,
     )
-    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {split}")
+    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")
 
 
 def judge(
@@ -160,4 +169,5 @@ def judge(
     )
     inputs = {"reference": reference, "outputs": outputs, "data": data}
     result = world.run(step, inputs, label=f"judge {who} on {split}")
-    return judged(result.path)
+    verdict, closeness = judged(result.path)
+    return emulated.mark(verdict) if world.emulated else verdict, closeness

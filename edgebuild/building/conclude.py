@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.building.candidates import Built, evaluate, judge
+from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.prepare import materialise, run_reference
 from edgebuild.building.race import CLOSE
 from edgebuild.building.record import write_record
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from edgebuild.building.race import Certified, Race
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.verdict import BuildRecord, Closeness
+    from edgebuild.core.measurement import Memory
+    from edgebuild.core.verdict import BuildRecord, Closeness, Emulation
     from edgebuild.judging.selection import Objective, Selection
     from edgebuild.planning.plan import Plan
 
@@ -33,10 +35,14 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What the sealed test set said about the finalists, by artifact digest."""
+    """What the sealed test set said about the finalists, by artifact digest.
+
+    ``samples`` tells by target how much of it an emulated device was given.
+    """
 
     opening: Opening | None
     verdicts: Mapping[str, tuple[Verdict, Closeness]]
+    samples: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
@@ -56,23 +62,33 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
         artifacts=finalists,
     )
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
-    verdicts = {}
+    verdicts, samples = {}, {}
     for digest, (finalist, at) in finalists.items():
         who, compiled = finalist.built.planned.id, finalist.built.compiled
         if compiled is None:
             continue
-        outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+        data, wanted = test, reference
+        if at.emulated:
+            part = sampled(test, "test", prepared, at, reference)
+            data, wanted = part.data, part.reference
+            samples[at.target] = part.text
+        outputs = evaluate(at, finalist.artifact, compiled, data, "test", who)
         level = level_for_opening(opening.number)
-        verdicts[digest] = judge(at, who, reference, outputs, test, "test", level=level)
-    return Opened(opening=opening, verdicts=verdicts)
+        verdicts[digest] = judge(at, who, wanted, outputs, data, "test", level=level)
+    return Opened(opening=opening, verdicts=verdicts, samples=samples)
 
 
 def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, world: World) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
+    if race.emulated and world.target in opened.samples:
+        looked_at = f"{race.emulated.samples} and {opened.samples[world.target]} test frames"
+        race = replace(race, emulated=replace(race.emulated, samples=looked_at))
     names = _names(race)
     limits = {name: value for name, value in world.project.limits.model_dump().items() if value is not None}
-    verdicts = {name: _verdict(finalist, opened, limits) for name, finalist in names.items()}
+    verdicts = {name: _verdict(finalist, opened, limits, race) for name, finalist in names.items()}
     objective = world.project.build.objective
+    # What an emulated device says of accuracy stands; it decides nothing about speed.
+    standing = {name: without_speed(v, objective) for name, v in verdicts.items()} if race.emulated else verdicts
     comparisons = {
         (left, right): race.comparisons[one.arm, other.arm]
         for left, one in names.items()
@@ -80,12 +96,12 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         if (one.arm, other.arm) in race.comparisons
     }
     plain = {f.built.planned.profile: name for name, f in names.items() if f.built.planned.precision.kind == "fp32"}
-    options = [_option(name, finalist, verdicts[name], objective, plain) for name, finalist in names.items()]
+    options = [_option(name, finalist, standing[name], objective, plain) for name, finalist in names.items()]
     selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
     finalists = [_finalist_record(name, f, verdicts[name], opened, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
     others = [_other_record(b, race, world) for b in built if b.planned.id not in measured]
-    outcome = "inconclusive" if race.unmeasured else _outcome(selection, verdicts)
+    outcome = "inconclusive" if race.unmeasured else _outcome(selection, standing)
     kept = selection.chosen or selection.nearest
     smallest = min((b for b in built if b.artifact), key=_size, default=None) if race.unmeasured else None
     return write_record(
@@ -100,7 +116,7 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         kept=smallest.planned.id if smallest else kept,
         shipped=_shipped(names[kept] if kept else smallest),
         outcome=outcome,
-        summary=_summary(selection, verdicts, outcome, built, race),
+        summary=_summary(selection, standing, outcome, built, race),
         seconds=time.monotonic() - world.started,
     )
 
@@ -125,9 +141,11 @@ def _names(race: Race) -> dict[str, Certified]:
     }
 
 
-def _verdict(finalist: Certified, opened: Opened, limits: Mapping[str, float]) -> Verdict:
+def _verdict(finalist: Certified, opened: Opened, limits: Mapping[str, float], race: Race) -> Verdict:
     verdict, _ = opened.verdicts[finalist.artifact.digest()]
     measured = Measured(latency=finalist.summary, memory=finalist.memory, size_bytes=finalist.artifact.size_bytes)
+    if race.emulated:
+        measured = replace(measured, why=NO_SPEED)
     return check_limits(verdict, limits, measured)
 
 
@@ -139,6 +157,8 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
         value = float(finalist.artifact.size_bytes)
     elif objective == "memory":
         value = float(finalist.memory.peak_bytes) if finalist.memory else float("inf")
+    elif summary is None:
+        value = float("inf")
     elif objective == "throughput":
         value = summary.throughput_per_s
     else:
@@ -168,6 +188,8 @@ def _finalist_record(
         status = "refused"
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         status = "inconclusive"
+    elif race.emulated and selection.chosen is None:
+        status = "unraced"
     elif name not in selection.front:
         status = "dominated"
     built = finalist.built
@@ -187,7 +209,8 @@ def _finalist_record(
         closeness=opened.verdicts[finalist.artifact.digest()][1],
         screen=screened[1] if screened else None,
         certify=finalist.summary,
-        memory=finalist.memory,
+        memory=_memory(finalist.built, race) or finalist.memory,
+        emulation=_emulation(finalist.built, race),
         energy=finalist.energy,
         versus_reference=finalist.versus_reference,
         layers=finalist.layers,
@@ -226,10 +249,22 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         validation=built.verdict,
         closeness=built.closeness,
         screen=own[best] if best else None,
+        memory=_memory(built, race),
+        emulation=_emulation(built, race),
     )
 
 
+def _memory(built: Built, race: Race) -> Memory | None:
+    return race.emulated.memories.get(built.planned.id) if race.emulated else None
+
+
+def _emulation(built: Built, race: Race) -> Emulation | None:
+    return race.emulated.emulations.get(built.planned.id) if race.emulated else None
+
+
 def _not_raced(built: Built, race: Race, world: World) -> str:
+    if race.emulated:
+        return f"not scored on the test set: {len(race.finalists)} others came first; {NO_SPEED}"
     disturbed = [why for arm, why in race.dropped.items() if arm.startswith(f"{built.planned.id} (")]
     if disturbed:
         return disturbed[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from edgebuild.building import emulated
 from edgebuild.core.verdict import Outcome
 from edgebuild.devices.hold import hold_device
 from edgebuild.measuring import session, statistics
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
+    from edgebuild.building.emulated import Emulated
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact, Setting
@@ -31,12 +33,15 @@ COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its late
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """One finalist, measured under the certify protocol. ``arm`` is candidate and settings."""
+    """One finalist, measured under the certify protocol; on an emulated device without a latency.
+
+    ``arm`` is candidate and settings.
+    """
 
     arm: str
     built: Built
     artifact: Artifact
-    summary: LatencySummary
+    summary: LatencySummary | None
     memory: Memory | None
     energy: Energy | None
     layers: tuple[Layer, ...]
@@ -49,7 +54,8 @@ class Certified:
 class Race:
     """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
 
-    ``unmeasured`` says why nothing was measured in a build that can't measure.
+    ``unmeasured`` says why nothing was measured in a build that can't measure; ``emulated`` is what an emulated device
+    gave instead.
     """
 
     screened: Mapping[str, tuple[str, LatencySummary]]
@@ -61,6 +67,7 @@ class Race:
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     settings_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unmeasured: str = ""
+    emulated: Emulated | None = None
 
 
 def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
@@ -76,6 +83,8 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
     if not world.measured:
         return replace(nothing, unmeasured=COMPILED_ONLY)
+    if world.emulated:
+        return replace(nothing, finalists=_unraced(built), emulated=emulated.profile(built, prepared, world))
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
         baseline = next((b for b in built if b.eligible), None)
@@ -94,6 +103,26 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
         race = _certify(bench, world.options.certify, reference, names, arms, prepared, screen, summaries)
         return replace(race, dropped={**race.dropped, **disturbed})
+
+
+def _unraced(built: Sequence[Built]) -> tuple[Certified, ...]:
+    """The finalists of an emulated build: judged like others, measured in nothing that is a board's."""
+    return tuple(
+        Certified(
+            arm=b.planned.id,
+            built=b,
+            artifact=b.artifact,
+            summary=None,
+            memory=None,
+            energy=None,
+            layers=(),
+            versus_reference=None,
+            samples_folder=b.folder,
+            launches=(),
+        )
+        for b in emulated.finalists_of(built)
+        if b.artifact is not None
+    )
 
 
 def _disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:

@@ -31,7 +31,19 @@ if TYPE_CHECKING:
 HOME = ".edgebuild"
 #: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
 #: Load and temperature are no configuration.
-CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
+CONFIGURATION = (
+    "arch",
+    "cpu",
+    "isa",
+    "cores",
+    "memory_bytes",
+    "kernel",
+    "os",
+    "python",
+    "governor",
+    "power_mode",
+    "emulated",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +87,11 @@ class World:
     def configuration(self) -> tuple[Fact, ...]:
         """The device's platform configuration: part of the keys of device steps and of measurements."""
         return configuration_of(self.probe)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether what runs on the device runs on an emulated CPU: nothing there is timed."""
+        return self.measured and self.client.device.emulated
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""

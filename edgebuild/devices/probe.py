@@ -8,13 +8,20 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
 PROBE_LIMIT_S = 120.0
+#: The reading of a device that is emulated; others don't have it. What it is emulated as, is its ``cpu``.
+EMULATED = "emulated"
 
 
 def read_probe(client: RunnerClient) -> dict[str, str]:
-    """Ask the device what it is; nested readings are flattened with dots."""
+    """Ask the device what it is; nested readings are flattened with dots.
+
+    Whether it is emulated is the transport's word, not the device's.
+    """
     answer = client.call("probe", {}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}
     _flatten("", answer, flat)
+    if client.device.emulated:
+        flat[EMULATED] = "yes"
     return flat
 
 

@@ -94,7 +94,7 @@ def test_the_raspberry_pis_and_the_generic_cores_can_be_emulated() -> None:
         "raspberry-pi-4": "cortex-a72",
         "raspberry-pi-5": "cortex-a76",
         "generic-aarch64": "cortex-a72",
-        "generic-aarch64-dotprod": "max",
+        "generic-aarch64-dotprod": "cortex-a76",
     }
 
 

@@ -53,6 +53,10 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import energy
 
         return energy.energy(request, wire)
+    if op == "count":
+        from . import count
+
+        return count.count(request)
     if op in ("layers", "compile"):
         return getattr(artifact, op)(request)  # type: ignore[no-any-return]
     raise protocol.Problem("usage", "The runner has no operation %r." % op)
