@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WORK = cache_home() / "targets-benchmark"
+NETS = Path(__file__).resolve().parent / "nets"
+DEPTHWISE = "dwnet"
 NAMES = ("fashion-mnist", "magika-files", "silero-vad")
 EMULATED = ("raspberry-pi-5", "raspberry-pi-4")
 COMPILED = ("jetson-orin-nano-8gb",)
@@ -42,13 +44,19 @@ def edgebuild(*words: str) -> int:
 
 
 def project(name: str) -> Path:
-    """Return the copy of an example; its data are the example's."""
+    """Return the copy of an example (or the depthwise net on Fashion-MNIST); its data are the example's."""
     folder = WORK / name
+    source = EXAMPLES / ("fashion-mnist" if name == DEPTHWISE else name)
     left_out = shutil.ignore_patterns(HOME, "data", "__pycache__")
-    shutil.copytree(EXAMPLES / name, folder, ignore=left_out, dirs_exist_ok=True)
-    data = EXAMPLES / name / "data"
-    data.mkdir(exist_ok=True)
-    if not (folder / "data").exists():
+    shutil.copytree(source, folder, ignore=left_out, dirs_exist_ok=True)
+    if name == DEPTHWISE:
+        for file in ("dwnet.py", "dwnet.safetensors"):
+            shutil.copyfile(NETS / file, folder / file)
+        text = (source / "edgebuild.toml").read_text().replace('name = "fashion-mnist"', f'name = "{DEPTHWISE}"')
+        text = text.replace('"model:resnet8"', '"dwnet:dwnet"').replace('"weights.safetensors"', '"dwnet.safetensors"')
+        (folder / "edgebuild.toml").write_text(text)
+    data = source / "data"
+    if data.is_dir() and not (folder / "data").exists():
         (folder / "data").symlink_to(data)
     return folder
 

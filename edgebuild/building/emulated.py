@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgebuild.building.candidates import Built
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
+    from edgebuild.core.artifact import Setting
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
 
@@ -133,13 +134,7 @@ def profile(built: Sequence[Built], prepared: Prepared, world: World) -> Emulate
         if one.artifact is None or one.compiled is None or one.outputs is None:
             continue
         world.check()
-        step = ProfileEmulated(
-            client=world.client,
-            files={name: backend.device_file for name, backend in world.backends.items()},
-            runner_digest=world.client.runner_digest,
-            plugin_digest=plugin_digest(),
-            settings=one.artifact.settings,
-        )
+        step = profiling(world, one.artifact.settings)
         inputs = {"artifact": one.compiled, "data": validation.data}
         found = world.run(step, inputs, label=f"profile {one.planned.id} (emulated)")
         memories[one.planned.id] = Memory.model_validate_json((found.path / "memory.json").read_bytes())
@@ -155,6 +150,17 @@ def profile(built: Sequence[Built], prepared: Prepared, world: World) -> Emulate
         samples=f"{validation.text} validation frames",
         memories=memories,
         emulations=emulations,
+    )
+
+
+def profiling(world: World, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:
+    """Return the step that reads memory and counts instructions on the world's device."""
+    return ProfileEmulated(
+        client=world.client,
+        files={name: backend.device_file for name, backend in world.backends.items()},
+        runner_digest=world.client.runner_digest,
+        plugin_digest=plugin_digest(),
+        settings=settings,
     )
 
 

@@ -11,7 +11,7 @@ from edgebuild.core.measurement import Memory
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient
-from edgebuild.devices.emulator.device import COUNTS, EmulatedDevice
+from edgebuild.devices.emulator.device import EmulatedDevice
 from edgebuild.devices.emulator.setup import PLUGIN_SOURCE
 from edgebuild.errors import DeviceError
 
@@ -71,8 +71,9 @@ class ProfileEmulated:
         counting = device.counting()
         # One of its own: every program that it starts is counted, and slower.
         answer = self._call(RunnerClient(counting, self.files), "count", inputs, artifact, ctx)
-        counting.get(COUNTS, ctx.scratch / COUNTS)
-        found = json.loads((ctx.scratch / COUNTS).read_bytes())
+        counting.get(counting.counts, ctx.scratch / "counts.json")
+        counting.remove(f"{counting.root}/{counting.counts}")
+        found = json.loads((ctx.scratch / "counts.json").read_bytes())
         inferences = answer.get("inferences")
         if not isinstance(inferences, int) or inferences < 1:
             raise DeviceError(f"{device.id} says nothing of how many inferences it counted.")

@@ -1,4 +1,4 @@
-"""What a build on an emulated device says and refuses to say. That the device emulates is its word only: it computes here.
+"""What a build on an emulated device says and refuses to say. This machine computes; that it emulates is its word only.
 
 The kernels are this machine's, so that no QEMU is needed: how emulated results are treated is what is tested, not what
 they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 from edgebuild.devices.local import LocalDevice
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
 
     from edgebuild.devices.emulator.setup import Emulator
     from edgebuild.devices.local import ProcessChannel
-
-#: Where the plugin writes what it counted, below the device's root.
-COUNTS = "counts.json"
 
 
 class EmulatedDevice:
@@ -27,12 +25,14 @@ class EmulatedDevice:
         self._emulator = emulator
         self._core = core
         self._folder = root
+        #: Where the plugin writes what it counted, below the root; no two of these devices share it.
+        self.counts = f"counts-{uuid.uuid4().hex}.json"
         self._environment: dict[str, str] = {}
         self._local = LocalDevice(root, str(emulator.python(core)), name=f"{name} (emulated {core})")
         if counting:
             self._environment = {
                 "QEMU_PLUGIN": f"file={emulator.plugin}",
-                "EDGEBUILD_COUNTS": f"{self._local.root}/{COUNTS}",
+                "EDGEBUILD_COUNTS": f"{self._local.root}/{self.counts}",
             }
 
     @property
