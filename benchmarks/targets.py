@@ -69,7 +69,10 @@ def record_of(name: str, target: str, *, build: bool) -> BuildRecord | None:
     except UsageError:
         if not build:
             return None
-    if target in EMULATED:
+    inventory = WORK / "devices.toml"
+    if target in EMULATED and f"[devices.emulated-{target}]" not in (
+        inventory.read_text() if inventory.is_file() else ""
+    ):
         edgebuild("device", "add", f"emulated-{target}", "--target", target, "--emulator")
     edgebuild("build", "-p", str(folder), "-t", target, *([] if target in EMULATED else ["--no-measure"]))
     try:

@@ -32,6 +32,8 @@ SAMPLE_S = 60.0
 MACS_PER_S = 120e6
 CALL_S = 0.01
 LEAST_FRAMES = 32
+#: Fewer samples (recordings, say) bound no drop, however many frames they have: judging wants 10 at the very least.
+LEAST_SAMPLES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def sampled(
     wanted = sample_frames(macs)
     if wanted >= frames and full_reference is not None:
         return Sampled(data=data, reference=full_reference, frames=frames, of=frames)
-    part = world.run(SampleData(frames=wanted), {"data": data}, label=f"sample of {split}")
+    part = world.run(SampleData(frames=wanted, samples=LEAST_SAMPLES), {"data": data}, label=f"sample of {split}")
     given = None if world.project.model.factory else prepared.imported
     reference = run_reference(world, given, prepared.given, part, split)
     return Sampled(data=part, reference=reference, frames=_frames(part), of=frames)

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 
 
 def choose(
-    lengths: Sequence[int], strata: Sequence[Hashable], groups: Sequence[str | None], *, frames: int, seed: int
+    lengths: Sequence[int],
+    strata: Sequence[Hashable],
+    groups: Sequence[str | None],
+    *,
+    frames: int,
+    samples: int = 1,
+    seed: int,
 ) -> tuple[int, ...]:
-    """Return which samples to take, in their order in the data: the fewest that hold ``frames`` frames, or all.
+    """Return which samples to take, in their order in the data: at least ``samples`` with ``frames`` frames, or all.
 
     Deterministic, and a smaller choice is part of every larger one. Every stratum (a class or a slice) is taken in
     proportion, to within one sample of its share; within a stratum groups take turns, so that as many as possible
@@ -43,7 +49,7 @@ def choose(
         placed += [((k + 0.5) / len(found), stratum, index) for k, (_, index) in enumerate(in_turn)]
     chosen, total = [], 0
     for _, _, index in sorted(placed):
-        if total >= frames:
+        if total >= frames and len(chosen) >= samples:
             break
         chosen.append(index)
         total += lengths[index]
@@ -66,11 +72,12 @@ def strata_of(data: Dataset) -> tuple[Hashable, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleData:
-    """Writes the samples of a data set that ``choose`` takes for ``frames`` frames. Input: ``data``."""
+    """Writes the samples of a data set that ``choose`` takes. Input: ``data``."""
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     frames: int
+    samples: int = 1
     kind: ClassVar[str] = "sample-data"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST
@@ -85,7 +92,7 @@ class SampleData:
         data = Dataset.open(inputs["data"])
         lengths = data.lengths.tolist()
         groups, slices = data.groups(), data.slices()
-        chosen = choose(lengths, strata_of(data), groups, frames=self.frames, seed=ctx.seed)
+        chosen = choose(lengths, strata_of(data), groups, frames=self.frames, samples=self.samples, seed=ctx.seed)
         starts = np.concatenate([[0], np.cumsum(data.lengths)])
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
         names = [*data.inputs, *(["target"] if data.labelled else [])]

@@ -40,6 +40,10 @@ def test_a_smaller_choice_is_part_of_a_larger_one_and_holds_enough(
     assert small == choose(lengths, strata, groups, frames=min(one, other), seed=seed)
 
 
+def test_a_few_long_samples_are_not_enough() -> None:
+    assert len(choose([100] * 30, ["all"] * 30, [None] * 30, frames=100, samples=20, seed=0)) == 20
+
+
 @given(st.lists(st.sampled_from("aabc"), min_size=1, max_size=80), st.integers(1, 80))
 def test_every_stratum_has_its_share_to_within_one_sample(strata: list[str], frames: int) -> None:
     chosen = choose([1] * len(strata), strata, [None] * len(strata), frames=frames, seed=0)
