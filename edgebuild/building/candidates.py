@@ -140,7 +140,7 @@ def evaluate(
     marked = f"{split} (emulated)" if world.emulated else split
     step = EvaluateArtifact(
         client=world.client,
-        split=marked,
+        split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if world.emulated else split,
         runner_digest=world.client.runner_digest,
         settings=artifact.settings,
     )

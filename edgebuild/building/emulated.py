@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import Setting
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.inputs import UnitCosts
 
 #: Why no limit on time or memory and no objective but size can be settled.
 NO_SPEED = "the device is emulated, which says nothing about a board's speed or memory: certify on a board"
@@ -34,6 +35,14 @@ CALL_S = 0.01
 LEAST_FRAMES = 32
 #: Fewer samples (recordings, say) bound no drop, however many frames they have: judging wants 10 at the very least.
 LEAST_SAMPLES = 20
+
+
+#: What a plan says of it, with the number of frames.
+PLAN_NOTE = (
+    "the device is emulated: nothing is timed, and accuracy is looked at on about {frames:,} frames of each split"
+)
+#: For estimates: QEMU's start of Python and the runtime, and a launch of its own for memory and one for instructions.
+START_S, PROFILE_S = 5.0, 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,19 @@ def sample_frames(macs: int | None) -> int:
     return max(LEAST_FRAMES, int(SAMPLE_S / frame_s))
 
 
+def unit_costs(costs: UnitCosts) -> UnitCosts:
+    """Return what work costs where it is emulated: nothing is raced, and a split is a sample of it."""
+    return costs.model_copy(
+        update={
+            "compile_s": 2 * START_S,
+            "evaluate_s": START_S + SAMPLE_S + PROFILE_S,
+            "evaluate_test_s": START_S + SAMPLE_S,
+            "screen_launch_s": 0.0,
+            "certify_launch_s": 0.0,
+        }
+    )
+
+
 def sampled(
     data: StepResult,
     split: Literal["validation", "test"],
@@ -86,14 +108,14 @@ def sampled(
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
     macs = read_facts(load_onnx(prepared.frozen.path / "model.onnx")).macs
-    frames = _frames(data)
+    frames = frames_of(data)
     wanted = sample_frames(macs)
     if wanted >= frames and full_reference is not None:
         return Sampled(data=data, reference=full_reference, frames=frames, of=frames)
     part = world.run(SampleData(frames=wanted, samples=LEAST_SAMPLES), {"data": data}, label=f"sample of {split}")
     given = None if world.project.model.factory else prepared.imported
     reference = run_reference(world, given, prepared.given, part, split)
-    return Sampled(data=part, reference=reference, frames=_frames(part), of=frames)
+    return Sampled(data=part, reference=reference, frames=frames_of(part), of=frames)
 
 
 def validation_sample(prepared: Prepared, world: World) -> Sampled:
@@ -101,7 +123,8 @@ def validation_sample(prepared: Prepared, world: World) -> Sampled:
     return sampled(prepared.validation, "validation", prepared, world, prepared.reference)
 
 
-def _frames(data: StepResult) -> int:
+def frames_of(data: StepResult) -> int:
+    """Return how many frames a data set has."""
     return int(json.loads((data.path / "data.json").read_bytes())["frames"])
 
 

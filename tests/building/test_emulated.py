@@ -21,7 +21,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.verdict import BuildRecord, Outcome, Verdict
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
-from edgebuild.pipeline import build
+from edgebuild.pipeline import build, plan
 from edgebuild.reporting.html import render
 from edgebuild.reporting.story import evidence, not_proven, verdict_sentence
 from tests.cli.example import write_project
@@ -134,6 +134,13 @@ def test_the_keys_of_what_ran_on_it_say_that_it_was_emulated(devices: Path, tmp_
         kind for kind in ("evaluate-artifact", "onnxruntime-optimize", "profile-emulated") for p in parts if kind in p
     }
     assert kinds == {"evaluate-artifact", "onnxruntime-optimize", "profile-emulated"}
+
+
+def test_a_plan_says_how_much_is_looked_at_and_times_nothing(devices: Path, tmp_path: Path, few_frames: int) -> None:
+    save_entry(entry(facts={"arch": "x86_64", "emulated": "yes"}))
+    (planned,) = plan(load_project(write_project(tmp_path / "project")))
+    assert any("emulated" in note and "300 frames" in note for note in planned.notes)
+    assert {cost.seconds for cost in planned.costs if cost.stage in ("screen", "certify")} == {0.0}
 
 
 def test_nothing_is_benched_on_it(devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

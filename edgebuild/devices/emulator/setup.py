@@ -144,6 +144,7 @@ def _open(folder: Path) -> Emulator:
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
         emulator = Emulator(folder=folder, **found)
+        Path(emulator.qemu).stat()  # the system's own may have been removed since
     except (OSError, ValueError, TypeError) as error:
         raise EnvironmentGap(
             f"The emulator in {folder} is damaged.", hint="Remove that folder: the next command makes it anew."
@@ -161,7 +162,7 @@ def _make(host: recipe.Host, folder: Path, done: Callable[[], None]) -> None:
     if python is None:
         raise EnvironmentGap("Debian's package lists name no Python for 64-bit Arm.")
     guest = [f"{name}:{recipe.GUEST_ARCH}" for name in recipe.guest_packages(python)]
-    _whole(folder / "root", lambda part: apt.extract(guest, part))
+    _whole(folder / "root", lambda part: _make_root(apt, guest, part))
     done()
     qemu = shutil.which("qemu-aarch64")
     libraries = ""
@@ -250,6 +251,12 @@ class _Apt:
         for deb in found:
             _run(["dpkg-deb", "-x", str(deb), str(into)], f"{deb.name} can't be unpacked")
             deb.unlink()
+
+
+def _make_root(apt: _Apt, guest: Sequence[str], part: Path) -> None:
+    apt.extract(guest, part)
+    if not (part / "lib").exists():  # newer packages hold /usr/lib only; programs name their loader as /lib/…
+        (part / "lib").symlink_to("usr/lib")
 
 
 def _install(host: recipe.Host, python: str, part: Path) -> None:
