@@ -154,6 +154,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
         if request.device is not None:
             device = connect(entry_of(request.device))
             stack.callback(device.close)
+            session.require_clock(device)
             client = RunnerClient(device, files)
         probe = read_probe(client)
         configuration = configuration_of(probe)

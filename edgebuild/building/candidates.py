@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.backends.protocol import read_notes
+from edgebuild.building import emulated
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
@@ -68,11 +69,15 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
     The device, the data, the metric, the store and the user may still end it: those errors aren't the candidate's.
     """
     built, crashes = [], []
+    data, reference = prepared.validation, prepared.reference
+    if world.emulated:
+        part = emulated.validation_sample(prepared, world)
+        data, reference = part.data, part.reference
     with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
             world.check()
             try:
-                built.append(_make(planned, prepared, world))
+                built.append(_make(planned, prepared, world, data, reference))
             except StoreError:
                 raise
             except (ModelError, EnvironmentGap) as error:
@@ -92,7 +97,10 @@ def crash_notes(error: RunnerFailed) -> tuple[str, ...]:
     return (f"the end of the runner's error output: {error.said}",) if error.said else ()
 
 
-def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
+def _make(
+    planned: PlannedCandidate, prepared: Prepared, world: World, data: StepResult, reference: StepResult
+) -> Built:
+    """``data`` is what the candidate is judged on, ``reference`` the reference's outputs on it."""
     model = _precision_step(planned, prepared, world)
     backend = world.backends[planned.backend]
     step = backend.compile_step(
@@ -109,12 +117,12 @@ def _make(planned: PlannedCandidate, prepared: Prepared, world: World) -> Built:
     notes = (*read_notes(compiled.path), *_size_notes(prepared, model))
     if not world.measured:
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
-    outputs = evaluate(world, artifact, compiled, prepared.validation, "validation", planned.id)
-    verdict, closeness = judge(world, planned.id, prepared.reference, outputs, prepared.validation, "validation")
+    outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)
+    verdict, closeness = judge(world, planned.id, reference, outputs, data, "validation")
     checked = None
     if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
         checked = cross_check(
-            world, planned, prepared, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+            world, planned, prepared, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
         )
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
@@ -160,13 +168,14 @@ def evaluate(
     world: World, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
 ) -> StepResult:
     """Run an artifact over a split on the device, with the settings it will ship with."""
+    marked = f"{split} (emulated)" if world.emulated else split
     step = EvaluateArtifact(
         client=world.client,
-        split=split,
+        split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if world.emulated else split,
         runner_digest=world.client.runner_digest,
         settings=artifact.settings,
     )
-    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {split}")
+    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")
 
 
 def judge(
@@ -191,4 +200,5 @@ def judge(
     )
     inputs = {"reference": reference, "outputs": outputs, "data": data}
     result = world.run(step, inputs, label=f"judge {who} on {split}")
-    return judged(result.path)
+    verdict, closeness = judged(result.path)
+    return emulated.mark(verdict) if world.emulated else verdict, closeness

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.candidates import Built, evaluate, judge
+from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.prepare import materialise, run_reference
 from edgebuild.building.race import CLOSE, cost_of, figure_of
 from edgebuild.building.record import write_record
@@ -27,20 +28,27 @@ if TYPE_CHECKING:
     from edgebuild.building.race import Certified, Race, Screened
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.verdict import BuildRecord, Closeness
+    from edgebuild.core.measurement import Memory
+    from edgebuild.core.verdict import BuildRecord, Closeness, Emulation
     from edgebuild.judging.selection import Objective, Selection
     from edgebuild.planning.plan import Plan
 
+#: What the test set said of the finalists of one target, by artifact digest.
+Scored: TypeAlias = "Mapping[str, tuple[Verdict, Closeness]]"
 Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refused", "inconclusive", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What the sealed test set said about the finalists, by artifact digest; ``failed`` says whose runner failed."""
+    """What the sealed test set said about the finalists, by target and artifact digest.
+
+    ``failed`` says whose runner failed, ``samples`` by target how much of the set an emulated device was given.
+    """
 
     opening: Opening | None
-    verdicts: Mapping[str, tuple[Verdict, Closeness]]
-    failed: Mapping[str, RunnerFailed] = field(default_factory=dict)
+    verdicts: Mapping[tuple[str, str], tuple[Verdict, Closeness]]
+    failed: Mapping[tuple[str, str], RunnerFailed] = field(default_factory=dict)
+    samples: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
@@ -49,7 +57,8 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
     Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
     baseline on it.
     """
-    finalists = {c.artifact.digest(): (c, at) for race, at in zip(races, worlds, strict=True) for c in race.finalists}
+    places = tuple(zip(races, worlds, strict=True))
+    finalists = {(at.target, c.artifact.digest()): (c, at) for race, at in places for c in race.finalists}
     if not finalists:
         return Opened(opening=None, verdicts={})
     world = worlds[0]
@@ -58,45 +67,60 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
         world.home / "seal.jsonl",
         project=world.project.name,
         test_digest=test.entry.digest,
-        artifacts=finalists,
+        artifacts=dict.fromkeys(digest for _, digest in finalists),
     )
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
-    baselines = {race.finalists[0].artifact.digest() for race in races if race.finalists}
-    verdicts, failed = {}, {}
-    for digest, (finalist, at) in finalists.items():
+    baselines = {(at.target, race.finalists[0].artifact.digest()) for race, at in places if race.finalists}
+    verdicts, failed, samples = {}, {}, {}
+    for key, (finalist, at) in finalists.items():
         who, compiled = finalist.built.planned.id, finalist.built.compiled
         if compiled is None:
             continue
+        data, wanted = test, reference
+        if at.emulated:
+            part = sampled(test, "test", prepared, at, reference)
+            data, wanted = part.data, part.reference
+            samples[at.target] = part.text
         try:
-            outputs = evaluate(at, finalist.artifact, compiled, test, "test", who)
+            outputs = evaluate(at, finalist.artifact, compiled, data, "test", who)
         except RunnerFailed as error:
-            if digest in baselines:
+            if key in baselines:
                 raise
             require_alive(at.client)
-            failed[digest] = error
+            failed[key] = error
             continue
         level = level_for_opening(opening.number)
-        verdicts[digest] = judge(at, who, reference, outputs, test, "test", level=level)
-    return Opened(opening=opening, verdicts=verdicts, failed=failed)
+        verdicts[key] = judge(at, who, wanted, outputs, data, "test", level=level)
+    return Opened(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
 
 
-def _survived(race: Race, opened: Opened) -> Race:
+def _survived(race: Race, opened: Opened, target: str) -> Race:
     """The race without the finalists whose runner failed on the test set."""
-    lost = {f.built.planned.id: opened.failed[d] for f in race.finalists if (d := f.artifact.digest()) in opened.failed}
+    lost = {
+        f.built.planned.id: opened.failed[key]
+        for f in race.finalists
+        if (key := (target, f.artifact.digest())) in opened.failed
+    }
     return replace(
         race,
-        finalists=tuple(f for f in race.finalists if f.artifact.digest() not in opened.failed),
+        finalists=tuple(f for f in race.finalists if (target, f.artifact.digest()) not in opened.failed),
         failed={**race.failed, **{who: error.sentence for who, error in lost.items()}},
     )
 
 
 def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, world: World) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
-    race = _survived(race, opened)
+    race = _survived(race, opened, world.target)
+    if race.emulated and world.target in opened.samples:
+        looked_at = f"{race.emulated.samples} and {opened.samples[world.target]} test frames"
+        race = replace(race, emulated=replace(race.emulated, samples=looked_at))
     names = _names(race)
     limits = {name: value for name, value in world.project.limits.model_dump().items() if value is not None}
-    verdicts = {name: _verdict(finalist, opened, limits) for name, finalist in names.items()}
+    scored = {digest: each for (target, digest), each in opened.verdicts.items() if target == world.target}
+    verdicts = {name: _verdict(finalist, scored, limits, race) for name, finalist in names.items()}
     objective = world.project.build.objective
+    # What an emulated device says of accuracy stands; it decides nothing about speed.
+    standing = {name: without_speed(v, objective) for name, v in verdicts.items()} if race.emulated else verdicts
     comparisons = {
         (left, right): race.comparisons[one.arm, other.arm]
         for left, one in names.items()
@@ -104,12 +128,12 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         if (one.arm, other.arm) in race.comparisons
     }
     plain = {f.built.planned.profile: name for name, f in names.items() if f.built.planned.precision.kind == "fp32"}
-    options = [_option(name, finalist, verdicts[name], objective, plain) for name, finalist in names.items()]
+    options = [_option(name, finalist, standing[name], objective, plain) for name, finalist in names.items()]
     selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
-    finalists = [_finalist_record(name, f, verdicts[name], opened, selection, race) for name, f in names.items()]
+    finalists = [_finalist_record(name, f, verdicts[name], scored, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
     others = [_other_record(b, race, world) for b in built if b.planned.id not in measured]
-    outcome = "inconclusive" if race.unmeasured else _outcome(selection, verdicts)
+    outcome = "inconclusive" if race.unmeasured else _outcome(selection, standing)
     kept = selection.chosen or selection.nearest
     smallest = min((b for b in built if b.artifact), key=_size, default=None) if race.unmeasured else None
     return write_record(
@@ -124,7 +148,7 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         kept=smallest.planned.id if smallest else kept,
         shipped=_shipped(names[kept] if kept else smallest),
         outcome=outcome,
-        summary=_summary(selection, verdicts, outcome, built, race),
+        summary=_summary(selection, standing, outcome, built, race),
         seconds=time.monotonic() - world.started,
     )
 
@@ -149,14 +173,16 @@ def _names(race: Race) -> dict[str, Certified]:
     }
 
 
-def _verdict(finalist: Certified, opened: Opened, limits: Mapping[str, float]) -> Verdict:
-    verdict, _ = opened.verdicts[finalist.artifact.digest()]
+def _verdict(finalist: Certified, scored: Scored, limits: Mapping[str, float], race: Race) -> Verdict:
+    verdict, _ = scored[finalist.artifact.digest()]
     measured = Measured(
         latency=finalist.summary,
         throughput=finalist.throughput,
         memory=finalist.memory,
         size_bytes=finalist.artifact.size_bytes,
     )
+    if race.emulated:
+        measured = replace(measured, why=NO_SPEED)
     return check_limits(verdict, limits, measured)
 
 
@@ -168,6 +194,8 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
         value = float(finalist.artifact.size_bytes)
     elif objective == "memory":
         value = float(finalist.memory.peak_bytes) if finalist.memory else float("inf")
+    elif summary is None:
+        value = float("inf")
     elif objective == "throughput":
         flight = finalist.throughput
         value, low, high = (flight.per_s, flight.low_per_s, flight.high_per_s) if flight else (0.0, None, None)
@@ -190,7 +218,7 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
 
 
 def _finalist_record(
-    name: str, finalist: Certified, verdict: Verdict, opened: Opened, selection: Selection, race: Race
+    name: str, finalist: Certified, verdict: Verdict, scored: Scored, selection: Selection, race: Race
 ) -> CandidateRecord:
     status: Status = "finalist"
     if name == selection.chosen:
@@ -199,6 +227,8 @@ def _finalist_record(
         status = "refused"
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         status = "inconclusive"
+    elif race.emulated and selection.chosen is None:
+        status = "unraced"
     elif name not in selection.front:
         status = "dominated"
     built = finalist.built
@@ -215,11 +245,12 @@ def _finalist_record(
         notes=(*built.notes, *race.settings_notes.get(built.planned.id, ()), *finalist.notes),
         validation=built.verdict,
         test=verdict,
-        closeness=opened.verdicts[finalist.artifact.digest()][1],
+        closeness=scored[finalist.artifact.digest()][1],
         **_screened(screened and screened[1]),
         certify=finalist.summary,
         throughput=finalist.throughput,
-        memory=finalist.memory,
+        memory=_memory(finalist.built, race) or finalist.memory,
+        emulation=_emulation(finalist.built, race),
         energy=finalist.energy,
         versus_reference=finalist.versus_reference,
         layers=finalist.layers,
@@ -260,6 +291,8 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
         validation=built.verdict,
         closeness=built.closeness,
         **_screened(own[best] if best else None),
+        memory=_memory(built, race),
+        emulation=_emulation(built, race),
     )
 
 
@@ -267,7 +300,17 @@ def _screened(found: Screened | None) -> dict[str, Any]:
     return {"screen" if isinstance(found, LatencySummary) else "throughput_screen": found}
 
 
+def _memory(built: Built, race: Race) -> Memory | None:
+    return race.emulated.memories.get(built.planned.id) if race.emulated else None
+
+
+def _emulation(built: Built, race: Race) -> Emulation | None:
+    return race.emulated.emulations.get(built.planned.id) if race.emulated else None
+
+
 def _not_raced(built: Built, race: Race, world: World) -> str:
+    if race.emulated:
+        return f"not scored on the test set: {len(race.finalists)} others came first; {NO_SPEED}"
     disturbed = [why for arm, why in race.dropped.items() if arm.startswith(f"{built.planned.id} (")]
     if disturbed:
         return disturbed[0]

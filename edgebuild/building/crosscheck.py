@@ -40,18 +40,19 @@ def cross_check(
     world: World,
     planned: PlannedCandidate,
     prepared: Prepared,
+    data: StepResult,
     *,
     model: StepResult,
     artifact: Artifact,
     compiled: StepResult,
     outputs: StepResult,
 ) -> CrossCheck:
-    """Return what is found of an int8 candidate, evaluated on validation as ``outputs``.
+    """Return what is found of an int8 candidate, evaluated on ``data`` (validation, or a part of it) as ``outputs``.
 
     What can't be compared is ``not checked``, with the reason. Raises what the device and the store raise.
     """
     try:
-        return _Check(world, planned, prepared, model, artifact, compiled).run(outputs)
+        return _Check(world, planned, prepared, data, model, artifact, compiled).run(outputs)
     except (ModelError, EnvironmentGap) as error:
         return _unchecked(error.message)
 
@@ -66,12 +67,13 @@ class _Check:
         world: World,
         planned: PlannedCandidate,
         prepared: Prepared,
+        data: StepResult,
         model: StepResult,
         artifact: Artifact,
         compiled: StepResult,
     ) -> None:
         self.world, self.planned, self.prepared = world, planned, prepared
-        self.model, self.artifact, self.compiled = model, artifact, compiled
+        self.data, self.model, self.artifact, self.compiled = data, model, artifact, compiled
         self.contract = prepared.contract
         path = world.project.custom_ops_path
         self.library: dict[str, StepResult | Path] = {} if path is None else {"library": path}
@@ -80,7 +82,7 @@ class _Check:
         reason = self._refusal()
         if reason:
             return _unchecked(reason)
-        data = self.prepared.validation
+        data = self.data
         lengths = np.load(data.path / "lengths.npy", allow_pickle=False).tolist()
         rows, taken = spread(lengths, frames=SAMPLE_FRAMES, steps=SAMPLE_STEPS)
         sample = self._run(steps.TakeFrames(rows=rows, lengths=taken), {"data": data}, "sample for")

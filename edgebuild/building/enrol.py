@@ -46,6 +46,21 @@ def enrol(entry: DeviceEntry, project: Path | None) -> tuple[DeviceEntry, dict[s
     return known, runtimes_of(resolved, probe)
 
 
+def core_of(target: str, project: Path | None) -> str:
+    """Return the CPU model that a target is emulated as; raises ``UsageError`` for one that can't be."""
+    from edgebuild.catalogue.shipped import pick
+    from edgebuild.catalogue.targets import load_targets
+
+    targets = load_targets(project)
+    core = pick("targets", target, targets).facts.emulator_core
+    if core is None:
+        able = sorted(name for name, one in targets.items() if one.facts.emulator_core is not None)
+        raise UsageError(
+            f"{target} can't be emulated: its facts name no emulator_core.", hint=f"These can be: {', '.join(able)}."
+        )
+    return core.value
+
+
 def probe_of(entry: DeviceEntry) -> dict[str, str]:
     """Connect, run the runner's probe, and return what it found."""
     from edgebuild.backends.table import backends
@@ -86,7 +101,8 @@ def look_again(entry: DeviceEntry, project: Path | None) -> tuple[Finding, ...]:
         probe = probe_of(entry)
     except DeviceError as error:
         return (Finding(what="answer", found=error.message, wrong=True),)
-    findings = [Finding(what="answer", found="host key as pinned, the runner answers")]
+    how = "emulated, nothing on it is timed" if entry.kind == "emulator" else "host key as pinned"
+    findings = [Finding(what="answer", found=f"{how}, the runner answers")]
     try:
         require_target(entry, probe, project)
         findings.append(Finding(what="target", found=f"is a {entry.target} as far as its facts go"))

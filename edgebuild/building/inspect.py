@@ -6,11 +6,13 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building import emulated
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.measurement import UNKNOWN
+from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
@@ -95,6 +97,21 @@ def plan_inputs(
     frame_s = ASSUMED_FRAME_S + (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
     notes = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    costs = UnitCosts(
+        prepare_s=5.0 + 2 * frame_s * validation,
+        quantise_s=2.0 + 400 * frame_s,
+        compile_s=1.0,
+        evaluate_s=1.0 + frame_s * validation,
+        evaluate_test_s=1.0 + 2 * frame_s * test,
+        crosscheck_s=1.0 + UNOPTIMISED_FRAMES * frame_s,
+        screen_launch_s=options.screen.launch_s,
+        certify_launch_s=options.certify.launch_s,
+        certify_launches=options.certify.launches,
+        certify_sessions=1 + (project.build.objective == "throughput" or project.limits.throughput_per_s is not None),
+    )
+    if EMULATED in probe:
+        costs = emulated.unit_costs(costs)
+        notes = (*notes, emulated.PLAN_NOTE.format(frames=emulated.sample_frames(model.macs)))
     return PlanInputs(
         target=resolved,
         objective=project.build.objective,
@@ -104,19 +121,7 @@ def plan_inputs(
         backend_refusals=_refusals(project, model, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
-        costs=UnitCosts(
-            prepare_s=5.0 + 2 * frame_s * validation,
-            quantise_s=2.0 + 400 * frame_s,
-            compile_s=1.0,
-            evaluate_s=1.0 + frame_s * validation,
-            evaluate_test_s=1.0 + 2 * frame_s * test,
-            crosscheck_s=1.0 + UNOPTIMISED_FRAMES * frame_s,
-            screen_launch_s=options.screen.launch_s,
-            certify_launch_s=options.certify.launch_s,
-            certify_launches=options.certify.launches,
-            certify_sessions=1
-            + (project.build.objective == "throughput" or project.limits.throughput_per_s is not None),
-        ),
+        costs=costs,
         notes=notes,
     )
 

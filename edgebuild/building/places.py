@@ -77,7 +77,9 @@ def device_of(target: str, project: Project, options: Options, here: Mapping[str
                 hint=f"Build with --target {entry.target}, or leave --device out.",
             )
         return entry
-    fitting = [entry for entry in load_inventory().values() if entry.target == target]
+    known = [entry for entry in load_inventory().values() if entry.target == target]
+    # An emulator stands in only where there is no board.
+    fitting = [entry for entry in known if entry.kind != "emulator"] or known
     if len(fitting) > 1:
         names = ", ".join(sorted(entry.name for entry in fitting))
         raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
@@ -108,6 +110,7 @@ def _require_this_machine(target: str, project: Project, here: Mapping[str, str]
             raise
         raise EnvironmentGap(
             f"There is no device for {target}, and this machine is none: {'; '.join(error.problems)}.",
-            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one; "
+            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one, with --emulator instead "
+            "of --ssh an emulated one, where the target can be; "
             "--no-measure compiles without one and proves nothing.",
         ) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.enrol import enrol, require_target, runtimes_of
-from edgebuild.building.reach import connect
+from edgebuild.building.reach import connect_ssh
 from edgebuild.building.wheels import BoardPython, choose, places, unpacked_bytes
 from edgebuild.building.world import cache_home
 from edgebuild.core.measurement import UNKNOWN
@@ -14,7 +14,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.devices.probe import read_probe
-from edgebuild.errors import DeviceError, EnvironmentGap
+from edgebuild.errors import DeviceError, EnvironmentGap, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,12 +69,14 @@ def provision(
 
     The board needs neither internet nor pip, and keeps what it had until the new packages lie there whole and load.
     What it has already moves no byte. Raises ``EnvironmentGap`` for a runtime that pip finds no wheels of,
-    ``DeviceError`` for a board without the room.
+    ``DeviceError`` for a board without the room, ``UsageError`` for an emulated one.
     """
     from edgebuild.backends.table import backends
 
+    if entry.kind == "emulator":
+        raise UsageError(f"{entry.name} is emulated: it was set up with its runtime.", hint="Build on it right away.")
     table = backends()
-    device = connect(entry)
+    device = connect_ssh(entry)
     try:
         client = RunnerClient(device, {name: backend.device_file for name, backend in table.items()})
         with hold_device(client, "putting a runtime on the board", progress=progress, check=check):

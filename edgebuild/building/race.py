@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from edgebuild.building import emulated
 from edgebuild.building.candidates import crash_notes
 from edgebuild.core.measurement import LatencySummary, ThroughputSummary
 from edgebuild.core.verdict import Outcome
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
+    from edgebuild.building.emulated import Emulated
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact, Setting
@@ -42,12 +44,15 @@ Screened: TypeAlias = LatencySummary | ThroughputSummary
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """One finalist, measured under the certify protocol. ``arm`` is candidate and settings."""
+    """One finalist, measured under the certify protocol; on an emulated device without a latency.
+
+    ``arm`` is candidate and settings.
+    """
 
     arm: str
     built: Built
     artifact: Artifact
-    summary: LatencySummary
+    summary: LatencySummary | None
     memory: Memory | None
     energy: Energy | None
     layers: tuple[Layer, ...]
@@ -63,7 +68,7 @@ class Race:
     """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
 
     ``failed`` says of candidates, by id, how their runner crashed or hung. ``unmeasured`` says why nothing was measured
-    in a build that can't measure.
+    in a build that can't measure; ``emulated`` is what an emulated device gave instead.
     """
 
     screened: Mapping[str, tuple[str, Screened]]
@@ -76,6 +81,7 @@ class Race:
     settings_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     unmeasured: str = ""
+    emulated: Emulated | None = None
 
 
 def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
@@ -92,6 +98,8 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
     if not world.measured:
         return replace(nothing, unmeasured=COMPILED_ONLY)
+    if world.emulated:
+        return replace(nothing, finalists=_unraced(built), emulated=emulated.profile(built, prepared, world))
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
         baseline = next((b for b in built if b.eligible), None)
@@ -128,6 +136,26 @@ def _clocks(world: World) -> Iterator[World]:
         return
     with pinned_clocks(world.client, check=world.check):
         yield replace(world, probe=read_probe(world.client))
+
+
+def _unraced(built: Sequence[Built]) -> tuple[Certified, ...]:
+    """The finalists of an emulated build: judged like others, measured in nothing that is a board's."""
+    return tuple(
+        Certified(
+            arm=b.planned.id,
+            built=b,
+            artifact=b.artifact,
+            summary=None,
+            memory=None,
+            energy=None,
+            layers=(),
+            versus_reference=None,
+            samples_folder=b.folder,
+            launches=(),
+        )
+        for b in emulated.finalists_of(built)
+        if b.artifact is not None
+    )
 
 
 def _disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:

@@ -5,13 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebuild.building.world import cache_home
+
 if TYPE_CHECKING:
     from edgebuild.catalogue.inventory import DeviceEntry
+    from edgebuild.core.steps import Progress
+    from edgebuild.devices.emulator.device import EmulatedDevice
     from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.transport import Device
 
 
-def connect(entry: DeviceEntry) -> SshDevice:
-    """Return the device; it connects when it is first used. Raises ``EnvironmentGap`` without asyncssh."""
+def connect(entry: DeviceEntry) -> Device:
+    """Return the device; a board connects when it is first used. Raises ``EnvironmentGap`` without what it needs."""
+    return emulate(entry) if entry.kind == "emulator" else connect_ssh(entry)
+
+
+def emulate(entry: DeviceEntry, progress: Progress | None = None) -> EmulatedDevice:
+    """Return an emulated board; the emulator is set up where it isn't yet."""
+    from edgebuild.devices.emulator.device import EmulatedDevice
+    from edgebuild.devices.emulator.setup import set_up
+
+    return EmulatedDevice(entry.name, set_up(cache_home(), progress=progress), entry.core, emulated_root(entry.name))
+
+
+def emulated_root(name: str) -> Path:
+    """Return the folder that stands for an emulated board's disk."""
+    return cache_home() / "emulator" / "boards" / name
+
+
+def connect_ssh(entry: DeviceEntry) -> SshDevice:
+    """Return the board behind SSH."""
     from edgebuild.devices.address import SshAddress
     from edgebuild.devices.ssh import SshDevice, import_asyncssh
 

@@ -112,6 +112,7 @@ def write_record(
         command=world.options.command,
         anchor_ms=race.anchor_ms,
         host_peak_bytes=_peak_bytes(),
+        emulated=race.emulated.text if race.emulated else "",
     )
     for name, finalist in names.items():
         _keep_samples(finalist, folder / "samples", name)

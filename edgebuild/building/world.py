@@ -39,6 +39,7 @@ CONFIGURATION_WHERE_KNOWN = (
     "cuda",
     "cuda_driver",
     "driver",
+    "emulated",
     "gpu_architecture",
     "gpu_clocks",
     "jetpack",
@@ -89,6 +90,11 @@ class World:
     def configuration(self) -> tuple[Fact, ...]:
         """The device's platform configuration: part of the keys of device steps and of measurements."""
         return configuration_of(self.probe)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether what runs on the device runs on an emulated CPU: nothing there is timed."""
+        return self.measured and self.client.device.emulated
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""

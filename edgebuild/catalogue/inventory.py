@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgebuild.catalogue.tables import Table, collect, read_toml
 from edgebuild.errors import ConfigError, StoreError
@@ -20,15 +20,17 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 class DeviceEntry(Table):
     """One device. ``address`` and ``jump`` are as ``SshAddress.parse`` reads them; host keys in OpenSSH's form.
 
-    ``site`` is a folder on the board with the Python packages that were put there. ``facts`` is what the device said of
-    itself when it was enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured.
+    An emulator has a ``core`` instead, QEMU's name of the CPU, and neither address nor key. ``site`` is a folder on the
+    board with the Python packages that were put there. ``facts`` is what the device said of itself when it was
+    enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
     target: str
-    kind: Literal["ssh"] = "ssh"
-    address: str
-    host_keys: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["ssh", "emulator"] = "ssh"
+    core: str = ""
+    address: str = ""
+    host_keys: tuple[str, ...] = ()
     jump: str | None = None
     jump_host_keys: tuple[str, ...] = ()
     key_file: str | None = None
@@ -38,6 +40,14 @@ class DeviceEntry(Table):
     quota_gb: float = Field(default=4.0, gt=0)
     pin_clocks: bool = False
     facts: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> DeviceEntry:
+        if self.kind == "ssh" and not (self.address and self.host_keys):
+            raise ValueError("a board over SSH needs an address and at least one of host_keys")
+        if (self.kind == "emulator") != bool(self.core):
+            raise ValueError("an emulator, and only an emulator, has a core")
+        return self
 
 
 def inventory_path() -> Path:

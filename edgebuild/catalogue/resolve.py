@@ -10,6 +10,7 @@ from edgebuild.catalogue.tables import unknown
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision, Setting
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.values import Value
+from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ def resolve(
     """Return what ``target`` is on the device that ``probe`` describes (empty: as the target's facts say).
 
     ``probe`` holds, as text, ``arch``, ``isa`` (features with spaces between), ``cpu``, ``board``, ``cores``,
-    ``memory_bytes``, ``gpu_architecture`` and ``accelerators``; a missing or ``unknown`` reading contradicts nothing.
-    ``threads`` is the only thread count to keep, if given. Raises ``ConfigError`` with every contradiction between
-    facts and probe, and every profile that doesn't exist. A target that edgebuild can't work on yet is no
-    contradiction: all its profiles are refused.
+    ``memory_bytes``, ``gpu_architecture`` and ``accelerators``; a missing or ``unknown`` reading contradicts nothing,
+    and neither does the board's name where a reading ``emulated`` is among them. ``threads`` is the only thread count
+    to keep, if given. Raises ``ConfigError`` with every contradiction between facts and probe, and every profile that
+    doesn't exist. A target that edgebuild can't work on yet is no contradiction: all its profiles are refused.
     """
     reachable = any(profiles[name].device_work for name in target.profiles if name in profiles)
     # Where nothing could be done on the device anyway, that is the reason, not that the device is another one.
@@ -124,7 +125,8 @@ def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
         missing = sorted(set(facts.isa.value) - set(readings["isa"].split()))
         if missing:
             yield f"[facts].isa: the device's CPU lacks {', '.join(missing)}"
-    names = [readings[name] for name in ("cpu", "board") if name in readings]
+    # An emulated device has its target's kind of CPU and no board.
+    names = [] if EMULATED in readings else [readings[name] for name in ("cpu", "board") if name in readings]
     if facts.known_as and names and not any(facts.known_as.value in name for name in names):
         yield f'[facts].known_as: should be "{facts.known_as.value}", the device is "{names[0]}"'
     memory = _number(readings, "memory_bytes")

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over SSH.")
+app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over SSH or emulated.")
 NameArgument = Annotated[str, typer.Argument(help="The device's name in the inventory.")]
 ProjectOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it when the program runs
@@ -20,7 +20,10 @@ ProjectOption = Annotated[
 def add(
     name: Annotated[str, typer.Argument(help="What you want to call it.")],
     target: Annotated[str, typer.Option("--target", "-t", help="What it is: a name of `edgebuild targets`.")],
-    ssh: Annotated[str, typer.Option(help="user@host or user@host:port.")],
+    ssh: Annotated[Optional[str], typer.Option(help="user@host or user@host:port.")] = None,  # noqa: UP045
+    emulator: Annotated[
+        bool, typer.Option("--emulator", help="Emulate the target's CPU on this machine: accuracy, and never a time.")
+    ] = False,
     key: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Your private key; the agent's and ~/.ssh's without."),
@@ -33,16 +36,53 @@ def add(
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
     project: ProjectOption = None,
 ) -> None:
-    """Pin the board's host key, check that it is the target, and write it into the inventory."""
-    from edgebuild.building.enrol import enrol
-    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path, load_inventory
-    from edgebuild.catalogue.tables import validate
-    from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import read_host_keys
+    """Check that a board is the target, its host key pinned, or set up its emulator; write it into the inventory."""
+    from edgebuild.catalogue.inventory import load_inventory
     from edgebuild.errors import UsageError
 
     if name in load_inventory():
         raise UsageError(f"There is a device {name} already.", hint=f"`edgebuild device remove {name}` removes it.")
+    if emulator == (ssh is not None):
+        raise UsageError("A device is either behind --ssh user@host or an --emulator.", hint="Give one of the two.")
+    if ssh is None:
+        _add_emulator(name, target, project)
+    else:
+        _add_board(name, target, ssh, key, host_key, python, root, project)
+
+
+def _add_emulator(name: str, target: str, project: Path | None) -> None:
+    from edgebuild.building.enrol import core_of, enrol
+    from edgebuild.building.reach import emulate
+    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
+    from edgebuild.catalogue.tables import validate
+    from edgebuild.cli.progress import make_progress
+
+    fields = {"name": name, "target": target, "kind": "emulator", "core": core_of(target, project)}
+    entry = validate(DeviceEntry, fields, "edgebuild device add")
+    device = emulate(entry, make_progress())
+    entry, _ = enrol(entry, project)
+    print(f"{entry.name} is an emulated {entry.target} ({entry.facts.get('cpu')}); it is in {inventory_path()} now.")
+    print("Accuracy, parity, memory and instructions are looked at on it; nothing on it is ever timed.")
+    if device.why_no_counts:
+        print(f"Instructions are not counted: {device.why_no_counts}.")
+
+
+def _add_board(
+    name: str,
+    target: str,
+    ssh: str,
+    key: Path | None,
+    host_key: str | None,
+    python: str,
+    root: str,
+    project: Path | None,
+) -> None:
+    from edgebuild.building.enrol import enrol
+    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
+    from edgebuild.catalogue.tables import validate
+    from edgebuild.devices.address import SshAddress
+    from edgebuild.devices.ssh import read_host_keys
+
     address = SshAddress.parse(ssh)
     fields = {
         "name": name,
@@ -126,13 +166,24 @@ def list_devices() -> None:
     for entry in inventory.values():
         runtimes = [f"{k.removeprefix('runtime.')} {v}" for k, v in entry.facts.items() if k.startswith("runtime.")]
         known = ", ".join(runtime for runtime in runtimes if not runtime.endswith(" unknown"))
-        table.add_row(*map(Text, (entry.name, entry.target, entry.address, entry.facts.get("cpu", "unknown"), known)))
+        table.add_row(
+            *map(
+                Text,
+                (
+                    entry.name,
+                    entry.target,
+                    entry.address or f"emulated {entry.core}",
+                    entry.facts.get("cpu", "unknown"),
+                    known,
+                ),
+            )
+        )
     Console().print(table)
 
 
 @app.command("check")
 def check(name: NameArgument, project: ProjectOption = None) -> None:
-    """Look at a device: its host key, its facts against the target and against those when it was enrolled."""
+    """Look at a device: whether it answers, its facts against the target and against those when it was enrolled."""
     from edgebuild.building.enrol import look_again
     from edgebuild.building.places import entry_of
     from edgebuild.errors import DeviceError
@@ -150,13 +201,17 @@ def remove(
     files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
 ) -> None:
     """Take a device out of the inventory."""
+    import shutil
+
     from edgebuild.building.places import entry_of
-    from edgebuild.building.reach import connect
+    from edgebuild.building.reach import connect_ssh, emulated_root
     from edgebuild.catalogue.inventory import remove_entry
 
     entry = entry_of(name)
-    if files:
-        device = connect(entry)
+    if files and entry.kind == "emulator":
+        shutil.rmtree(emulated_root(name), ignore_errors=True)
+    elif files:
+        device = connect_ssh(entry)
         try:
             device.run_script("import shutil, sys; shutil.rmtree(sys.argv[1])", device.root)
         finally:

@@ -70,12 +70,17 @@ class Percentile(Value):
 
 
 class Memory(Value):
-    """Peak memory in a launch of its own, from VmHWM and smaps_rollup."""
+    """Peak memory in a launch of its own, from VmHWM and smaps_rollup.
+
+    ``emulated``: of a process under an emulator, whose own share (part of every other figure) is ``emulator_bytes``.
+    """
 
     baseline_bytes: int
     load_peak_bytes: int
     inference_peak_bytes: int
     pss_peak_bytes: int | None = None
+    emulated: bool = False
+    emulator_bytes: int | None = None
 
     @property
     def peak_bytes(self) -> int:

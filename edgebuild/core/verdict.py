@@ -72,10 +72,11 @@ class LimitCheck(Value):
 
 
 class Verdict(Value):
-    """One candidate against budget and limits."""
+    """One candidate against budget and limits. ``emulated``: its outputs came from an emulated CPU."""
 
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+    emulated: bool = False
     drop: Drop | None = None
     slices: tuple[SliceDrop, ...] = ()
     limits: tuple[LimitCheck, ...] = ()
@@ -133,6 +134,24 @@ class CrossCheck(Value):
         return self.cause == "unexplained"
 
 
+class Emulation(Value):
+    """What an emulated device showed of a candidate beside its verdicts and memory. Nothing of it is a time.
+
+    ``parity`` is the greatest difference of an fp32 artifact's outputs to the reference's over the frames of the
+    validation sample, relative to the greatest output. ``instructions`` are those of one inference by class;
+    ``not_counted`` says why there are none.
+    """
+
+    parity: float | None = None
+    instructions: tuple[tuple[str, int], ...] = ()
+    not_counted: str = ""
+
+    @property
+    def total(self) -> int:
+        """All instructions of one inference."""
+        return sum(count for _, count in self.instructions)
+
+
 class CandidateRecord(Value):
     """A candidate's whole story in one build. ``id`` is stable for the same profile, recipe, precision and settings."""
 
@@ -162,6 +181,7 @@ class CandidateRecord(Value):
     layers: tuple[Layer, ...] = ()
     measurements: tuple[str, ...] = ()
     on_front: bool = False
+    emulation: Emulation | None = None
 
 
 class StepRecord(Value):
@@ -179,6 +199,7 @@ class BuildRecord(Value):
     """Everything one build for one target found out; lies as ``build.json`` beside its report.
 
     ``kept`` is the candidate whose artifact lies beside the record: the chosen one, else the one that came nearest.
+    ``emulated`` says what the device was emulated as and on which samples; empty for a real one.
     """
 
     schema_version: Literal[1] = 1
@@ -206,6 +227,7 @@ class BuildRecord(Value):
     command: str = ""
     anchor_ms: tuple[float, ...] = ()
     host_peak_bytes: int | None = None
+    emulated: str = ""
 
 
 class MeasurementRef(Value):

@@ -36,6 +36,9 @@ POLL_S = 0.1
 #: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
 RUNNER_GRACE_S = 5.0
 EXIT_S = 10.0
+#: Under an emulator everything takes so many times as long: fp32 kernels 90 to 190 times, of which the limits of a real
+#: board already allow for a part.
+EMULATED_PATIENCE = 20.0
 #: Over a link that can be cut a host knocks this often, and the runner ends when it hears nothing for ``SILENCE_S``.
 KNOCK_S = 5.0
 SILENCE_S = 30.0
@@ -90,6 +93,9 @@ class RunnerClient:
         ``DeviceError`` where it does so otherwise and where the device is out of reach or speaks nonsense, and whatever
         ``check`` raises. The process is gone when this returns or raises.
         """
+        if self.device.emulated:
+            time_limit_s *= EMULATED_PATIENCE
+            silence_s = None if silence_s is None else silence_s * EMULATED_PATIENCE
         channel = self.start(op, request, time_limit_s=time_limit_s)
         try:
             knock = never_stop if isinstance(self.device, LocalDevice) else Knocking(channel)

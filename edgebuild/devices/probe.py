@@ -8,16 +8,21 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
 PROBE_LIMIT_S = 120.0
+#: The reading of a device that is emulated; others don't have it. What it is emulated as, is its ``cpu``.
+EMULATED = "emulated"
 
 
 def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
     """Ask the device what it is; nested readings are flattened with dots.
 
-    ``light`` leaves out what only a runtime can tell, which may take seconds.
+    ``light`` leaves out what only a runtime can tell, which may take seconds. Whether it is emulated is the transport's
+    word, not the device's.
     """
     answer = client.call("probe", {"light": light}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}
     _flatten("", answer, flat)
+    if client.device.emulated:
+        flat[EMULATED] = "yes"
     return flat
 
 

@@ -19,12 +19,13 @@ MB = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is known of an artifact; ``None`` for what wasn't or couldn't be measured."""
+    """What is known of an artifact; ``None`` for what wasn't or couldn't be measured, and ``why``."""
 
     latency: LatencySummary | None = None
     throughput: ThroughputSummary | None = None
     memory: Memory | None = None
     size_bytes: int | None = None
+    why: str = "not measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +41,26 @@ class _Figure:
 def _median(measured: Measured) -> _Figure:
     latency = measured.latency
     if latency is None:
-        return _Figure()
+        return _Figure(why=measured.why)
     return _Figure(value=latency.point_ms, low=latency.low_ms, high=latency.high_ms)
 
 
 def _p99(measured: Measured) -> _Figure:
     found = [one for one in measured.latency.percentiles if one.p == 99.0] if measured.latency else []
     if not found:
-        return _Figure()
+        return _Figure(why=measured.why)
     return _Figure(value=found[0].value_ms, why=f"n/a, needs {found[0].needs_n} samples")
 
 
 def _throughput(measured: Measured) -> _Figure:
     found = measured.throughput
-    return _Figure(value=found.per_s, low=found.low_per_s, high=found.high_per_s) if found else _Figure()
+    if found is None:
+        return _Figure(why=measured.why)
+    return _Figure(value=found.per_s, low=found.low_per_s, high=found.high_per_s)
 
 
 def _peak_memory(measured: Measured) -> _Figure:
-    return _Figure(value=measured.memory.peak_bytes / MB if measured.memory else None)
+    return _Figure(value=measured.memory.peak_bytes / MB if measured.memory else None, why=measured.why)
 
 
 def _file_size(measured: Measured) -> _Figure:
@@ -65,7 +68,7 @@ def _file_size(measured: Measured) -> _Figure:
 
 
 def _load_time(measured: Measured) -> _Figure:
-    return _Figure(value=measured.latency.load_ms if measured.latency else None)
+    return _Figure(value=measured.latency.load_ms if measured.latency else None, why=measured.why)
 
 
 _LIMITS: dict[str, tuple[Callable[[Measured], _Figure], bool, str, str]] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.devices.probe import read_probe, require_alive
-from edgebuild.errors import DeviceError, RunnerFailed
+from edgebuild.errors import DeviceError, EnvironmentGap, RunnerFailed
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
 from edgebuild.measuring.thermal import CoolDown
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import Progress, Task
     from edgebuild.core.values import Json
     from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.transport import Device
     from edgebuild.measuring.protocols import Protocol
 
 #: An arm that is so much slower than the fastest of its contest after a round is not launched again when screening.
@@ -109,6 +110,15 @@ class _Run:
     cool_down: CoolDown | None = None
 
 
+def require_clock(device: Device) -> None:
+    """Raise ``EnvironmentGap`` for an emulated device: no time, memory or energy that it shows is a board's."""
+    if device.emulated:
+        raise EnvironmentGap(
+            f"{device.id} is emulated: how long something takes there says nothing about a board, so nothing is timed.",
+            hint="Measure on a board: `edgebuild device add NAME --target T --ssh user@host`.",
+        )
+
+
 def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
     """Return the digest of everything that must match for a session to be reused."""
     return digest_json(
@@ -129,6 +139,7 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     Raises ``DeviceError`` when the device or an arm to keep fails, ``Interrupted`` when stopped; what was measured is
     kept and a second call goes on with it. A session in which an arm failed is never whole.
     """
+    require_clock(bench.client.device)
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
         "protocol": protocol.model_dump(mode="json"),

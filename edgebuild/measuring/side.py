@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Energy, Layer, Memory
-from edgebuild.measuring.session import LAUNCH_GRACE_S
+from edgebuild.measuring.session import LAUNCH_GRACE_S, require_clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +43,7 @@ def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: 
 
 def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     client = bench.client
+    require_clock(client.device)
     return client.call(
         op,
         {

@@ -76,7 +76,7 @@ def header(record: BuildRecord) -> Html:
         tag("p", facts, class_="meta"),
         tag(
             "div",
-            tag("p", _BADGE[record.outcome], class_="badge"),
+            tag("p", _BADGE[record.outcome] + (" (emulated)" if record.emulated else ""), class_="badge"),
             tag("p", story.verdict_sentence(record), class_="verdict"),
             _tiles(record, about) if about else None,
             id="result",

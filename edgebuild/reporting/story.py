@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord, CandidateRecord, CrossCheck, Drop, Verdict
 
 _ORDER = ("chosen", "finalist", "dominated", "screened", "unraced", "inconclusive", "refused", "failed")
+_EMULATED = (
+    "Nothing here was seen on a board: its CPU was emulated. What was computed is what that CPU's kernels compute, on "
+    "a sample; no speed or energy follows from it, and memory holds the emulator's own share."
+)
 _POINTS = re.compile(r"([\d.]+) points?")
 
 
@@ -135,15 +139,21 @@ def evidence(drop: Drop, record: BuildRecord) -> str:
     """Return on what the drop rests: interval level, sample count, split, and which opening of the sealed test set."""
     groups = f" in {drop.groups:,} groups" if drop.groups is not None else ""
     seal = f", {record.seal}" if record.seal and drop.split == "test" else ""
-    return f"{figures.percent(drop.level)} interval, n = {drop.samples:,} {drop.split} samples{groups}{seal}"
+    split = f"emulated {drop.split}" if record.emulated else drop.split
+    return f"{figures.percent(drop.level)} interval, n = {drop.samples:,} {split} samples{groups}{seal}"
 
 
 def verdict_sentence(record: BuildRecord) -> str:
     """Return the result in one sentence: what was chosen, against what, how sure, and on which device."""
+    return f"Emulated ({record.emulated}): {_sentence(record)}" if record.emulated else _sentence(record)
+
+
+def _sentence(record: BuildRecord) -> str:
     chosen = find(record, record.chosen)
     where = f"on {record.device}"
     if chosen is None or record.outcome != "ok":
-        return f"Measured {where}, budget {record.budget_text}: {record.summary.rstrip('.')}{_decided_by(record)}."
+        looked = "Judged" if record.emulated else "Measured"
+        return f"{looked} {where}, budget {record.budget_text}: {record.summary.rstrip('.')}{_decided_by(record)}."
     drop = drop_of(chosen)
     judged = "never judged for accuracy"
     if drop is not None:
@@ -162,15 +172,43 @@ def verdict_sentence(record: BuildRecord) -> str:
 
 def _decided_by(record: BuildRecord) -> str:
     needed = [d.needed_samples for c in record.candidates if (d := drop_of(c)) and d.needed_samples]
-    if record.outcome != "inconclusive" or not needed or "more" in record.summary:
+    if record.emulated or record.outcome != "inconclusive" or not needed or "more" in record.summary:
         return ""
     return f"; about {min(needed):,} more samples would decide"
+
+
+def emulation_lines(record: BuildRecord) -> tuple[str, ...]:
+    """Return what an emulated device showed of each candidate beside its accuracy, numbered as every table."""
+    if not record.emulated:
+        return ()
+    lines = [f"{i:>2} {emulation_text(c)}" for i, c in enumerate(ordered(record), 1) if c.emulation]
+    return ("Emulated: no time was taken. An instruction count is no time either.", *lines)
+
+
+def emulation_text(candidate: CandidateRecord) -> str:
+    """Return parity, memory and instructions of a candidate under emulation."""
+    seen, memory = candidate.emulation, candidate.memory
+    parts = ["emulated"]
+    if seen and seen.parity is not None:
+        parts.append(f"outputs within {seen.parity:.2g} of the reference's largest")
+    if memory:
+        own = f" of which the emulator's {figures.bytes_text(memory.emulator_bytes)}" if memory.emulator_bytes else ""
+        parts.append(f"peak memory {figures.bytes_text(memory.peak_bytes)}{own}")
+    if seen and seen.instructions:
+        most = sorted(seen.instructions, key=lambda pair: (-pair[1], pair[0]))
+        named = ", ".join(f"{name.replace('_', ' ')} {count / 1e6:.3g}" for name, count in most if count)
+        parts.append(f"{seen.total / 1e6:.4g} million instructions an inference ({named})")
+    elif seen and seen.not_counted:
+        parts.append(f"instructions not counted: {seen.not_counted}")
+    return "; ".join(parts)
 
 
 def not_proven(record: BuildRecord) -> tuple[str, ...]:
     """Return what a reader must not conclude from this build, in sentences."""
     chosen = find(record, record.chosen)
     said = _gaps(record, chosen) if chosen else ["No candidate was chosen, so nothing here is a recommendation."]
+    if record.emulated:
+        said.insert(0, _EMULATED)
     screened = sum(1 for c in record.candidates if (c.screen or c.throughput_screen) and not c.certify)
     if screened:
         who = "1 candidate was" if screened == 1 else f"{screened} candidates were"

@@ -35,6 +35,8 @@ def summary(record: BuildRecord) -> Group:
     from rich.console import Group
 
     word, style = _HEADLINES[record.outcome]
+    if record.emulated:
+        word = f"{word} (EMULATED)"
     parts: list[RenderableType] = [
         _text(f"{record.project} on {record.target}: ", (word, style)),
         _text(story.verdict_sentence(record)),
@@ -51,7 +53,8 @@ def summary(record: BuildRecord) -> Group:
 
 def _footnote(record: BuildRecord) -> list[RichText]:
     screened = any(c.screen and not c.certify for c in record.candidates)
-    return [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
+    notes = [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
+    return notes + [_text(line) for line in story.emulation_lines(record)]
 
 
 def _text(*pieces: str | tuple[str, str]) -> RichText:
@@ -114,7 +117,7 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) 
         _text(lost.replace(" [", "\n[")),
         _text(("~" if latency and c.certify is None else "") + time.replace(" [", "\n[")),
         _text(f"{figures.bytes_text(c.size_bytes)}\n{memory}"),
-        _text((c.status, _STATUS_STYLES.get(c.status, "")), role),
+        _text((c.status, _STATUS_STYLES.get(c.status, "")), role, "\nemulated" if record.emulated else ""),
     ]
 
 
@@ -141,7 +144,7 @@ def comparison_table(records: Sequence[BuildRecord]) -> RichTable:
         own = chosen is not None and chosen.id == record.baseline
         table.add_row(
             _text(record.target),
-            _text((word.lower(), style)),
+            _text((word.lower() + (" (emulated)" if record.emulated else ""), style)),
             _text(chosen.id.replace("/", "/\n", 1) if chosen else figures.NONE),
             _text(figures.number(latency.point_ms) if latency else figures.NONE),
             _text("is it" if own else figures.speed(chosen.versus_reference) if chosen else figures.NONE),
@@ -213,7 +216,8 @@ def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[Rendera
         parts.append(_text(f"throughput {figures.throughput(flight)} in {flight.launches} launches{ranks}"))
     latency = story.latency_of(c)
     if latency is None:
-        return parts if flight else [*parts, _text("never measured")]
+        emulated = f"never measured: {story.emulation_text(c)}" if c.emulation else "never measured"
+        return parts if flight else [*parts, _text(emulated)]
     note = "" if c.certify else ", screened only: it ranks, it is no result"
     interval = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
     parts.append(_text(f"p50 {interval} ms in {latency.launches} launches{note}"))

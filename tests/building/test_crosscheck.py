@@ -158,7 +158,7 @@ def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN
         id="net", profile=runtime, backend=runtime, precision=PRECISION, settings=(artifact.settings,), raced=True
     )
     outputs = candidates.evaluate(world, artifact, compiled, made, "validation", "net")
-    return cross_check(world, planned, common, model=made, artifact=artifact, compiled=compiled, outputs=outputs)
+    return cross_check(world, planned, common, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs)
 
 
 def without_vnni(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) -> World:

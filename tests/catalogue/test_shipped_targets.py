@@ -13,6 +13,7 @@ from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import shipped_folder
 from edgebuild.catalogue.sources import BELIEVED, Sourced
 from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.errors import EnvironmentGap
 from edgebuild.planning.inputs import PlanInputs
 from edgebuild.planning.plan import Plan, make_plan, plan_digest
@@ -94,13 +95,25 @@ def test_the_raspberry_pis_and_the_generic_cores_can_be_emulated() -> None:
         "raspberry-pi-4": "cortex-a72",
         "raspberry-pi-5": "cortex-a76",
         "generic-aarch64": "cortex-a72",
-        "generic-aarch64-dotprod": "max",
+        "generic-aarch64-dotprod": "cortex-a76",
     }
 
 
 def test_without_vnni_weights_keep_a_bit_in_reserve() -> None:
     for profile in resolve(TARGETS["x86-64-no-vnni"], PROFILES, {}).profiles:
         assert profile.schemes[0].reduce_range
+
+
+@pytest.mark.parametrize(("name", "first"), [("raspberry-pi-5", "s8s8"), ("raspberry-pi-4", "u8s8")])
+def test_the_scheme_that_took_fewer_instructions_comes_first(name: str, first: str) -> None:
+    (profile,) = resolve(TARGETS[name], PROFILES, {}).profiles
+    assert profile.schemes[0].label == first
+    assert {scheme.label for scheme in profile.schemes} == {"s8s8", "u8s8"}
+
+
+def test_no_arm_cpu_is_asked_to_compute_in_fp16() -> None:
+    (profile,) = resolve(TARGETS["raspberry-pi-5"], PROFILES, {}).profiles
+    assert profile.fp16 is Fp16Meaning.STORAGE
 
 
 def plan_of(target: Target, profiles: Mapping[str, Profile]) -> Plan:

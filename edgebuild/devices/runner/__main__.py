@@ -61,6 +61,10 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import energy
 
         return energy.energy(request, wire)
+    if op == "count":
+        from . import count
+
+        return count.count(request)
     if op in ("python", "site"):
         from . import packages
 

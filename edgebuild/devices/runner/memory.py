@@ -39,12 +39,35 @@ def memory(request: Fields, wire: Wire) -> Fields:
     wire.progress("memory", 0, request.get("seconds", 1.0))
     _run(Loop(session, opened.contract), inputs, firsts, request)
     peak = machine.kilobytes(STATUS, "VmHWM") or 0
-    return {
+    found = {
         "baseline_bytes": baseline,
         "load_peak_bytes": load_peak,
         "inference_peak_bytes": peak,
         "pss_peak_bytes": poll.stop(),
     }
+    return {**found, "emulator_bytes": emulator_share()} if request.get("emulated") else found
+
+
+def emulator_share(path: str = "/proc/thread-self/smaps") -> int | None:
+    """Return the resident bytes of an emulator's own in this process: translated code, its program and its heap.
+
+    The guest's code is never mapped executable; what is executable belongs to the emulator, and so does the first heap.
+    None where the emulator hides its mappings from the guest.
+    """
+    total, own, seen = 0, False, False
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for line in file:
+                words = line.split()
+                if words and not words[0].endswith(":"):
+                    name = words[5] if len(words) > 5 else ""
+                    own = "x" in words[1] or name == "[heap]" or name.rpartition("/")[2].startswith("qemu-")
+                    seen = seen or "x" in words[1]
+                elif own and words and words[0] == "Rss:":
+                    total += int(words[1]) * 1024
+    except (OSError, ValueError):
+        return None
+    return total if seen else None
 
 
 def reset_peak() -> None:
