@@ -2,10 +2,10 @@
 
     python benchmarks/crosscheck.py [--nets fashion-mnist ...] [--qemu QEMU_X86_64] [--work FOLDER]
 
-Three examples and a trained depthwise net, four quantisers, each runtime on three sorts of kernels: this CPU's;
+Three examples and a trained depthwise net, five ways to quantise, each runtime on three sorts of kernels: this CPU's;
 OpenVINO's kernels for AVX2 without VNNI (its own switch, ``ONEDNN_MAX_CPU_ISA``); and with ``--qemu`` ONNX Runtime on
-an emulated Haswell, a CPU without VNNI. Every artifact is compiled, run and compared exactly as in a build, by the same
-steps, on the sample that a build takes. Every step is cached in the work folder.
+an emulated Haswell, a CPU without VNNI (Debian's qemu-user 7.2). Every artifact is compiled, run and compared as in a
+build, by the same steps, on the sample that a build takes. Every step is cached in the work folder.
 """
 
 from __future__ import annotations

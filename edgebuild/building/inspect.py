@@ -34,7 +34,7 @@ ASSUMED_MACS_PER_S = 50e9
 ASSUMED_FRAME_S = 0.0002
 ASSUMED_FRAMES = 5_000
 #: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
-#: unoptimised, which takes about five times as long.
+#: unoptimised, which is taken to be five times as long.
 UNOPTIMISED_FRAMES = 32 * 9 * 5
 
 
