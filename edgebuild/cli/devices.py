@@ -29,7 +29,15 @@ def add(
         Optional[str],  # noqa: UP045
         typer.Option(help="The board's fingerprint, SHA256:…, for scripts; asked for without."),
     ] = None,
-    python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later, that has the runtime.")] = "python3",
+    jump: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="user@host of a host to go through."),
+    ] = None,
+    jump_host_key: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="That host's fingerprint, SHA256:…; asked for without."),
+    ] = None,
+    python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later.")] = "python3",
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
     project: ProjectOption = None,
 ) -> None:
@@ -38,13 +46,13 @@ def add(
     from edgebuild.catalogue.inventory import DeviceEntry, inventory_path, load_inventory
     from edgebuild.catalogue.tables import validate
     from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import read_host_keys
+    from edgebuild.devices.ssh import SshDevice, read_host_keys
     from edgebuild.errors import UsageError
 
     if name in load_inventory():
         raise UsageError(f"There is a device {name} already.", hint=f"`edgebuild device remove {name}` removes it.")
     address = SshAddress.parse(ssh)
-    fields = {
+    fields: dict[str, object] = {
         "name": name,
         "target": target,
         "address": str(address),
@@ -54,8 +62,15 @@ def add(
         **({"key_file": str(key.absolute())} if key else {}),
     }
     validate(DeviceEntry, fields, "edgebuild device add")  # before anybody is asked anything
-    keys = read_host_keys(address)
-    _confirm(str(address), keys[0], host_key)
+    gate = None
+    if jump is not None:
+        between = SshAddress.parse(jump)
+        keys = read_host_keys(between)
+        _confirm(str(between), keys[0], jump_host_key, "--jump-host-key")
+        fields |= {"jump": str(between), "jump_host_keys": list(keys)}
+        gate = SshDevice("the jump host", address=between, host_keys=keys, key_file=key)
+    keys = read_host_keys(address, gate)
+    _confirm(str(address), keys[0], host_key, "--host-key")
     wanted = validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add")
     entry, runtimes = enrol(wanted, project)
     print(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
@@ -64,7 +79,7 @@ def add(
         print(f"Its {python} lacks {', '.join(missing)}: `edgebuild device provision {name}` is the next command.")
 
 
-def _confirm(address: str, key: str, expected: str | None) -> None:
+def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
     """Nothing is trusted at first sight: a person compares the fingerprint, or a script brings it."""
     from edgebuild.devices.ssh import fingerprint
     from edgebuild.errors import DeviceError, UsageError
@@ -73,17 +88,17 @@ def _confirm(address: str, key: str, expected: str | None) -> None:
     if expected is not None:
         if expected != shown:
             raise DeviceError(
-                f"{address} shows the host key {shown}, --host-key says {expected}.",
+                f"{address} shows the host key {shown}, {option} says {expected}.",
                 hint="Read it on the board itself: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
             )
         return
     if not sys.stdin.isatty():
         raise UsageError(
             f"{address} shows the host key {shown}, and nobody is here to say whether it is the right one.",
-            hint="Give it with --host-key once you compared it with the board's.",
+            hint=f"Give it with {option} once you compared it with that machine's own.",
         )
     print(f"{address} shows the host key {key.split()[0]} {shown}.")
-    if not typer.confirm("Is that the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
+    if not typer.confirm("Is that its own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
         raise UsageError("The host key was not confirmed; nothing was written.")
 
 
