@@ -162,6 +162,7 @@ def main() -> None:
             for name, value in kept.get(f"session {index + 1}", make).items():
                 seconds[name].append(value)
         bytes_moved = moved(local, board)
+    kept.forget()
     comparison = statistics.compare(statistics.paired_medians(launches["ssh"], launches["local"]))
     if comparison is None:
         raise SystemExit("no two valid launches: the machine is too busy")
@@ -187,7 +188,6 @@ def main() -> None:
         "bytes": bytes_moved,
         "launches": {name: [[x.median_ns, list(x.invalid)] for x in arm] for name, arm in launches.items()},
     }
-    kept.forget()
     print(write_results("ssh", "Measured over SSH", COMMAND, text, numbers))
 
 

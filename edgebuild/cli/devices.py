@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over SSH or emulated.")
 NameArgument = Annotated[str, typer.Argument(help="The device's name in the inventory.")]
@@ -14,6 +18,8 @@ ProjectOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it when the program runs
     typer.Option("--project", "-p", help="A project with targets of its own."),
 ]
+#: The options that bring a fingerprint.
+SSH_KEY, JUMP_KEY = "--host-key", "--jump-host-key"
 
 
 @app.command("add")
@@ -32,7 +38,15 @@ def add(
         Optional[str],  # noqa: UP045
         typer.Option(help="The board's fingerprint, SHA256:…, for scripts; asked for without."),
     ] = None,
-    python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later, that has the runtime.")] = "python3",
+    jump: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="user@host of a host to go through."),
+    ] = None,
+    jump_host_key: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="That host's fingerprint, SHA256:…; asked for without."),
+    ] = None,
+    python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later.")] = "python3",
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
     project: ProjectOption = None,
 ) -> None:
@@ -46,8 +60,11 @@ def add(
         raise UsageError("A device is either behind --ssh user@host or an --emulator.", hint="Give one of the two.")
     if ssh is None:
         _add_emulator(name, target, project)
-    else:
-        _add_board(name, target, ssh, key, host_key, python, root, project)
+        return
+    fields: dict[str, object] = {"name": name, "target": target, "python": python, "root": root}
+    if key is not None:
+        fields["key_file"] = str(key.absolute())
+    _add_board(fields, _Route(ssh=ssh, jump=jump, key=key), {SSH_KEY: host_key, JUMP_KEY: jump_host_key}, project)
 
 
 def _add_emulator(name: str, target: str, project: Path | None) -> None:
@@ -67,44 +84,46 @@ def _add_emulator(name: str, target: str, project: Path | None) -> None:
         print(f"Instructions are not counted: {device.why_no_counts}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Route:
+    """How a board is reached, as the user gave it."""
+
+    ssh: str
+    jump: str | None
+    key: Path | None
+
+
 def _add_board(
-    name: str,
-    target: str,
-    ssh: str,
-    key: Path | None,
-    host_key: str | None,
-    python: str,
-    root: str,
-    project: Path | None,
+    fields: dict[str, object], route: _Route, expected: Mapping[str, str | None], project: Path | None
 ) -> None:
+    """``fields`` are the entry's own; ``expected`` holds the fingerprints that were given, by option."""
     from edgebuild.building.enrol import enrol
     from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
     from edgebuild.catalogue.tables import validate
     from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import read_host_keys
+    from edgebuild.devices.ssh import SshDevice, read_host_keys
 
-    address = SshAddress.parse(ssh)
-    fields = {
-        "name": name,
-        "target": target,
-        "address": str(address),
-        "host_keys": ["unread"],
-        "python": python,
-        "root": root,
-        **({"key_file": str(key.absolute())} if key else {}),
-    }
+    address = SshAddress.parse(route.ssh)
+    fields = {**fields, "address": str(address), "host_keys": ["unread"]}
     validate(DeviceEntry, fields, "edgebuild device add")  # before anybody is asked anything
-    keys = read_host_keys(address)
-    _confirm(str(address), keys[0], host_key)
+    gate = None
+    if route.jump is not None:
+        between = SshAddress.parse(route.jump)
+        keys = read_host_keys(between)
+        _confirm(str(between), keys[0], expected[JUMP_KEY], JUMP_KEY)
+        fields |= {"jump": str(between), "jump_host_keys": list(keys)}
+        gate = SshDevice("the jump host", address=between, host_keys=keys, key_file=route.key)
+    keys = read_host_keys(address, gate)
+    _confirm(str(address), keys[0], expected[SSH_KEY], SSH_KEY)
     wanted = validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add")
     entry, runtimes = enrol(wanted, project)
     print(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
     missing = [runtime for runtime, version in runtimes.items() if version == "unknown"]
     if missing:
-        print(f"Its {python} lacks {', '.join(missing)}: `edgebuild device provision {name}` is the next command.")
+        print(f"Its {entry.python} lacks {', '.join(missing)}: `edgebuild device provision {entry.name}` is next.")
 
 
-def _confirm(address: str, key: str, expected: str | None) -> None:
+def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
     """Nothing is trusted at first sight: a person compares the fingerprint, or a script brings it."""
     from edgebuild.devices.ssh import fingerprint
     from edgebuild.errors import DeviceError, UsageError
@@ -113,17 +132,17 @@ def _confirm(address: str, key: str, expected: str | None) -> None:
     if expected is not None:
         if expected != shown:
             raise DeviceError(
-                f"{address} shows the host key {shown}, --host-key says {expected}.",
+                f"{address} shows the host key {shown}, {option} says {expected}.",
                 hint="Read it on the board itself: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
             )
         return
     if not sys.stdin.isatty():
         raise UsageError(
             f"{address} shows the host key {shown}, and nobody is here to say whether it is the right one.",
-            hint="Give it with --host-key once you compared it with the board's.",
+            hint=f"Give it with {option} once you compared it with that machine's own.",
         )
     print(f"{address} shows the host key {key.split()[0]} {shown}.")
-    if not typer.confirm("Is that the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
+    if not typer.confirm("Is that its own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
         raise UsageError("The host key was not confirmed; nothing was written.")
 
 

@@ -79,6 +79,7 @@ class SshDevice:
         self._wanted_root = root
         self._used_bytes: int | None = None
         self._tidying: list[Future[Any]] = []
+        self._folders: set[str] = set()
         self._loop: _Loop | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: Any = None
@@ -122,13 +123,18 @@ class SshDevice:
         """Send a file that isn't there yet; what an interrupted sending left is gone on with where it is a blob."""
         target = self._inside(name)
         size = source.stat().st_size
-        if self._size(target) == size:
+        partial = f"{target}.part"
+        # Every wait for the board counts on a slow link: both are asked for at once, and folders are made once.
+        there, begun = self._do(self._stats(target, partial), f"look at {target}", FILE_S)
+        if there == size:
             return target
         self.require_room(size)
         self._used_bytes = (self._used_bytes or 0) + size
-        self._do(self._sftp.makedirs(posixpath.dirname(target), exist_ok=True), f"make the folder of {target}", FILE_S)
-        partial = f"{target}.part"
-        done = self._size(partial) or 0 if name.startswith("blobs/") else 0
+        folder = posixpath.dirname(target)
+        if folder not in self._folders:
+            self._do(self._sftp.makedirs(folder, exist_ok=True), f"make the folder of {target}", FILE_S)
+            self._folders.add(folder)
+        done = begun or 0 if name.startswith("blobs/") else 0
         self._do(self._send(source, partial, done if done <= size else 0), f"send {target}", None)
         self._do(self._sftp.posix_rename(partial, target), f"place {target}", FILE_S)
         return target
@@ -148,6 +154,7 @@ class SshDevice:
 
     def remove(self, remote: str) -> None:
         """Remove a file or folder under the root."""
+        self._folders.clear()
         self._do(self._remove(self._inside(remote)), f"remove {remote}", FILE_S)
 
     def close(self) -> None:
@@ -230,6 +237,10 @@ class SshDevice:
             ) from error
         self._root, self._connection = root, connection
 
+    async def reach(self) -> Any:
+        """Return a bare connection, for whoever goes through this machine."""
+        return await self._reach(self._address, self._host_keys, None)
+
     async def _reach(self, address: SshAddress, host_keys: Sequence[str], tunnel: Any) -> Any:
         asyncssh = import_asyncssh()
         try:
@@ -308,6 +319,9 @@ class SshDevice:
     def _size(self, path: str) -> int | None:
         size: int | None = self._do(self._stat(path), f"look at {path}", FILE_S)
         return size
+
+    async def _stats(self, *paths: str) -> list[int | None]:
+        return await asyncio.gather(*map(self._stat, paths))
 
     async def _stat(self, path: str) -> int | None:
         asyncssh = import_asyncssh()
@@ -532,13 +546,13 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[str, ...]:
-    """Return the host key that a machine shows, in OpenSSH's form, for a person to compare; nothing is trusted."""
+    """Return the host key that a machine shows, in OpenSSH's form, for a person to compare; nothing is trusted.
+
+    ``jump`` is the host to go through, its own key pinned; it is not connected as a device.
+    """
     loop = _Loop()
     try:
-        if jump is None:
-            found = loop.call(_presented(address, None), CONNECT_S * 2)
-        else:
-            found = jump.wait_for(_through(jump, address), f"reach {address}", CONNECT_S * 2)
+        found = loop.call(_presented(address, None) if jump is None else _through(jump, address), CONNECT_S * 2)
     except TimeoutError:
         found = ()
     finally:
@@ -550,7 +564,8 @@ def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[
 
 
 async def _through(jump: SshDevice, address: SshAddress) -> tuple[str, ...]:
-    return await _presented(address, jump._connection)
+    async with await jump.reach() as tunnel:
+        return await _presented(address, tunnel)
 
 
 async def _presented(address: SshAddress, tunnel: Any) -> tuple[str, ...]:

@@ -78,6 +78,19 @@ def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Pat
     assert not inventory.exists()
 
 
+def test_a_board_behind_another_host_is_enrolled_through_it(board: Board, inventory: Path, tmp_path: Path) -> None:
+    from edgebuild.devices.ssh import fingerprint
+
+    key, through = fingerprint(board.host_key), f"{getpass.getuser()}@127.0.0.1:{board.port}"
+    asked = run(*add(board, tmp_path, "--host-key", key, "--jump", through), cwd=tmp_path)
+    assert asked.code == 2, asked
+    assert "--jump-host-key" in asked.err
+    added = run(*add(board, tmp_path, "--host-key", key, "--jump", through, "--jump-host-key", key), cwd=tmp_path)
+    assert added.code == 0, added
+    assert f'jump = "{through}"' in inventory.read_text()
+    assert run("device", "check", "bench", cwd=tmp_path).code == 0
+
+
 def test_a_board_that_is_not_its_target_is_refused(board: Board, inventory: Path, tmp_path: Path) -> None:
     ended = run(*add(board, tmp_path, target="raspberry-pi-5"), cwd=tmp_path)
     assert ended.code == 2, ended
