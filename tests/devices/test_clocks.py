@@ -34,7 +34,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text("stock")
     install(tmp_path, f"echo pinned > {path}")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(clocks.os, "geteuid", lambda: 0)
     return path
 
 
