@@ -47,7 +47,8 @@ def choose(
         in_turn = sorted(found, key=lambda member: (member[0], _shuffled(seed, member[1])))
         # The k-th of n members belongs at (k + 1/2) / n of the way: every prefix is then in proportion.
         placed += [((k + 0.5) / len(found), stratum, index) for k, (_, index) in enumerate(in_turn)]
-    chosen, total = [], 0
+    chosen: list[int] = []
+    total = 0
     for _, _, index in sorted(placed):
         if total >= frames and len(chosen) >= samples:
             break
