@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgebuild.building.bench import BenchRequest
+    from edgebuild.building.world import Options
     from edgebuild.catalogue.project import Project, load_project
     from edgebuild.core.data import Sample
     from edgebuild.core.verdict import BuildRecord
@@ -23,8 +25,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchRequest",
     "BuildRecord",
     "EdgebuildError",
+    "Options",
     "Plan",
     "Project",
     "Sample",
@@ -36,8 +40,10 @@ __all__ = [
 ]
 
 _WHERE = {
+    "BenchRequest": "edgebuild.building.bench",
     "BuildRecord": "edgebuild.core.verdict",
     "EdgebuildError": "edgebuild.errors",
+    "Options": "edgebuild.building.world",
     "Plan": "edgebuild.planning.plan",
     "Project": "edgebuild.catalogue.project",
     "Sample": "edgebuild.core.data",

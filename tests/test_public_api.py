@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import edgebuild
+from tests.cli.example import write_project
 
 HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "scipy", "torch", "torchmetrics"}
 EXPLAINED = sorted(set(edgebuild.__all__) - {"__version__"})
@@ -46,3 +47,15 @@ def test_importing_it_imports_nothing_heavy() -> None:
     code = "import json, sys, edgebuild; print(json.dumps(sorted(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert HEAVY & set(json.loads(answer.stdout)) == set()
+
+
+@pytest.mark.proof
+def test_the_snippet_of_the_quick_start_works_as_it_is(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "quick-start.md").read_text(encoding="utf-8")
+    snippet = page.partition("## From Python\n\n```python\n")[2].partition("```")[0]
+    project = write_project(tmp_path / "project")
+    ran = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=project, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "quick/fp32" in ran.stdout
