@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import Verdict
 
 Objective = Literal["latency", "throughput", "size", "memory"]
+#: Estimates closer than this count as equal: the band that calls two latencies equivalent.
+NEAR = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +89,11 @@ def select(
     """Return the choice; it depends on the set of options only, not on their order.
 
     Accepted options with a ``gap`` count only where there is no accepted one without. Accepted options make the front:
-    those that none dominates in objective, drop and size (nowhere worse, somewhere better). Of those that can't be told
-    from the front's best objective, the one with the smallest drop is chosen, then the smallest, then the best
-    objective, then the first by id. Two options can't be told apart when their comparison,
-    ``comparisons[candidate, baseline]``, is equivalent or inconclusive; without one, when their intervals overlap;
-    without intervals, when their values are equal. Raises ``ValueError`` when two options share an id.
+    those that none dominates in objective, drop and size (nowhere worse, somewhere better). The best objective is
+    chosen; of those that are as good (can't be told from it, and estimated within 2 % of it) the one with the smallest
+    drop, then the smallest, then the best objective, then the first by id. Two options can't be told apart when their
+    comparison, ``comparisons[candidate, baseline]``, is equivalent or inconclusive; without one, when their intervals
+    overlap; without intervals, when their values are equal. Raises ``ValueError`` when two options share an id.
     """
     ranked = sorted(options, key=lambda option: (_cost(option, objective), option.drop, option.size_bytes, option.id))
     if len({option.id for option in ranked}) < len(ranked):
@@ -112,7 +114,7 @@ def select(
             front=(),
             reasons={option.id: choice.not_accepted(option) for option in ranked},
         )
-    tied = [option for option in front if choice.tied(option, front[0])]
+    tied = [option for option in front if choice.as_good(option, front[0])]
     chosen = min(tied, key=lambda option: (option.drop, option.size_bytes, _cost(option, objective), option.id))
     by_id = {option.id: option for option in ranked}
     return Selection(
@@ -163,12 +165,24 @@ class _Choice:
     def tied(self, one: Option, other: Option) -> bool:
         if one is other:
             return True
-        comparison = self.comparisons.get((one.id, other.id)) or self.comparisons.get((other.id, one.id))
+        comparison = self._comparison(one, other)
         if comparison is not None:
             return comparison.outcome in ("equivalent", "inconclusive")
         if one.low is None or one.high is None or other.low is None or other.high is None:
             return one.value == other.value
         return one.low <= other.high and other.low <= one.high
+
+    def as_good(self, one: Option, other: Option) -> bool:
+        """Whether nothing measured speaks for either: not told apart, and no estimate that a user would act on."""
+        if not self.tied(one, other):
+            return False
+        comparison = self._comparison(one, other)
+        if comparison is not None:
+            return abs(comparison.effect) <= NEAR
+        return math.isclose(one.value, other.value, rel_tol=NEAR)
+
+    def _comparison(self, one: Option, other: Option) -> Comparison | None:
+        return self.comparisons.get((one.id, other.id)) or self.comparisons.get((other.id, one.id))
 
     def not_accepted(self, option: Option) -> str:
         return f"{option.outcome}: " + ("; ".join(option.reasons) or "no reason recorded")
@@ -195,7 +209,9 @@ class _Choice:
 
     def _against(self, option: Option, chosen: Option) -> str:
         if self.tied(option, chosen):
-            return f"can't be told from {chosen.id} in {self.objective}, which has {self._advantage(chosen, option)}"
+            advantage = self._advantage(chosen, option) if self.as_good(option, chosen) else "the better estimate"
+            interval = self._interval(option, chosen)
+            return f"can't be told from {chosen.id} in {self.objective}{interval}, which has {advantage}"
         ratio = self._ratio(option, chosen)
         if ratio <= 1:
             advantage = self._advantage(chosen, option)

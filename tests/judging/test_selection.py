@@ -107,7 +107,20 @@ def test_of_equally_fast_ones_the_more_accurate_wins(outcome: Any) -> None:
     found = select([fast, exact], "latency", {("exact", "fast"): comparison(outcome, 0.01)})
     assert found.chosen == "exact"
     assert found.reasons["exact"] == "chosen: can't be told from the best objective, fast, and has the smaller drop"
-    assert found.reasons["fast"] == "can't be told from exact in latency, which has the smaller drop"
+    assert found.reasons["fast"] == (
+        "can't be told from exact in latency (95 % CI 0.97x to 1.01x), which has the smaller drop"
+    )
+
+
+def test_what_is_not_told_apart_but_estimated_slower_does_not_win_by_a_smaller_drop() -> None:
+    fast, exact = option("fast", 1.00, drop=0.01), option("exact", 1.36, drop=0.0)
+    wide = comparison("inconclusive", 0.3).model_copy(update={"low": -0.05, "high": 0.65})
+    found = select([fast, exact], "latency", {("exact", "fast"): wide})
+    assert found.chosen == "fast"
+    assert found.reasons["fast"] == "chosen: the fastest of the accepted candidates"
+    assert found.reasons["exact"] == (
+        "can't be told from fast in latency (95 % CI 0.95x to 1.92x), which has the better estimate"
+    )
 
 
 def test_a_gap_ranks_behind_every_accepted_candidate_without_one() -> None:
@@ -121,7 +134,7 @@ def test_a_gap_ranks_behind_every_accepted_candidate_without_one() -> None:
 
 def test_a_comparison_counts_more_than_overlapping_intervals() -> None:
     fast = option("fast", 1.00, drop=0.01, low=0.9, high=1.2)
-    exact = option("exact", 1.1, drop=0.0, low=1.0, high=1.3)
+    exact = option("exact", 1.01, drop=0.0, low=1.0, high=1.3)
     assert select([fast, exact], "latency").chosen == "exact"
     assert select([fast, exact], "latency", {("fast", "exact"): comparison("better", -0.09)}).chosen == "fast"
 
