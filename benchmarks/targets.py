@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from evidence import write_results
 
+from edgebuild.backends.trt import gate
 from edgebuild.building.record import find_build, load_record
 from edgebuild.building.world import HOME, cache_home
 from edgebuild.errors import UsageError
@@ -126,7 +127,7 @@ def emulated_section(record: BuildRecord) -> list[str]:
 def compiled_section(record: BuildRecord) -> list[str]:
     """One build that only compiled."""
     rows = [
-        f"| {c.id.partition('/')[2]} | {c.status} | {bytes_text(c.size_bytes)} | {c.reason.replace('|', '/')} |"
+        f"| {c.id} | {c.status} | {bytes_text(c.size_bytes)} | {c.reason.replace('|', '/')} |"
         for c in record.candidates
     ]
     refused = [f"- not tried: {what}: {why}" for what, why in record.refused_in_planning]
@@ -157,6 +158,9 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.example or NAMES:
         for target in asked.target or (*EMULATED, *COMPILED):
+            if target in COMPILED and gate.installed() is None:
+                print(f"{target} is left out: {gate.DISTRIBUTION} isn't installed, so nothing would be gated.")
+                continue
             record_of(name, target, build=True)
             found = [record_of(n, t, build=False) for n in NAMES for t in (*EMULATED, *COMPILED)]
             records = [record for record in found if record is not None]

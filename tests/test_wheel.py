@@ -17,6 +17,7 @@ PACKAGE = ROOT / "edgebuild"
 DATA = {
     "edgebuild/py.typed",
     "edgebuild/catalogue/edgebuild.schema.json",
+    "edgebuild/devices/emulator/count.c",
     "edgebuild/reporting/report.css",
 }
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}

@@ -111,7 +111,7 @@ def test_the_scheme_that_took_fewer_instructions_comes_first(name: str, first: s
     assert {scheme.label for scheme in profile.schemes} == {"s8s8", "u8s8"}
 
 
-def test_no_arm_cpu_is_asked_to_compute_in_fp16() -> None:
+def test_fp16_on_arm_is_called_what_is_built() -> None:
     (profile,) = resolve(TARGETS["raspberry-pi-5"], PROFILES, {}).profiles
     assert profile.fp16 is Fp16Meaning.STORAGE
 
