@@ -92,7 +92,7 @@ def call_module(
                 result = module(*(torch.from_numpy(feeds[name].copy()) for name in order))
             except Exception as error:
                 raise ModelError(
-                    f"The model failed in {_failing_layer(error, module)}: {type(error).__name__}: "
+                    f"The model failed in {failing_layer(error, module)}: {type(error).__name__}: "
                     f"{str(error).splitlines()[0][:300] if str(error) else ''}",
                     hint="Check shapes and dtypes under [[inputs]] in edgebuild.toml.",
                 ) from error
@@ -121,8 +121,8 @@ def flatten(result: Any) -> list[Any]:
     return [result]
 
 
-def _failing_layer(error: BaseException, module: Any) -> str:
-    """Name the innermost submodule on the traceback."""
+def failing_layer(error: BaseException, module: Any) -> str:
+    """Name the innermost submodule on the traceback of an error that a module's call raised."""
     names = {id(child): name or "the model itself" for name, child in module.named_modules()}
     layer = "the model itself"
     trace = error.__traceback__
