@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EnvironmentGap
+from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.torch_step import Parameters, TorchStep
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 GROUP = "edgebuild.recipe_steps"
 
 TABLE: Mapping[str, type[TorchStep]] = {
+    "distil": Distil,
     "factorise": Factorise,
     "prune-structured": PruneStructured,
 }

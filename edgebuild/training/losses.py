@@ -36,6 +36,11 @@ def soft_targets(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     Hinton, Vinyals, Dean 2015, "Distilling the knowledge in a neural network", section 2: T² keeps the gradients' size.
     """
     same_shape(student, teacher)
+    if student.ndim < 2 or student.shape[1] < 2:
+        raise ModelError(
+            f"An output of shape {list(student.shape)} has no classes on axis 1 to compare softly.",
+            hint="Compare it by l2, l1 or binary-kl.",
+        )
     expected = functional.log_softmax(teacher / temperature, dim=1)
     got = functional.log_softmax(student / temperature, dim=1)
     divergence = (expected.exp() * (expected - got)).sum(dim=1)

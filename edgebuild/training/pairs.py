@@ -76,11 +76,13 @@ class Hint(nn.Module):
                 f"The layers {student_layer!r} ({list(guided.shape)}) and {teacher_layer!r} ({list(hint.shape)}) "
                 "can't be matched: they need two to four axes, the same number each."
             )
-        self.regressor: nn.Module = (
-            nn.Conv2d(guided.shape[1], hint.shape[1], 1)
-            if guided.ndim == 4
-            else nn.Linear(guided.shape[-1], hint.shape[-1])
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            self.regressor: nn.Module = (
+                nn.Conv2d(guided.shape[1], hint.shape[1], 1)
+                if guided.ndim == 4
+                else nn.Linear(guided.shape[-1], hint.shape[-1])
+            )
 
     def forward(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """See ``train``."""
