@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgebuild.catalogue.project import Project, load_project
+    from edgebuild.building.projects import load_project
+    from edgebuild.catalogue.project import Project
     from edgebuild.core.data import Sample
     from edgebuild.core.verdict import BuildRecord
     from edgebuild.errors import EdgebuildError
@@ -43,7 +44,7 @@ _WHERE = {
     "Sample": "edgebuild.core.data",
     "bench": "edgebuild.pipeline",
     "build": "edgebuild.pipeline",
-    "load_project": "edgebuild.catalogue.project",
+    "load_project": "edgebuild.building.projects",
     "plan": "edgebuild.pipeline",
 }
 

@@ -79,7 +79,11 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         for right, other in names.items()
         if (one.arm, other.arm) in race.comparisons
     }
-    plain = {f.built.planned.profile: name for name, f in names.items() if f.built.planned.precision.kind == "fp32"}
+    plain = {
+        f.built.planned.profile: name
+        for name, f in names.items()
+        if f.built.planned.precision.kind == "fp32" and not f.built.planned.recipe
+    }
     options = [_option(name, finalist, verdicts[name], objective, plain) for name, finalist in names.items()]
     selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
     finalists = [_finalist_record(name, f, verdicts[name], opened, selection, race) for name, f in names.items()]
@@ -243,7 +247,12 @@ def _not_raced(built: Built, race: Race, world: World) -> str:
 
 def _common(built: Built) -> dict[str, Any]:
     planned = built.planned
-    return {"profile": planned.profile, "backend": planned.backend, "precision": planned.precision}
+    return {
+        "profile": planned.profile,
+        "backend": planned.backend,
+        "precision": planned.precision,
+        "recipe": planned.recipe,
+    }
 
 
 def _outcome(selection: Selection, verdicts: Mapping[str, Verdict]) -> Literal["ok", "missed", "inconclusive"]:

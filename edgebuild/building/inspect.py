@@ -6,14 +6,17 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.compress import planned_recipes
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.errors import EnvironmentGap
+from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
+from edgebuild.planning.recipes import RecipeGround
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +34,7 @@ QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": 
 ASSUMED_MACS_PER_S = 50e9
 ASSUMED_FRAME_S = 0.0002
 ASSUMED_FRAMES = 5_000
+ASSUMED_COMPRESS_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +95,33 @@ def plan_inputs(
         )
     frame_s = ASSUMED_FRAME_S + (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
-    notes = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    notes: tuple[str, ...] = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    recipes = planned_recipes(project, options)
+    trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
+    if trains and project.training.loader is not None and project.training.data_version is None:
+        notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
     return PlanInputs(
         target=resolved,
         objective=project.build.objective,
         budget=budget.text,
         quantisable_ops=model.quantisable_ops,
-        missing={**_missing_backends(backends, probe, here=here), **_missing_quantisers()},
+        missing={
+            **_missing_backends(backends, probe, here=here),
+            **_missing_quantisers(),
+            **_missing_modules({module for r in recipes for step in r.steps for module in step.needs.modules}),
+        },
         backend_refusals=_refusals(project, model, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
+        recipes=recipes,
+        ground=RecipeGround(
+            torch=project.model.factory is not None,
+            stateful=project.stateful,
+            train=project.data.train is not None or project.training.loader is not None,
+            labels=project.metric is not None,
+        ),
         costs=UnitCosts(
+            compress_s=ASSUMED_COMPRESS_S,
             prepare_s=5.0 + 2 * frame_s * validation,
             quantise_s=2.0 + 400 * frame_s,
             compile_s=1.0,
@@ -128,6 +148,10 @@ def _missing_quantisers() -> dict[str, str]:
         for name, module in QUANTISER_MODULES.items()
         if importlib.util.find_spec(module) is None
     }
+
+
+def _missing_modules(names: set[str]) -> dict[str, str]:
+    return {name: "pip install 'edgebuild[compress]'" for name in sorted(names) if tool_version(name) == NOT_INSTALLED}
 
 
 def _refusals(project: Project, model: ModelFacts, backends: Mapping[str, Any]) -> dict[str, str]:

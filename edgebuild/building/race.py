@@ -78,7 +78,7 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         return replace(nothing, unmeasured=COMPILED_ONLY)
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
-        baseline = next((b for b in built if b.eligible), None)
+        baseline = next((b for b in sorted(built, key=lambda b: bool(b.planned.recipe)) if b.eligible), None)
     if baseline is None:
         return nothing
     with hold_device(world.client, f"edgebuild {world.project.name}", progress=world.progress, check=world.check):

@@ -28,7 +28,10 @@ _MEMORY_SHARE = 0.8
 
 
 class ResolvedProfile(Value):
-    """One way to compile for one device. ``precisions`` and ``settings`` are what is raced."""
+    """One way to compile for one device. ``precisions`` and ``settings`` are what is raced.
+
+    ``features`` are what its kernels can do beyond that, such as ``2:4`` sparsity.
+    """
 
     name: str
     backend: str
@@ -38,6 +41,7 @@ class ResolvedProfile(Value):
     precisions: tuple[Precision, ...]
     settings: tuple[Settings, ...]
     channel_multiple: int
+    features: tuple[str, ...] = ()
 
     def key_fields(self) -> dict[str, Json]:
         """Return all that may shape a result; the name is a label."""
@@ -158,7 +162,9 @@ def _resolved(
     profile: Profile, arch: str, isa: frozenset[str], cores: int | None, threads: int | None
 ) -> ResolvedProfile:
     channels = _first(profile.channels, isa)
-    relevant = {name for rule in (*profile.fp16, *profile.int8, *profile.channels) for name in rule.requires}
+    relevant = {
+        name for rule in (*profile.fp16, *profile.int8, *profile.channels, *profile.features) for name in rule.requires
+    }
     return ResolvedProfile(
         name=profile.name,
         backend=profile.backend,
@@ -168,6 +174,9 @@ def _resolved(
         precisions=tuple(_precisions(profile, isa)),
         settings=tuple(dict.fromkeys(_settings(entry, cores, threads) for entry in profile.settings)),
         channel_multiple=channels.multiple if channels else 1,
+        features=tuple(
+            sorted({name for rule in profile.features if isa.issuperset(rule.requires) for name in rule.names})
+        ),
     )
 
 

@@ -169,7 +169,7 @@ def _keep_heads(model: nn.Module, layer: nn.Module, edit: edits.KeepHeads) -> No
 
 def _keep_entries(model: nn.Module, edit: edits.KeepEntries) -> None:
     parent, leaf = _parent(model, edit.parameter)
-    value = parent._parameters.get(leaf)
+    value: torch.Tensor | None = parent._parameters.get(leaf)
     value = value if value is not None else parent._buffers.get(leaf)
     if value is None:
         raise refuse(edit.parameter, "the model has no such parameter")

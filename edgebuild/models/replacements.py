@@ -81,11 +81,11 @@ class Monarch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the last axis."""
         blocks, inner, _ = self.left.shape
-        parts = x.unflatten(-1, (blocks, inner)).unsqueeze(-2)
+        parts = x.reshape(*x.shape[:-1], blocks, 1, inner)
         mixed = (parts @ self.left).squeeze(-2).transpose(-1, -2)
         # What was (inner, blocks) is taken in blocks of another kind: every block now sees all others.
-        shuffled = mixed.flatten(-2).unflatten(-1, (blocks, inner)).unsqueeze(-2)
-        y = (shuffled @ self.right).squeeze(-2).flatten(-2)
+        shuffled = mixed.reshape(*x.shape[:-1], blocks, 1, inner)
+        y: torch.Tensor = (shuffled @ self.right).squeeze(-2).flatten(-2)
         return y if self.bias is None else y + self.bias
 
 
@@ -141,7 +141,7 @@ class Heads(nn.Module):
         parts = [layer(x) for layer, x in zip((self.query, self.key, self.value), (query, key, value), strict=True)]
         if not self.batch_first:
             parts = [part.transpose(0, 1) for part in parts]
-        q, k, v = (part.unflatten(-1, (self.heads, self.head_width)).transpose(1, 2) for part in parts)
+        q, k, v = (part.reshape(*part.shape[:-1], self.heads, self.head_width).transpose(1, 2) for part in parts)
         causal = is_causal and attn_mask is None
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=causal)
         joined = attended.transpose(1, 2).flatten(-2)

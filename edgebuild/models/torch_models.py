@@ -162,15 +162,22 @@ def _example_size(axis: int | str) -> int:
 
 
 def export(
-    module: Any, examples: tuple[Any, ...], specs: tuple[TensorSpec, ...], outputs: tuple[str, ...], path: Path
+    module: Any,
+    examples: tuple[Any, ...],
+    specs: tuple[TensorSpec, ...],
+    outputs: tuple[str, ...],
+    path: Path,
+    *,
+    quick: bool = False,
 ) -> str:
     """Write the module as ONNX with its named axes dynamic; return the name of the exporter that did it.
 
-    torch's dynamo exporter first, the older tracing one where that fails; whether the result is *right* is for the
-    parity check to say. Raises ``ModelError`` with both reasons when neither can.
+    torch's dynamo exporter first, the older tracing one where that fails (the other way round if ``quick``); whether
+    the result is *right* is for the parity check to say. Raises ``ModelError`` with both reasons when neither can.
     """
     failures: list[str] = []
-    for name, exporter in (("dynamo", _export_dynamo), ("tracing", _export_tracing)):
+    exporters = (("dynamo", _export_dynamo), ("tracing", _export_tracing))
+    for name, exporter in exporters[::-1] if quick else exporters:
         try:
             with _quiet():
                 exporter(module, examples, specs, outputs, path)

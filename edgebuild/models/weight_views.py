@@ -69,14 +69,16 @@ class OnGrid(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` on the grid, in its own dtype."""
-        scale, zero = self._spread(self.scale), self._spread(self.zero_point)
+        scale = self._spread(self.scale)
         if self.grid.bits == 1:
-            inside = x.clamp(-scale, scale)
             signs = torch.where(x >= 0, scale, -scale)
-            return inside + (signs - inside).detach()
+            return _straight(signs, x.clamp(-scale, scale))
+        if self.grid.symmetric:
+            position = (x / scale).clamp(self.low, self.high)
+            return _straight(position.round(), position) * scale
+        zero = self._spread(self.zero_point)
         position = (x / scale + zero).clamp(self.low, self.high)
-        rounded = position + (position.round() - position).detach()
-        return (rounded - zero) * scale
+        return (_straight(position.round(), position) - zero) * scale
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> None:
@@ -99,6 +101,11 @@ class OnGrid(nn.Module):
         return value.view(shape)
 
 
+def _straight(value: torch.Tensor, through: torch.Tensor) -> torch.Tensor:
+    """Return exactly ``value``, with the gradient of ``through``; nothing is added where nobody asks for gradients."""
+    return value.detach() + (through - through.detach()) if through.requires_grad else value
+
+
 def add_mask(layer: nn.Module, parameter: str, where: str) -> None:
     """Hold entries of a parameter at zero; the mask keeps everything until it is set."""
     value = _parameter(layer, parameter, where)
@@ -112,7 +119,7 @@ def add_codebook(layer: nn.Module, parameter: str, where: str, *, entries: int, 
         raise refuse(where, f"a codebook of {entries} entries is larger than its {value.numel()} weights")
     parametrize.register_parametrization(layer, parameter, Shared(value, entries, zero=zero), unsafe=True)
     if parametrize.is_parametrized(layer, parameter):
-        layer.parametrizations[parameter].original.requires_grad_(False)  # type: ignore[index, union-attr, operator]
+        layer.parametrizations[parameter].original.requires_grad_(False)  # type: ignore[index, union-attr]
 
 
 def add_grids(layer: nn.Module, where: str, *, weight: Grid | None, input: Grid | None, output: Grid | None) -> None:  # noqa: A002
@@ -139,7 +146,7 @@ def views_of(layer: nn.Module, parameter: str = "weight") -> tuple[nn.Module, ..
     """Return the views that a parameter is seen through, in order; none for a plain one."""
     if not parametrize.is_parametrized(layer, parameter):
         return ()
-    return tuple(layer.parametrizations[parameter])  # type: ignore[index, arg-type]
+    return tuple(layer.parametrizations[parameter])  # type: ignore[index]
 
 
 def is_viewed(layer: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from edgebuild.errors import EnvironmentGap, ModelError
 from edgebuild.models.edits import Edit, KeepChannels, KeepEntries
-from edgebuild.models.interpreter import body_of
+from edgebuild.models.interpreter import body_of, layer_at, layers
 from edgebuild.models.weight_views import is_viewed
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class DependencyGroups:
         """See ``ChannelGroups``."""
         reached: set[str] = set()
         made = []
-        for name, layer in self._module.named_modules():
+        for name, layer in layers(self._module):
             if isinstance(layer, ROOTS) and name not in reached and layer in self._graph.module2node:
                 group = self._group(name, layer)
                 reached |= {member.layer for member in group.members if member.side == "outputs"}
@@ -170,7 +170,7 @@ class DependencyGroups:
         return "" if outputs and consumed else "no layer with weights reads its channels"
 
     def _is_per_channel(self, name: str) -> bool:
-        layer = body_of(self._module).get_submodule(name) if name else self._module
+        layer = layer_at(self._module, name)
         return not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear | nn.LSTM | nn.GRU)
 
     def _sections(self, found: Any, width: int) -> int:
@@ -206,11 +206,11 @@ class DependencyGroups:
             sides = {side: lost for (layer, side), lost in gone.items() if layer == name and lost}
             axes = [side for side in sides if isinstance(side, int)]
             if axes:
-                value = dict(self._module.named_parameters())[name]
+                value = dict(body_of(self._module).named_parameters())[name]
                 size = value.shape[axes[0]]
                 yield KeepEntries(parameter=name, axis=axes[0], kept=_without(size, sides[axes[0]]))
                 continue
-            layer = body_of(self._module).get_submodule(name)
+            layer = layer_at(self._module, name)
             outputs, inputs = sizes(layer)
             kept_out = _without(outputs, sides["outputs"]) if "outputs" in sides else None
             kept_in = _without(inputs, sides["inputs"]) if "inputs" in sides else None
@@ -241,8 +241,8 @@ def _without(size: int, lost: set[int]) -> tuple[int, ...]:
 
 
 def _names(module: nn.Module) -> dict[Any, str]:
-    layers: dict[Any, str] = {layer: name for name, layer in module.named_modules() if name}
-    return layers | {parameter: name for name, parameter in module.named_parameters()}
+    named: dict[Any, str] = {layer: name for name, layer in layers(module) if name}
+    return named | {parameter: name for name, parameter in body_of(module).named_parameters()}
 
 
 def _calls(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Counter[str]:
@@ -256,7 +256,7 @@ def _calls(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Counter[str
 
         return note
 
-    handles = [layer.register_forward_hook(counting(name)) for name, layer in module.named_modules() if name]
+    handles = [layer.register_forward_hook(counting(name)) for name, layer in layers(module) if name]
     try:
         with torch.no_grad():
             module(*examples)

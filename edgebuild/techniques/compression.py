@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.errors import DataError, EdgebuildError, ModelError
 from edgebuild.models import stored
 from edgebuild.models.interpreter import apply_edits
+from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
 from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
 from edgebuild.techniques.sizes import count_macs, count_parameters
@@ -121,6 +123,19 @@ class Compression:
                 return self.data[name]
         raise DataError(f"{self.step.kind} has no data.")
 
+    def loader(self) -> Any:
+        """Return what the user's own ``[training].loader`` gives; None without: then ``dataset`` is trained on."""
+        if not self.step.loader:
+            return None
+        try:
+            return self.step.code.load(self.step.loader)()
+        except EdgebuildError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(
+                f"{self.step.loader} failed: {type(error).__name__}: {error}", hint="Call it by itself to see where."
+            ) from error
+
     def batches(
         self, dataset: Dataset, size: int, *, limit: int | None = None, shuffle: bool = False
     ) -> Iterator[Batch]:
@@ -185,9 +200,11 @@ class Compression:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over all batches
             norm.train()
+        data = self.dataset(train=True)
         with torch.no_grad():
-            for inputs, _ in self.batches(self.dataset(train=True), NORM_BATCH, limit=NORM_SAMPLES, shuffle=True):
-                if len(inputs[0]) > 1:
+            for inputs, _ in self.batches(data, NORM_BATCH, limit=NORM_SAMPLES, shuffle=True):
+                # One sample has no variance; a single one in all is for the layer itself to refuse.
+                if len(inputs[0]) > 1 or data.frames == 1:
                     self.run(self.module, inputs)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -201,7 +218,8 @@ class Compression:
         """
         if self.step.loss:
             return self._own_loss(outputs, target)
-        first = outputs[-1] if "heads" in self.step.changes else outputs[0]
+        heads = len(self.module.heads) if isinstance(self.module, WithHeads) else 0
+        first = outputs[heads]
         if target is None:
             return torch.stack([output.float().pow(2).mean() for output in outputs]).sum()
         if not target.is_floating_point() and first.dim() == target.dim() + 1:
@@ -242,9 +260,9 @@ class Compression:
 
     def _require_onnx(self, module: nn.Module) -> None:
         dataset = self.dataset(train=False)
-        export_checked(
-            module, self.step.specs, self.step.contract, dataset, self.ctx.scratch / "parity.onnx", self.ctx.check
-        )
+        path = self.ctx.scratch / "parity.onnx"
+        contract = with_heads(self.step.contract, module)
+        export_checked(module, self.step.specs, contract, dataset, path, self.ctx.check, quick=True)
 
     def report(self, summary: str) -> TechniqueReport:
         """Return the report of what was done."""
@@ -259,6 +277,14 @@ class Compression:
             layers=tuple(self.said),
             notes=tuple(self.notes),
         )
+
+
+def with_heads(contract: Contract, module: nn.Module) -> Contract:
+    """Return a contract with the outputs of a model's heads before its own, called ``exit_NAME``."""
+    if not isinstance(module, WithHeads):
+        return contract
+    heads = tuple(TensorSpec(name=f"exit_{name}", shape=(BATCH_AXIS,), dtype="float32") for name in module.heads)
+    return contract.model_copy(update={"outputs": (*heads, *contract.outputs)})
 
 
 def _shapes(found: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> str:

@@ -1,4 +1,4 @@
-"""One cut of structured pruning: importance, widths, and the proof that what is cut is what was meant.
+"""One cut of structured pruning: widths, and the proof that what is cut is what was meant.
 
 Imports torch: import it inside functions.
 """
@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models.narrowing import GRU_GATES, LSTM_GATES, is_depthwise
+from edgebuild.models.interpreter import layer_at
+from edgebuild.models.narrowing import is_depthwise
 from edgebuild.techniques.channel_groups import ACROSS, DependencyGroups
+from edgebuild.techniques.importance import group_scores
 from edgebuild.techniques.prune_structured import is_skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgebuild.techniques.channel_groups import Group, Member
     from edgebuild.techniques.compression import Compression
     from edgebuild.techniques.prune_structured import PruneParameters
 
-#: Samples that gradients are taken of at once.
-TAYLOR_BATCH = 32
 #: How far a cut model may be from the same model with those channels at zero, relative to the outputs.
 TOLERANCE = 1e-3
 
@@ -45,7 +45,7 @@ def cut(work: Compression, p: PruneParameters, multiple: int, turn: int) -> list
     groups = finder.groups()
     done = [Cut(g.name, g.width, g.width, reason) for g in groups if (reason := _left_alone(g, p))]
     open_groups = [g for g in groups if not _left_alone(g, p)]
-    scores = {g.name: score for g, score in zip(open_groups, _importance(work, open_groups, p, turn), strict=True)}
+    scores = {g.name: score for g, score in zip(open_groups, group_scores(work, open_groups, p, turn), strict=True)}
     step = p.multiple or multiple
     share = p.keep ** (1 / p.rounds)
     least = p.least ** (1 / p.rounds)
@@ -83,9 +83,10 @@ def _counts(scores: Mapping[str, torch.Tensor], share: float, spread: str) -> di
         return {name: share * len(score) for name, score in scores.items()}
     # Scores of different layers are compared relative to their own mean.
     level = {name: score / score.mean().clamp_min(1e-30) for name, score in scores.items()}
-    every = torch.cat(list(level.values())).sort(descending=True).values
-    threshold = every[max(0, math.ceil(share * len(every)) - 1)]
-    return {name: float((score >= threshold).sum()) for name, score in level.items()}
+    order = torch.cat(list(level.values())).argsort(descending=True, stable=True)
+    owners = torch.cat([torch.full((len(score),), i) for i, score in enumerate(level.values())])
+    kept = owners[order[: math.ceil(share * len(order))]]
+    return {name: float((kept == i).sum()) for i, name in enumerate(level)}
 
 
 def _width(group: Group, count: float, least: float, step: int) -> int:
@@ -106,89 +107,6 @@ def _lost(score: torch.Tensor, width: int, sections: int) -> list[int]:
     return sorted(found)
 
 
-def _importance(work: Compression, groups: list[Group], p: PruneParameters, turn: int) -> Iterator[torch.Tensor]:
-    """Yield a score for every channel of every group, larger for what is worth more."""
-    if p.importance == "random":
-        generator = torch.Generator().manual_seed(work.ctx.seed * 1000 + turn)
-        yield from (torch.rand(group.width, generator=generator) for group in groups)
-    elif p.importance == "l2":
-        for group in groups:
-            total = torch.zeros(group.width, dtype=torch.float64)
-            for member in group.members:
-                _add(total, member, work.module, lambda tensor: tensor.detach().double().pow(2))
-            yield total.sqrt()
-    else:
-        yield from _taylor(work, groups, p.samples)
-
-
-def _taylor(work: Compression, groups: list[Group], samples: int) -> list[torch.Tensor]:
-    """Mean over batches of (sum of weight x gradient over a channel's weights in all members) squared.
-
-    Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", equation 8, over groups.
-    """
-    module = copy.deepcopy(work.module).requires_grad_(True)
-    totals = [torch.zeros(group.width, dtype=torch.float64) for group in groups]
-    for inputs, target in work.batches(work.dataset(train=True), TAYLOR_BATCH, limit=samples, shuffle=True):
-        module.zero_grad(set_to_none=True)
-        work.loss(work.run(module, inputs), target).backward()
-        for group, total in zip(groups, totals, strict=True):
-            score = torch.zeros_like(total)
-            for member in group.members:
-                _add(score, member, module, _times_gradient)
-            total += score.pow(2)
-    if not all(bool(torch.isfinite(total).all()) for total in totals):
-        raise ModelError("The loss is NaN or infinite on the training data.", hint="Look at the loss and at the data.")
-    return totals
-
-
-def _times_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.grad is None:
-        return torch.zeros_like(tensor, dtype=torch.float64)
-    return tensor.detach().double() * tensor.grad.double()
-
-
-def _add(total: torch.Tensor, member: Member, module: nn.Module, value: Any) -> None:
-    """Add to each channel what its weights in one member are worth."""
-    if isinstance(member.side, int):
-        return
-    layer = module.get_submodule(member.layer)
-    for name, parameter in layer.named_parameters(recurse=False):
-        worth = _along(layer, name, value(parameter), member.side)
-        if worth is not None:
-            total.index_add_(0, torch.tensor(member.roots), worth[torch.tensor(member.indices)])
-
-
-def _along(layer: nn.Module, name: str, worth: torch.Tensor, side: str) -> torch.Tensor | None:
-    """Return the sum of ``worth`` for each channel of one side, or None where the parameter has none there."""
-    if isinstance(layer, nn.LSTM | nn.GRU):
-        return _along_gates(layer, name, worth, side)
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    if worth.dim() <= 1:
-        return worth if side == "outputs" and worth.numel() > 1 else None
-    groups = getattr(layer, "groups", 1)
-    if is_depthwise(layer) and layer.in_channels == layer.out_channels:
-        return worth.flatten(1).sum(1) if side == "outputs" else None
-    axis = 0 if (side == "outputs") != transposed else 1
-    summed = worth.transpose(0, axis).flatten(1)
-    if axis == 0 or groups == 1:
-        return summed.sum(1)
-    # The second axis of a grouped weight counts inside the group.
-    return worth.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1).sum(1)
-
-
-def _along_gates(layer: nn.LSTM | nn.GRU, name: str, worth: torch.Tensor, side: str) -> torch.Tensor | None:
-    gates = LSTM_GATES if isinstance(layer, nn.LSTM) else GRU_GATES
-    if side == "inputs":
-        return worth.sum(0) if name == "weight_ih_l0" else None
-    if layer.num_layers != 1:
-        return None
-    units = worth.reshape(gates, layer.hidden_size, -1).sum((0, 2))
-    zero = torch.zeros_like(units)
-    if not layer.bidirectional:
-        return units
-    return torch.cat([zero, units] if name.endswith("_reverse") else [units, zero])
-
-
 def _prove(
     work: Compression,
     finder: DependencyGroups,
@@ -199,19 +117,24 @@ def _prove(
     """Raise ``ModelError`` unless the model without these channels runs and is the model with them at zero."""
     narrow = work.tried(*finder.edits([*accepted, (group, lost)]))
     alone = work.tried(*finder.edits([(group, lost)])) if accepted else narrow
-    layers = [work.module.get_submodule(m.layer) for m in group.members if isinstance(m.side, str)]
+    layers = [layer_at(work.module, m.layer) for m in group.members if isinstance(m.side, str)]
     if any(isinstance(layer, ACROSS) for layer in layers):
         return
     silent = copy.deepcopy(work.module)
     for member in group.members:
         own = [i for i, root in zip(member.indices, member.roots, strict=True) if root in set(lost)]
         _silence(silent, member, own)
+    require_same(work, alone, silent, group.name)
+
+
+def require_same(work: Compression, narrow: nn.Module, silent: nn.Module, name: str) -> None:
+    """Raise ``ModelError`` unless a cut model answers as the model does with the same channels at zero."""
     with torch.no_grad():
-        for mine, theirs in zip(work.run(alone, work.examples), work.run(silent, work.examples), strict=True):
+        for mine, theirs in zip(work.run(narrow, work.examples), work.run(silent, work.examples), strict=True):
             gap = (mine.double() - theirs.double()).abs().max()
             if not gap <= TOLERANCE * theirs.double().abs().max().clamp_min(1e-6):
                 raise ModelError(
-                    f"{group.name!r}: without its channels the model isn't the one with them at zero.",
+                    f"{name!r}: without its channels the model isn't the one with them at zero.",
                     hint="They reach the output by another way than through weights.",
                 )
 
@@ -221,7 +144,7 @@ def _silence(module: nn.Module, member: Member, own: list[int]) -> None:
     """Let a reading layer read nothing from these channels."""
     if isinstance(member.side, int) or not own:
         return
-    layer = module.get_submodule(member.layer)
+    layer = layer_at(module, member.layer)
     if isinstance(layer, nn.LSTM | nn.GRU):
         _silence_gates(layer, member, own)
     elif member.side == "inputs" and isinstance(layer, nn.Linear):

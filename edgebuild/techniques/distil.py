@@ -107,7 +107,7 @@ class Distil(TorchStep):
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = DistilParameters
-    changes: ClassVar[frozenset[Change]] = frozenset({"structure", "values"})
+    changes: ClassVar[frozenset[Change]] = frozenset({"values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "heads": "early exits are trained together with the model; distilling it alone would leave them behind",
     }
@@ -152,7 +152,7 @@ def _place_student(work: Compression, p: DistilParameters) -> None:
         shapes, dtypes = [shape for shape, _ in work.shapes_before], [example.dtype for example in work.examples]
         if len(shapes) != 1 or len(shapes[0]) != 2 or len(dtypes) != 1 or not dtypes[0].is_floating_point:
             raise ModelError(
-                f"A shallow student takes one input of numbers and gives one row of outputs; the model takes "
+                f"A shallow student takes one input of numbers and gives one row of outputs: the model takes "
                 f"{len(dtypes)} input(s) and gives outputs of shape {', '.join(str(list(s)) for s in shapes)}.",
                 hint='Name a student of your own: student = "module:function".',
             )

@@ -97,11 +97,9 @@ class Factorise(TorchStep):
                 raise ModelError("it is to be skipped")
             edit, weights = thin(layer, name, self._ranks)
             small = work.tried(edit)
-            saved, all_macs = work.sizes(small)[0], work.sizes(work.module)[0]
-            if saved >= all_macs:
-                raise ModelError(
-                    f"its {_ranks_text(edit)} would take {saved - all_macs + 0:,} more operations, not fewer"
-                )
+            thin_macs, macs = work.sizes(small)[0], work.sizes(work.module)[0]
+            if thin_macs >= macs:
+                raise ModelError(f"{_ranks_text(edit)} would take {thin_macs - macs:,} more operations, not fewer")
             work.apply(edit)
         except ModelError as error:
             work.say(name, before, before, error.message)
@@ -114,7 +112,7 @@ class Factorise(TorchStep):
         """Return the rank of one matrix: as the parameters say, on the steps that kernels take."""
         from edgebuild.techniques.vbmf import signal_rank
 
-        full = min(matrix.shape)
+        full = int(min(matrix.shape))
         p: FactoriseParameters = self.parameters
         rank = signal_rank(matrix) if p.ranks == "vbmf" else round(p.share * full)
         step = p.multiple or self.channel_multiple

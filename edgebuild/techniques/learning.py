@@ -98,10 +98,9 @@ def user_loader(work: Compression, parameters: TrainingParameters) -> Any | None
             "`augment` goes with [data].train, and the project has a loader of its own.",
             hint="Augment in [training].loader, or take that out.",
         )
-    make = work.step.code.load(work.step.loader)
-    first = make()
+    first = work.loader()
     # A generator is made anew for every epoch; anything else can be iterated again.
-    return make if hasattr(first, "__next__") else first
+    return work.loader if hasattr(first, "__next__") else first
 
 
 def learn(

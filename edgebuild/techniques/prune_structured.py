@@ -34,6 +34,7 @@ class PruneParameters(Parameters):
     multiple: int | None = Field(
         default=None, ge=1, description="Widths are multiples of this; without it, of what the profile's kernels take."
     )
+    heads: bool = Field(default=True, description="Whether attention loses whole heads, too.")
     rounds: int = Field(default=1, ge=1, le=20, description="In how many cuts; after each, normalisations settle anew.")
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
     remove: tuple[str, ...] = Field(
@@ -71,19 +72,20 @@ class PruneStructured(TorchStep):
 
     def compress(self, work: Compression) -> str:
         """See ``TorchStep``."""
+        from edgebuild.techniques.attention_heads import cut_heads
         from edgebuild.techniques.cutting import cut
 
         p: PruneParameters = self.parameters
         for name in p.remove:
-            work.tried(ReplaceModule(module=name, by=Identity()))
-            work.apply(ReplaceModule(module=name, by=Identity()))
-            work.say(name, "a block", "removed")
+            self._remove(work, name)
         narrowed: dict[str, tuple[int, int]] = {}
         refused: dict[str, str] = {}
         with work.ctx.progress.task("Narrowing", total=p.rounds) as task:
             for turn in range(p.rounds):
                 work.ctx.check()
-                for name, before, after, reason in cut(work, p, self.channel_multiple, turn):
+                cuts = cut(work, p, self.channel_multiple, turn)
+                cuts += cut_heads(work, p, turn) if p.heads else []
+                for name, before, after, reason in cuts:
                     if reason:
                         refused[name] = reason
                     else:
@@ -91,10 +93,10 @@ class PruneStructured(TorchStep):
                 self.settle(work)
                 task.advance()
         for name, (before, after) in narrowed.items():
-            work.say(name, f"{before} channels", f"{after} channels")
+            work.say(name, before, after)
         for name, reason in refused.items():
             if name not in narrowed:
-                work.say(name, "as it was", "as it was", reason)
+                work.say(name, "all", "all", reason)
         if not narrowed and not p.remove:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
             raise ModelError(
@@ -103,6 +105,15 @@ class PruneStructured(TorchStep):
             )
         removed = f", {len(p.remove)} blocks removed" if p.remove else ""
         return f"{len(narrowed)} of {len(narrowed.keys() | refused.keys())} groups of channels narrowed{removed}"
+
+    def _remove(self, work: Compression, name: str) -> None:
+        edit = ReplaceModule(module=name, by=Identity())
+        try:
+            work.tried(edit)
+        except ModelError as error:
+            raise ModelError(f"{name!r} can't be removed: {error.message}", hint="Leave it out of `remove`.") from error
+        work.apply(edit)
+        work.say(name, "a block", "removed")
 
     def settle(self, work: Compression) -> None:
         """Let the model settle after a cut: its normalisations' statistics are taken anew."""

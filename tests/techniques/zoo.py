@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 IMAGE = TensorSpec(name="image", shape=("batch", 3, 8, 8), dtype="float32")
 SERIES = TensorSpec(name="series", shape=("batch", 10, 6), dtype="float32")
 CLASSES = 5
+#: Parameters with which each technique has something to do on nets as small as these.
+SMALL: dict[str, dict[str, Any]] = {
+    "distil": {"epochs": 1},
+    "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
+    "prune-structured": {"multiple": 4},
+}
 
 
 def _conv(i: int, o: int, **more: Any) -> nn.Sequential:
@@ -206,7 +212,7 @@ class Animal:
 
     @property
     def reference(self) -> str:
-        return f"tests.techniques.zoo:{self.factory.__name__}"
+        return f"{self.factory.__module__}:{self.factory.__name__}"
 
 
 NUMBERS = TensorSpec(name="numbers", shape=("batch", 4), dtype="float32")
