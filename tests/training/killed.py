@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgebuild.training import run
+from edgebuild.training.hardware import open_fabric
 from edgebuild.training.loop import train
 from edgebuild.training.losses import Supervised
 from edgebuild.training.plan import TrainingPlan
@@ -67,7 +68,9 @@ def attempt(folder: Path, name: str, until: int = 0) -> str:
 
 
 def main(folder: Path) -> None:
-    # Before anything is computed here, so that the children can compute.
+    # What imports much is imported once; nothing is computed here, so that the children can compute.
+    open_fabric(PLAN)
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
     print(attempt(folder, "whole"))
     for until in (10, 8, 0):
         print(attempt(folder, "cut", until))
