@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgebuild.building.bench import BenchRequest
+    from edgebuild.building.projects import load_project
     from edgebuild.building.world import Options
-    from edgebuild.catalogue.project import Project, load_project
+    from edgebuild.catalogue.project import Project
     from edgebuild.core.data import Sample
     from edgebuild.core.verdict import BuildRecord
     from edgebuild.errors import EdgebuildError
@@ -49,7 +50,7 @@ _WHERE = {
     "Sample": "edgebuild.core.data",
     "bench": "edgebuild.pipeline",
     "build": "edgebuild.pipeline",
-    "load_project": "edgebuild.catalogue.project",
+    "load_project": "edgebuild.building.projects",
     "plan": "edgebuild.pipeline",
 }
 

@@ -2,9 +2,10 @@
 
 ::
 
-    edgebuild.toml → inspect → plan → prepare → make candidates → race → open the test set → conclude
+    edgebuild.toml → inspect → plan → prepare → compress → make candidates → race → open the test set → conclude
 
-``inspect`` reads, ``plan`` is pure, the rest is cached work. No stage sees a later one.
+``inspect`` reads, ``plan`` is pure, the rest is cached work; ``compress`` carries out recipes. No stage sees a later
+one.
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ def build(
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
     then is kept, and a second call goes on from there.
     """
-    from edgebuild.building import candidates, conclude, places, plans, prepare, race, world
+    from edgebuild.building import candidates, compress, conclude, places, plans, prepare, race, world
 
     with world.open_world(project, options or world.Options(), progress=progress or NoProgress(), check=check) as w:
         targets = world.targets_of(w.project, w.options)
         with places.open_places(w, targets) as there:
             common = prepare.prepare(w)
             planned = [plans.plan_target(at, common) for at in there]
-            built = [candidates.make_candidates(plan, common, at) for plan, at in zip(planned, there, strict=True)]
+            models = [compress.compress_models(plan, common, at) for plan, at in zip(planned, there, strict=True)]
+            built = [
+                candidates.make_candidates(plan, made, common, at)
+                for plan, made, at in zip(planned, models, there, strict=True)
+            ]
             races = [race.run_race(made, common, at) for made, at in zip(built, there, strict=True)]
             opened = conclude.open_test_set(races, common, there)
             return tuple(

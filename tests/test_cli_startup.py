@@ -17,8 +17,8 @@ COMMANDS = ("init", "targets", "doctor", "plan", "build", "bench", "report", "ex
 OPTIONS = {
     "targets": ("name",),
     "init": ("model",),
-    "plan": ("--target",),
-    "build": ("--target", "--budget", "--time", "--remeasure"),
+    "plan": ("--target", "--recipe"),
+    "build": ("--target", "--recipe", "--budget", "--time", "--remeasure"),
     "bench": ("model", "--against"),
     "explain": ("candidate",),
     "doctor": ("--against",),

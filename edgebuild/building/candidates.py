@@ -19,8 +19,10 @@ from edgebuild.measuring.evaluate import EvaluateArtifact
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebuild.building.compress import Models
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
+    from edgebuild.core.artifact import Contract
     from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
@@ -62,7 +64,7 @@ class Built:
         return self.verdict is not None and self.verdict.outcome is not Outcome.REFUSED
 
 
-def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built, ...]:
+def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World) -> tuple[Built, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
     That holds for a runtime that crashes or hangs too, as long as its device answers and another candidate runs there.
@@ -77,7 +79,7 @@ def make_candidates(plan: Plan, prepared: Prepared, world: World) -> tuple[Built
         for planned in plan.candidates:
             world.check()
             try:
-                built.append(_make(planned, prepared, world, data, reference))
+                built.append(_make(planned, models, prepared, world, (data, reference)))
             except StoreError:
                 raise
             except (ModelError, EnvironmentGap) as error:
@@ -98,14 +100,22 @@ def crash_notes(error: RunnerFailed) -> tuple[str, ...]:
 
 
 def _make(
-    planned: PlannedCandidate, prepared: Prepared, world: World, data: StepResult, reference: StepResult
+    planned: PlannedCandidate,
+    models: Models,
+    prepared: Prepared,
+    world: World,
+    validation: tuple[StepResult, StepResult],
 ) -> Built:
-    """``data`` is what the candidate is judged on, ``reference`` the reference's outputs on it."""
-    model = _precision_step(planned, prepared, world)
+    """``validation`` is what the candidate is judged on, and the reference's outputs on it."""
+    made = models[planned.recipe, planned.profile] if planned.recipe else None
+    frozen, contract = (prepared.frozen, prepared.contract) if made is None else (made.frozen, made.contract)
+    if frozen is None or contract is None:
+        return Built(planned=planned, failure=made.failure if made else "the recipe made no model")
+    model = _precision_step(planned, frozen, contract, prepared, world)
     backend = world.backends[planned.backend]
     step = backend.compile_step(
         precision=planned.precision,
-        contract=prepared.contract,
+        contract=contract,
         client=world.client if world.measured else None,
         libraries=tuple(filter(None, (world.project.custom_ops_path,))),
         **({"accelerator": planned.accelerator} if planned.accelerator else {}),
@@ -114,15 +124,16 @@ def _make(
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
-    notes = (*read_notes(compiled.path), *_size_notes(prepared, model))
+    notes = (*read_notes(compiled.path), *(made.notes if made else ()), *_size_notes(frozen, model))
     if not world.measured:
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
+    data, reference = validation
     outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)
     verdict, closeness = judge(world, planned.id, reference, outputs, data, "validation")
     checked = None
     if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
         checked = cross_check(
-            world, planned, prepared, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+            world, planned, contract, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
         )
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
@@ -139,25 +150,29 @@ def _make(
     )
 
 
-def _precision_step(planned: PlannedCandidate, prepared: Prepared, world: World) -> StepResult:
+def _precision_step(
+    planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: Prepared, world: World
+) -> StepResult:
     """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
     from edgebuild.techniques.table import technique
 
     precision = planned.precision
     name = precision.quantiser if precision.kind == "int8" else "half-storage"
     if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
-        return prepared.frozen
-    step = technique(name)(precision, prepared.contract, world.project.build.keep_float, CALIBRATION_SAMPLES)
-    inputs: dict[str, StepResult | Path] = {"model": prepared.frozen}
+        return frozen
+    step = technique(name)(precision, contract, world.project.build.keep_float, CALIBRATION_SAMPLES)
+    inputs: dict[str, StepResult | Path] = {"model": frozen}
     if step.place is not Place.HOST:
         inputs["calibration"] = prepared.calibration
         if world.project.custom_ops_path is not None:
             inputs["library"] = world.project.custom_ops_path
-    return world.run(step, inputs, label=f"{precision.label} for {planned.profile}")
+    return world.run(
+        step, inputs, label="/".join(filter(None, (f"{precision.label} for {planned.profile}", planned.recipe)))
+    )
 
 
-def _size_notes(prepared: Prepared, model: StepResult) -> tuple[str, ...]:
-    before = (prepared.frozen.path / "model.onnx").stat().st_size
+def _size_notes(frozen: StepResult, model: StepResult) -> tuple[str, ...]:
+    before = (frozen.path / "model.onnx").stat().st_size
     after = (model.path / "model.onnx").stat().st_size
     if after <= before:
         return ()

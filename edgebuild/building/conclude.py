@@ -127,7 +127,11 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         for right, other in names.items()
         if (one.arm, other.arm) in race.comparisons
     }
-    plain = {f.built.planned.profile: name for name, f in names.items() if f.built.planned.precision.kind == "fp32"}
+    plain = {
+        f.built.planned.profile: name
+        for name, f in names.items()
+        if f.built.planned.precision.kind == "fp32" and not f.built.planned.recipe
+    }
     options = [_option(name, finalist, standing[name], objective, plain) for name, finalist in names.items()]
     selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
     finalists = [_finalist_record(name, f, verdicts[name], scored, selection, race) for name, f in names.items()]
@@ -329,6 +333,7 @@ def _common(built: Built) -> dict[str, Any]:
         "backend": planned.backend,
         "precision": planned.precision,
         "crosscheck": built.crosscheck,
+        "recipe": planned.recipe,
     }
 
 

@@ -24,7 +24,6 @@ from edgebuild.models.qdq import QdqGraph
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import PlannedCandidate
@@ -39,7 +38,7 @@ WALK_FRAMES = 4
 def cross_check(
     world: World,
     planned: PlannedCandidate,
-    prepared: Prepared,
+    contract: Contract,
     data: StepResult,
     *,
     model: StepResult,
@@ -52,7 +51,7 @@ def cross_check(
     What can't be compared is ``not checked``, with the reason. Raises what the device and the store raise.
     """
     try:
-        return _Check(world, planned, prepared, data, model, artifact, compiled).run(outputs)
+        return _Check(world, planned, contract, data, model, artifact, compiled).run(outputs)
     except (ModelError, EnvironmentGap) as error:
         return _unchecked(error.message)
 
@@ -66,15 +65,14 @@ class _Check:
         self,
         world: World,
         planned: PlannedCandidate,
-        prepared: Prepared,
+        contract: Contract,
         data: StepResult,
         model: StepResult,
         artifact: Artifact,
         compiled: StepResult,
     ) -> None:
-        self.world, self.planned, self.prepared = world, planned, prepared
+        self.world, self.planned, self.contract = world, planned, contract
         self.data, self.model, self.artifact, self.compiled = data, model, artifact, compiled
-        self.contract = prepared.contract
         path = world.project.custom_ops_path
         self.library: dict[str, StepResult | Path] = {} if path is None else {"library": path}
 

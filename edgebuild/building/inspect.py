@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building import emulated
+from edgebuild.building.compress import planned_recipes
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -14,8 +15,10 @@ from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
+from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
+from edgebuild.planning.recipes import RecipeGround
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +39,7 @@ ASSUMED_FRAMES = 5_000
 #: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
 #: unoptimised, which is taken to be five times as long.
 UNOPTIMISED_FRAMES = 32 * 9 * 5
+ASSUMED_COMPRESS_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +100,13 @@ def plan_inputs(
         )
     frame_s = ASSUMED_FRAME_S + (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
-    notes = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    notes: tuple[str, ...] = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
+    recipes = planned_recipes(project, options)
+    trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
+    if trains and project.training.loader is not None and project.training.data_version is None:
+        notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
     costs = UnitCosts(
+        compress_s=ASSUMED_COMPRESS_S,
         prepare_s=5.0 + 2 * frame_s * validation,
         quantise_s=2.0 + 400 * frame_s,
         compile_s=1.0,
@@ -117,11 +126,22 @@ def plan_inputs(
         objective=project.build.objective,
         budget=budget.text,
         quantisable_ops=model.quantisable_ops,
-        missing={**_missing_backends(backends, probe, here=here), **_missing_quantisers()},
+        missing={
+            **_missing_backends(backends, probe, here=here),
+            **_missing_quantisers(),
+            **_missing_modules({module for r in recipes for step in r.steps for module in step.needs.modules}),
+        },
         backend_refusals=_refusals(project, model, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
         costs=costs,
+        recipes=recipes,
+        ground=RecipeGround(
+            torch=project.model.factory is not None,
+            stateful=project.stateful,
+            train=project.data.train is not None or project.training.loader is not None,
+            labels=project.metric is not None,
+        ),
         notes=notes,
     )
 
@@ -139,6 +159,10 @@ def _missing_quantisers() -> dict[str, str]:
         for name, module in QUANTISER_MODULES.items()
         if importlib.util.find_spec(module) is None
     }
+
+
+def _missing_modules(names: set[str]) -> dict[str, str]:
+    return {name: "pip install 'edgebuild[compress]'" for name in sorted(names) if tool_version(name) == NOT_INSTALLED}
 
 
 def _refusals(project: Project, model: ModelFacts, backends: Mapping[str, Any]) -> dict[str, str]:

@@ -49,14 +49,7 @@ def prepare(world: World) -> Prepared:
     # Before an export, whose own words for a model that doesn't run name no layer.
     reference = run_reference(world, given, contract, validation, "validation")
     imported = given or _export_torch(world, validation)
-    project = world.project
-    shapes = tuple((spec.name, project.shipped_shape(spec.shape)) for spec in project.input_specs)
-    frozen = world.run(
-        FreezeModel(contract=contract, shapes=shapes),
-        {"model": imported, "samples": validation, "reference": reference, **_library(world)},
-        label="freeze the model",
-    )
-    shipped = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
+    frozen, shipped = freeze_model(world, contract, imported, reference, validation, label="freeze the model")
     return Prepared(
         contract=shipped,
         given=contract,
@@ -66,6 +59,20 @@ def prepare(world: World) -> Prepared:
         reference=reference,
         imported=imported,
     )
+
+
+def freeze_model(
+    world: World, contract: Contract, model: StepResult, reference: StepResult, samples: StepResult, *, label: str
+) -> tuple[StepResult, Contract]:
+    """Freeze an ONNX model to its shipped shape and hold it against ``reference``; return it and how it is called."""
+    project = world.project
+    shapes = tuple((spec.name, project.shipped_shape(spec.shape)) for spec in project.input_specs)
+    frozen = world.run(
+        FreezeModel(contract=contract, shapes=shapes),
+        {"model": model, "samples": samples, "reference": reference, **_library(world)},
+        label=label,
+    )
+    return frozen, Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
 
 
 def materialise(world: World, split: Split) -> StepResult:
@@ -123,7 +130,7 @@ def run_reference(
             call=world.load(project.model.factory),
             code_digest=world.code_digest,
         )
-        inputs.update(_weights(world))
+        inputs.update(weights_of(world))
     return world.run(step, inputs, label=f"reference on {split}")
 
 
@@ -154,11 +161,16 @@ def _export_torch(world: World, samples: StepResult) -> StepResult:
     step = ExportTorch(
         factory=project.model.factory,
         call=world.load(project.model.factory),
-        specs=tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs),
+        specs=model_specs(project),
         contract=_torch_contract(world),
         code_digest=world.code_digest,
     )
-    return world.run(step, {"samples": samples, **_weights(world)}, label="export the torch model")
+    return world.run(step, {"samples": samples, **weights_of(world)}, label="export the torch model")
+
+
+def model_specs(project: Project) -> tuple[TensorSpec, ...]:
+    """All inputs of a factory's model in the order of ``forward``, constants and states among them."""
+    return tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs)
 
 
 def _torch_contract(world: World) -> Contract:
@@ -205,7 +217,8 @@ def _with_project(world: World, inputs: tuple[TensorSpec, ...], outputs: tuple[T
     )
 
 
-def _weights(world: World) -> dict[str, Path]:
+def weights_of(world: World) -> dict[str, Path]:
+    """The file with the factory's weights, where there is one."""
     path = world.project.weights_path
     return {} if path is None else {"weights": path}
 

@@ -102,7 +102,7 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         return replace(nothing, finalists=_unraced(built), emulated=emulated.profile(built, prepared, world))
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
-        baseline = next((b for b in built if b.eligible), None)
+        baseline = next((b for b in sorted(built, key=lambda b: bool(b.planned.recipe)) if b.eligible), None)
     if baseline is None:
         return nothing
     what = f"edgebuild {world.project.name}"

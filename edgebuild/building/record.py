@@ -45,7 +45,9 @@ LOCKED = (
     "openvino",
     "safetensors",
     "scipy",
+    "tensorly",
     "torch",
+    "torch-pruning",
     "torchmetrics",
 )
 #: A launch's samples are thinned to this many for drawing; the raw ones stay in the measurements folder.

@@ -53,6 +53,7 @@ class Options:
 
     targets: tuple[str, ...] = ()
     budget: str | None = None
+    recipes: tuple[str, ...] = ()
     time_s: float | None = None
     remeasure: bool = False
     device: str | None = None

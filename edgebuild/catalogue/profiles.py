@@ -54,6 +54,12 @@ class ChannelRule(Rule):
     multiple: Annotated[int, Field(ge=1)]
 
 
+class FeatureRule(Rule):
+    """What kernels can do that a technique may need; every rule that holds counts."""
+
+    names: Names = Field(description='Such as `"2:4"`: of four weights in a row two may be zero, and cost nothing.')
+
+
 class ProfileFile(Table):
     """One file of ``profiles/``."""
 
@@ -75,6 +81,7 @@ class ProfileFile(Table):
     fp16: tuple[Fp16Rule, ...] = ()
     int8: tuple[Int8Rule, ...] = ()
     channels: tuple[ChannelRule, ...] = ()
+    features: tuple[FeatureRule, ...] = ()
     settings: Annotated[tuple[dict[str, SettingValue], ...], Field(min_length=1)] = Field(
         description='Runtime settings that are raced. `"all"` and `"half"` stand for the number of cores.'
     )

@@ -10,12 +10,18 @@ from pydantic import Field
 
 from edgebuild.catalogue.project_checks import cross_problems
 from edgebuild.catalogue.project_tables import DataTable, ModelTable, ProjectFile
+from edgebuild.catalogue.recipes import recipe_problems
 from edgebuild.catalogue.tables import broken_keys, collect, collect_one, read_toml
 from edgebuild.core.artifact import ConstantInput, StateLink, TensorSpec
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TypeAlias
+
+    from pydantic import BaseModel
+
+    Techniques: TypeAlias = Callable[[], Mapping[str, type[BaseModel]]]
 
 PROJECT_FILE = "edgebuild.toml"
 _HINT = "Every key is explained in docs/edgebuild-toml.md."
@@ -81,21 +87,27 @@ class Project(ProjectFile):
         return self.folder / self.model.custom_ops if self.model.custom_ops else None
 
 
-def load_project(path: Path) -> Project:
+def load_project(path: Path, *, techniques: Techniques | None = None) -> Project:
     """Return the project whose folder or ``edgebuild.toml`` is ``path``.
 
-    Reads the file and looks whether the files that it names exist; imports no user code. Raises ``ConfigError`` with
-    every problem found: syntax, unknown keys, types, contradictions between tables, missing files.
+    Reads the file and looks whether the files that it names exist; imports no user code. ``techniques`` gives the
+    parameters of every technique, asked for where the file has recipes; without it those are checked when planned.
+    Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing
+    files.
     """
     file = path / PROJECT_FILE if path.is_dir() else path
-    return parse_project(read_toml(file), file.resolve().parent, source=str(file))
+    return parse_project(read_toml(file), file.resolve().parent, source=str(file), techniques=techniques)
 
 
-def parse_project(tables: Mapping[str, Any], folder: Path, *, source: str = PROJECT_FILE) -> Project:
+def parse_project(
+    tables: Mapping[str, Any], folder: Path, *, source: str = PROJECT_FILE, techniques: Techniques | None = None
+) -> Project:
     """Return the project that ``tables`` describe, with paths relative to ``folder``; errors as in ``load_project``."""
     value, problems = collect(ProjectFile, tables)
     parts = dict(value) if value is not None else _sound_parts(tables)
     problems += tuple(cross_problems(parts)) + tuple(_file_problems(parts, folder))
+    if recipes := parts.get("recipes"):
+        problems += tuple(recipe_problems(recipes, techniques() if techniques is not None else None))
     if problems:
         raise ConfigError(source, problems, hint=_HINT)
     return Project(**parts, folder=folder)

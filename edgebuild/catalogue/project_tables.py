@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from edgebuild.catalogue.tables import Table
 from edgebuild.core.artifact import DType
@@ -265,6 +265,53 @@ class BuildTable(Table):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="The seed of everything random.")
 
 
+class TrainingTable(Table):
+    """Code of yours for techniques that train; all optional."""
+
+    loss: Reference | None = Field(
+        default=None,
+        description="`module:function(outputs, targets)`, one number as a tensor; without it cross-entropy for classes "
+        "and squared error for numbers.",
+    )
+    loader: Reference | None = Field(
+        default=None,
+        description="`module:function` that returns batches to train on, say augmented ones, for `[data].train`.",
+    )
+    data_version: Text | None = Field(
+        default=None,
+        description="What `loader` gives, as a version of yours: change it when the data change. Without it, what is "
+        "trained on them isn't reused.",
+    )
+
+    @model_validator(mode="after")
+    def _version_of_a_loader(self) -> TrainingTable:
+        if self.data_version is not None and self.loader is None:
+            raise ValueError("`data_version` goes with `loader`; other data are known by their content")
+        return self
+
+
+class RecipeStepTable(Table):
+    """One step of a recipe: a technique, and beside it that technique's own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    technique: Text = Field(description="The technique's name; docs/techniques.md has them all.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What stands beside the technique's name."""
+        return dict(self.model_extra or {})
+
+
+class RecipeTable(Table):
+    """A way to compress the torch model: techniques in order. Each recipe is tried beside the original."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(description="The recipe's name, part of its candidates' names.")
+    steps: Annotated[tuple[RecipeStepTable, ...], Field(min_length=1)] = Field(
+        description='In order: `{ technique = "prune-structured", keep = 0.5 }`, with the technique\'s parameters.'
+    )
+
+
 class StoreTable(Table):
     """Where results are kept."""
 
@@ -288,5 +335,7 @@ class ProjectFile(Table):
     metric: MetricTable | None = Field(default=None, description="Left out only where the budget is `agreement`.")
     budget: BudgetTable
     limits: LimitsTable = LimitsTable()
+    recipes: tuple[RecipeTable, ...] = Field(default=(), description="One `[[recipes]]` per recipe.")
+    training: TrainingTable = TrainingTable()
     build: BuildTable = BuildTable()
     store: StoreTable = StoreTable()

@@ -1,17 +1,22 @@
 """The JSON Schema of `edgebuild.toml` and its reference page, both made from the tables themselves.
 
-``python -m edgebuild.catalogue.reference`` writes them into a checkout; a test says when they are out of date.
+``python -m edgebuild.techniques.reference`` writes them into a checkout, with the parameters of the techniques; a test
+says when they are out of date.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from pydantic import BaseModel
 
-from edgebuild.catalogue.project_tables import ProjectFile
+from edgebuild.catalogue.project_tables import ProjectFile, RecipeStepTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEMA_FILE = Path(__file__).resolve().parent / "edgebuild.schema.json"
 REFERENCE_FILE = Path(__file__).resolve().parents[2] / "docs" / "edgebuild-toml.md"
@@ -25,24 +30,40 @@ Everything that edgebuild knows of a project. `edgebuild init` writes a commente
 `module:function` is imported with the project's folder first. Editors check the file against
 `edgebuild/catalogue/edgebuild.schema.json`.
 
-*Made by `python -m edgebuild.catalogue.reference`; don't edit by hand.*
+*Made by `python -m edgebuild.techniques.reference`; don't edit by hand.*
 """
 
 
-def project_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of `edgebuild.toml`."""
+Techniques: TypeAlias = Mapping[str, type[BaseModel]]
+
+
+def project_schema(techniques: Techniques) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of `edgebuild.toml`; ``techniques`` maps a name to its parameters."""
     schema = ProjectFile.model_json_schema()
+    step = schema["$defs"]["RecipeStepTable"]
+    step["additionalProperties"] = True
+    step["oneOf"] = [_technique(name, model) for name, model in sorted(techniques.items())]
     return {"$schema": _SCHEMA_URI, **schema, "title": "edgebuild.toml"}
 
 
-def schema_text() -> str:
+def _technique(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    own = model.model_json_schema()
+    return {
+        "type": "object",
+        "properties": {"technique": {"const": name}, **own.get("properties", {})},
+        "required": ["technique", *own.get("required", [])],
+        "additionalProperties": False,
+    }
+
+
+def schema_text(techniques: Techniques) -> str:
     """Return the schema as the text of the committed file."""
-    return json.dumps(project_schema(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    return json.dumps(project_schema(techniques), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def reference_markdown() -> str:
+def reference_markdown(techniques: Techniques) -> str:
     """Return the reference page: every table and key, with type, default and meaning."""
-    schema = project_schema()
+    schema = project_schema(techniques)
     parts = [_INTRODUCTION]
     for name, field in ProjectFile.model_fields.items():
         properties = schema["properties"][name]
@@ -54,14 +75,27 @@ def reference_markdown() -> str:
         if table is None:
             parts.append("Any key; the value is a whole number of at least 1.\n")
             continue
-        rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-        described = schema["$defs"][table.__name__]
-        required_keys = described.get("required", [])
-        for key, value in described["properties"].items():
-            default = "required" if key in required_keys else _default(value.get("default"))
-            rows.append(f"| `{key}` | {_type(value, schema)} | {default} | {value.get('description', '')} |")
-        parts.append("\n".join(rows) + "\n")
+        parts.append(_rows(schema["$defs"][table.__name__], schema))
+        if name == "recipes":
+            parts.extend(_step_reference(schema, techniques))
     return "\n".join(parts)
+
+
+def _step_reference(schema: dict[str, Any], techniques: Techniques) -> Iterator[str]:
+    yield f"### Steps of a recipe\n\n{' '.join((RecipeStepTable.__doc__ or '').split())}\n"
+    yield _rows(schema["$defs"]["RecipeStepTable"], schema)
+    for name, model in sorted(techniques.items()):
+        yield f"### `{name}`\n"
+        yield _rows(model.model_json_schema(), schema)
+
+
+def _rows(described: dict[str, Any], schema: dict[str, Any]) -> str:
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    required_keys = described.get("required", [])
+    for key, value in described["properties"].items():
+        default = "required" if key in required_keys else _default(value.get("default"))
+        rows.append(f"| `{key}` | {_type(value, schema)} | {default} | {value.get('description', '')} |")
+    return "\n".join(rows) + "\n"
 
 
 def _is_list(value: dict[str, Any]) -> bool:
@@ -95,16 +129,12 @@ def _type(value: dict[str, Any], schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(kinds))
     if _is_list(value):
         return f"list of {_type(value['items'], schema)}" if "items" in value else "list"
-    kinds = value.get("type", "table")
+    kinds = value.get("type", "object")
     return " or ".join(_WORDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
-def write(schema_file: Path = SCHEMA_FILE, reference_file: Path = REFERENCE_FILE) -> None:
+def write(techniques: Techniques) -> None:
     """Write both files."""
-    schema_file.write_text(schema_text(), encoding="utf-8")
-    reference_file.parent.mkdir(exist_ok=True)
-    reference_file.write_text(reference_markdown(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write()
+    SCHEMA_FILE.write_text(schema_text(techniques), encoding="utf-8")
+    REFERENCE_FILE.parent.mkdir(exist_ok=True)
+    REFERENCE_FILE.write_text(reference_markdown(techniques), encoding="utf-8")

@@ -29,7 +29,10 @@ _MEMORY_SHARE = 0.8
 
 
 class ResolvedProfile(Value):
-    """One way to compile for one device. ``precisions`` and ``settings`` are what is raced."""
+    """One way to compile for one device. ``precisions`` and ``settings`` are what is raced.
+
+    ``features`` are what its kernels can do beyond that, such as ``2:4`` sparsity.
+    """
 
     name: str
     backend: str
@@ -40,6 +43,7 @@ class ResolvedProfile(Value):
     settings: tuple[Settings, ...]
     channel_multiple: int
     accelerator: str | None = None
+    features: tuple[str, ...] = ()
 
     def key_fields(self) -> dict[str, Json]:
         """Return all that may shape a result; the name is a label."""
@@ -176,7 +180,9 @@ def _resolved(
     profile: Profile, arch: str, isa: frozenset[str], cores: int | None, threads: int | None
 ) -> ResolvedProfile:
     channels = _first(profile.channels, isa)
-    relevant = {name for rule in (*profile.fp16, *profile.int8, *profile.channels) for name in rule.requires}
+    relevant = {
+        name for rule in (*profile.fp16, *profile.int8, *profile.channels, *profile.features) for name in rule.requires
+    }
     return ResolvedProfile(
         name=profile.name,
         backend=profile.backend,
@@ -187,6 +193,9 @@ def _resolved(
         settings=tuple(dict.fromkeys(_settings(entry, cores, threads) for entry in profile.settings)),
         channel_multiple=channels.multiple if channels else 1,
         accelerator=profile.accelerator,
+        features=tuple(
+            sorted({name for rule in profile.features if isa.issuperset(rule.requires) for name in rule.names})
+        ),
     )
 
 

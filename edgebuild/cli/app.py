@@ -44,6 +44,12 @@ TimeOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h."),
 ]
+RecipesOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--recipe", help='A recipe of the project to try; may be given several times, "none" for none. All without.'
+    ),
+]
 BuildOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--build", help="A build's id or the start of it; the newest without."),
@@ -106,6 +112,7 @@ def doctor(
 def plan(
     target: TargetsOption = None,
     budget: BudgetOption = None,
+    recipe: RecipesOption = None,
     time: TimeOption = None,
     project: ProjectOption = HERE,
 ) -> None:
@@ -114,13 +121,14 @@ def plan(
     from edgebuild.pipeline import plan as make_plans
 
     loaded = _load(project)
-    show_plans(make_plans(loaded, _options(target, budget, time)))
+    show_plans(make_plans(loaded, _options(target, budget, recipe, time)))
 
 
 @app.command()
 def build(
     target: TargetsOption = None,
     budget: BudgetOption = None,
+    recipe: RecipesOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
     device: Annotated[
@@ -139,7 +147,7 @@ def build(
         from edgebuild.errors import UsageError
 
         raise UsageError("--device and --no-measure exclude each other.", hint="Leave one of them out.")
-    options = replace(_options(target, budget, time, remeasure), device=device, no_measure=no_measure)
+    options = replace(_options(target, budget, recipe, time, remeasure), device=device, no_measure=no_measure)
     raise typer.Exit(run_build(_load(project), options))
 
 
@@ -222,17 +230,20 @@ def store_gc(
 
 
 def _load(project: Path) -> Project:
-    from edgebuild.catalogue.project import load_project
+    from edgebuild.building.projects import load_project
 
     return load_project(project)
 
 
-def _options(target: list[str] | None, budget: str | None, time: str | None, remeasure: bool = False) -> Options:
+def _options(
+    target: list[str] | None, budget: str | None, recipe: list[str] | None, time: str | None, remeasure: bool = False
+) -> Options:
     from edgebuild.building.world import Options
 
     return Options(
         targets=tuple(target or ()),
         budget=budget,
+        recipes=tuple(recipe or ()),
         time_s=None if time is None else _seconds(time),
         remeasure=remeasure,
         command=shlex.join(["edgebuild", *sys.argv[1:]]),

@@ -63,6 +63,8 @@ def show_plans(plans: Sequence[Plan]) -> None:
             f"Plan for {plan.target}: the best {plan.objective} within {plan.budget}, about {minutes(plan.seconds)}.\n",
             markup=False,
         )
+        for recipe in plan.recipes:
+            console.print(f"Recipe {recipe.name}: {recipe.text}", markup=False, highlight=False)
         _show_candidates(plan, console)
         for refusal in plan.refused:
             console.print(f"Not tried: {refusal.what}: {refusal.reason}", markup=False)

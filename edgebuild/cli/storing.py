@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgebuild.building.projects import load_project
 from edgebuild.building.world import store_of
-from edgebuild.catalogue.project import load_project
 
 if TYPE_CHECKING:
     from pathlib import Path

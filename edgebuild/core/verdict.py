@@ -153,12 +153,16 @@ class Emulation(Value):
 
 
 class CandidateRecord(Value):
-    """A candidate's whole story in one build. ``id`` is stable for the same profile, recipe, precision and settings."""
+    """A candidate's whole story in one build. ``id`` is stable for the same profile, recipe, precision and settings.
+
+    ``recipe`` is empty for the original.
+    """
 
     id: str
     profile: str
     backend: str
     precision: Precision
+    recipe: str = ""
     settings: tuple[tuple[str, Setting], ...] = ()
     artifact_digest: str | None = None
     artifact_path: str | None = None

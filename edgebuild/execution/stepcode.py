@@ -13,7 +13,7 @@ import inspect
 import io
 import pkgutil
 import tokenize
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,11 @@ def discover_steps(package: ModuleType, skip: Callable[[str], bool]) -> list[typ
 
 
 def is_step(value: type[Any]) -> bool:
-    """Whether a class is a dataclass with all that a step has (the protocol itself isn't)."""
-    return is_dataclass(value) and all(
-        hasattr(value, name) or name in value.__dataclass_fields__ for name in STEP_MEMBERS
-    )
+    """Whether a class is a dataclass with all that a step has (the protocol itself and bases of steps aren't)."""
+    if not is_dataclass(value):
+        return False
+    own = {field.name for field in fields(value)}
+    return all(hasattr(value, name) or name in own for name in STEP_MEMBERS)
 
 
 def step_name(step: type[Any]) -> str:

@@ -108,32 +108,49 @@ class ExportTorch:
         """See ``Step``."""
         from edgebuild.models import torch_models
         from edgebuild.models.dataset import Dataset
-        from edgebuild.models.host_session import constant_array
 
-        dataset = Dataset.open(inputs["samples"])
-        arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
-        outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
         module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
-        constants = {constant.name: constant_array(constant) for constant in self.contract.constants}
-        examples = torch_models.example_inputs(self.specs, arrays, constants)
-        path = out_dir / "model.onnx"
-        exporter = torch_models.export(module, examples, self.specs, outputs, path)
-        ctx.check()
-        call = torch_models.call_module(module, tuple(spec.name for spec in self.specs), outputs)
-        self._check_parity(call, path, dataset, ctx)
+        dataset = Dataset.open(inputs["samples"])
+        exporter = export_checked(module, self.specs, self.contract, dataset, out_dir / "model.onnx", ctx.check)
         (out_dir / "export.json").write_text(json.dumps({"exporter": exporter}))
 
-    def _check_parity(self, call: Callable[..., Any], path: Path, dataset: Any, ctx: StepContext) -> None:
-        from edgebuild.models.host_session import HostSession
-        from edgebuild.models.outputs import check_finite
 
-        session = HostSession(path)
-        dynamic = not self.contract.state and any(BATCH_AXIS in spec.shape for spec in self.specs)
-        for batch in PARITY_BATCHES if dynamic else (self.contract.batch,):
-            expected = _collect(call, dataset, self.contract, batch, ctx)
-            check_finite(expected, "the torch model")
-            got = _collect(session, dataset, self.contract, batch, ctx)
-            require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
+def export_checked(
+    module: Any,
+    specs: tuple[TensorSpec, ...],
+    contract: Contract,
+    dataset: Any,
+    path: Path,
+    check: Callable[[], None],
+    *,
+    quick: bool = False,
+) -> str:
+    """Export a torch module and compare both on real samples, at several batch sizes; return the exporter's name.
+
+    The module's parameters are frozen by it, so that what only serves gradients isn't exported. ``quick`` takes the
+    exporter that is faster first, for a file that only serves to compare. Raises ``ModelError`` naming the worst sample
+    where they disagree.
+    """
+    from edgebuild.models import torch_models
+    from edgebuild.models.host_session import HostSession, constant_array
+    from edgebuild.models.outputs import check_finite
+
+    module.requires_grad_(False)
+    arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
+    outputs = tuple(spec.name for spec in contract.outputs) + tuple(s.output for s in contract.state)
+    constants = {constant.name: constant_array(constant) for constant in contract.constants}
+    examples = torch_models.example_inputs(specs, arrays, constants)
+    exporter = torch_models.export(module, examples, specs, outputs, path, quick=quick)
+    check()
+    call = torch_models.call_module(module, tuple(spec.name for spec in specs), outputs)
+    session = HostSession(path)
+    dynamic = not contract.state and any(BATCH_AXIS in spec.shape for spec in specs)
+    for batch in PARITY_BATCHES if dynamic else (contract.batch,):
+        expected = collect_outputs(call, dataset, contract, batch, check)
+        check_finite(expected, "the torch model")
+        got = collect_outputs(session, dataset, contract, batch, check)
+        require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
+    return exporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +219,7 @@ class FreezeModel:
         ctx.check()
         contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
         dataset = Dataset.open(inputs["samples"])
-        got = _collect(HostSession(path, library=library), dataset, contract, contract.batch, ctx)
+        got = collect_outputs(HostSession(path, library=library), dataset, contract, contract.batch, ctx.check)
         require_parity(read_outputs(inputs["reference"]), got, "the model in its shipped shape", "the reference")
         (out_dir / "contract.json").write_text(contract.to_json())
 
@@ -291,15 +308,16 @@ class ReferenceOutputs:
         return torch_models.call_module(module, self.order, outputs)
 
 
-def _collect(
-    call: Callable[..., dict[str, Any]], dataset: Any, contract: Contract, batch: int, ctx: StepContext
+def collect_outputs(
+    call: Callable[..., dict[str, Any]], dataset: Any, contract: Contract, batch: int, check: Callable[[], None]
 ) -> dict[str, NDArray[Any]]:
+    """Return a model's outputs on the first ``PARITY_SAMPLES`` samples, run in batches of ``batch``."""
     import numpy as np
 
     from edgebuild.models.host_session import run_dataset
 
     limit = PARITY_SAMPLES if not contract.state else min(4, dataset.samples)
-    parts = list(run_dataset(call, dataset, contract, batch=batch, limit=limit, check=ctx.check))
+    parts = list(run_dataset(call, dataset, contract, batch=batch, limit=limit, check=check))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -92,7 +92,7 @@ def call_module(
                 result = module(*(torch.from_numpy(feeds[name].copy()) for name in order))
             except Exception as error:
                 raise ModelError(
-                    f"The model failed in {_failing_layer(error, module)}: {type(error).__name__}: "
+                    f"The model failed in {failing_layer(error, module)}: {type(error).__name__}: "
                     f"{str(error).splitlines()[0][:300] if str(error) else ''}",
                     hint="Check shapes and dtypes under [[inputs]] in edgebuild.toml.",
                 ) from error
@@ -121,8 +121,8 @@ def flatten(result: Any) -> list[Any]:
     return [result]
 
 
-def _failing_layer(error: BaseException, module: Any) -> str:
-    """Name the innermost submodule on the traceback."""
+def failing_layer(error: BaseException, module: Any) -> str:
+    """Name the innermost submodule on the traceback of an error that a module's call raised."""
     names = {id(child): name or "the model itself" for name, child in module.named_modules()}
     layer = "the model itself"
     trace = error.__traceback__
@@ -162,15 +162,22 @@ def _example_size(axis: int | str) -> int:
 
 
 def export(
-    module: Any, examples: tuple[Any, ...], specs: tuple[TensorSpec, ...], outputs: tuple[str, ...], path: Path
+    module: Any,
+    examples: tuple[Any, ...],
+    specs: tuple[TensorSpec, ...],
+    outputs: tuple[str, ...],
+    path: Path,
+    *,
+    quick: bool = False,
 ) -> str:
     """Write the module as ONNX with its named axes dynamic; return the name of the exporter that did it.
 
-    torch's dynamo exporter first, the older tracing one where that fails; whether the result is *right* is for the
-    parity check to say. Raises ``ModelError`` with both reasons when neither can.
+    torch's dynamo exporter first, the older tracing one where that fails (the other way round if ``quick``); whether
+    the result is *right* is for the parity check to say. Raises ``ModelError`` with both reasons when neither can.
     """
     failures: list[str] = []
-    for name, exporter in (("dynamo", _export_dynamo), ("tracing", _export_tracing)):
+    exporters = (("dynamo", _export_dynamo), ("tracing", _export_tracing))
+    for name, exporter in exporters[::-1] if quick else exporters:
         try:
             with _quiet():
                 exporter(module, examples, specs, outputs, path)

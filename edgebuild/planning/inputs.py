@@ -8,12 +8,14 @@ from pydantic import Field
 
 from edgebuild.catalogue.resolve import ResolvedTarget
 from edgebuild.core.values import Value
+from edgebuild.planning.recipes import Recipe, RecipeGround
 
 
 class UnitCosts(Value):
     """What one piece of work is expected to take here, in seconds: estimates, never evidence."""
 
     prepare_s: float = 0.0
+    compress_s: float = 0.0
     quantise_s: float = 0.0
     compile_s: float = 0.0
     evaluate_s: float = 0.0
@@ -26,9 +28,10 @@ class UnitCosts(Value):
 
 
 class PlanInputs(Value):
-    """Project, model and device facts. ``missing`` maps a backend or quantiser that isn't installed to how to get it.
+    """Project, model and device facts.
 
-    ``backend_refusals`` maps a backend to the reason why it can't take this model.
+    ``missing`` maps a backend, quantiser or distribution that isn't installed to how to get it. ``backend_refusals``
+    maps a backend to the reason why it can't take this model.
     """
 
     target: ResolvedTarget
@@ -40,4 +43,6 @@ class PlanInputs(Value):
     time_s: float | None = None
     max_finalists: int = 4
     costs: UnitCosts = UnitCosts()
+    recipes: tuple[Recipe, ...] = ()
+    ground: RecipeGround = RecipeGround()
     notes: tuple[str, ...] = ()

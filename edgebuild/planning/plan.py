@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
+from edgebuild.planning.recipes import Recipe, profile_refusal, recipe_refusal
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -16,7 +17,7 @@ Settings: TypeAlias = tuple[tuple[str, Setting], ...]
 
 
 class PlannedCandidate(Value):
-    """One precision on one profile, with the runtime settings that are raced for it.
+    """One precision of the original, or of what a recipe makes of it, on one profile, with the settings to race.
 
     ``raced`` is false where a precision only saves space on this profile: it is then judged on size and memory.
     """
@@ -29,6 +30,7 @@ class PlannedCandidate(Value):
     raced: bool
     baseline: bool = False
     accelerator: str | None = None
+    recipe: str = ""
 
 
 class Refusal(Value):
@@ -46,7 +48,10 @@ class StageCost(Value):
 
 
 class Plan(Value):
-    """What one build for one target will try."""
+    """What one build for one target will try.
+
+    ``channel_multiples`` holds what each profile with candidates of a recipe wants widths to be multiples of.
+    """
 
     target: str
     objective: str
@@ -54,6 +59,8 @@ class Plan(Value):
     candidates: tuple[PlannedCandidate, ...]
     refused: tuple[Refusal, ...]
     costs: tuple[StageCost, ...]
+    recipes: tuple[Recipe, ...] = ()
+    channel_multiples: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,19 +70,22 @@ class Plan(Value):
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
-    """Return the plan: every allowed precision of every profile, minus what is refused, cut to the time asked for.
+    """Return the plan: every allowed precision of every profile, of the original and of what each recipe makes of it.
 
-    The fp32 artifact of the first usable profile with its default settings is the baseline that others are held
-    against. Guarantees: equal inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
+    What is refused is left out with the reason, and the rest cut to the time asked for. The original's fp32 artifact on
+    the first usable profile, with its default settings, is the baseline that others are held against. Guarantees: equal
+    inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
     Raises ``EnvironmentGap`` with every reason when nothing is left to try.
     """
     refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
     candidates: list[PlannedCandidate] = []
+    usable: list[ResolvedProfile] = []
     for profile in inputs.target.profiles:
         reason = _profile_refusal(profile, inputs)
         if reason is not None:
             refused.append(Refusal(what=profile.name, reason=reason))
             continue
+        usable.append(profile)
         for precision in profile.precisions:
             reason = _precision_refusal(precision, inputs)
             if reason is None:
@@ -89,8 +99,10 @@ def make_plan(inputs: PlanInputs) -> Plan:
             f"{'; '.join(f'{refusal.what}: {refusal.reason}' for refusal in refused)}.",
             hint="`edgebuild doctor` says what this machine has and how to install the rest.",
         )
-    candidates, dropped = _fit_time(candidates, inputs)
-    refused.extend(dropped)
+    compressed, without = _recipes(usable, inputs)
+    candidates, dropped = _fit_time([*candidates, *compressed], inputs)
+    refused.extend([*without, *dropped])
+    left = {candidate.recipe for candidate in candidates}
     return Plan(
         target=inputs.target.name,
         objective=inputs.objective,
@@ -98,8 +110,32 @@ def make_plan(inputs: PlanInputs) -> Plan:
         candidates=tuple(candidates),
         refused=tuple(refused),
         costs=_costs(candidates, inputs),
+        recipes=tuple(recipe for recipe in inputs.recipes if recipe.name in left),
+        channel_multiples=tuple((p.name, p.channel_multiple) for p in usable) if compressed else (),
         notes=inputs.notes,
     )
+
+
+def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:
+    """Return the candidates of every recipe that can be carried out, and why the others can't."""
+    candidates: list[PlannedCandidate] = []
+    refused: list[Refusal] = []
+    for recipe in inputs.recipes:
+        reason = recipe_refusal(recipe, inputs.ground, inputs.missing)
+        if reason is not None:
+            refused.append(Refusal(what=f"recipe {recipe.name}", reason=reason))
+            continue
+        for profile in profiles:
+            reason = profile_refusal(recipe, profile)
+            if reason is not None:
+                refused.append(Refusal(what=f"recipe {recipe.name} on {profile.name}", reason=reason))
+                continue
+            candidates.extend(
+                _candidate(profile, precision, inputs, baseline=False, recipe=recipe.name)
+                for precision in profile.precisions
+                if _precision_refusal(precision, inputs) is None
+            )
+    return candidates, refused
 
 
 def _profile_refusal(profile: ResolvedProfile, inputs: PlanInputs) -> str | None:
@@ -119,12 +155,12 @@ def _precision_refusal(precision: Precision, inputs: PlanInputs) -> str | None:
 
 
 def _candidate(
-    profile: ResolvedProfile, precision: Precision, inputs: PlanInputs, *, baseline: bool
+    profile: ResolvedProfile, precision: Precision, inputs: PlanInputs, *, baseline: bool, recipe: str = ""
 ) -> PlannedCandidate:
     raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
     settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
     return PlannedCandidate(
-        id=f"{profile.name}/{precision.label}",
+        id="/".join(filter(None, (profile.name, recipe, precision.label))),
         profile=profile.name,
         backend=profile.backend,
         precision=precision,
@@ -132,11 +168,12 @@ def _candidate(
         raced=raced,
         baseline=baseline,
         accelerator=profile.accelerator,
+        recipe=recipe,
     )
 
 
 def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:
-    """Drop the least promising work until the estimate fits the time: other quantisers first, then settings."""
+    """Drop work until the estimate fits the time: other quantisers first, then settings, then recipes, last first."""
     refused: list[Refusal] = []
     if inputs.time_s is None:
         return candidates, refused
@@ -150,6 +187,11 @@ def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[l
     if raced and sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
         candidates = [c.model_copy(update={"settings": c.settings[:1]}) for c in candidates]
         refused.append(Refusal(what="all runtime settings but the first", reason=reason))
+    for recipe in list(dict.fromkeys(c.recipe for c in candidates if c.recipe))[::-1]:
+        if sum(cost.seconds for cost in _costs(candidates, inputs)) <= inputs.time_s:
+            break
+        candidates = [c for c in candidates if c.recipe != recipe]
+        refused.append(Refusal(what=f"recipe {recipe}", reason=reason))
     return candidates, refused
 
 
@@ -160,8 +202,10 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
     finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
     evaluations = len(candidates)
     quantised = sum(1 for c in candidates if c.precision.kind == "int8")
-    return (
+    compressed = len({(c.recipe, c.profile) for c in candidates if c.recipe})
+    stages = (
         StageCost(stage="data, export and reference", seconds=unit.prepare_s),
+        StageCost(stage="compress", seconds=compressed * unit.compress_s),
         StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),
@@ -173,6 +217,7 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
         ),
         StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
     )
+    return tuple(stage for stage in stages if stage.stage != "compress" or compressed)
 
 
 def plan_digest(plan: Plan) -> str:

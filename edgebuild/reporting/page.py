@@ -210,7 +210,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
 
 
 def _short(c: CandidateRecord) -> str:
-    return _cut(figures.clean(c.precision.label), 28)
+    return _cut(figures.clean("/".join(filter(None, (c.recipe, c.precision.label)))), 28)
 
 
 def _cut(name: str, length: int) -> str:

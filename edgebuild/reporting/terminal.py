@@ -6,6 +6,7 @@ nothing in them can steer the terminal.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -278,6 +279,9 @@ def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
 
 def _of_another(step: StepRecord, c: CandidateRecord, record: BuildRecord) -> bool:
     """Whether the step's label names another candidate and not this one; a step that names none is shared by all."""
+    recipe = re.match(r"recipe (\S+):", step.label)
+    if recipe is not None:
+        return recipe[1] != c.recipe
     words = set(step.label.split())
     own = {c.id, _recipe(c)}
     others = {name for x in record.candidates for name in (x.id, _recipe(x))} - own
@@ -286,4 +290,4 @@ def _of_another(step: StepRecord, c: CandidateRecord, record: BuildRecord) -> bo
 
 def _recipe(c: CandidateRecord) -> str:
     """The name that a candidate's work goes by before its runtime settings are raced."""
-    return f"{c.profile}/{c.precision.label}"
+    return "/".join(filter(None, (c.profile, c.recipe, c.precision.label)))

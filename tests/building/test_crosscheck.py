@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgebuild.building import candidates, crosscheck_steps
 from edgebuild.building.crosscheck import cross_check
-from edgebuild.building.prepare import Prepared
 from edgebuild.building.world import Options, World, open_world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, StateLink, TensorSpec
@@ -140,15 +139,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN) -> CrossCheck:
     """Compile for a runtime, evaluate on validation, cross-check, as a build does."""
     made = world.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
-    common = Prepared(
-        contract=contract,
-        given=contract,
-        frozen=made,
-        calibration=made,
-        validation=made,
-        reference=made,
-        imported=made,
-    )
     backend = world.backends[runtime]
     step = backend.compile_step(precision=PRECISION, contract=contract, client=world.client)
     compiled = world.run(step, {"model": made}, label="compile")
@@ -158,7 +148,9 @@ def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN
         id="net", profile=runtime, backend=runtime, precision=PRECISION, settings=(artifact.settings,), raced=True
     )
     outputs = candidates.evaluate(world, artifact, compiled, made, "validation", "net")
-    return cross_check(world, planned, common, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs)
+    return cross_check(
+        world, planned, contract, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs
+    )
 
 
 def without_vnni(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) -> World:

@@ -51,7 +51,7 @@ def test_a_valid_file_has_no_problems() -> None:
         (
             {"threads": 2},
             "threads: unknown key; known: budget, build, contract, data, freeze, inputs, limits, metric, "
-            "model, project, store",
+            "model, project, recipes, store, training",
         ),
         (
             {"project": {"name": ""}},

@@ -1,0 +1,170 @@
+"""Carries recipes out: the torch model through each technique, then exported, held against torch, and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
+from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
+from edgebuild.errors import EnvironmentGap, ModelError, StoreError
+from edgebuild.models.stored import UserCode
+from edgebuild.models.stored_steps import ExportStored, StoreOriginal
+from edgebuild.planning.recipes import Recipe, RecipeStep
+from edgebuild.techniques.compression_table import compression_techniques
+from edgebuild.techniques.torch_step import plain_parameters, read_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.world import Options, World
+    from edgebuild.catalogue.project import Project
+    from edgebuild.catalogue.project_tables import RecipeTable
+    from edgebuild.core.artifact import Contract
+    from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.plan import Plan
+    from edgebuild.techniques.torch_step import TorchStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none."""
+
+    frozen: StepResult | None = None
+    contract: Contract | None = None
+    failure: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+#: By recipe and profile: profiles whose kernels take other widths get other models, all others share theirs.
+Models = dict[tuple[str, str], Compressed]
+
+
+def planned_recipes(project: Project, options: Options) -> tuple[Recipe, ...]:
+    """Return the recipes that are asked for, as planning sees them; raises ``ConfigError`` for one that isn't right."""
+    tables = chosen_recipes(project.recipes, options.recipes)
+    if not tables:
+        return ()
+    techniques = compression_techniques()
+    return tuple(
+        Recipe(name=table.name, steps=tuple(_planned(kind, p) for kind, p in _typed(table, techniques)))
+        for table in tables
+    )
+
+
+def _typed(table: RecipeTable, techniques: Mapping[str, type[TorchStep]]) -> list[tuple[type[TorchStep], Any]]:
+    models = {name: technique.Parameters for name, technique in techniques.items()}
+    where = f"recipe {table.name}"
+    typed = [(step.technique, typed_parameters(step, models, where)) for step in table.steps]
+    return [(techniques[name], parameters) for name, parameters in typed]
+
+
+def _planned(technique: type[TorchStep], parameters: Any) -> RecipeStep:
+    return RecipeStep(
+        technique=technique.kind,
+        parameters=plain_parameters(parameters),
+        needs=technique.needs(parameters),
+        changes=tuple(sorted(technique.changes)),
+        not_after=tuple(sorted(technique.not_after.items())),
+    )
+
+
+def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
+    """Carry out every planned recipe for every profile that has candidates of it; steps that are the same run once.
+
+    A recipe that can't be carried out on this model is a result with its reason, not the end of the build. The store,
+    the data and the user may still end it.
+    """
+    wanted = {(c.recipe, c.profile): c for c in plan.candidates if c.recipe}
+    if not wanted:
+        return {}
+    techniques = compression_techniques()
+    tables = {table.name: table for table in world.project.recipes}
+    multiples = dict(plan.channel_multiples)
+    made: Models = {}
+    with world.progress.task("Compressing", total=len(wanted)) as task:
+        for name, profile in wanted:
+            world.check()
+            steps = _typed(tables[name], techniques)
+            try:
+                made[name, profile] = _carry_out(name, steps, multiples[profile], prepared, world)
+            except StoreError:
+                raise
+            except (ModelError, EnvironmentGap) as error:
+                made[name, profile] = Compressed(failure=f"recipe {name}: {error.message}")
+            task.advance(note=f"{name} for {profile}")
+    return made
+
+
+def _carry_out(
+    name: str, steps: list[tuple[type[TorchStep], Any]], multiple: int, prepared: Prepared, world: World
+) -> Compressed:
+    project = world.project
+    if project.model.factory is None:
+        raise ModelError("Recipes change a torch model, and the project has none.", hint="Name a [model].factory.")
+    references = tuple(r for technique, p in steps for r in technique.needs(p).references)
+    code = UserCode(factory=project.model.factory, load=world.load, modules=references)
+    original = world.run(
+        StoreOriginal(factory=code.factory, code=code, code_digest=world.code_digest),
+        dict(weights_of(world)),
+        label="store the original torch model",
+    )
+    model, notes = original, []
+    for number, (technique, parameters) in enumerate(steps, start=1):
+        step = step_of(technique, parameters, code, multiple, prepared, world)
+        inputs: dict[str, StepResult | Path] = {
+            "model": model,
+            "teacher": original,
+            "calibration": prepared.calibration,
+        }
+        if technique.needs(parameters).train and project.data.train is not None:
+            inputs["train"] = materialise(world, "train")
+        model = world.run(step, inputs, label=f"recipe {name}: step {number}, {technique.kind}")
+        notes.append(_note(technique.kind, model))
+    return _shipped(name, model, code, tuple(notes), prepared, world)
+
+
+def step_of(
+    technique: type[TorchStep], parameters: Any, code: UserCode, multiple: int, prepared: Prepared, world: World
+) -> TorchStep:
+    """Return one step of a recipe; what its technique doesn't look at stays out of its key."""
+    training = world.project.training
+    trains = technique.needs(parameters).train
+    loader = training.loader if trains and training.loader else ""
+    return technique(
+        parameters=parameters,
+        code=code,
+        code_digest=world.code_digest,
+        specs=model_specs(world.project),
+        contract=prepared.given,
+        channel_multiple=multiple if technique.uses_channels else 1,
+        loss=training.loss or "",
+        loader=loader,
+        data_version=training.data_version or "" if loader else "",
+        # Nobody says what an unversioned loader gives, so nothing made with it is ever found again.
+        uncached=str(world.started) if loader and training.data_version is None else "",
+    )
+
+
+def _note(kind: str, result: StepResult) -> str:
+    report = read_report(result.path)
+    return (
+        f"{kind}: {report.summary}; {report.macs_before:,} → {report.macs_after:,} multiply-accumulates, "
+        f"{report.parameters_before:,} → {report.parameters_after:,} parameters"
+    )
+
+
+def _shipped(
+    name: str, model: StepResult, code: UserCode, notes: tuple[str, ...], prepared: Prepared, world: World
+) -> Compressed:
+    step = ExportStored(
+        code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=prepared.given
+    )
+    exported = world.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
+    # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
+    frozen, contract = freeze_model(
+        world, prepared.given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
+    )
+    return Compressed(frozen=frozen, contract=contract, notes=notes)

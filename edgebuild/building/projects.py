@@ -1,0 +1,23 @@
+"""Loads a project with everything that it may name: its recipes are checked against the techniques that there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.catalogue import project as catalogue
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.catalogue.project import Project
+
+
+def load_project(path: Path) -> Project:
+    """Return the project whose folder or ``edgebuild.toml`` is ``path``; imports no user code.
+
+    Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing
+    files, and recipes with techniques or parameters that don't exist.
+    """
+    from edgebuild.techniques.compression_table import parameter_models
+
+    return catalogue.load_project(path, techniques=parameter_models)

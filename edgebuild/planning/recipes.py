@@ -1,0 +1,93 @@
+"""Whether a recipe can be carried out, from what is known before anything runs. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.core.values import Value
+from edgebuild.techniques.torch_step import Change, Needs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.catalogue.resolve import ResolvedProfile
+
+
+class RecipeStep(Value):
+    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come."""
+
+    technique: str
+    parameters: str = ""
+    needs: Needs = Needs()
+    changes: tuple[Change, ...] = ()
+    not_after: tuple[tuple[Change, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The technique, and the parameters that aren't its defaults."""
+        return f"{self.technique} ({self.parameters})" if self.parameters else self.technique
+
+
+class Recipe(Value):
+    """A recipe as planning sees it."""
+
+    name: str
+    steps: tuple[RecipeStep, ...]
+
+    @property
+    def text(self) -> str:
+        """Its steps in order."""
+        return " → ".join(step.text for step in self.steps)
+
+
+class RecipeGround(Value):
+    """What recipes stand on: whether the model is a torch module and carries state, and which data there are."""
+
+    torch: bool = False
+    stateful: bool = False
+    train: bool = False
+    labels: bool = False
+
+
+def recipe_refusal(recipe: Recipe, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:
+    """Return why a recipe can't be carried out at all, or None. ``missing`` maps a distribution to how to get it."""
+    if not ground.torch:
+        return "recipes change the torch model, and the project gives an ONNX file only; name a [model].factory"
+    if ground.stateful:
+        return "the model carries state between calls, which techniques can't feed yet"
+    for step in recipe.steps:
+        reason = _step_refusal(step, ground, missing)
+        if reason is not None:
+            return f"{step.technique} {reason}"
+    return _order_refusal(recipe)
+
+
+def profile_refusal(recipe: Recipe, profile: ResolvedProfile) -> str | None:
+    """Return why a recipe is of no use on a profile, or None."""
+    for step in recipe.steps:
+        lacking = sorted(set(step.needs.features) - set(profile.features))
+        if lacking:
+            return f"{step.technique} needs {', '.join(lacking)}, which {profile.name} doesn't have"
+    return None
+
+
+def _step_refusal(step: RecipeStep, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:
+    gone = [name for name in step.needs.modules if name in missing]
+    if gone:
+        return f"needs {gone[0]}, which is not installed ({missing[gone[0]]})"
+    if step.needs.train and not ground.train:
+        return "needs training data; name them as [data].train or [training].loader"
+    if step.needs.labels and not ground.labels:
+        return "needs labels, and the project's data have none"
+    return None
+
+
+def _order_refusal(recipe: Recipe) -> str | None:
+    """An earlier step's change may be one that a later step can't come after."""
+    changed: dict[Change, str] = {}
+    for step in recipe.steps:
+        for change, reason in step.not_after:
+            if change in changed:
+                return f"{step.technique} can't come after {changed[change]}: {reason}"
+        changed.update(dict.fromkeys(step.changes, step.technique))
+    return None

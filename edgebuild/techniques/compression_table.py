@@ -1,0 +1,63 @@
+"""Who can compress a torch model: one explicit table, and the entry points of other packages.
+
+The table of quantisers and precisions (``edgebuild.techniques.table``) is another one: those make a candidate's
+precision out of a frozen ONNX file; these change the torch model before it is exported, as a recipe's steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.errors import EnvironmentGap
+from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.torch_step import Parameters, TorchStep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GROUP = "edgebuild.recipe_steps"
+
+TABLE: Mapping[str, type[TorchStep]] = {
+    "distil": Distil,
+    "factorise": Factorise,
+    "prune-structured": PruneStructured,
+}
+
+
+def compression_techniques() -> dict[str, type[TorchStep]]:
+    """Return every technique by name: ours, then those of installed packages.
+
+    Raises ``EnvironmentGap`` naming the package for a plugin that can't be loaded, is no ``TorchStep``, or takes a name
+    that is taken: a broken plugin is never skipped silently.
+    """
+    from importlib.metadata import entry_points
+
+    found = dict(TABLE)
+    for entry in entry_points(group=GROUP):
+        owner = entry.dist.name if entry.dist is not None else entry.value
+        if entry.name in found:
+            raise EnvironmentGap(
+                f"The package {owner!r} brings a technique named {entry.name!r}, which exists already.",
+                hint=f"Uninstall {owner!r}, or ask its authors to rename the technique.",
+            )
+        try:
+            technique: Any = entry.load()
+        except Exception as error:  # a plugin's import can raise anything
+            raise EnvironmentGap(
+                f"The technique {entry.name!r} of the package {owner!r} can't be loaded: {error}",
+                hint=f"Repair or uninstall {owner!r}.",
+            ) from error
+        if not (isinstance(technique, type) and issubclass(technique, TorchStep)):
+            raise EnvironmentGap(
+                f"The technique {entry.name!r} of the package {owner!r} is no TorchStep.",
+                hint=f"Repair or uninstall {owner!r}.",
+            )
+        found[entry.name] = technique
+    return found
+
+
+def parameter_models() -> dict[str, type[Parameters]]:
+    """Return the parameters of every technique by name."""
+    return {name: technique.Parameters for name, technique in compression_techniques().items()}

@@ -1,0 +1,170 @@
+"""One cut of structured pruning: widths, and the proof that what is cut is what was meant.
+
+Imports torch: import it inside functions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from edgebuild.errors import ModelError
+from edgebuild.models.interpreter import layer_at
+from edgebuild.models.narrowing import is_depthwise
+from edgebuild.techniques.channel_groups import ACROSS, DependencyGroups
+from edgebuild.techniques.importance import group_scores
+from edgebuild.techniques.prune_structured import is_skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgebuild.techniques.channel_groups import Group, Member
+    from edgebuild.techniques.compression import Compression
+    from edgebuild.techniques.prune_structured import PruneParameters
+
+#: How far a cut model may be from the same model with those channels at zero, relative to the outputs.
+TOLERANCE = 1e-3
+
+
+class Cut(NamedTuple):
+    """What became of one group; ``reason`` says why it was left alone."""
+
+    name: str
+    before: int
+    after: int
+    reason: str = ""
+
+
+def cut(work: Compression, p: PruneParameters, multiple: int, turn: int) -> list[Cut]:
+    """Narrow the model once, the ``turn``-th of ``p.rounds`` times; the shares kept multiply up to ``p.keep``."""
+    finder = DependencyGroups(work.module, work.examples)
+    groups = finder.groups()
+    done = [Cut(g.name, g.width, g.width, reason) for g in groups if (reason := _left_alone(g, p))]
+    open_groups = [g for g in groups if not _left_alone(g, p)]
+    scores = {g.name: score for g, score in zip(open_groups, group_scores(work, open_groups, p, turn), strict=True)}
+    step = p.multiple or multiple
+    share = p.keep ** (1 / p.rounds)
+    least = p.least ** (1 / p.rounds)
+    counts = _counts(scores, share, p.spread)
+    accepted: list[tuple[Group, Sequence[int]]] = []
+    for group in open_groups:
+        work.ctx.check()
+        width = _width(group, counts[group.name], least, step)
+        if width >= group.width:
+            why = f"its {group.width} channels can't be fewer in steps of {math.lcm(step, group.sections)}"
+            done.append(Cut(group.name, group.width, group.width, why if group.width <= step else "all are needed"))
+            continue
+        lost = _lost(scores[group.name], width, group.sections)
+        try:
+            _prove(work, finder, group, lost, accepted)
+        except ModelError as error:
+            done.append(Cut(group.name, group.width, group.width, error.message))
+            continue
+        accepted.append((group, lost))
+        done.append(Cut(group.name, group.width, width))
+    work.apply(*finder.edits(accepted))
+    return done
+
+
+def _left_alone(group: Group, p: PruneParameters) -> str:
+    if group.refusal:
+        return group.refusal
+    skipped = next((m.layer for m in group.members if m.side == "outputs" and is_skipped(m.layer, p.skip)), None)
+    return f"{skipped!r} is to be skipped" if skipped else ""
+
+
+def _counts(scores: Mapping[str, torch.Tensor], share: float, spread: str) -> dict[str, float]:
+    """Return how many channels each group would keep, before steps and caps."""
+    if spread == "uniform" or not scores:
+        return {name: share * len(score) for name, score in scores.items()}
+    # Scores of different layers are compared relative to their own mean.
+    level = {name: score / score.mean().clamp_min(1e-30) for name, score in scores.items()}
+    order = torch.cat(list(level.values())).argsort(descending=True, stable=True)
+    owners = torch.cat([torch.full((len(score),), i) for i, score in enumerate(level.values())])
+    kept = owners[order[: math.ceil(share * len(order))]]
+    return {name: float((kept == i).sum()) for i, name in enumerate(level)}
+
+
+def _width(group: Group, count: float, least: float, step: int) -> int:
+    """Return a width on the steps, at least the cap; the group's own where no smaller one fits."""
+    unit = math.lcm(step, group.sections)
+    floor = math.ceil(least * group.width / unit) * unit
+    return min(group.width, max(unit, floor, round(count / unit) * unit))
+
+
+def _lost(score: torch.Tensor, width: int, sections: int) -> list[int]:
+    """Return the least important channels, equally many of every section."""
+    size = len(score) // sections
+    each = size - width // sections
+    found = []
+    for start in range(0, len(score), size):
+        order = score[start : start + size].argsort(stable=True)
+        found += [start + int(i) for i in order[:each]]
+    return sorted(found)
+
+
+def _prove(
+    work: Compression,
+    finder: DependencyGroups,
+    group: Group,
+    lost: Sequence[int],
+    accepted: list[tuple[Group, Sequence[int]]],
+) -> None:
+    """Raise ``ModelError`` unless the model without these channels runs and is the model with them at zero."""
+    narrow = work.tried(*finder.edits([*accepted, (group, lost)]))
+    alone = work.tried(*finder.edits([(group, lost)])) if accepted else narrow
+    layers = [layer_at(work.module, m.layer) for m in group.members if isinstance(m.side, str)]
+    if any(isinstance(layer, ACROSS) for layer in layers):
+        return
+    silent = copy.deepcopy(work.module)
+    for member in group.members:
+        own = [i for i, root in zip(member.indices, member.roots, strict=True) if root in set(lost)]
+        _silence(silent, member, own)
+    require_same(work, alone, silent, group.name)
+
+
+def require_same(work: Compression, narrow: nn.Module, silent: nn.Module, name: str) -> None:
+    """Raise ``ModelError`` unless a cut model answers as the model does with the same channels at zero."""
+    with torch.no_grad():
+        for mine, theirs in zip(work.run(narrow, work.examples), work.run(silent, work.examples), strict=True):
+            gap = (mine.double() - theirs.double()).abs().max()
+            if not gap <= TOLERANCE * theirs.double().abs().max().clamp_min(1e-6):
+                raise ModelError(
+                    f"{name!r}: without its channels the model isn't the one with them at zero.",
+                    hint="They reach the output by another way than through weights.",
+                )
+
+
+@torch.no_grad()
+def _silence(module: nn.Module, member: Member, own: list[int]) -> None:
+    """Let a reading layer read nothing from these channels."""
+    if isinstance(member.side, int) or not own:
+        return
+    layer = layer_at(module, member.layer)
+    if isinstance(layer, nn.LSTM | nn.GRU):
+        _silence_gates(layer, member, own)
+    elif member.side == "inputs" and isinstance(layer, nn.Linear):
+        layer.weight[:, own] = 0
+    elif member.side == "inputs" and isinstance(layer, nn.modules.conv._ConvNd) and not is_depthwise(layer):
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            layer.weight[own] = 0
+            return
+        width, height = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        for index in own:
+            rows = slice(index // width * height, (index // width + 1) * height)
+            layer.weight[rows, index % width] = 0
+
+
+def _silence_gates(layer: nn.LSTM | nn.GRU, member: Member, own: list[int]) -> None:
+    for suffix, start in (("", 0), ("_reverse", layer.hidden_size)):
+        if suffix and not layer.bidirectional:
+            return
+        if member.side == "inputs":
+            getattr(layer, f"weight_ih_l0{suffix}")[:, own] = 0
+        else:
+            units = [i - start for i in own if start <= i < start + layer.hidden_size]
+            getattr(layer, f"weight_hh_l0{suffix}")[:, units] = 0

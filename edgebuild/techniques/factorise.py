@@ -1,0 +1,132 @@
+"""Factorisation: a dense layer as two thin ones (SVD), a convolution as three (Tucker-2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgebuild.errors import ModelError
+from edgebuild.models.edits import LowRankLinear, ReplaceModule, Tucker2Conv
+from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from edgebuild.techniques.compression import Compression
+
+
+class FactoriseParameters(Parameters):
+    """What `factorise` can be told."""
+
+    ranks: Literal["vbmf", "share"] = Field(
+        default="vbmf",
+        description="How ranks are chosen: what variational Bayes holds for signal, or a share of the full rank.",
+    )
+    share: float = Field(default=0.5, gt=0, lt=1, description="The share of the full rank, for `share`.")
+    multiple: int | None = Field(
+        default=None, ge=1, description="Ranks are multiples of this; without it, of what the profile's kernels take."
+    )
+    skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorise(TorchStep):
+    """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates.
+
+    Dense: singular value decomposition. Convolutions with a kernel: Tucker-2 on the two channel axes (Kim et al. 2016).
+    Grouped, transposed and 1x1 convolutions are left alone, recurrent layers too. Raises ``ModelError`` when no layer
+    gets cheaper.
+    """
+
+    kind: ClassVar[str] = "factorise"
+    title: ClassVar[str] = "replaces layers by products of thin ones"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
+    Parameters: ClassVar[type[Parameters]] = FactoriseParameters
+    changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
+    not_after: ClassVar[Mapping[Change, str]] = {
+        "masks": "the product of two thin layers has no zeros where the mask had them",
+        "codebooks": "the thin layers' weights aren't those of the codebook",
+        "grids": "the thin layers have ranges of their own",
+    }
+    uses_channels: ClassVar[bool] = True
+
+    @classmethod
+    def needs(cls, parameters: Any) -> Needs:
+        """See ``TorchStep``."""
+        del parameters
+        return Needs(modules=("tensorly",))
+
+    def compress(self, work: Compression) -> str:
+        """See ``TorchStep``."""
+        from torch import nn
+
+        from edgebuild.models.interpreter import layers
+
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        names = [name for name, layer in layers(work.module) if name and isinstance(layer, kinds)]
+        replaced = 0
+        with work.ctx.progress.task("Factorising", total=len(names)) as task:
+            for name in names:
+                work.ctx.check()
+                replaced += self._layer(work, name)
+                task.advance(note=name)
+        if not replaced:
+            why = "; ".join(f"{said.layer}: {said.reason}" for said in work.said[:3])
+            raise ModelError(
+                f"factorise makes no layer of the model cheaper ({why or 'it has no dense layer or convolution'}).",
+                hint='Try ranks = "share" with a smaller `share`; else leave the technique out.',
+            )
+        return f"{replaced} of {len(names)} layers factorised"
+
+    def _layer(self, work: Compression, name: str) -> bool:
+        """Factorise one layer; say why not where it is left alone."""
+        from edgebuild.models.interpreter import layer_at
+        from edgebuild.techniques.factors import thin
+        from edgebuild.techniques.prune_structured import is_skipped
+
+        layer: Any = layer_at(work.module, name)
+        before = _size(layer)
+        try:
+            if is_skipped(name, self.parameters.skip):
+                raise ModelError("it is to be skipped")
+            edit, weights = thin(layer, name, self._ranks)
+            small = work.tried(edit)
+            thin_macs, macs = work.sizes(small)[0], work.sizes(work.module)[0]
+            if thin_macs >= macs:
+                raise ModelError(f"{_ranks_text(edit)} would take {thin_macs - macs:,} more operations, not fewer")
+            work.apply(edit)
+        except ModelError as error:
+            work.say(name, before, before, error.message)
+            return False
+        weights(layer_at(work.module, name))
+        work.say(name, before, _ranks_text(edit))
+        return True
+
+    def _ranks(self, matrix: NDArray[Any]) -> int:
+        """Return the rank of one matrix: as the parameters say, on the steps that kernels take."""
+        from edgebuild.techniques.vbmf import signal_rank
+
+        full = int(min(matrix.shape))
+        p: FactoriseParameters = self.parameters
+        rank = signal_rank(matrix) if p.ranks == "vbmf" else round(p.share * full)
+        step = p.multiple or self.channel_multiple
+        return min(full, max(1, math.ceil(rank / step)) * step)
+
+
+def _size(layer: Any) -> str:
+    kernel = "x".join(str(k) for k in getattr(layer, "kernel_size", ()))
+    channels = f"{layer.weight.shape[1]} → {layer.weight.shape[0]}"
+    return f"{channels}, {kernel}" if kernel else channels
+
+
+def _ranks_text(edit: ReplaceModule) -> str:
+    by = edit.by
+    if isinstance(by, Tucker2Conv):
+        return f"ranks {by.rank_in} and {by.rank_out}"
+    return f"rank {by.rank}" if isinstance(by, LowRankLinear) else by.kind

@@ -1,0 +1,125 @@
+"""Structured pruning: takes whole channels out of layers that hang together, so that the net gets narrower."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgebuild.errors import ModelError
+from edgebuild.models.edits import Identity, ReplaceModule
+from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.techniques.compression import Compression
+
+
+class PruneParameters(Parameters):
+    """What `prune-structured` can be told."""
+
+    keep: float = Field(default=0.5, gt=0, le=1, description="The share of channels to keep, over all layers.")
+    importance: Literal["taylor", "l2", "random"] = Field(
+        default="taylor",
+        description="What makes a channel worth keeping: the loss it would cost (weight times gradient), the size of "
+        "its weights, or nothing (the control).",
+    )
+    spread: Literal["global", "uniform"] = Field(
+        default="global", description="Whether layers compete for channels, or each keeps the same share."
+    )
+    least: float = Field(default=0.25, gt=0, le=1, description="The share of its channels that no layer goes below.")
+    multiple: int | None = Field(
+        default=None, ge=1, description="Widths are multiples of this; without it, of what the profile's kernels take."
+    )
+    heads: bool = Field(default=True, description="Whether attention loses whole heads, too.")
+    rounds: int = Field(default=1, ge=1, le=20, description="In how many cuts; after each, normalisations settle anew.")
+    skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
+    remove: tuple[str, ...] = Field(
+        default=(), description="Residual blocks to take out whole, by name; each must keep its input's shape."
+    )
+    samples: int = Field(default=512, ge=1, description="Samples that the importance `taylor` is taken from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneStructured(TorchStep):
+    """Narrows a model by dependency groups; every cut is held against the model with the same channels at zero.
+
+    A group whose cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays as it is,
+    with the reason. Raises ``ModelError`` naming the layers when nothing can be narrowed.
+    """
+
+    kind: ClassVar[str] = "prune-structured"
+    title: ClassVar[str] = "takes whole channels out of layers that hang together"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "onnxruntime")
+    Parameters: ClassVar[type[Parameters]] = PruneParameters
+    changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
+    not_after: ClassVar[Mapping[Change, str]] = {
+        "masks": "a mask has the shape of the layer that it was made for",
+        "codebooks": "a codebook's indices have the shape of the layer that they were made for",
+        "grids": "its scales belong to the channels that they were fitted to",
+    }
+    uses_channels: ClassVar[bool] = True
+
+    @classmethod
+    def needs(cls, parameters: Any) -> Needs:
+        """See ``TorchStep``."""
+        del parameters
+        return Needs(modules=("torch-pruning",))
+
+    def compress(self, work: Compression) -> str:
+        """See ``TorchStep``."""
+        from edgebuild.techniques.attention_heads import cut_heads
+        from edgebuild.techniques.cutting import cut
+
+        p: PruneParameters = self.parameters
+        for name in p.remove:
+            self._remove(work, name)
+        narrowed: dict[str, tuple[int, int]] = {}
+        refused: dict[str, str] = {}
+        with work.ctx.progress.task("Narrowing", total=p.rounds) as task:
+            for turn in range(p.rounds):
+                work.ctx.check()
+                cuts = cut(work, p, self.channel_multiple, turn)
+                cuts += cut_heads(work, p, turn) if p.heads else []
+                for name, before, after, reason in cuts:
+                    if reason:
+                        refused[name] = reason
+                    else:
+                        narrowed[name] = (narrowed.get(name, (before, 0))[0], after)
+                self.settle(work)
+                task.advance()
+        for name, (before, after) in narrowed.items():
+            work.say(name, before, after)
+        for name, reason in refused.items():
+            if name not in narrowed:
+                work.say(name, "all", "all", reason)
+        if not narrowed and not p.remove:
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
+            raise ModelError(
+                f"prune-structured can narrow no layer of the model ({why or 'it has no layers with channels'}).",
+                hint="A smaller `multiple` or `keep` may leave it room; else leave the technique out.",
+            )
+        removed = f", {len(p.remove)} blocks removed" if p.remove else ""
+        return f"{len(narrowed)} of {len(narrowed.keys() | refused.keys())} groups of channels narrowed{removed}"
+
+    def _remove(self, work: Compression, name: str) -> None:
+        edit = ReplaceModule(module=name, by=Identity())
+        try:
+            work.tried(edit)
+        except ModelError as error:
+            raise ModelError(f"{name!r} can't be removed: {error.message}", hint="Leave it out of `remove`.") from error
+        work.apply(edit)
+        work.say(name, "a block", "removed")
+
+    def settle(self, work: Compression) -> None:
+        """Let the model settle after a cut: its normalisations' statistics are taken anew."""
+        work.recalibrate_norms()
+
+
+def is_skipped(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a layer's name fits one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

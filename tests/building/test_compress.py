@@ -1,0 +1,91 @@
+"""What enters the key of a recipe's step: what its technique looks at, and no more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgebuild.building.compress import planned_recipes, step_of
+from edgebuild.building.world import Options
+from edgebuild.catalogue.project import parse_project
+from edgebuild.errors import ConfigError, DataError
+from edgebuild.models.stored import UserCode
+from edgebuild.techniques.compression import Compression
+from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.torch_step import Needs
+from tests.catalogue.example import tables
+from tests.techniques import zoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgebuild.catalogue.project import Project
+
+CODE = UserCode(factory="net:make", load=lambda _: dict)
+
+
+class Trained(Factorise):
+    """A technique that trains and doesn't look at channels."""
+
+    uses_channels = False
+
+    @classmethod
+    def needs(cls, parameters: Any) -> Needs:
+        del parameters
+        return Needs(train=True)
+
+
+def project(folder: Path, **more: Any) -> Project:
+    return parse_project(tables(model={"factory": "net:make"}, **more), folder)
+
+
+def made(technique: Any, folder: Path, started: float = 1.0, **training: Any) -> Any:
+    """Return a step of a build that started then, in a project with that [training]."""
+    world: Any = SimpleNamespace(project=project(folder, training=training), code_digest="c", started=started)
+    prepared: Any = SimpleNamespace(given=zoo.contract_of(zoo.ZOO["residual"]))
+    return step_of(technique, technique.Parameters(), CODE, 16, prepared, world)
+
+
+def test_the_profiles_widths_count_where_a_technique_looks_at_them(tmp_path: Path) -> None:
+    assert made(PruneStructured, tmp_path).channel_multiple == 16
+    assert "channel_multiple" not in made(Trained, tmp_path).key_fields()
+
+
+def test_a_loader_counts_where_a_technique_trains(tmp_path: Path) -> None:
+    versioned: dict[str, Any] = {"loader": "data:batches", "data_version": "3"}
+    assert made(Trained, tmp_path, **versioned).key_fields().items() >= versioned.items()
+    keyed = made(PruneStructured, tmp_path, **versioned).key_fields()
+    assert {"loader", "data_version", "uncached"} & keyed.keys() == set()
+    assert "uncached" not in made(Trained, tmp_path).key_fields()
+
+
+def test_what_a_loader_without_a_version_gives_is_never_found_again(tmp_path: Path) -> None:
+    first, second = (made(Trained, tmp_path, started, loader="data:batches").key_fields() for started in (1.0, 2.0))
+    assert first != second
+    assert {name for name in first if first[name] != second[name]} == {"uncached"}
+
+
+def test_the_users_loss_counts_everywhere(tmp_path: Path) -> None:
+    assert made(PruneStructured, tmp_path, loss="data:loss").key_fields()["loss"] == "data:loss"
+
+
+def test_a_loader_that_fails_is_told_with_its_name(tmp_path: Path) -> None:
+    def broken(_: str) -> Any:
+        return lambda: 1 / 0
+
+    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=UserCode(factory="", load=broken)))
+    with pytest.raises(DataError, match="data:batches failed: ZeroDivisionError"):
+        Compression.loader(work)
+
+
+def test_recipes_that_were_not_checked_when_loaded_are_checked_when_planned(tmp_path: Path) -> None:
+    steps = [{"technique": "factorise", "skp": ["a"]}]
+    with pytest.raises(ConfigError, match='skp: unknown key; did you mean "skip"'):
+        planned_recipes(project(tmp_path, recipes=[{"name": "a", "steps": steps}]), Options())
+    (recipe,) = planned_recipes(
+        project(tmp_path, recipes=[{"name": "a", "steps": [{"technique": "factorise", "skip": ["a"]}]}]), Options()
+    )
+    assert recipe.text == 'factorise (skip = ["a"])'

@@ -1,0 +1,150 @@
+"""A torch project with recipes, from `plan` to a certified candidate, through the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from edgebuild.building.projects import load_project
+from edgebuild.building.world import Options
+from edgebuild.pipeline import plan
+from tests.cli.example import CLASSES, DATA, SHAPE, Ended, record, refused, run, toml, write_quick
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = """\
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 24), nn.ReLU(), nn.Linear(24, 4)
+    )
+"""
+RECIPES = """\
+[[recipes]]
+name = "narrow"
+steps = [{ technique = "prune-structured", importance = "l2", spread = "uniform", multiple = 4, skip = ["3"] }]
+
+[[recipes]]
+name = "both"
+steps = [
+  { technique = "prune-structured", importance = "l2", spread = "uniform", multiple = 4, skip = ["3"] },
+  { technique = "factorise", multiple = 1, skip = ["0", "5"] },
+]
+"""
+
+
+def weights() -> dict[str, np.ndarray]:
+    """Every second channel is dead and the wide dense layer has rank 3, so that both recipes lose nothing."""
+    generator = np.random.default_rng(0)
+    made = {
+        "0.weight": generator.standard_normal((16, 1, 3, 3)) / 3,
+        "0.bias": generator.standard_normal(16) / 4,
+        "3.weight": generator.standard_normal((24, 3)) @ generator.standard_normal((3, 576)) / 20,
+        "3.bias": generator.standard_normal(24) / 4,
+        "5.weight": generator.standard_normal((CLASSES, 24)) / 4,
+        "5.bias": np.zeros(CLASSES),
+    }
+    made["0.weight"][1::2] = made["0.bias"][1::2] = 0
+    made["3.weight"].reshape(24, 16, 36)[:, 1::2] = 0
+    return {name: value.astype(np.float32) for name, value in made.items()}
+
+
+def answers(images: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    windows = np.lib.stride_tricks.sliding_window_view(images[:, 0], (3, 3), axis=(1, 2))
+    maps = np.maximum(np.einsum("nyxij,cij->ncyx", windows, w["0.weight"][:, 0]) + w["0.bias"][:, None, None], 0)
+    hidden = np.maximum(maps.reshape(len(images), -1) @ w["3.weight"].T + w["3.bias"], 0)
+    result: np.ndarray = hidden @ w["5.weight"].T
+    return result
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    folder = tmp_path_factory.mktemp("recipes") / "project"
+    folder.mkdir()
+    w, generator = weights(), np.random.default_rng(1)
+    # Centred, so that no class is all of them.
+    w["5.bias"] = -answers(generator.standard_normal((500, *SHAPE)).astype(np.float32), w).mean(axis=0)
+    save_file(w, folder / "weights.safetensors")
+    tables = {
+        "model": 'factory = "net:make"\nweights = "weights.safetensors"\noutputs = ["logits"]',
+        "build": 'targets = ["quick"]\nthreads = 1\nobjective = "size"',
+    }
+    (folder / "edgebuild.toml").write_text(toml(tables) + RECIPES)
+    (folder / "net.py").write_text(MODEL)
+    (folder / "data.py").write_text(DATA)
+    for split, count in (("calibration", 64), ("validation", 400), ("test", 401)):
+        images = generator.standard_normal((count, *SHAPE)).astype(np.float32)
+        labels = (answers(images, w) + w["5.bias"]).argmax(axis=1)
+        with (folder / f"{split}_arrays").open("wb") as file:
+            np.savez(file, image=images, label=labels)
+    write_quick(folder)
+    return folder, run("build", cwd=folder)
+
+
+def test_the_smallest_model_that_loses_nothing_is_chosen(built: tuple[Path, Ended]) -> None:
+    project, ended = built
+    assert ended.code == 0, ended
+    found = record(project)
+    assert found["baseline"] == "quick/fp32"
+    candidates = {candidate["id"]: candidate for candidate in found["candidates"]}
+    assert {name: c["recipe"] for name, c in candidates.items()} == {
+        "quick/fp32": "",
+        "quick/narrow/fp32": "narrow",
+        "quick/both/fp32": "both",
+    }
+    assert found["chosen"] == "quick/both/fp32", ended.out
+    both, narrow, original = (candidates[f"quick/{name}fp32"] for name in ("both/", "narrow/", ""))
+    assert both["size_bytes"] < narrow["size_bytes"] < original["size_bytes"]
+    assert both["test"]["outcome"] == "accepted"
+    assert both["test"]["drop"]["reference"] == both["test"]["drop"]["artifact"]
+    notes = " ".join(both["notes"])
+    assert "prune-structured: 1 of 3 groups of channels narrowed" in notes
+    assert "factorise: 1 of " in notes
+    assert "multiply-accumulates" in notes
+    # What the two recipes have in common ran once.
+    labels = [step["label"] for step in found["steps"] if step["kind"] == "prune-structured" and not step["reused"]]
+    assert labels == ["recipe narrow: step 1, prune-structured"]
+
+
+def test_what_a_recipe_did_is_explained(built: tuple[Path, Ended]) -> None:
+    ended = run("explain", "both", cwd=built[0])
+    assert ended.code == 0, ended
+    said = " ".join(ended.out.split())
+    assert "recipe both: step 2, factorise" in said
+    assert "recipe narrow" not in said
+    assert "groups of channels narrowed" in said
+
+
+def test_plan_shows_recipes_and_a_choice_of_them(built: tuple[Path, Ended]) -> None:
+    project = built[0]
+    shown = run("plan", cwd=project).out
+    assert "Recipe both: prune-structured (importance = " in shown
+    assert "quick/both/fp32" in shown
+    (alone,) = plan(load_project(project), Options(recipes=("none",)))
+    assert [candidate.id for candidate in alone.candidates] == ["quick/fp32"]
+    (one,) = plan(load_project(project), Options(recipes=("narrow",)))
+    assert [candidate.id for candidate in one.candidates] == ["quick/fp32", "quick/narrow/fp32"]
+    refused(
+        project,
+        "plan",
+        "--recipe",
+        "bth",
+        code=2,
+        message='--recipe: 1 problem\n  - the project has no recipe "bth"; did you mean "both"?',
+        hint="Recipes are [[recipes]] in edgebuild.toml.",
+    )
+
+
+def test_a_stored_model_holds_factory_edits_and_weights_only(built: tuple[Path, Ended]) -> None:
+    root = built[0] / ".edgebuild" / "store"
+    manifests = [json.loads(path.read_bytes())["manifest"]["files"] for path in (root / "entries").iterdir()]
+    stored = [{file["path"] for file in files} for files in manifests]
+    stored = [files for files in stored if "compressed.json" in files]
+    assert sorted(len(files) for files in stored) == [2, 3, 3]
+    assert all(files <= {"compressed.json", "weights.safetensors", "technique.json"} for files in stored)

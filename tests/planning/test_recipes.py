@@ -1,0 +1,98 @@
+"""Recipes in planning: which candidates they make, and why one can't be carried out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgebuild.planning.inputs import UnitCosts
+from edgebuild.planning.plan import make_plan
+from edgebuild.planning.recipes import Recipe, RecipeGround, RecipeStep, recipe_refusal
+from edgebuild.techniques.torch_step import Needs
+from tests.planning.test_plan import COSTS, FP32, OURS, ids, inputs, profile, refusals
+
+TORCH = RecipeGround(torch=True, train=True, labels=True)
+PRUNE = RecipeStep(technique="prune", changes=("structure",), not_after=(("masks", "a mask has its layer's shape"),))
+SPARSE = RecipeStep(technique="sparse", changes=("masks",))
+
+
+def recipe(*steps: RecipeStep, name: str = "narrow") -> Recipe:
+    return Recipe(name=name, steps=steps)
+
+
+def plan_of(*recipes: Recipe, ground: RecipeGround = TORCH, **more: Any) -> Any:
+    found = (profile("a", precisions=(FP32, OURS)), profile("b", "openvino", (FP32,)))
+    return make_plan(inputs(*found, recipes=recipes, ground=ground, **more))
+
+
+def test_a_recipe_adds_candidates_and_the_original_keeps_its_own() -> None:
+    alone, both = plan_of(), plan_of(recipe(PRUNE))
+    assert both.candidates[: len(alone.candidates)] == alone.candidates
+    label = OURS.label
+    assert ids(both)[len(alone.candidates) :] == ["a/narrow/fp32", f"a/narrow/{label}", "b/narrow/fp32"]
+    assert [c.id for c in both.candidates if c.baseline] == ["a/fp32"]
+    assert {c.recipe for c in both.candidates} == {"", "narrow"}
+    assert both.channel_multiples == (("a", 8), ("b", 8))
+    assert alone.channel_multiples == ()
+    costed = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50})
+    stages = {cost.stage: cost.seconds for cost in plan_of(recipe(PRUNE), costs=costed).costs}
+    assert stages["compress"] == 100
+    assert "compress" not in {cost.stage for cost in alone.costs}
+
+
+REFUSED = {
+    "an ONNX file": (recipe(PRUNE), RecipeGround(), "the project gives an ONNX file only"),
+    "state": (recipe(PRUNE), RecipeGround(torch=True, stateful=True), "carries state"),
+    "no training data": (
+        recipe(RecipeStep(technique="tune", needs=Needs(train=True))),
+        RecipeGround(torch=True),
+        "tune needs training data",
+    ),
+    "no labels": (
+        recipe(RecipeStep(technique="tune", needs=Needs(labels=True))),
+        RecipeGround(torch=True, train=True),
+        "tune needs labels",
+    ),
+    "not installed": (
+        recipe(RecipeStep(technique="tune", needs=Needs(modules=("nncf",)))),
+        TORCH,
+        "tune needs nncf, which is not installed (pip install it)",
+    ),
+    "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_carried_out_is_refused_with_the_reason(name: str) -> None:
+    refused, ground, words = REFUSED[name]
+    plan = plan_of(refused, ground=ground, missing={"nncf": "pip install it"})
+    assert words in refusals(plan)["recipe narrow"]
+    assert plan.candidates == plan_of(missing={"nncf": "pip install it"}).candidates
+    assert plan.recipes == ()
+
+
+def test_the_other_order_is_fine() -> None:
+    assert recipe_refusal(recipe(PRUNE, SPARSE), TORCH, {}) is None
+
+
+def test_a_profile_without_a_feature_refuses_the_recipe_there_only() -> None:
+    sparse = recipe(RecipeStep(technique="two-four", needs=Needs(features=("2:4",))))
+    found = (profile("a"), profile("b").model_copy(update={"features": ("2:4",)}))
+    plan = make_plan(inputs(*found, recipes=(sparse,), ground=TORCH))
+    assert {c.profile for c in plan.candidates if c.recipe} == {"b"}
+    assert refusals(plan)["recipe narrow on a"] == "two-four needs 2:4, which a doesn't have"
+
+
+@given(st.floats(0, 3000))
+def test_short_of_time_recipes_go_last_and_the_last_first(time_s: float) -> None:
+    costs = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50})
+    plan = plan_of(recipe(PRUNE, name="one"), recipe(PRUNE, name="two"), costs=costs, time_s=time_s)
+    left = {candidate.recipe for candidate in plan.candidates}
+    assert "" in left
+    assert "two" not in left or "one" in left
+    for name in {"one", "two"} - left:
+        assert "to stay inside" in refusals(plan)[f"recipe {name}"]
+    assert [r.name for r in plan.recipes] == [name for name in ("one", "two") if name in left]

@@ -1,0 +1,102 @@
+"""Factorisation: what has low rank is reproduced, ranks are found in noise, and nothing gets dearer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from edgebuild.errors import ModelError
+from edgebuild.models import stored
+from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.torch_step import TechniqueReport, read_report
+from edgebuild.techniques.vbmf import signal_rank
+from tests.techniques import zoo
+from tests.techniques.zoo import CLASSES, Animal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def low_rank() -> nn.Module:
+    """A convolution of Tucker ranks 3 and 2, a dense layer of rank 2, a small one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 32),
+        nn.Linear(32, CLASSES),
+    )
+    conv: Any = model[2]
+    dense: Any = model[5]
+    with torch.no_grad():
+        core, outs, ins = torch.randn(2, 3, 3, 3), torch.randn(16, 2), torch.randn(16, 3)
+        conv.weight.copy_(torch.einsum("abhw,oa,ib->oihw", core, outs, ins) / 10)
+        dense.weight.copy_(torch.randn(32, 2) @ torch.randn(2, 256) / 10)
+    return model
+
+
+def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, nn.Module, TechniqueReport]:
+    """Return the factorised model, the original, and what was said."""
+    animal = Animal(factory.__name__, factory)
+    code = stored.UserCode(factory=animal.reference, load=lambda _: factory)
+    inputs = zoo.write_inputs(animal, folder)
+    step = zoo.step_of(Factorise, animal, **parameters)
+    step = type(step)(**{**vars(step), "code": code})
+    out = folder / "out"
+    out.mkdir()
+    step.run(inputs, out, zoo.context(folder / "scratch"))
+    return stored.load_model(out, code)[0], stored.load_model(folder / "model", code)[0], read_report(out)
+
+
+def test_what_has_low_rank_loses_nothing(tmp_path: Path) -> None:
+    thin, original, report = run(low_rank, tmp_path, skip=("0", "6"))
+    x = zoo.feeds(zoo.ZOO["residual"], 4)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(thin(x), original(x), rtol=1e-4, atol=1e-4)
+    said = {layer.layer: layer.after for layer in report.layers}
+    assert said["2"] == "ranks 3 and 2"
+    assert said["5"] == "rank 2"
+    assert report.macs_after < report.macs_before / 2
+
+
+def test_a_layer_that_would_not_get_cheaper_stays_with_the_reason(tmp_path: Path) -> None:
+    thin, original, report = run(low_rank, tmp_path, multiple=16)
+    reasons = {layer.layer: layer.reason for layer in report.layers}
+    assert "more operations, not fewer" in reasons["0"]
+    assert torch.equal(thin[0].weight, original[0].weight)  # type: ignore[index]
+    assert {layer.layer for layer in report.layers if not layer.reason} == {"5"}
+
+
+def test_nothing_gets_cheaper_is_a_refusal(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="makes no layer of the model cheaper"):
+        run(low_rank, tmp_path, skip=("*",))
+
+
+def test_a_share_of_the_rank(tmp_path: Path) -> None:
+    _, _, report = run(low_rank, tmp_path, ranks="share", share=0.25)
+    said = {layer.layer: layer.after for layer in report.layers}
+    assert said["2"] == "ranks 4 and 4"
+    assert said["5"] == "rank 8"
+
+
+@given(st.integers(1, 6), st.integers(20, 40), st.integers(0, 1000), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_the_rank_of_a_signal_in_noise_is_found(rank: int, rows: int, seed: int, turned: bool) -> None:
+    generator = np.random.default_rng(seed)
+    signal = generator.standard_normal((rows, rank)) @ generator.standard_normal((rank, 60))
+    noisy = signal + 0.05 * generator.standard_normal((rows, 60))
+    assert signal_rank(noisy.T if turned else noisy) == rank
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((3, 4)), np.ones((1, 5)), np.eye(2)])
+def test_degenerate_matrices_have_a_rank(matrix: Any) -> None:
+    assert 1 <= signal_rank(matrix) <= min(matrix.shape)

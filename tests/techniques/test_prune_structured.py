@@ -1,0 +1,222 @@
+"""Structured pruning: the right channels go, widths fit the kernels, and what can't be proven stays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgebuild.errors import DataError, ModelError
+from edgebuild.models import stored
+from edgebuild.models.edits import AddHead
+from edgebuild.models.interpreter import apply_edits
+from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.torch_step import TechniqueReport, read_report
+from tests.techniques import zoo
+from tests.techniques.zoo import CLASSES, Animal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Channels of `dead` that do nothing.
+DEAD = (1, 4, 6, 7)
+
+
+def dead() -> nn.Module:
+    """A convolution with dead channels, normalisation, a dense layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, CLASSES)
+    )
+    conv: Any = model[0]
+    norm: Any = model[1]
+    dense: Any = model[4]
+    with torch.no_grad():
+        for channel in DEAD:
+            conv.weight[channel] *= 0.01
+            norm.weight[channel] = norm.bias[channel] = 0.001
+            dense.weight[:, channel * 64 : (channel + 1) * 64] *= 0.01
+    return model
+
+
+class Twice(nn.Module):
+    """One convolution that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.free, self.head = nn.Linear(8, 16), nn.Linear(16, CLASSES)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.again(functional.relu(self.again(functional.relu(self.enter(image)))))
+        logits: torch.Tensor = self.head(functional.relu(self.free(x.mean((2, 3)))))
+        return logits
+
+
+class ByHand(nn.Module):
+    """Channels that are weighed against each other, and a number of channels that only forward() knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.next = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, CLASSES, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = functional.softmax(self.enter(image), dim=1)
+        y = functional.relu(self.next(x).view(-1, 8, 64).view(-1, 8, 8, 8))
+        logits: torch.Tensor = self.last(y).mean((2, 3))
+        return logits
+
+
+def frozen() -> nn.Module:
+    model = dead()
+    model[0].requires_grad_(False)  # type: ignore[index]
+    return model
+
+
+def make(factory: Any, **tags: Any) -> Animal:
+    return Animal(factory.__name__, factory, **tags)
+
+
+def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, TechniqueReport]:
+    """Prune a model that a function of this module makes."""
+    animal = make(factory)
+    code = stored.UserCode(factory=animal.reference, load=lambda _: factory)
+    inputs = zoo.write_inputs(animal, folder)
+    step = zoo.step_of(PruneStructured, animal, **{"multiple": 1, **parameters})
+    step = type(step)(**{**vars(step), "code": code})
+    out = folder / "out"
+    out.mkdir()
+    step.run(inputs, out, zoo.context(folder / "scratch"))
+    return stored.load_model(out, code)[0], read_report(out)
+
+
+@pytest.mark.parametrize("importance", ["l2", "taylor"])
+def test_dead_channels_go_first(importance: str, tmp_path: Path) -> None:
+    pruned, _ = run(dead, tmp_path, importance=importance, keep=0.5)
+    original, _ = stored.load_model(
+        tmp_path / "model", stored.UserCode(factory=make(dead).reference, load=lambda _: dead)
+    )
+    alive = [channel for channel in range(8) if channel not in DEAD]
+    assert torch.equal(pruned[0].weight, original[0].weight[alive])  # type: ignore[index]
+
+
+def test_random_is_another_choice_and_seeded(tmp_path: Path) -> None:
+    first, _ = run(dead, tmp_path / "a", importance="random")
+    second, _ = run(dead, tmp_path / "b", importance="random")
+    best, _ = run(dead, tmp_path / "c", importance="l2")
+    assert torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
+    assert not torch.equal(first[0].weight, best[0].weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "width"),
+    [
+        ({"keep": 0.5}, 4),
+        ({"keep": 0.01}, 2),
+        ({"keep": 0.01, "least": 0.5}, 4),
+        ({"keep": 0.01, "least": 0.01}, 1),
+        ({"keep": 0.7, "multiple": 4}, 4),
+        ({"keep": 0.25, "least": 0.2, "rounds": 2}, 2),
+    ],
+)
+def test_widths_keep_to_the_share_the_cap_and_the_steps(parameters: dict[str, Any], width: int, tmp_path: Path) -> None:
+    pruned, report = run(dead, tmp_path, importance="l2", spread="uniform", **parameters)
+    assert pruned[0].weight.shape[0] == width  # type: ignore[index]
+    assert [(said.layer, said.before, said.after) for said in report.layers][:1] == [("0", "8", str(width))]
+    assert report.macs_after < report.macs_before
+
+
+def test_normalisations_settle_after_a_cut(tmp_path: Path) -> None:
+    pruned, _ = run(dead, tmp_path, importance="l2", keep=0.5)
+    original, _ = stored.load_model(
+        tmp_path / "model", stored.UserCode(factory=make(dead).reference, load=lambda _: dead)
+    )
+    alive = [channel for channel in range(8) if channel not in DEAD]
+    assert not torch.equal(pruned[1].running_var, original[1].running_var[alive])  # type: ignore[index]
+    with torch.no_grad():
+        seen = pruned[0](zoo.feeds(zoo.ZOO["residual"], 24, seed=1)[0])  # type: ignore[index]
+    torch.testing.assert_close(pruned[1].running_mean, seen.mean((0, 2, 3)))  # type: ignore[index]
+
+
+def test_a_layer_that_is_used_twice_stays_and_says_so(tmp_path: Path) -> None:
+    pruned, report = run(Twice, tmp_path)
+    assert pruned.free.out_features == 8  # type: ignore[union-attr]
+    assert pruned.again.out_channels == 8  # type: ignore[union-attr]
+    assert any("'again' is used 2 times" in said.reason for said in report.layers)
+
+
+def test_what_cannot_be_proven_stays_and_a_model_of_nothing_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        run(ByHand, tmp_path)
+    assert "can narrow no layer" in caught.value.message
+    assert "'enter': without its channels the model isn't the one with them at zero" in caught.value.message
+    assert "next: The model failed in the model itself" in caught.value.message
+
+
+def test_a_frozen_part_is_pruned_like_any_other(tmp_path: Path) -> None:
+    pruned, _ = run(frozen, tmp_path)
+    assert pruned[0].weight.shape[0] == 4  # type: ignore[index]
+
+
+def test_no_room_for_a_step_is_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its 8 channels can't be fewer in steps of 16"):
+        run(dead, tmp_path, multiple=16)
+
+
+def test_skipped_layers_stay(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'0' is to be skipped"):
+        run(dead, tmp_path, skip=("0",))
+
+
+def test_blocks_are_removed_by_name_where_shapes_allow_it(tmp_path: Path) -> None:
+    pruned, report = run(zoo.Residual, tmp_path / "a", remove=("two",), skip=("*",))
+    assert report.layers[0].after == "removed"
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in zoo.Residual().parameters())
+    with pytest.raises(ModelError, match="'down' can't be removed"):
+        run(zoo.Residual, tmp_path / "b", remove=("down",), skip=("*",))
+
+
+def test_attention_loses_its_least_important_heads(tmp_path: Path) -> None:
+    pruned, report = run(zoo.Vit, tmp_path, keep=0.5, skip=("patches", "blocks.*.up"))
+    assert [block.attention.heads for block in pruned.blocks] == [2, 2]  # type: ignore[union-attr]
+    assert {said.layer for said in report.layers if said.after == "2"} == {"blocks.0.attention", "blocks.1.attention"}
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
+    animal = make(dead)
+    inputs = zoo.write_inputs(animal, tmp_path)
+    step = zoo.step_of(PruneStructured, animal, multiple=1)
+    losses: dict[str, Any] = {
+        "loss:nan": lambda outputs, _: outputs.sum() * float("nan"),
+        "loss:many": lambda outputs, _: outputs,
+        animal.reference: dead,
+    }
+    code = stored.UserCode(factory=animal.reference, load=losses.__getitem__)
+    for loss, kind, words in (("loss:nan", ModelError, "NaN or infinite"), ("loss:many", DataError, "one number")):
+        ill = type(step)(**{**vars(step), "code": code, "loss": loss})
+        (tmp_path / loss).mkdir()
+        with pytest.raises(kind, match=words):
+            ill.run(inputs, tmp_path / loss, zoo.context(tmp_path / "scratch"))
+
+
+def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:
+    animal = make(dead)
+    code = stored.UserCode(factory=animal.reference, load=lambda _: dead)
+    inputs = zoo.write_inputs(animal, tmp_path)
+    head = AddHead(name="early", after="2", features=8, outputs=CLASSES)
+    module, model = stored.load_model(inputs["model"], code)
+    (tmp_path / "headed").mkdir()
+    headed = model.model_copy(update={"edits": (head,)})
+    stored.write_model(apply_edits(module, [head]), headed, tmp_path / "headed")
+    step = zoo.step_of(PruneStructured, animal, multiple=1, importance="l2")
+    (tmp_path / "out").mkdir()
+    step = type(step)(**{**vars(step), "code": code})
+    step.run({**inputs, "model": tmp_path / "headed"}, tmp_path / "out", zoo.context(tmp_path / "scratch"))
+    pruned, after = stored.load_model(tmp_path / "out", code)
+    assert after.edits[0] == head
+    assert pruned.heads["early"].out.in_features == 4  # type: ignore[index, union-attr]
+    assert [part.shape for part in pruned(zoo.feeds(zoo.ZOO["residual"], 2)[0])] == [(2, CLASSES), (2, CLASSES)]
