@@ -55,6 +55,8 @@ def _tools() -> Iterator[tuple[str, str, str, str]]:
 
     for name, why, extra in (
         ("torch", "for models given as a factory", "torch"),
+        ("torch-pruning", "for the technique prune-structured", "compress"),
+        ("tensorly", "for the technique factorise", "compress"),
         ("torchmetrics", "for further built-in metrics", "torch"),
         ("nncf", "for NNCF's int8 as a candidate", "openvino"),
         ("onnxruntime", "for the reference and calibration", "onnxruntime"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -210,12 +211,21 @@ def _export_dynamo(
         module,
         examples,
         dynamo=True,
-        dynamic_shapes=shapes,
+        dynamic_shapes=_as_called(module, shapes),
         input_names=[spec.name for spec in specs],
         output_names=list(outputs),
         verbose=False,
     )
     program.save(str(path), external_data=False)
+
+
+def _as_called(module: Any, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return one entry for each parameter of forward(): what goes into ``*inputs`` is one of its own."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    start = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:start], shapes[start:])
 
 
 def _export_tracing(
@@ -238,7 +248,13 @@ def _export_tracing(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' chatter off the terminal; failures still raise."""
+    """Keep the exporters' chatter off the terminal; failures still raise.
+
+    Fused attention is off meanwhile: the tracing exporter doesn't know it, and says so at length.
+    """
+    mha = import_torch().backends.mha
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -247,3 +263,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+        mha.set_fastpath_enabled(fused)

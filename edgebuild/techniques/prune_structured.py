@@ -47,8 +47,9 @@ class PruneParameters(Parameters):
 class PruneStructured(TorchStep):
     """Narrows a model by dependency groups; every cut is held against the model with the same channels at zero.
 
-    A group whose cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays as it is,
-    with the reason. Raises ``ModelError`` naming the layers when nothing can be narrowed.
+    Where group or layer normalisation reads those channels, only running and keeping shapes is checked. A group whose
+    cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays as it is, with the
+    reason. Raises ``ModelError`` naming the layers when nothing can be narrowed.
     """
 
     kind: ClassVar[str] = "prune-structured"

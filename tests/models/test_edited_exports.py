@@ -42,8 +42,9 @@ CASES: dict[str, tuple[Edit, ...]] = {
 }
 
 
-@pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "quick"), [("a head", True), ("a head", False), ("views", True), ("views", False), ("monarch", True)]
+)
 def test_edited_models_export(name: str, quick: bool, tmp_path: Path) -> None:
     model = apply_edits(fresh(), CASES[name]).eval().requires_grad_(False)
     if name == "views":
