@@ -38,6 +38,8 @@ class Compressed:
     notes: tuple[str, ...] = ()
 
 
+#: Of the layers that a step left alone, a candidate's notes name so many.
+TOLD_LAYERS = 5
 #: By recipe and profile: profiles whose kernels take other widths get other models, all others share theirs.
 Models = dict[tuple[str, str], Compressed]
 
@@ -111,7 +113,8 @@ def _carry_out(
         dict(weights_of(world)),
         label="store the original torch model",
     )
-    model, notes = original, []
+    model = original
+    notes: list[str] = []
     for number, (technique, parameters) in enumerate(steps, start=1):
         step = step_of(technique, parameters, code, multiple, prepared, world)
         inputs: dict[str, StepResult | Path] = {
@@ -122,7 +125,7 @@ def _carry_out(
         if technique.needs(parameters).train and project.data.train is not None:
             inputs["train"] = materialise(world, "train")
         model = world.run(step, inputs, label=f"recipe {name}: step {number}, {technique.kind}")
-        notes.append(_note(technique.kind, model))
+        notes += _notes(technique.kind, model)
     return _shipped(name, model, code, tuple(notes), prepared, world)
 
 
@@ -148,12 +151,19 @@ def step_of(
     )
 
 
-def _note(kind: str, result: StepResult) -> str:
+def _notes(kind: str, result: StepResult) -> list[str]:
+    """Say what a step did, and why it left layers alone; all of it is in its technique.json."""
     report = read_report(result.path)
-    return (
+    told = [
         f"{kind}: {report.summary}; {report.macs_before:,} → {report.macs_after:,} multiply-accumulates, "
-        f"{report.parameters_before:,} → {report.parameters_after:,} parameters"
-    )
+        f"{report.parameters_before:,} → {report.parameters_after:,} parameters",
+        *(f"{kind}: {note}" for note in report.notes),
+    ]
+    left = [f"{said.layer} ({said.reason})" for said in report.layers if said.reason]
+    if left:
+        more = f", and {len(left) - TOLD_LAYERS} more" if len(left) > TOLD_LAYERS else ""
+        told.append(f"{kind} left alone: {', '.join(left[:TOLD_LAYERS])}{more}")
+    return told
 
 
 def _shipped(

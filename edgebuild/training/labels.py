@@ -7,6 +7,7 @@ parts), written last: an entry is whole or isn't there.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -62,7 +63,10 @@ class CachedTeacher:
                 hint="Store them for as many epochs as the plan has, or give the loader a number of views.",
             )
         device = batch.index.device
-        return tuple(torch.from_numpy(array[view, index]).to(device) for array in self.outputs)
+        rows = tuple(torch.from_numpy(array[view, index]).to(device) for array in self.outputs)
+        for array in self.outputs:
+            _let_go(array)
+        return rows
 
     def deviation(self, output: int = 0) -> torch.Tensor:
         """Return the standard deviation of each entry of an output over all stored predictions, in bounded memory."""
@@ -109,6 +113,13 @@ def cached_teacher(
     count = json.loads((entry / "labels.json").read_text())["outputs"]
     arrays = tuple(np.load(entry / f"output-{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(count))
     return CachedTeacher(folder=entry, outputs=arrays, loader=loader)
+
+
+def _let_go(array: NDArray[Any]) -> None:
+    """Unmap the pages that were read: they stay in the system's cache, and don't pile up in this process."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_whole(entry: Path, key: dict[str, Json]) -> bool:
