@@ -10,13 +10,15 @@ import tarfile
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebuild.building.world import cache_home
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 Split: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
