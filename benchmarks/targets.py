@@ -127,12 +127,22 @@ def emulated_section(record: BuildRecord) -> list[str]:
 def compiled_section(record: BuildRecord) -> list[str]:
     """One build that only compiled."""
     rows = [
-        f"| {c.id} | {c.status} | {bytes_text(c.size_bytes)} | {c.reason.replace('|', '/')} |"
+        f"| {c.id} | {_gate(c)} | {bytes_text(c.size_bytes)} | {c.reason.replace('|', '/')} |"
         for c in record.candidates
     ]
     refused = [f"- not tried: {what}: {why}" for what, why in record.refused_in_planning]
-    head = [f"### {record.project} on {record.target}, compiled only", "", "| candidate | status | file | why |"]
+    head = [
+        f"### {record.project} on {record.target}, compiled only",
+        "",
+        "| candidate | gate | file | what was measured |",
+    ]
     return [*head, "|---|---|---|---|", *rows, "", *refused, ""]
+
+
+def _gate(candidate: CandidateRecord) -> str:
+    """What TensorRT-RTX said of a candidate; no other runtime is gated."""
+    said = [note.removeprefix("gate: ") for note in candidate.notes if note.startswith("gate: ")]
+    return "; ".join(said).replace("|", "/") or ("failed" if candidate.status == "failed" else "–")
 
 
 def page(records: list[BuildRecord]) -> str:
