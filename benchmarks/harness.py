@@ -300,7 +300,7 @@ def _recorded(median_ns: int, invalid: list[str], arm: str) -> Launch:
 def main() -> None:
     """Run one of the checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checks = {"equivalence": (equivalence, 450), "memory": (memory, 7), "resolution": (resolution, 105)}
+    checks = {"equivalence": (equivalence, 150), "memory": (memory, 7), "resolution": (resolution, 105)}
     checks["judge"] = (judge_again, 0)
     parser.add_argument("check", choices=checks)
     parser.add_argument("--rounds", type=int)
