@@ -51,16 +51,23 @@ BuildOption = Annotated[
 HERE = Path()
 
 
-@app.callback()
-def edgebuild(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    """Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         from edgebuild import __version__
 
         print(f"edgebuild {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def edgebuild(
+    version: Annotated[
+        # Eager: answered before a command is missed.
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
+    del version
 
 
 @app.command()
