@@ -1,4 +1,4 @@
-"""What `store du` and `store gc` say of a store that is shared at a URL."""
+"""What `store du` and `store gc` say of a store that lies elsewhere."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def test_a_shared_store_is_named_by_its_url_and_only_its_copy_is_collected(tmp_p
         "  only the copy: who else uses what lies at the URL can't be seen from here",
     ]
     assert Store.open(url, cache=tmp_path / "fresh").lookup("a" * 64) is not None
+
+
+def test_a_folder_is_seen_from_the_project_not_from_where_the_command_runs(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "project", {"store": 'url = "../results"'})
+    used = run("store", "du", "--project", str(project), cwd=tmp_path)
+    assert used.out.startswith(f"{project.parent / 'results'}: 0 B"), used
