@@ -44,6 +44,10 @@ TimeOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h."),
 ]
+DeviceOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The device of the inventory, where a target has several."),
+]
 BuildOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--build", help="A build's id or the start of it; the newest without."),
@@ -114,6 +118,7 @@ def plan(
     target: TargetsOption = None,
     budget: BudgetOption = None,
     time: TimeOption = None,
+    device: DeviceOption = None,
     project: ProjectOption = HERE,
 ) -> None:
     """Show what would be tried, what is refused and why, and about how long it takes. Writes nothing."""
@@ -121,7 +126,7 @@ def plan(
     from edgebuild.pipeline import plan as make_plans
 
     loaded = _load(project)
-    show_plans(make_plans(loaded, _options(target, budget, time)))
+    show_plans(make_plans(loaded, replace(_options(target, budget, time), device=device)))
 
 
 @app.command()
@@ -130,10 +135,7 @@ def build(
     budget: BudgetOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The device of the inventory to build on, where a target has several."),
-    ] = None,
+    device: DeviceOption = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
     ] = False,
