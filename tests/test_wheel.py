@@ -17,6 +17,7 @@ PACKAGE = ROOT / "edgebuild"
 DATA = {
     "edgebuild/py.typed",
     "edgebuild/catalogue/edgebuild.schema.json",
+    "edgebuild/devices/emulator/count.c",
     "edgebuild/reporting/report.css",
 }
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
@@ -69,8 +70,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(names: set[str]) 
 def test_what_is_sent_to_a_board_is_inside(names: set[str]) -> None:
     for module in ("__init__", "__main__", "measure", "evaluate", "feeding", "memory", "energy", "environment"):
         assert f"edgebuild/devices/runner/{module}.py" in names
-    for backend in ("ort", "ov"):
-        assert f"edgebuild/backends/{backend}/device.py" in names
+    for module in ("ort/device", "ov/device", "trt/device/__init__"):
+        assert f"edgebuild/backends/{module}.py" in names
 
 
 def test_targets_and_profiles_lie_in_the_package_only(names: set[str]) -> None:
