@@ -97,7 +97,10 @@ class Backend(Protocol):
         ...
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Return why this precision can't be built for a device with these facts (a flattened probe), or None."""
+        """Return why this precision can't be built for a device with these facts (a flattened probe), or None.
+
+        Asked while planning. A fact that is missing or "unknown" refuses nothing, but a runtime that is "unknown".
+        """
         ...
 
     def compile_step(

@@ -139,7 +139,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     """
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.hold import hold_device
+    from edgebuild.devices.hold import clocks_as_asked, hold_device
     from edgebuild.devices.local import LocalDevice
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.store import Store
@@ -150,14 +150,14 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     here = RunnerClient(LocalDevice(home / "device"), files)
     isa = read_probe(here).get("isa", "")
     with contextlib.ExitStack() as stack:
-        client = here
+        client, pin = here, False
         if request.device is not None:
-            device = connect(entry_of(request.device))
+            entry = entry_of(request.device)
+            device, pin = connect(entry), entry.pin_clocks
             stack.callback(device.close)
             session.require_clock(device)
             client = RunnerClient(device, files)
-        probe = read_probe(client)
-        configuration = configuration_of(probe)
+        probe: Mapping[str, str] = read_probe(client)
         store = stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000))
         executor = Executor(
             store=store,
@@ -165,7 +165,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             check=check,
             seed=0,
             isa=isa,
-            device_configuration={fact.name: fact.value for fact in configuration},
+            device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
             project="bench",
         )
         cores = probe.get("cores", "")
@@ -175,12 +175,13 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
         if len({arm.id for arm in arms}) < len(arms):
             raise UsageError("--against names the very same model.", hint="Name another one.")
         stack.enter_context(hold_device(client, "edgebuild bench", progress=progress, check=check))
+        probe = stack.enter_context(clocks_as_asked(client, probe, pin=pin, check=check))
         bench = session.Bench(
             client=client,
             root=home / "measurements",
             progress=progress,
             check=check,
-            configuration=configuration,
+            configuration=configuration_of(probe),
             remeasure=True,
             anchor=anchor_arm(table, client, executor),
         )

@@ -10,8 +10,8 @@ from edgebuild.building import emulated
 from edgebuild.building.candidates import crash_notes
 from edgebuild.core.measurement import LatencySummary, ThroughputSummary
 from edgebuild.core.verdict import Outcome
-from edgebuild.devices.hold import hold_device, pinned_clocks
-from edgebuild.devices.probe import read_probe, require_alive
+from edgebuild.devices.hold import clocks_as_asked, hold_device
+from edgebuild.devices.probe import require_alive
 from edgebuild.errors import RunnerFailed
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
@@ -106,7 +106,11 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     if baseline is None:
         return nothing
     what = f"edgebuild {world.project.name}"
-    with hold_device(world.client, what, progress=world.progress, check=world.check), _clocks(world) as world:
+    with (
+        hold_device(world.client, what, progress=world.progress, check=world.check),
+        clocks_as_asked(world.client, world.probe, pin=world.pin_clocks, check=world.check) as probe,
+    ):
+        world = replace(world, probe=probe)
         bench = make_bench(world)
         arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
@@ -126,16 +130,6 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         order = [reference, *(name for name in names if name != reference)]
         race = _certify(bench, world, order, arms, batch, screen, summaries, crashed)
         return replace(race, dropped={**race.dropped, **disturbed})
-
-
-@contextlib.contextmanager
-def _clocks(world: World) -> Iterator[World]:
-    """Yield the world as it is measured: where pinned clocks are asked for, with them, and a probe that says so."""
-    if not world.pin_clocks:
-        yield world
-        return
-    with pinned_clocks(world.client, check=world.check):
-        yield replace(world, probe=read_probe(world.client))
 
 
 def _unraced(built: Sequence[Built]) -> tuple[Certified, ...]:

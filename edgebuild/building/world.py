@@ -214,11 +214,14 @@ def open_world(
 
 
 def store_of(project: Project) -> Store:
-    """Open the project's store: where [store].url says, else in the project's own folder."""
+    """Open the project's store: where [store].url says, a folder seen from the project's, else in its own folder."""
+    from edgebuild.execution.remote import is_url
     from edgebuild.execution.store import Store
 
     quota = project.store.quota_gb
-    where = project.store.url or str(project.folder / HOME / "store")
+    where: str | Path = project.store.url or f"{HOME}/store"
+    if not is_url(where):
+        where = (project.folder / Path(where).expanduser()).resolve()
     return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
 
 
