@@ -124,6 +124,8 @@ def _carry_out(
         }
         if technique.needs(parameters).train and project.data.train is not None:
             inputs["train"] = materialise(world, "train")
+        if technique.needs(parameters).validation:
+            inputs["validation"] = prepared.validation
         model = world.run(step, inputs, label=f"recipe {name}: step {number}, {technique.kind}")
         notes += _notes(technique.kind, model)
     return _shipped(name, model, code, tuple(notes), prepared, world)

@@ -40,6 +40,9 @@ NORM_BATCH = 64
 #: Frames that a rebuilt model is compared on.
 PROBE_FRAMES = 8
 
+#: The data that a step may be given.
+DATA = ("train", "calibration", "validation")
+
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]
 
 
@@ -71,7 +74,7 @@ class Compression:
         from edgebuild.models.host_session import constant_array
 
         module, model = stored.load_model(inputs["model"], step.code)
-        data = {name: Dataset.open(inputs[name]) for name in ("train", "calibration") if name in inputs}
+        data = {name: Dataset.open(inputs[name]) for name in DATA if name in inputs}
         first = next(iter(data.values()), None)
         if first is None:
             raise DataError(f"{step.kind} has neither calibration nor training data.")
@@ -122,6 +125,10 @@ class Compression:
             if name in self.data:
                 return self.data[name]
         raise DataError(f"{self.step.kind} has no data.")
+
+    def validation(self) -> Dataset:
+        """Return the data to choose between models by; the calibration data where there are none."""
+        return self.data["validation"] if "validation" in self.data else self.dataset(train=False)
 
     def loader(self) -> Any:
         """Return what the user's own ``[training].loader`` gives; None without: then ``dataset`` is trained on."""

@@ -17,6 +17,8 @@ from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from edgebuild.techniques.compression import Compression
     from edgebuild.training.batches import ArrayLoader
     from edgebuild.training.losses import Match, Teacher
@@ -126,17 +128,31 @@ class Distil(TorchStep):
         """See ``TorchStep``."""
         p: DistilParameters = self.parameters
         _place_student(work, p)
-        plan, own = p.plan(), user_loader(work, p)
-        arrays = None if own is not None else array_loader(work, p, views=p.views)
-        loader = own if arrays is None else arrays
-        if p.blocks:
-            _teach_blocks(work, p, loader)
-        teacher = _teacher(work, p, plan, arrays)
-        report = _teach(work, p, plan, loader, _loss(work, p, teacher, loader))
+        report = teach(work, work.module, p)
         if not p.student:
             work.say("all layers", "as before", "trained further")
         went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"
         return f"{report.steps} steps of distillation; the loss went {went}"
+
+
+def teach(
+    work: Compression, module: nn.Module, p: DistilParameters, *, name: str = "distil", title: str = "Distilling"
+) -> TrainReport:
+    """Train a module, ``work``'s own or another with the same outputs, on what its teacher answers.
+
+    ``name`` keeps its checkpoint apart from those of other parts of a technique's work; the teacher's answers are
+    shared between parts that see the same samples.
+    """
+    plan, own = p.plan(), user_loader(work, p)
+    arrays = None if own is not None else array_loader(work, p, views=p.views)
+    loader = own if arrays is None else arrays
+    if p.blocks:
+        _teach_blocks(work, module, p, loader, f"{name}-blocks")
+    teacher = _teacher(work, p, plan, arrays)
+    loss = _loss(work, p, teacher, loader)
+    if not p.hint:
+        return learn(work, module, plan, loader, loss, name=name, title=title)
+    return _teach_with_hint(work, module, p, plan, loader, loss, name=name, title=title)
 
 
 def _place_student(work: Compression, p: DistilParameters) -> None:
@@ -250,29 +266,37 @@ def _deviation(teacher: Teacher, loader: Any, output: int, work: Compression) ->
     return torch.cat([teacher(batch)[output] for batch in batches]).std(dim=0, correction=0)
 
 
-def _teach_blocks(work: Compression, p: DistilParameters, loader: Any) -> None:
+def _teach_blocks(work: Compression, module: nn.Module, p: DistilParameters, loader: Any, name: str) -> None:
     from edgebuild.training.losses import matched_pairs
     from edgebuild.training.pairs import Blockwise
 
-    pairs = Blockwise(work.module, work.teacher(), [(name, name) for name in p.blocks])
+    pairs = Blockwise(module, work.teacher(), [(block, block) for block in p.blocks])
     try:
         plan = p.plan(epochs=p.block_epochs, steps=None)
-        report = learn(work, pairs, plan, loader, matched_pairs, name="blocks", title="Teaching blocks")
+        report = learn(work, pairs, plan, loader, matched_pairs, name=name, title="Teaching blocks")
     finally:
         pairs.close()
     work.notes.append(f"Block by block the loss went from {report.losses[0]:.4g} to {report.losses[-1]:.4g}.")
 
 
-def _teach(work: Compression, p: DistilParameters, plan: TrainingPlan, loader: Any, loss: Any) -> TrainReport:
+def _teach_with_hint(
+    work: Compression,
+    module: nn.Module,
+    p: DistilParameters,
+    plan: TrainingPlan,
+    loader: Any,
+    loss: Loss,
+    *,
+    name: str,
+    title: str,
+) -> TrainReport:
     from edgebuild.training.batches import Batch
     from edgebuild.training.losses import Sum, linear
     from edgebuild.training.pairs import Hint
 
-    if not p.hint:
-        return learn(work, work.module, plan, loader, loss, name="distil", title="Distilling")
-    hint = Hint(work.module, p.hint[0], work.teacher(), p.hint[1], Batch(inputs=work.examples))
+    hint = Hint(module, p.hint[0], work.teacher(), p.hint[1], Batch(inputs=work.examples))
     try:
         both: Loss = Sum([(1.0, loss), (linear(p.hint_weight, 0.0), hint)])
-        return learn(work, work.module, plan, loader, both, name="distil", title="Distilling")
+        return learn(work, module, plan, loader, both, name=name, title=title)
     finally:
         hint.close()

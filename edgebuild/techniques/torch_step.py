@@ -5,7 +5,8 @@ what it needs (``needs``), what it changes and after what it may not come (``cha
 work in ``compress``. Loading, checking and storing are done here, the same for all:
 
 * in: ``model``, a folder with a stored model (``edgebuild.models.stored``); ``teacher``, the original in the same form;
-  ``calibration`` and, where it is needed and given, ``train``: data folders (``edgebuild.models.dataset``);
+  ``calibration`` and, where they are needed and given, ``train`` and ``validation``: data folders
+  (``edgebuild.models.dataset``);
 * out: a folder with a stored model, and ``technique.json``: what was done to each layer and why, or why not.
 
 Ensured afterwards, or ``ModelError``: rebuilt from the folder alone the model gives the same outputs bit by bit;
@@ -44,12 +45,13 @@ class Parameters(Table):
 class Needs(Value):
     """What a step needs, known from its parameters alone and checked while planning.
 
-    ``features`` are features of a profile, such as ``"2:4"``. ``modules`` are distributions that must be installed.
-    ``references`` are functions of the user's that it calls.
+    ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
+    ``modules`` are distributions that must be installed. ``references`` are functions of the user's that it calls.
     """
 
     train: bool = False
     labels: bool = False
+    validation: bool = False
     features: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
