@@ -230,6 +230,11 @@ def _arm(path: Path, request: BenchRequest, ground: _Ground) -> Arm:
             f"{path} is neither an .onnx file, nor an OpenVINO .xml, nor a folder with an artifact.json.",
             hint="Name one of these; a finished build's lies in .edgebuild/builds/…/artifact.",
         )
+    if artifact.stages:
+        raise UsageError(
+            f"{path} may end early: what it takes depends on its inputs, and a bench feeds random ones.",
+            hint="A build measures it on validation data, in their natural mix.",
+        )
     if request.threads is not None:
         settings = dict(artifact.settings) | {"threads": request.threads}
         artifact = artifact.with_settings(tuple(settings.items()))

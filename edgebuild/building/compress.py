@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.exits import cut_exits
 from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.errors import EnvironmentGap, ModelError, StoreError
-from edgebuild.models.stored import UserCode
+from edgebuild.models.exits import heads_of, with_exits
+from edgebuild.models.stored import UserCode, read_model
 from edgebuild.models.stored_steps import ExportStored, StoreOriginal
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.compression_table import compression_techniques
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none."""
+    """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none.
+
+    ``chain`` holds it cut into stages where it has early exits.
+    """
 
     frozen: StepResult | None = None
     contract: Contract | None = None
+    chain: StepResult | None = None
     failure: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -171,12 +177,16 @@ def _notes(kind: str, result: StepResult) -> list[str]:
 def _shipped(
     name: str, model: StepResult, code: UserCode, notes: tuple[str, ...], prepared: Prepared, world: World
 ) -> Compressed:
-    step = ExportStored(
-        code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=prepared.given
-    )
+    edits = read_model(model.path).edits
+    given = with_exits(prepared.given, edits)
+    step = ExportStored(code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=given)
     exported = world.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
     # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
     frozen, contract = freeze_model(
-        world, prepared.given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
+        world, given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
     )
-    return Compressed(frozen=frozen, contract=contract, notes=notes)
+    heads = heads_of(edits)
+    if not heads:
+        return Compressed(frozen=frozen, contract=contract, notes=notes)
+    chain = cut_exits(world, heads, frozen, contract, prepared, label=f"recipe {name}: exits")
+    return Compressed(frozen=frozen, contract=contract, chain=chain, notes=notes)

@@ -155,9 +155,10 @@ class ReplaceModule(Value):
 class AddHead(Value):
     """Add an early exit behind a module: the model then returns the outputs of all heads in order, then its own.
 
-    The head takes the module's output with ``features`` channels, averages over all axes behind them, and ends in
-    ``outputs`` numbers, through one ReLU layer of ``hidden`` units where that isn't 0. Its layers are ``@NAME.hidden``
-    and ``@NAME.out``.
+    The head takes the module's output with ``features`` channels, averages over all axes behind them (of images
+    over ``grid`` by ``grid`` cells), and ends in ``outputs`` numbers, through one ReLU layer of ``hidden`` units where
+    that isn't 0. Its layers are ``@NAME.hidden`` and ``@NAME.out``. How sure it is, is told by ``confidence``: the
+    probability of its likeliest class, or the entropy of all (its negative).
     """
 
     kind: Literal["add-head"] = "add-head"
@@ -166,6 +167,8 @@ class AddHead(Value):
     features: Size
     outputs: Size
     hidden: Annotated[int, Field(ge=0, le=MOST)] = 0
+    grid: Annotated[int, Field(ge=1, le=64)] = 1
+    confidence: Literal["max-probability", "entropy"] = "max-probability"
 
 
 class Grid(Value):

@@ -187,7 +187,7 @@ def _add_head(model: nn.Module, edit: edits.AddHead) -> nn.Module:
         raise refuse(f"@{edit.name}", "the model has a head of that name")
     if edit.after.startswith("@"):
         raise refuse(edit.after, "a head can't stand behind another one")
-    head = Head(edit.features, edit.outputs, edit.hidden)
+    head = Head(edit.features, edit.outputs, edit.hidden, edit.grid)
     like = next(model.parameters(), None)
     if like is not None and like.is_floating_point():
         head.to(device=like.device, dtype=like.dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
-from edgebuild.planning.recipes import Recipe, profile_refusal, recipe_refusal
+from edgebuild.planning.recipes import Recipe, precision_refusal, profile_refusal, recipe_refusal
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -130,11 +130,13 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
             if reason is not None:
                 refused.append(Refusal(what=f"recipe {recipe.name} on {profile.name}", reason=reason))
                 continue
-            candidates.extend(
-                _candidate(profile, precision, inputs, baseline=False, recipe=recipe.name)
-                for precision in profile.precisions
-                if _precision_refusal(profile, precision, inputs) is None
-            )
+            for precision in profile.precisions:
+                reason = precision_refusal(recipe, precision)
+                if reason is not None:
+                    what = f"recipe {recipe.name} on {profile.name}/{precision.label}"
+                    refused.append(Refusal(what=what, reason=reason))
+                elif _precision_refusal(profile, precision, inputs) is None:
+                    candidates.append(_candidate(profile, precision, inputs, baseline=False, recipe=recipe.name))
     return candidates, refused
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.errors import DataError, EdgebuildError, ModelError
 from edgebuild.models import stored
+from edgebuild.models.exits import with_exits
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
@@ -268,7 +268,7 @@ class Compression:
     def _require_onnx(self, module: nn.Module) -> None:
         dataset = self.dataset(train=False)
         path = self.ctx.scratch / "parity.onnx"
-        contract = with_heads(self.step.contract, module)
+        contract = with_exits(self.step.contract, (*self.stored.edits, *self.edits))
         export_checked(module, self.step.specs, contract, dataset, path, self.ctx.check, quick=True)
 
     def report(self, summary: str) -> TechniqueReport:
@@ -284,14 +284,6 @@ class Compression:
             layers=tuple(self.said),
             notes=tuple(self.notes),
         )
-
-
-def with_heads(contract: Contract, module: nn.Module) -> Contract:
-    """Return a contract with the outputs of a model's heads before its own, called ``exit_NAME``."""
-    if not isinstance(module, WithHeads):
-        return contract
-    heads = tuple(TensorSpec(name=f"exit_{name}", shape=(BATCH_AXIS,), dtype="float32") for name in module.heads)
-    return contract.model_copy(update={"outputs": (*heads, *contract.outputs)})
 
 
 def _shapes(found: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> str:

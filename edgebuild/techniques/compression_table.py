@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EnvironmentGap
 from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.substitute import Substitute
@@ -22,6 +23,7 @@ GROUP = "edgebuild.recipe_steps"
 
 TABLE: Mapping[str, type[TorchStep]] = {
     "distil": Distil,
+    "exit-early": ExitEarly,
     "factorise": Factorise,
     "prune-structured": PruneStructured,
     "substitute": Substitute,

@@ -31,6 +31,7 @@ CLASSES = 5
 #: Parameters with which each technique has something to do on nets as small as these.
 SMALL: dict[str, dict[str, Any]] = {
     "distil": {"epochs": 1},
+    "exit-early": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
     "substitute": {"epochs": 1, "block_epochs": 1},
