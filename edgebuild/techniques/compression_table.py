@@ -13,6 +13,7 @@ from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.prune_unstructured import PruneUnstructured
+from edgebuild.techniques.share_weights import ShareWeights
 from edgebuild.techniques.torch_step import Parameters, TorchStep
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ TABLE: Mapping[str, type[TorchStep]] = {
     "factorise": Factorise,
     "prune-structured": PruneStructured,
     "prune-unstructured": PruneUnstructured,
+    "share-weights": ShareWeights,
 }
 
 

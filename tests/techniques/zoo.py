@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
     "prune-unstructured": {"epochs": 1},
+    "share-weights": {"epochs": 1, "bits": 3, "conv_bits": 4},
 }
 
 
