@@ -55,7 +55,7 @@ def plain_tensors(module: nn.Module) -> dict[str, NDArray[Any]]:
             continue
         own = dict(inside.named_parameters(recurse=False)) | dict(inside.named_buffers(recurse=False))
         if parametrize.is_parametrized(inside):
-            own |= {each: getattr(inside, each) for each in inside.parametrizations}  # type: ignore[union-attr]
+            own |= {each: getattr(inside, each) for each in inside.parametrizations}
         found |= {f"{name}.{each}".lstrip("."): value for each, value in own.items()}
     return {name: value.detach().cpu().numpy() for name, value in found.items()}
 
