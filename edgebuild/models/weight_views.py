@@ -164,6 +164,9 @@ def _on_output(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
 
 
 def _parameter(layer: nn.Module, name: str, where: str) -> torch.Tensor:
+    if isinstance(layer, nn.RNNBase):
+        # It reads its weights from a list of its own, past any view of them.
+        raise refuse(where, f"a {type(layer).__name__} computes with its plain weights only")
     value = getattr(layer, name, None)
     if not isinstance(value, torch.Tensor):
         raise refuse(where, f"it has no parameter {name!r}")

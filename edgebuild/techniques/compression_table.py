@@ -13,6 +13,8 @@ from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.prune_unstructured import PruneUnstructured
+from edgebuild.techniques.share_weights import ShareWeights
 from edgebuild.techniques.substitute import Substitute
 from edgebuild.techniques.torch_step import Parameters, TorchStep
 
@@ -26,6 +28,8 @@ TABLE: Mapping[str, type[TorchStep]] = {
     "exit-early": ExitEarly,
     "factorise": Factorise,
     "prune-structured": PruneStructured,
+    "prune-unstructured": PruneUnstructured,
+    "share-weights": ShareWeights,
     "substitute": Substitute,
 }
 

@@ -34,6 +34,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "exit-early": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
+    "prune-unstructured": {"epochs": 1},
+    "share-weights": {"epochs": 1, "bits": 3, "conv_bits": 4},
     "substitute": {"epochs": 1, "block_epochs": 1},
 }
 #: Where a technique needs others: depthwise layers can't be made depthwise, but another model can take their place.
