@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.building.places import entry_of
 from edgebuild.building.reach import connect
-from edgebuild.building.world import cache_home, configuration_of
+from edgebuild.building.world import cache_home, configuration_of, kernels_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
@@ -148,7 +148,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     table = backends()
     files = {name: backend.device_file for name, backend in table.items()}
     here = RunnerClient(LocalDevice(home / "device"), files)
-    isa = read_probe(here).get("isa", "")
+    isa = kernels_of(read_probe(here))
     with contextlib.ExitStack() as stack:
         client, pin = here, False
         if request.device is not None:

@@ -43,6 +43,7 @@ CONFIGURATION_WHERE_KNOWN = (
     "gpu_architecture",
     "gpu_clocks",
     "jetpack",
+    "kernel_switches",
     "l4t",
 )
 
@@ -144,6 +145,12 @@ def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
     return tuple(Fact(name=name, value=probe[name]) for name in names)
 
 
+def kernels_of(probe: Mapping[str, str]) -> str:
+    """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
+    isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
+    return isa if switches == UNKNOWN else f"{isa} {switches}"
+
+
 def _input_problems(project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
     given = {spec.name: spec for spec in project.inputs}
     found = {spec.name: spec for spec in inputs}
@@ -194,7 +201,7 @@ def open_world(
             progress=progress,
             check=check,
             seed=project.build.seed,
-            isa=probe.get("isa", ""),
+            isa=kernels_of(probe),
             device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
             project=project.name,
         )
