@@ -149,13 +149,12 @@ def test_an_operator_of_a_library_that_nobody_named(project: Path) -> None:
 def test_a_file_that_is_no_model(content: bytes | None, project: Path) -> None:
     path = project / "model.onnx"
     path.write_bytes(content if content is not None else path.read_bytes()[:500])
-    with pytest.raises(Exception, match=r".") as parsing:  # protobuf has its own words
-        onnx.load_model_from_string(path.read_bytes())
     refused(
         project,
         "build",
         code=2,
-        message=f"{path} can't be read as ONNX: {parsing.value}",
+        message=f"{path} can't be read as ONNX: "
+        "Error parsing message with type 'onnx.ModelProto': Wire format was corrupt",
         hint="Is it complete, and an .onnx file?",
     )
 
