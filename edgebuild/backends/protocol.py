@@ -11,10 +11,9 @@ the runtime + the numpy that it brings, and imports nothing of edgebuild (it tra
   artifact.json.
 - ``layers(artifact, folder, settings, inputs)``: a list of {name, op, precision, time_us}, read back from the runtime;
   ``inputs`` maps every input's name to an array.
-- optionally ``class Flight(artifact, folder, settings)``: a session that keeps ``requests`` calls in flight.
-  ``flood(feeds, stop, ended)`` runs the feeds in rotation until ``stop()`` is true and all is over, and calls
-  ``ended(start)`` after each call with the ``perf_counter_ns`` at which it began, from any thread; input and output
-  copies are part of a call. Without it throughput is measured one request at a time, and the record says so.
+- optionally ``class Flight(artifact, folder, settings)``: a session that answers several calls at once. ``callers``
+  holds a ``run(inputs) -> outputs`` for each request in flight; each is called from a thread of its own, and must let
+  the others run meanwhile. Without it throughput is measured one request at a time, and the record says so.
 - optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there. One
   that takes ``tell`` too is given ``tell(phase, done, total)`` to say how far it is.
 - optionally ``facts() -> dict``: what the runtime says of the device beside its version, for the probe.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import tempfile
-import threading
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Dict, List, Optional
 
     Fields = Dict[str, Any]
 
@@ -77,29 +74,8 @@ class Flight(Session):
     def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
         super().__init__(artifact, folder, settings)
         cores = len(os.sched_getaffinity(0))
-        self.requests = int(settings.get("requests", 0)) or max(1, cores // (int(settings.get("threads", 0)) or cores))
-
-    def flood(self, feeds: List[Fields], stop: Callable[[], bool], ended: Callable[[int], None]) -> None:
-        """Keep all requests in flight until ``stop()``; call ``ended(its start)`` after each."""
-        turns, failures = itertools.count(), []  # type: ignore[var-annotated]
-
-        def work() -> None:
-            try:
-                while not stop() and not failures:
-                    feed = feeds[next(turns) % len(feeds)]
-                    start = time.perf_counter_ns()
-                    self.run(feed)
-                    ended(start)
-            except Exception as error:  # noqa: BLE001  told by the thread that waits
-                failures.append(error)
-
-        threads = [threading.Thread(target=work) for _ in range(self.requests)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
+        requests = int(settings.get("requests", 0)) or max(1, cores // (int(settings.get("threads", 0)) or cores))
+        self.callers = [self.run] * requests
 
 
 def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:

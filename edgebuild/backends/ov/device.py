@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Dict, List, Optional
 
     Fields = Dict[str, Any]
 
@@ -48,28 +46,22 @@ def load_runtime() -> None:
     import openvino  # noqa: F401
 
 
-class Session:
-    """One compiled model and one infer request.
+class Request:
+    """One infer request of a compiled model.
 
     Static models copy into and out of the request's own tensors, as a C++ application does; handing numpy arrays to
     the Python binding costs tens of microseconds per call, which a small model would be blamed for.
     """
 
-    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        self._compiled = _compile(artifact, folder, settings, profile=False)
-        names = _contract_names(artifact)
-        self.input_names = [_name(port, names) for port in self._compiled.inputs]
-        outputs = [
-            name for port in self._compiled.outputs for name in sorted(port.names & names) or [_name(port, names)]
-        ]
-        self.output_names = outputs
-        self._places = [_place(self._compiled.outputs, name) for name in outputs]
-        self._request = self._compiled.create_infer_request()
-        ports = list(self._compiled.inputs) + list(self._compiled.outputs)
+    def __init__(self, compiled: Any, names: List[str], places: List[int]) -> None:
+        self._names = names
+        self._places = places
+        self._request = compiled.create_infer_request()
+        ports = list(compiled.inputs) + list(compiled.outputs)
         if all(port.partial_shape.is_static for port in ports):
-            self._inputs = list(zip(self.input_names, [tensor.data for tensor in self._request.input_tensors]))
+            self._inputs = list(zip(names, [tensor.data for tensor in self._request.input_tensors]))
             tensors = self._request.output_tensors
-            self._outputs = [tensors[place].data for place in self._places]
+            self._outputs = [tensors[place].data for place in places]
             self.run = self._static
         else:
             self.run = self._dynamic
@@ -83,47 +75,59 @@ class Session:
 
     def _dynamic(self, inputs: Fields) -> List[Any]:
         """Run once, the runtime finding out about shapes."""
-        feeds = {index: inputs[name] for index, name in enumerate(self.input_names)}
+        feeds = {index: inputs[name] for index, name in enumerate(self._names)}
         found = self._request.infer(feeds, share_inputs=False, share_outputs=False)
         return [found[place] for place in self._places]
 
     def close(self) -> None:
-        """Free the model; views go before what they look into."""
+        """Free the request; views go before what they look into."""
         self._inputs = self._outputs = []
-        del self._request, self._compiled
+        del self.run, self._request
 
 
-class Flight(Session):
-    """One compiled model with a queue of requests; as many as the plugin calls its optimum where nothing is said."""
+class Session:
+    """One compiled model and one infer request."""
 
     def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        super().__init__(artifact, folder, settings)
-        import openvino
+        self._compiled = _compile(artifact, folder, settings, profile=False)
+        names = _contract_names(artifact)
+        self.input_names = [_name(port, names) for port in self._compiled.inputs]
+        outputs = [
+            name for port in self._compiled.outputs for name in sorted(port.names & names) or [_name(port, names)]
+        ]
+        self.output_names = outputs
+        self._places = [_place(self._compiled.outputs, name) for name in outputs]
+        self._requests = [self._one()]
+        self.run = self._requests[0].run
 
-        self._queue = openvino.AsyncInferQueue(self._compiled, int(settings.get("requests", 0)))
-        self.requests = len(self._queue)
-
-    def flood(self, feeds: List[Fields], stop: Callable[[], bool], ended: Callable[[int], None]) -> None:
-        """Keep all requests in flight until ``stop()``; call ``ended(its start)`` after each."""
-        queue, places = self._queue, self._places
-
-        def over(request: Any, start: int) -> None:
-            tensors = request.output_tensors
-            _ = [tensors[place].data.copy() for place in places]
-            ended(start)
-
-        queue.set_callback(over)
-        by_place = [{index: feed[name] for index, name in enumerate(self.input_names)} for feed in feeds]
-        for feed in itertools.cycle(by_place):
-            queue.get_idle_request_id()  # waits until there is one
-            if stop():
-                break
-            queue.start_async(feed, userdata=time.perf_counter_ns(), share_inputs=False)
-        queue.wait_all()
+    def _one(self) -> Request:
+        return Request(self._compiled, self.input_names, self._places)
 
     def close(self) -> None:
         """Free the model."""
-        del self._queue
+        for request in self._requests:
+            request.close()
+        self._requests = []
+        del self.run, self._compiled
+
+
+class Flight(Session):
+    """One compiled model with several requests; as many as the plugin calls its optimum where nothing is said.
+
+    Each is waited for by a thread of the runner. OpenVINO's own queue calls back from its threads, which then need
+    Python's lock: freeing the model right after the last call ended in a deadlock (2026.4.1).
+    """
+
+    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
+        super().__init__(artifact, folder, settings)
+        optimum = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        wanted = int(settings.get("requests", 0)) or int(optimum)
+        self._requests += [self._one() for _ in range(wanted - 1)]
+        self.callers = [request.run for request in self._requests]
+
+    def close(self) -> None:
+        """Free the model."""
+        self.callers = []
         super().close()
 
 

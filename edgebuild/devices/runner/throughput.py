@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import time
 from array import array
 from itertools import count
@@ -49,9 +50,9 @@ class FlightBench(measure.Bench):
 
     def __init__(self, session: Any, loop: Loop, feeds: list[Fields], firsts: list[bool], capacity: int) -> None:
         super().__init__(loop, feeds, firsts, capacity)
-        self._flood = getattr(session, "flood", self._one_by_one)
-        self._concurrent = hasattr(session, "flood")
-        self._requests = int(session.requests) if self._concurrent else 1
+        self._callers = list(getattr(session, "callers", ()))
+        self._concurrent = bool(self._callers)
+        self._requests = max(1, len(self._callers))
         self._starts = array("q", bytes(8 * capacity))
         self._ends = array("q", bytes(8 * capacity))
 
@@ -74,7 +75,7 @@ class FlightBench(measure.Bench):
                 starts[slot], ends[slot] = start - begin, now - begin
                 done[0] = slot + 1
 
-        self._flood(self._feeds, stop, ended)
+        (self._side_by_side if self._concurrent else self._one_by_one)(self._feeds, stop, ended)
         total = min(next(slots), most)
         for index in range(total):
             self._samples[index] = ends[index] - starts[index]
@@ -98,6 +99,28 @@ class FlightBench(measure.Bench):
             "concurrent": self._concurrent,
             "per_s": rate(self._ends[:count], self._requests),
         }
+
+    def _side_by_side(self, feeds: list[Fields], stop: Any, ended: Any) -> None:
+        """One thread for each request; the first that fails ends all."""
+        turns, failures = count(), []  # type: ignore[var-annotated]
+
+        def work(call: Any) -> None:
+            try:
+                while not stop() and not failures:
+                    feed = feeds[next(turns) % len(feeds)]
+                    start = time.perf_counter_ns()
+                    call(feed)
+                    ended(start)
+            except Exception as error:  # noqa: BLE001  told by the thread that waits
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(call,)) for call in self._callers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
 
     def _one_by_one(self, feeds: list[Fields], stop: Any, ended: Any) -> None:
         clock, call, reset, firsts, size = time.perf_counter_ns, self._call, self._reset, self._firsts, len(feeds)
