@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "distil": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
+    "qat": {"steps": 4},
 }
 
 
