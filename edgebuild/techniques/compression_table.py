@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EnvironmentGap
+from edgebuild.techniques.apprentice import Apprentice
+from edgebuild.techniques.binary_weights import BinaryWeights
 from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 GROUP = "edgebuild.recipe_steps"
 
 TABLE: Mapping[str, type[TorchStep]] = {
+    "apprentice": Apprentice,
+    "binary-weights": BinaryWeights,
     "distil": Distil,
     "factorise": Factorise,
     "prune-structured": PruneStructured,

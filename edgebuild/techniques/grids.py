@@ -169,3 +169,29 @@ def answers(work: Compression, temperature: float) -> tuple[Teacher, list[Match 
 
     matches = [soft if is_row_of_classes(work, i) else losses.l2 for i in range(len(work.shapes_before))]
     return LiveTeacher(work.teacher()), list(matches)
+
+
+def require_one_row_of_classes(work: Compression) -> None:
+    """Raise ``ModelError`` for a model that doesn't answer in one row of class logits, or data without labels."""
+    from edgebuild.techniques.distil import is_row_of_classes
+
+    labelled = work.dataset(train=True).labelled or bool(work.step.loader)
+    if len(work.shapes_before) != 1 or not is_row_of_classes(work, 0) or not labelled:
+        shapes = ", ".join(str(list(shape)) for shape, _ in work.shapes_before)
+        what = f"the model's outputs have the shape {shapes}" if labelled else "the data have no labels"
+        raise ModelError(
+            f"{work.step.kind} compares one row of class logits with labels and with the teacher's: {what}.",
+            hint="Take qat, which learns from any outputs and needs no labels.",
+        )
+
+
+def packed_size(work: Compression) -> str:
+    """Return a sentence on how large the model is on disk, from a file that was really written."""
+    from edgebuild.models import stored
+
+    folder = work.ctx.scratch / "packed"
+    folder.mkdir(exist_ok=True)
+    stored.write_model(work.module, work.stored, folder)
+    size = (folder / stored.WEIGHTS_FILE).stat().st_size
+    plain = sum(value.numel() * value.element_size() for value in work.module.state_dict().values())
+    return f"The stored model's weights take {size:,} bytes on disk; unpacked they would take {plain:,}."
