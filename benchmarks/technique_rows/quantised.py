@@ -213,7 +213,8 @@ def hits(folder: Path, test: Split) -> npt.NDArray[np.bool_]:
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     images, labels = test
     answers = [session.run(["logits"], {"image": image[None]})[0].argmax() for image in images]
-    return np.equal(np.asarray(answers), labels)
+    right: npt.NDArray[np.bool_] = np.asarray(answers) == labels
+    return right
 
 
 def accuracy(right: npt.NDArray[np.bool_]) -> float:
