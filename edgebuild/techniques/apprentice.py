@@ -91,7 +91,7 @@ class Apprentice(TorchStep):
         )
         work.notes.append(grids.packed_size(work))
         how = f"{placed} layers with {p.bits}-bit weights, scheme {p.scheme}, {report.steps} steps"
-        return f"{how}; the loss went from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"
+        return f"{how}; {grids.told(report)}"
 
     def _place(self, work: Compression) -> int:
         """Put the layers on their grids; return how many have low precision."""

@@ -92,8 +92,7 @@ class BinaryWeights(TorchStep):
             "faster for it."
         )
         work.notes.append(grids.packed_size(work))
-        went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"
-        return f"{len(placed)} layers with one bit a weight, {report.steps} steps; the loss went {went}"
+        return f"{len(placed)} layers with one bit a weight, {report.steps} steps; {grids.told(report)}"
 
 
 def _clip(work: Compression, name: str) -> ClipWeights:

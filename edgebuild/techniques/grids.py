@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from edgebuild.techniques.compression import Compression
     from edgebuild.training.losses import Match, Teacher
+    from edgebuild.training.plan import TrainReport
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Samples that ranges are taken from, at most, and in batches of how many.
@@ -183,6 +184,14 @@ def require_one_row_of_classes(work: Compression) -> None:
             f"{work.step.kind} compares one row of class logits with labels and with the teacher's: {what}.",
             hint="Take qat, which learns from any outputs and needs no labels.",
         )
+
+
+def told(report: TrainReport) -> str:
+    """Return how the loss went; within one epoch only its mean is known."""
+    first, last = report.losses[0], report.losses[-1]
+    if len(report.losses) == 1:
+        return f"the loss was {first:.4g} on average"
+    return f"the loss went from {first:.4g} to {last:.4g}"
 
 
 def packed_size(work: Compression) -> str:

@@ -90,8 +90,7 @@ class Qat(TorchStep):
                 parameter.requires_grad_(True)
         keep_up(work.module)
         work.notes.append("Our quantiser deploys what was trained as it is; others calibrate it anew.")
-        went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"
-        return f"{len(placed)} layers trained on {weight.bits}-bit grids for {report.steps} steps; the loss went {went}"
+        return f"{len(placed)} layers trained on {weight.bits}-bit grids for {report.steps} steps; {grids.told(report)}"
 
 
 def _freeze_norms(module: nn.Module) -> list[nn.Parameter]:

@@ -124,3 +124,8 @@ def test_layers_that_stay_in_float_are_named(tmp_path: Path) -> None:
     assert left == {"stem.0": "it has fewer than 4 input channels, which int8 leaves in float"}
     with pytest.raises(ModelError, match=r"can put no layer .* on a grid \(.*to be skipped"):
         trained(tmp_path / "none", skip=["*"])
+
+
+def test_a_run_within_one_epoch_tells_its_mean_loss(tmp_path: Path) -> None:
+    out, _ = trained(tmp_path, steps=2)
+    assert "2 steps; the loss was " in read_report(out).summary
