@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.building.exits import cut_exits
 from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
+from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import EnvironmentGap, ModelError, StoreError
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.models.stored import UserCode, read_model
@@ -42,6 +43,14 @@ class Compressed:
     chain: StepResult | None = None
     failure: str | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wants:
+    """What a profile's kernels want of a model: see ``TorchStep``."""
+
+    channel_multiple: int = 1
+    int8: Int8Scheme | None = None
 
 
 #: Of the layers that a step left alone, a candidate's notes name so many.
@@ -97,7 +106,8 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
             world.check()
             steps = _typed(tables[name], techniques)
             try:
-                made[name, profile] = _carry_out(name, steps, multiples[profile], prepared, world)
+                wants = Wants(channel_multiple=multiples[profile], int8=int8_of(plan, profile))
+                made[name, profile] = _carry_out(name, steps, wants, prepared, world)
             except StoreError:
                 raise
             except (ModelError, EnvironmentGap) as error:
@@ -106,8 +116,21 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
     return made
 
 
+def int8_of(plan: Plan, profile: str) -> Int8Scheme | None:
+    """Return what all int8 schemes of a profile can hold, so that one training serves them all; None without any."""
+    schemes = [c.precision.scheme for c in plan.candidates if c.profile == profile and c.precision.scheme is not None]
+    if not schemes:
+        return None
+    return Int8Scheme(
+        activations="uint8",
+        symmetric_activations=any(scheme.symmetric_activations for scheme in schemes),
+        reduce_range=any(scheme.reduce_range for scheme in schemes),
+        float_below_channels=max(scheme.float_below_channels for scheme in schemes),
+    )
+
+
 def _carry_out(
-    name: str, steps: list[tuple[type[TorchStep], Any]], multiple: int, prepared: Prepared, world: World
+    name: str, steps: list[tuple[type[TorchStep], Any]], wants: Wants, prepared: Prepared, world: World
 ) -> Compressed:
     project = world.project
     if project.model.factory is None:
@@ -122,7 +145,7 @@ def _carry_out(
     model = original
     notes: list[str] = []
     for number, (technique, parameters) in enumerate(steps, start=1):
-        step = step_of(technique, parameters, code, multiple, prepared, world)
+        step = step_of(technique, parameters, code, wants, prepared, world)
         inputs: dict[str, StepResult | Path] = {
             "model": model,
             "teacher": original,
@@ -138,7 +161,7 @@ def _carry_out(
 
 
 def step_of(
-    technique: type[TorchStep], parameters: Any, code: UserCode, multiple: int, prepared: Prepared, world: World
+    technique: type[TorchStep], parameters: Any, code: UserCode, wants: Wants, prepared: Prepared, world: World
 ) -> TorchStep:
     """Return one step of a recipe; what its technique doesn't look at stays out of its key."""
     training = world.project.training
@@ -150,7 +173,8 @@ def step_of(
         code_digest=world.code_digest,
         specs=model_specs(world.project),
         contract=prepared.given,
-        channel_multiple=multiple if technique.uses_channels else 1,
+        channel_multiple=wants.channel_multiple if technique.uses_channels else 1,
+        int8=wants.int8 if technique.uses_int8 else None,
         loss=training.loss or "",
         loader=loader,
         data_version=training.data_version or "" if loader else "",

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EnvironmentGap
+from edgebuild.techniques.apprentice import Apprentice
+from edgebuild.techniques.binary_weights import BinaryWeights
 from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.prune_unstructured import PruneUnstructured
+from edgebuild.techniques.qat import Qat
 from edgebuild.techniques.share_weights import ShareWeights
 from edgebuild.techniques.substitute import Substitute
 from edgebuild.techniques.torch_step import Parameters, TorchStep
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 GROUP = "edgebuild.recipe_steps"
 
 TABLE: Mapping[str, type[TorchStep]] = {
+    "apprentice": Apprentice,
+    "binary-weights": BinaryWeights,
     "distil": Distil,
     "exit-early": ExitEarly,
     "factorise": Factorise,
@@ -31,6 +36,7 @@ TABLE: Mapping[str, type[TorchStep]] = {
     "prune-unstructured": PruneUnstructured,
     "share-weights": ShareWeights,
     "substitute": Substitute,
+    "qat": Qat,
 }
 
 

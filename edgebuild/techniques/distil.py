@@ -238,7 +238,7 @@ def _match(
     if kind == "none":
         return None
     if kind == "auto":
-        kind = "kl" if _is_row_of_classes(work, output) else "l2"
+        kind = "kl" if is_row_of_classes(work, output) else "l2"
     if kind == "kl":
         return lambda student, expected: losses.soft_targets(student, expected, p.temperature)
     if kind == "standardised-l2":
@@ -246,7 +246,8 @@ def _match(
     return losses.MATCHES[kind]
 
 
-def _is_row_of_classes(work: Compression, output: int) -> bool:
+def is_row_of_classes(work: Compression, output: int) -> bool:
+    """Whether an output is a row of class logits, as far as shapes and targets say."""
     shape, _ = work.shapes_before[output]
     target = work.dataset(train=True).target
     return len(shape) == 2 and shape[1] > 1 and (target is None or target.dtype.kind in "iub")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, TensorSpec
+    from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
     from edgebuild.core.values import Json
     from edgebuild.models.stored import UserCode
     from edgebuild.techniques.compression import Compression
@@ -89,7 +89,8 @@ class TorchStep:
     """The base of all techniques on torch models; see the module. Subclasses set the class variables.
 
     ``specs`` are the model's inputs in the order of ``forward``, with dynamic axes as names; ``contract`` is how it is
-    called. ``channel_multiple`` is the profile's, and 1 for techniques that don't look at it. ``loss`` names the user's
+    called. ``channel_multiple`` and ``int8`` are the profile's, and 1 and None for techniques that don't look at them
+    (``uses_channels``, ``uses_int8``), or where the profile has no int8. ``loss`` names the user's
     own loss, ``loader`` the user's own training loader, ``data_version`` what the user says its data are; ``uncached``
     is unique for every build where nobody says so.
     """
@@ -105,6 +106,7 @@ class TorchStep:
     changes: ClassVar[frozenset[Change]]
     not_after: ClassVar[Mapping[Change, str]] = {}
     uses_channels: ClassVar[bool] = False
+    uses_int8: ClassVar[bool] = False
 
     parameters: Any
     code: UserCode
@@ -112,6 +114,7 @@ class TorchStep:
     specs: tuple[TensorSpec, ...]
     contract: Contract
     channel_multiple: int = 1
+    int8: Int8Scheme | None = None
     loss: str = ""
     loader: str = ""
     data_version: str = ""

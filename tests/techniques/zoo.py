@@ -30,10 +30,13 @@ SERIES = TensorSpec(name="series", shape=("batch", 10, 6), dtype="float32")
 CLASSES = 5
 #: Parameters with which each technique has something to do on nets as small as these.
 SMALL: dict[str, dict[str, Any]] = {
+    "apprentice": {"epochs": 1},
+    "binary-weights": {"epochs": 1},
     "distil": {"epochs": 1},
     "exit-early": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
+    "qat": {"steps": 4},
     "prune-unstructured": {"epochs": 1},
     "share-weights": {"epochs": 1, "bits": 3, "conv_bits": 4},
     "substitute": {"epochs": 1, "block_epochs": 1},
