@@ -12,6 +12,7 @@ from edgebuild.errors import EnvironmentGap
 from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.resize import Resize
 from edgebuild.techniques.torch_step import Parameters, TorchStep
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ TABLE: Mapping[str, type[TorchStep]] = {
     "distil": Distil,
     "factorise": Factorise,
     "prune-structured": PruneStructured,
+    "resize": Resize,
 }
 
 
