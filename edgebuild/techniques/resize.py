@@ -35,8 +35,11 @@ class ResizeParameters(TrainingParameters):
         "the mean overlap (IoU) over classes where answers are maps; against the original's answers without labels.",
     )
     least: float = Field(default=0.25, gt=0, lt=1, description="Without `size`: the share of its side to stop at.")
-    multiple: int | None = Field(
-        default=None, ge=1, description="Without `size`: try multiples of this; a sixteenth of the side by default."
+    step: int | None = Field(
+        default=None,
+        ge=1,
+        description="Without `size`: how many pixels the sizes that are tried lie apart, counted from the images' own "
+        "side; by default a sixteenth of it, for maps on the steps of the net's strides.",
     )
     tune: Literal["none", "norms", "head", "all"] = Field(
         default="none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def chosen(work: Compression, p: ResizeParameters, image: Image, steps: int) -> 
     # For each fineness down from the largest size until one loses too much: the first miss ends it, so that no lucky
     # small size wins.
     for finer in range(p.finer + 1):
-        for side in _sides(image, p, steps):
+        for side in _sides(work, image, p, steps):
             work.ctx.check()
             try:
                 made = _at(work, image, _scaled(image, side), finer)
@@ -108,11 +109,19 @@ def chosen(work: Compression, p: ResizeParameters, image: Image, steps: int) -> 
     return best
 
 
-def _sides(image: Image, p: ResizeParameters, steps: int) -> list[int]:
-    """Return the sides to try, the largest first."""
+def _sides(work: Compression, image: Image, p: ResizeParameters, steps: int) -> list[int]:
+    """Return the sides to try, the largest first.
+
+    A map's places lie a stride apart and are counted from a corner: at another remainder of the side by the stride they
+    would all be moved by a part of it.
+    """
     own = min(image.size)
-    step = p.multiple or max(1, round(own / steps))
-    return [side for side in range(own - 1, 0, -1) if side % step == 0 and side >= p.least * own]
+    step = p.step or max(1, round(own / steps))
+    if p.step is None and any(len(shape) == 4 for shape, _ in work.shapes_before):
+        coarse = min((min(each.behind) for each in _kernels(work, work.module) if min(each.behind) > 1), default=own)
+        stride = max(1, round(own / coarse))
+        step = -(-step // stride) * stride
+    return list(range(own - step, max(0, math.ceil(p.least * own) - 1), -step))
 
 
 def _scaled(image: Image, side: int) -> tuple[int, int]:

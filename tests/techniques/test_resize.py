@@ -109,7 +109,7 @@ def resized(
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_smallest_size_that_loses_no_more_than_allowed_is_taken(tmp_path: Path, labelled: bool) -> None:
-    model, report = resized(tmp_path, labelled=labelled, multiple=4)
+    model, report = resized(tmp_path, labelled=labelled, step=4)
     (edit,) = model.edits
     assert isinstance(edit, ResizeInput)
     # Stripes of one pixel are gone where two become one.
@@ -120,8 +120,8 @@ def test_the_smallest_size_that_loses_no_more_than_allowed_is_taken(tmp_path: Pa
 
 
 def test_a_head_that_is_tuned_goes_further(tmp_path: Path) -> None:
-    before, _ = resized(tmp_path / "a", points=0.0, multiple=4)
-    after, _ = resized(tmp_path / "b", points=0.0, multiple=4, tune="head", epochs=60, learning_rate=0.5, batch_size=16)
+    before, _ = resized(tmp_path / "a", points=0.0, step=4)
+    after, _ = resized(tmp_path / "b", points=0.0, step=4, tune="head", epochs=60, learning_rate=0.5, batch_size=16)
     (one,), (other,) = before.edits, after.edits
     assert isinstance(one, ResizeInput)
     assert isinstance(other, ResizeInput)
@@ -153,6 +153,8 @@ def test_a_map_is_judged_by_its_overlap(tmp_path: Path) -> None:
     model, report = resized(tmp_path, SHAPES, points=15, finer=1)
     assert isinstance(model.edits[0], ResizeInput)
     assert any("1 strides out" in note for note in report.notes)
+    # The net's stride is 4: at other remainders every place of the map would be moved.
+    assert {int(note.split("x")[0]) % 4 for note in report.notes} == {0}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_what_can_not_be_resized_is_told(tmp_path: Path, animal: str, parameters
 
 def test_no_size_that_is_good_enough_is_a_refusal_that_says_how_close_it_came(tmp_path: Path) -> None:
     with pytest.raises(EdgebuildError, match=r"finds no smaller size .* loses 100\.00 points, 1 were allowed"):
-        resized(tmp_path, points=1, multiple=8)
+        resized(tmp_path, points=1, step=8)
 
 
 def test_what_it_needs_follows_from_what_adapts() -> None:
