@@ -192,7 +192,7 @@ def _finer(work: Compression, so_far: tuple[SetStride, ...]) -> tuple[SetStride,
         dilation = pair(each.layer.dilation)
         if number in strided and each.behind == coarse:
             found[each.name] = SetStride(module=each.name, stride=(1, 1), dilation=dilation)
-        elif number > strided[0] and each.before == coarse:
+        elif number > strided[0] and each.before == coarse and max(pair(each.layer.kernel_size)) > 1:
             wider = (dilation[0] * own[0], dilation[1] * own[1])
             found[each.name] = SetStride(module=each.name, stride=pair(each.layer.stride), dilation=wider)
     return tuple(found.values())
