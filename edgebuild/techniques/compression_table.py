@@ -17,6 +17,7 @@ from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.prune_unstructured import PruneUnstructured
 from edgebuild.techniques.qat import Qat
+from edgebuild.techniques.resize import Resize
 from edgebuild.techniques.share_weights import ShareWeights
 from edgebuild.techniques.substitute import Substitute
 from edgebuild.techniques.torch_step import Parameters, TorchStep
@@ -37,6 +38,7 @@ TABLE: Mapping[str, type[TorchStep]] = {
     "share-weights": ShareWeights,
     "substitute": Substitute,
     "qat": Qat,
+    "resize": Resize,
 }
 
 

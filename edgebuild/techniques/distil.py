@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.models.edits import ReplaceModule, ShallowNet, UserModule
+from edgebuild.techniques.class_biases import set_biases
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, task_loss, user_loader
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
@@ -83,6 +84,12 @@ class DistilParameters(TrainingParameters):
         default=None, ge=1, description="With `augment`: versions of each sample, so that kept answers don't grow."
     )
 
+    priors: tuple[tuple[int, float], ...] = Field(
+        default=(),
+        description="Classes that the student's data lack, each with the share of samples it has in the calibration "
+        "data, which hold all classes: one number is added to its bias, so that it is answered as often.",
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> DistilParameters:
         if len(self.hint) not in {0, 2}:
@@ -106,7 +113,7 @@ class Distil(TorchStep):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
@@ -129,6 +136,8 @@ class Distil(TorchStep):
         p: DistilParameters = self.parameters
         _place_student(work, p)
         report = teach(work, work.module, p)
+        if p.priors:
+            set_biases(work, dict(p.priors))
         if not p.student:
             work.say("all layers", "as before", "trained further")
         went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"

@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "exit-early": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
+    "resize": {"size": 4},
     "qat": {"steps": 4},
     "prune-unstructured": {"epochs": 1},
     "share-weights": {"epochs": 1, "bits": 3, "conv_bits": 4},
@@ -73,7 +74,7 @@ class Concat(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right, self.pool = _conv(3, 8), _conv(3, 16), nn.MaxPool2d(2)
+        self.left, self.right, self.pool = _conv(3, 8), _conv(3, 16), nn.AdaptiveMaxPool2d(4)
         self.join, self.head = nn.Conv2d(24, 16, 1), nn.Linear(16 * 16 + 16, CLASSES)
         self.side = nn.Linear(24, 16)
 
