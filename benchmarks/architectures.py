@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from evidence import write_results
 
-from edgebuild.building import candidates, prepare, race, world
+from edgebuild.building import candidates, prepare, race, raced, world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.steps import NoProgress
@@ -106,7 +106,7 @@ def _row(
         bench = race.make_bench(w)
         result = session.measure(bench, protocol, arms, title="Timing")
         memory = {arm.id: side.measure_memory(bench, result.folder, arm).peak_bytes for arm in arms}
-    summaries = {arm.id: race.summary_of(result, arm.id, 1) for arm in arms}
+    summaries = {arm.id: raced.summary_of(result, arm.id, 1) for arm in arms}
     comparison = session.compare_arms(result, "int8", "fp32")
     return {
         "net": name,

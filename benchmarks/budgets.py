@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "fashion-mnist"
         shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns(HOME, "__pycache__"))
-        build = ("build", "--project", str(folder), "--target", "this-machine", "--time", "9m")
+        build = ("build", "--project", str(folder), "--target", "this-machine", "--recipe", "none", "--time", "9m")
         built_s = edgebuild(*build)
         record = load_record(find_build(folder / HOME))
         count, launched_s = launches_s(folder / HOME)

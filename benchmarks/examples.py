@@ -32,7 +32,8 @@ def newest(name: str) -> BuildRecord:
     try:
         return load_record(find_build(folder / HOME))
     except UsageError:
-        subprocess.run([sys.executable, "-m", "edgebuild", "build", "--project", str(folder)], check=False)
+        build = ["build", "--project", str(folder), "--recipe", "none"]
+        subprocess.run([sys.executable, "-m", "edgebuild", *build], check=False)
         return load_record(find_build(folder / HOME))
 
 

@@ -75,7 +75,8 @@ def record_of(name: str, target: str, *, build: bool) -> BuildRecord | None:
         inventory.read_text() if inventory.is_file() else ""
     ):
         edgebuild("device", "add", f"emulated-{target}", "--target", target, "--emulator")
-    edgebuild("build", "-p", str(folder), "-t", target, *([] if target in EMULATED else ["--no-measure"]))
+    how = [] if target in EMULATED else ["--no-measure"]
+    edgebuild("build", "-p", str(folder), "-t", target, "--recipe", "none", *how)
     try:
         return load_record(find_build(folder / HOME, target=target))
     except UsageError:

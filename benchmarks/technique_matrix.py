@@ -33,7 +33,7 @@ def cell(technique: str, animal: str) -> Tried:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = zoo.write_inputs(zoo.ZOO[animal], folder)
-        step = zoo.step_of(TABLE[technique], zoo.ZOO[animal], **zoo.SMALL[technique])
+        step = zoo.step_of(TABLE[technique], zoo.ZOO[animal], **zoo.parameters_for(technique, animal))
         return run_step(step, inputs, folder / "out", folder / "scratch")
 
 

@@ -1,5 +1,6 @@
-"""``edgebuild --help`` answers without loading anything heavy, and shows every command. No time is asserted here:
-``benchmarks/startup.py`` measures it.
+"""``--help`` and ``--version`` answer without loading anything heavy; help shows every command.
+
+No time is asserted here: ``benchmarks/startup.py`` measures it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+
+from edgebuild import __version__
 
 HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "scipy", "torch", "torchmetrics"}
 #: Lighter ones, which only some commands need.
@@ -26,22 +29,34 @@ OPTIONS = {
 }
 
 
-def _edgebuild(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def _edgebuild(*arguments: str, python: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *python, "-m", "edgebuild", *arguments],
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         timeout=60,
-        check=True,
+        check=check,
     )
 
 
-def test_help_imports_nothing_heavy() -> None:
-    lines = _edgebuild("--help", python=("-X", "importtime")).stderr.splitlines()
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_needs_no_project_imports_nothing_heavy(option: str) -> None:
+    lines = _edgebuild(option, python=("-X", "importtime")).stderr.splitlines()
     imported = {line.rsplit("|", 1)[-1].strip() for line in lines if line.startswith("import time:")}
     assert "edgebuild.cli.app" in imported
     assert {name for name in imported if name.split(".")[0] in HEAVY | LATER} == set()
+
+
+def test_the_version_is_an_answer_of_its_own() -> None:
+    assert _edgebuild("--version").stdout == f"edgebuild {__version__}\n"
+
+
+@pytest.mark.parametrize("group", [(), ("store",), ("device",)])
+def test_without_a_command_the_help_is_shown_as_it_is(group: tuple[str, ...]) -> None:
+    answer = _edgebuild(*group, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr == _edgebuild(*group, "--help").stdout
 
 
 def test_help_shows_every_command_with_what_it_does() -> None:

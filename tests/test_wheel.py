@@ -70,8 +70,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(names: set[str]) 
 def test_what_is_sent_to_a_board_is_inside(names: set[str]) -> None:
     for module in ("__init__", "__main__", "measure", "evaluate", "feeding", "memory", "energy", "environment"):
         assert f"edgebuild/devices/runner/{module}.py" in names
-    for backend in ("ort", "ov"):
-        assert f"edgebuild/backends/{backend}/device.py" in names
+    for module in ("ort/device", "ov/device", "trt/device/__init__"):
+        assert f"edgebuild/backends/{module}.py" in names
 
 
 def test_targets_and_profiles_lie_in_the_package_only(names: set[str]) -> None:

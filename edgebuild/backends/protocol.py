@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Precision
+    from edgebuild.core.artifact import Contract, Precision, Stage
     from edgebuild.core.steps import Step
     from edgebuild.devices.client import RunnerClient
 
@@ -96,7 +96,10 @@ class Backend(Protocol):
         ...
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Return why this precision can't be built for a device with these facts (a flattened probe), or None."""
+        """Return why this precision can't be built for a device with these facts (a flattened probe), or None.
+
+        Asked while planning. A fact that is missing or "unknown" refuses nothing, but a runtime that is "unknown".
+        """
         ...
 
     def compile_step(
@@ -142,16 +145,29 @@ def check_settings(backend: Backend, settings: Settings) -> None:
 
 
 def write_artifact(
-    folder: Path, *, backend: str, entry: str, contract: Contract, precision: Precision, load: Settings = ()
+    folder: Path,
+    *,
+    backend: str,
+    entry: str,
+    contract: Contract,
+    precision: Precision,
+    load: Settings = (),
+    stages: tuple[Stage, ...] = (),
 ) -> Artifact:
     """Write ``artifact.json`` over the files that lie in ``folder`` and return it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "artifact.json")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "artifact.json")
     files = tuple(
         FileEntry(path=path.relative_to(folder).as_posix(), sha256=digest_file(path), size_bytes=path.stat().st_size)
         for path in paths
     )
     artifact = Artifact(
-        backend=backend, entry=entry, files=files, contract=contract, precision=precision, load=tuple(sorted(load))
+        backend=backend,
+        entry=entry,
+        files=files,
+        contract=contract,
+        precision=precision,
+        load=tuple(sorted(load)),
+        stages=stages,
     )
     (folder / "artifact.json").write_text(artifact.to_json() + "\n", encoding="utf-8")
     return artifact

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.building.places import entry_of
 from edgebuild.building.reach import connect
-from edgebuild.building.world import cache_home, configuration_of
+from edgebuild.building.world import cache_home, configuration_of, kernels_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
@@ -139,7 +139,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     """
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.hold import hold_device
+    from edgebuild.devices.hold import clocks_as_asked, hold_device
     from edgebuild.devices.local import LocalDevice
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.store import Store
@@ -148,16 +148,16 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     table = backends()
     files = {name: backend.device_file for name, backend in table.items()}
     here = RunnerClient(LocalDevice(home / "device"), files)
-    isa = read_probe(here).get("isa", "")
+    isa = kernels_of(read_probe(here))
     with contextlib.ExitStack() as stack:
-        client = here
+        client, pin = here, False
         if request.device is not None:
-            device = connect(entry_of(request.device))
+            entry = entry_of(request.device)
+            device, pin = connect(entry), entry.pin_clocks
             stack.callback(device.close)
             session.require_clock(device)
             client = RunnerClient(device, files)
-        probe = read_probe(client)
-        configuration = configuration_of(probe)
+        probe: Mapping[str, str] = read_probe(client)
         store = stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000))
         executor = Executor(
             store=store,
@@ -165,7 +165,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             check=check,
             seed=0,
             isa=isa,
-            device_configuration={fact.name: fact.value for fact in configuration},
+            device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
             project="bench",
         )
         cores = probe.get("cores", "")
@@ -175,12 +175,13 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
         if len({arm.id for arm in arms}) < len(arms):
             raise UsageError("--against names the very same model.", hint="Name another one.")
         stack.enter_context(hold_device(client, "edgebuild bench", progress=progress, check=check))
+        probe = stack.enter_context(clocks_as_asked(client, probe, pin=pin, check=check))
         bench = session.Bench(
             client=client,
             root=home / "measurements",
             progress=progress,
             check=check,
-            configuration=configuration,
+            configuration=configuration_of(probe),
             remeasure=True,
             anchor=anchor_arm(table, client, executor),
         )
@@ -228,6 +229,11 @@ def _arm(path: Path, request: BenchRequest, ground: _Ground) -> Arm:
         raise UsageError(
             f"{path} is neither an .onnx file, nor an OpenVINO .xml, nor a folder with an artifact.json.",
             hint="Name one of these; a finished build's lies in .edgebuild/builds/…/artifact.",
+        )
+    if artifact.stages:
+        raise UsageError(
+            f"{path} may end early: what it takes depends on its inputs, and a bench feeds random ones.",
+            hint="A build measures it on validation data, in their natural mix.",
         )
     if request.threads is not None:
         settings = dict(artifact.settings) | {"threads": request.threads}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.backends.protocol import read_notes
 from edgebuild.building import emulated
 from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
@@ -113,14 +114,16 @@ def _make(
         return Built(planned=planned, failure=made.failure if made else "the recipe made no model")
     model = _precision_step(planned, frozen, contract, prepared, world)
     backend = world.backends[planned.backend]
-    step = backend.compile_step(
-        precision=planned.precision,
-        contract=contract,
-        client=world.client if world.measured else None,
-        libraries=tuple(filter(None, (world.project.custom_ops_path,))),
+    more: dict[str, Any] = {
+        "client": world.client if world.measured else None,
+        "libraries": tuple(filter(None, (world.project.custom_ops_path,))),
         **({"accelerator": planned.accelerator} if planned.accelerator else {}),
-    )
-    compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
+    }
+    if made is not None and made.chain is not None:
+        compiled = compile_chain(world, backend, made.chain, planned.precision, planned.id, **more)
+    else:
+        step = backend.compile_step(precision=planned.precision, contract=contract, **more)
+        compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
@@ -129,6 +132,7 @@ def _make(
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     data, reference = validation
     outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)
+    notes = (*notes, *exit_notes(outputs.path))
     verdict, closeness = judge(world, planned.id, reference, outputs, data, "validation")
     checked = None
     if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.exits import cut_exits
 from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
+from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import EnvironmentGap, ModelError, StoreError
-from edgebuild.models.stored import UserCode
+from edgebuild.models.exits import heads_of, with_exits
+from edgebuild.models.stored import UserCode, read_model
 from edgebuild.models.stored_steps import ExportStored, StoreOriginal
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.compression_table import compression_techniques
@@ -30,12 +33,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none."""
+    """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none.
+
+    ``chain`` holds it cut into stages where it has early exits.
+    """
 
     frozen: StepResult | None = None
     contract: Contract | None = None
+    chain: StepResult | None = None
     failure: str | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wants:
+    """What a profile's kernels want of a model: see ``TorchStep``."""
+
+    channel_multiple: int = 1
+    int8: Int8Scheme | None = None
 
 
 #: Of the layers that a step left alone, a candidate's notes name so many.
@@ -91,7 +106,8 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
             world.check()
             steps = _typed(tables[name], techniques)
             try:
-                made[name, profile] = _carry_out(name, steps, multiples[profile], prepared, world)
+                wants = Wants(channel_multiple=multiples[profile], int8=int8_of(plan, profile))
+                made[name, profile] = _carry_out(name, steps, wants, prepared, world)
             except StoreError:
                 raise
             except (ModelError, EnvironmentGap) as error:
@@ -100,8 +116,21 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
     return made
 
 
+def int8_of(plan: Plan, profile: str) -> Int8Scheme | None:
+    """Return what all int8 schemes of a profile can hold, so that one training serves them all; None without any."""
+    schemes = [c.precision.scheme for c in plan.candidates if c.profile == profile and c.precision.scheme is not None]
+    if not schemes:
+        return None
+    return Int8Scheme(
+        activations="uint8",
+        symmetric_activations=any(scheme.symmetric_activations for scheme in schemes),
+        reduce_range=any(scheme.reduce_range for scheme in schemes),
+        float_below_channels=max(scheme.float_below_channels for scheme in schemes),
+    )
+
+
 def _carry_out(
-    name: str, steps: list[tuple[type[TorchStep], Any]], multiple: int, prepared: Prepared, world: World
+    name: str, steps: list[tuple[type[TorchStep], Any]], wants: Wants, prepared: Prepared, world: World
 ) -> Compressed:
     project = world.project
     if project.model.factory is None:
@@ -116,7 +145,7 @@ def _carry_out(
     model = original
     notes: list[str] = []
     for number, (technique, parameters) in enumerate(steps, start=1):
-        step = step_of(technique, parameters, code, multiple, prepared, world)
+        step = step_of(technique, parameters, code, wants, prepared, world)
         inputs: dict[str, StepResult | Path] = {
             "model": model,
             "teacher": original,
@@ -124,13 +153,15 @@ def _carry_out(
         }
         if technique.needs(parameters).train and project.data.train is not None:
             inputs["train"] = materialise(world, "train")
+        if technique.needs(parameters).validation:
+            inputs["validation"] = prepared.validation
         model = world.run(step, inputs, label=f"recipe {name}: step {number}, {technique.kind}")
         notes += _notes(technique.kind, model)
     return _shipped(name, model, code, tuple(notes), prepared, world)
 
 
 def step_of(
-    technique: type[TorchStep], parameters: Any, code: UserCode, multiple: int, prepared: Prepared, world: World
+    technique: type[TorchStep], parameters: Any, code: UserCode, wants: Wants, prepared: Prepared, world: World
 ) -> TorchStep:
     """Return one step of a recipe; what its technique doesn't look at stays out of its key."""
     training = world.project.training
@@ -142,7 +173,8 @@ def step_of(
         code_digest=world.code_digest,
         specs=model_specs(world.project),
         contract=prepared.given,
-        channel_multiple=multiple if technique.uses_channels else 1,
+        channel_multiple=wants.channel_multiple if technique.uses_channels else 1,
+        int8=wants.int8 if technique.uses_int8 else None,
         loss=training.loss or "",
         loader=loader,
         data_version=training.data_version or "" if loader else "",
@@ -169,12 +201,16 @@ def _notes(kind: str, result: StepResult) -> list[str]:
 def _shipped(
     name: str, model: StepResult, code: UserCode, notes: tuple[str, ...], prepared: Prepared, world: World
 ) -> Compressed:
-    step = ExportStored(
-        code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=prepared.given
-    )
+    edits = read_model(model.path).edits
+    given = with_exits(prepared.given, edits)
+    step = ExportStored(code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=given)
     exported = world.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
     # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
     frozen, contract = freeze_model(
-        world, prepared.given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
+        world, given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
     )
-    return Compressed(frozen=frozen, contract=contract, notes=notes)
+    heads = heads_of(edits)
+    if not heads:
+        return Compressed(frozen=frozen, contract=contract, notes=notes)
+    chain = cut_exits(world, heads, frozen, contract, prepared, label=f"recipe {name}: exits")
+    return Compressed(frozen=frozen, contract=contract, chain=chain, notes=notes)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from edgebuild.building.candidates import Built, evaluate, judge
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.prepare import materialise, run_reference
-from edgebuild.building.race import CLOSE, cost_of, figure_of
+from edgebuild.building.race import CLOSE
+from edgebuild.building.raced import cost_of, figure_of
 from edgebuild.building.record import write_record
 from edgebuild.building.seal import Opening, open_seal
 from edgebuild.core.measurement import LatencySummary
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.prepare import Prepared
-    from edgebuild.building.race import Certified, Race, Screened
+    from edgebuild.building.raced import Certified, Race, Screened
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.measurement import Memory

@@ -16,7 +16,8 @@ import numpy as np
 from edgebuild.building import crosscheck_steps as steps
 from edgebuild.core.artifact import Artifact, Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
-from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import EnvironmentGap, ModelError, RunnerFailed
 from edgebuild.judging.crosscheck import concluded, spread
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models.qdq import QdqGraph
@@ -48,12 +49,17 @@ def cross_check(
 ) -> CrossCheck:
     """Return what is found of an int8 candidate, evaluated on ``data`` (validation, or a part of it) as ``outputs``.
 
-    What can't be compared is ``not checked``, with the reason. Raises what the device and the store raise.
+    What can't be compared is ``not checked``, with the reason. What runs here is never the candidate itself but a
+    variant of it that shows more: where only that crashes, it is such a reason, not the candidate's crash. Raises what
+    the device and the store raise.
     """
     try:
         return _Check(world, planned, contract, data, model, artifact, compiled).run(outputs)
     except (ModelError, EnvironmentGap) as error:
         return _unchecked(error.message)
+    except RunnerFailed as error:
+        require_alive(world.client)
+        return _unchecked(error.sentence)
 
 
 def _unchecked(reason: str) -> CrossCheck:
@@ -111,6 +117,7 @@ class _Check:
         reach = float(seen.reach or 0.0)
         rows, lengths = _worst_rows(worst, taken)
         tensors = 0
+        layer: LayerGap | None = None
         try:
             few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
             shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
@@ -131,7 +138,10 @@ class _Check:
             if layer is not None and not layer.why:
                 layer = layer.model_copy(update={"why": self._precision(layer, compiled, few)})
         except (ModelError, EnvironmentGap) as error:
-            return concluded(seen, reach=reach, layer=None, tensors=tensors, unseen=error.message)
+            return concluded(seen, reach=reach, layer=layer, tensors=tensors, unseen=error.message)
+        except RunnerFailed as error:
+            require_alive(self.world.client)
+            return concluded(seen, reach=reach, layer=layer, tensors=tensors, unseen=error.sentence)
         return concluded(seen, reach=reach, layer=layer, tensors=tensors)
 
     def _precision(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:

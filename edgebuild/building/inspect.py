@@ -11,6 +11,7 @@ from edgebuild.building.compress import planned_recipes
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
+from edgebuild.catalogue.tables import unknown
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.probe import EMULATED
@@ -18,6 +19,7 @@ from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
+from edgebuild.planning.plan import candidate_id
 from edgebuild.planning.recipes import RecipeGround
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend
     from edgebuild.building.world import Options
     from edgebuild.catalogue.project import Project
+    from edgebuild.catalogue.resolve import ResolvedTarget
     from edgebuild.judging.budget import Budget
 
 #: Operators (and torch modules) that int8 kernels exist for.
@@ -131,7 +134,8 @@ def plan_inputs(
             **_missing_quantisers(),
             **_missing_modules({module for r in recipes for step in r.steps for module in step.needs.modules}),
         },
-        backend_refusals=_refusals(project, model, backends),
+        backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
+        precision_refusals=_precision_refusals(resolved, probe, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
         costs=costs,
@@ -165,6 +169,12 @@ def _missing_modules(names: set[str]) -> dict[str, str]:
     return {name: "pip install 'edgebuild[compress]'" for name in sorted(names) if tool_version(name) == NOT_INSTALLED}
 
 
+def _unknown_backends(target: ResolvedTarget, backends: Mapping[str, Backend]) -> dict[str, str]:
+    """A profile may come from a project whose author has a plug-in that isn't installed here, or be misspelt."""
+    names = {profile.backend for profile in target.profiles} - set(backends)
+    return {name: unknown("backend", name, backends) for name in sorted(names)}
+
+
 def _refusals(project: Project, model: ModelFacts, backends: Mapping[str, Any]) -> dict[str, str]:
     if not model.domains:
         return {}
@@ -173,3 +183,16 @@ def _refusals(project: Project, model: ModelFacts, backends: Mapping[str, Any]) 
         reason = f"the model has custom operators ({named}); name their library as [model].custom_ops"
         return dict.fromkeys(backends, reason)
     return {name: f"custom operators ({named}) run in onnxruntime only" for name in backends if name != "onnxruntime"}
+
+
+def _precision_refusals(
+    target: ResolvedTarget, probe: Mapping[str, str], backends: Mapping[str, Backend]
+) -> dict[str, str]:
+    """Return what each profile's backend says of its precisions on the device that ``probe`` describes."""
+    reasons = {
+        candidate_id(profile, precision): backends[profile.backend].refuse(precision, probe)
+        for profile in target.profiles
+        if profile.backend in backends
+        for precision in profile.precisions
+    }
+    return {candidate: reason for candidate, reason in reasons.items() if reason is not None}

@@ -54,7 +54,7 @@ class JudgeOutputs:
 
         data = Dataset.open(inputs["data"])
         reference, artifact = read_outputs(inputs["reference"]), read_outputs(inputs["outputs"])
-        groups, slices = _labels(data)
+        groups, slices = labels_of(data)
         verdict = judge(
             Evaluated(reference=reference, artifact=artifact, targets=data.target, groups=groups, slices=slices),
             self.build_metric(),
@@ -82,7 +82,7 @@ class JudgeOutputs:
         return custom(self.function, name=table.callable, direction=table.direction, scale=scale)
 
 
-def _labels(data: Dataset) -> tuple[Any, Any]:
+def labels_of(data: Dataset) -> tuple[Any, Any]:
     """Groups and slices per frame. The steps of one sequence belong together even where no group is named."""
     from edgebuild.judging.arrays import frame_groups, frame_labels
 

@@ -65,16 +65,29 @@ def _moved(world: World, target: str, client: RunnerClient) -> World:
 
 def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
     """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
-    from edgebuild.catalogue.inventory import load_inventory
-
     if options.no_measure:
         return None
+    entry = enrolled(target, options)
+    if entry is None and (differs := not_this_machine(target, project, here)):
+        raise EnvironmentGap(
+            f"There is no device for {target}, and this machine is none: {'; '.join(differs)}.",
+            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one, with --emulator instead "
+            "of --ssh an emulated one, where the target can be; "
+            "--no-measure compiles without one and proves nothing.",
+        )
+    return entry
+
+
+def enrolled(target: str, options: Options) -> DeviceEntry | None:
+    """Return the inventory's device for a target: the one asked for, else the only one that fits, if any."""
+    from edgebuild.catalogue.inventory import load_inventory
+
     if options.device is not None:
         entry = entry_of(options.device)
         if entry.target != target:
             raise UsageError(
                 f"The device {entry.name} is a {entry.target}, not a {target}.",
-                hint=f"Build with --target {entry.target}, or leave --device out.",
+                hint=f"Name --target {entry.target}, or leave --device out.",
             )
         return entry
     known = [entry for entry in load_inventory().values() if entry.target == target]
@@ -83,10 +96,7 @@ def device_of(target: str, project: Project, options: Options, here: Mapping[str
     if len(fitting) > 1:
         names = ", ".join(sorted(entry.name for entry in fitting))
         raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
-    if fitting:
-        return fitting[0]
-    _require_this_machine(target, project, here)
-    return None
+    return fitting[0] if fitting else None
 
 
 def entry_of(name: str) -> DeviceEntry:
@@ -100,17 +110,17 @@ def entry_of(name: str) -> DeviceEntry:
     return inventory[name]
 
 
-def _require_this_machine(target: str, project: Project, here: Mapping[str, str]) -> None:
+def not_this_machine(target: str, project: Project, here: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what of a target this machine (probed as ``here``) contradicts; empty where it is one.
+
+    Raises ``ConfigError`` for a target that doesn't exist or names profiles that don't.
+    """
     wanted = pick("targets", target, load_targets(project.folder))
+    known = load_profiles(project.folder)
     try:
-        resolve(wanted, load_profiles(project.folder), here)
+        resolve(wanted, known, here)
     except ConfigError as error:
-        known = load_profiles(project.folder)
         if any(name not in known for name in wanted.profiles):
             raise
-        raise EnvironmentGap(
-            f"There is no device for {target}, and this machine is none: {'; '.join(error.problems)}.",
-            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one, with --emulator instead "
-            "of --ssh an emulated one, where the target can be; "
-            "--no-measure compiles without one and proves nothing.",
-        ) from error
+        return error.problems
+    return ()

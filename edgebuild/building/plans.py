@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
-from edgebuild.building.places import device_of
+from edgebuild.building.places import enrolled, not_this_machine
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import Options, World
     from edgebuild.catalogue.project import Project
     from edgebuild.planning.plan import Plan
+
+#: What a plan says of a target that is neither this machine nor one of the inventory.
+FROM_FACTS = (
+    "planned from the target's facts: no device is enrolled. `edgebuild device add` enrols one, and "
+    "`edgebuild build --no-measure` compiles without"
+)
 
 
 def plan_target(world: World, prepared: Prepared) -> Plan:
@@ -48,7 +56,10 @@ def plan_target(world: World, prepared: Prepared) -> Plan:
 
 
 def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
-    """Plan every target without writing anything into the project; a device is taken for what it was when enrolled."""
+    """Plan every target without writing anything into the project.
+
+    A device is taken for what it was when enrolled, and a target without one for what its facts say.
+    """
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
 
@@ -56,20 +67,32 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
     model = inspect_model(project)
     with tempfile.TemporaryDirectory(prefix="edgebuild-plan-") as scratch:
         device = LocalDevice(Path(scratch))
-        probe = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
+        here = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
     plans = []
     for target in targets_of(project, options):
-        entry = device_of(target, project, options, probe)
+        probe, notes = _probe_of(target, project, options, here)
         inputs = plan_inputs(
             project,
             target,
             model=model,
-            probe=probe if entry is None else entry.facts,
+            probe=probe,
             backends=table,
             budget=budget_of(project, options),
             options=options,
             frames={},
-            here=entry is None,
+            here=probe is here,
         )
-        plans.append(make_plan(inputs))
+        plans.append(make_plan(inputs.model_copy(update={"notes": (*notes, *inputs.notes)})))
     return tuple(plans)
+
+
+def _probe_of(
+    target: str, project: Project, options: Options, here: Mapping[str, str]
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Return what is known of a target's device, and what to say of it."""
+    if options.no_measure:
+        return {}, (FROM_FACTS,)
+    entry = enrolled(target, options)
+    if entry is not None:
+        return entry.facts, ()
+    return ({}, (FROM_FACTS,)) if not_this_machine(target, project, here) else (here, ())

@@ -36,7 +36,8 @@ def emulated_root(name: str) -> Path:
 def connect_ssh(entry: DeviceEntry) -> SshDevice:
     """Return the board behind SSH."""
     from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import SshDevice, import_asyncssh
+    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh_loop import import_asyncssh
 
     import_asyncssh()
     return SshDevice(

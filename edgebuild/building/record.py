@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.building.race import Certified, Race
+    from edgebuild.building.raced import Certified, Race
     from edgebuild.building.seal import Opening
     from edgebuild.building.world import World
     from edgebuild.core.artifact import Artifact

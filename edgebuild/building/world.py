@@ -43,6 +43,7 @@ CONFIGURATION_WHERE_KNOWN = (
     "gpu_architecture",
     "gpu_clocks",
     "jetpack",
+    "kernel_switches",
     "l4t",
 )
 
@@ -144,6 +145,12 @@ def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
     return tuple(Fact(name=name, value=probe[name]) for name in names)
 
 
+def kernels_of(probe: Mapping[str, str]) -> str:
+    """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
+    isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
+    return isa if switches == UNKNOWN else f"{isa} {switches}"
+
+
 def _input_problems(project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
     given = {spec.name: spec for spec in project.inputs}
     found = {spec.name: spec for spec in inputs}
@@ -194,7 +201,7 @@ def open_world(
             progress=progress,
             check=check,
             seed=project.build.seed,
-            isa=probe.get("isa", ""),
+            isa=kernels_of(probe),
             device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
             project=project.name,
         )
@@ -214,11 +221,14 @@ def open_world(
 
 
 def store_of(project: Project) -> Store:
-    """Open the project's store: where [store].url says, else in the project's own folder."""
+    """Open the project's store: where [store].url says, a folder seen from the project's, else in its own folder."""
+    from edgebuild.execution.remote import is_url
     from edgebuild.execution.store import Store
 
     quota = project.store.quota_gb
-    where = project.store.url or str(project.folder / HOME / "store")
+    where: str | Path = project.store.url or f"{HOME}/store"
+    if not is_url(where):
+        where = (project.folder / Path(where).expanduser()).resolve()
     return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
 
 

@@ -50,6 +50,10 @@ RecipesOption = Annotated[
         "--recipe", help='A recipe of the project to try; may be given several times, "none" for none. All without.'
     ),
 ]
+DeviceOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The device of the inventory, where a target has several."),
+]
 BuildOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--build", help="A build's id or the start of it; the newest without."),
@@ -57,16 +61,23 @@ BuildOption = Annotated[
 HERE = Path()
 
 
-@app.callback()
-def edgebuild(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    """Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         from edgebuild import __version__
 
         print(f"edgebuild {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def edgebuild(
+    version: Annotated[
+        # Eager: answered before a command is missed.
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Builds the fastest model artifact that is proven, on the device, to stay inside an accuracy budget."""
+    del version
 
 
 @app.command()
@@ -114,6 +125,7 @@ def plan(
     budget: BudgetOption = None,
     recipe: RecipesOption = None,
     time: TimeOption = None,
+    device: DeviceOption = None,
     project: ProjectOption = HERE,
 ) -> None:
     """Show what would be tried, what is refused and why, and about how long it takes. Writes nothing."""
@@ -121,7 +133,7 @@ def plan(
     from edgebuild.pipeline import plan as make_plans
 
     loaded = _load(project)
-    show_plans(make_plans(loaded, _options(target, budget, recipe, time)))
+    show_plans(make_plans(loaded, replace(_options(target, budget, recipe, time), device=device)))
 
 
 @app.command()
@@ -131,10 +143,7 @@ def build(
     recipe: RecipesOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The device of the inventory to build on, where a target has several."),
-    ] = None,
+    device: DeviceOption = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
     ] = False,

@@ -35,6 +35,9 @@ def run(app: Callable[..., object]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort, where our bugs end
         # Depending on its version typer raises click's usage errors or those of its own copy of click.
         told = getattr(error, "format_message", None)
+        if told is not None and type(error).__name__ == "NoArgsIsHelpError":
+            print(told().rstrip(), file=sys.stderr)
+            return USAGE
         if told is not None:
             say_error(told(), "`edgebuild --help` lists commands and options.")
             return USAGE

@@ -101,7 +101,8 @@ def _add_board(
     from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
     from edgebuild.catalogue.tables import validate
     from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import SshDevice, read_host_keys
+    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh_connection import read_host_keys
 
     address = SshAddress.parse(route.ssh)
     fields = {**fields, "address": str(address), "host_keys": ["unread"]}
@@ -125,7 +126,7 @@ def _add_board(
 
 def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
     """Nothing is trusted at first sight: a person compares the fingerprint, or a script brings it."""
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
     from edgebuild.errors import DeviceError, UsageError
 
     shown = fingerprint(key)

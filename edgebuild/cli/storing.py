@@ -10,13 +10,15 @@ from edgebuild.building.world import store_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebuild.execution.store import Store
+
 
 def show_usage(project: Path) -> None:
     """Print what a project's store holds."""
     with store_of(load_project(project)) as store:
         usage = store.usage()
         quota = f", quota {_size(usage.quota_bytes)}" if usage.quota_bytes is not None else ""
-        print(f"{store.root}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
+        print(f"{_place(store)}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
         print(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
         print(f"  unfinished work {_size(usage.scratch_bytes):>10}")
         print(f"  running builds  {_size(usage.staging_bytes):>10}")
@@ -29,11 +31,17 @@ def collect_garbage(project: Path, quota_gb: float | None) -> None:
         quota = quota_gb if quota_gb is not None else loaded.store.quota_gb
         report = store.gc(None if quota is None else int(quota * 1e9))
         print(
-            f"{store.root}: removed {report.removed_entries} results, {_size(report.removed_bytes)}; "
+            f"{_place(store)}: removed {report.removed_entries} results, {_size(report.removed_bytes)}; "
             f"{_size(report.left_bytes)} are left"
         )
         if not report.within_quota:
             print("  what running builds use is still more than the quota")
+        if store.url is not None:
+            print("  only the copy: who else uses what lies at the URL can't be seen from here")
+
+
+def _place(store: Store) -> str:
+    return str(store.root) if store.url is None else f"{store.url} (its copy here: {store.root})"
 
 
 def _size(count: int) -> str:

@@ -131,11 +131,35 @@ class Precision(Value):
         return self.kind
 
 
+class Exit(Value):
+    """Where a chain may end: with ``output`` as its answer where ``confidence``, one number, reaches ``threshold``.
+
+    Both are outputs of the stage. ``name`` is what the exit is called in reports.
+    """
+
+    name: str
+    output: str
+    confidence: str
+    threshold: float
+
+
+class Stage(Value):
+    """One model of a chain: an artifact in ``folder``, fed by name with the caller's inputs and earlier outputs.
+
+    The last stage has no exit: what comes so far ends there.
+    """
+
+    folder: str
+    exit: Exit | None = None
+
+
 class Artifact(Value):
     """A compiled model and how to run it; lies as ``artifact.json`` beside its files.
 
     ``entry`` is the file that the backend opens. ``settings`` are the runtime settings, in the backend's own words.
     ``load`` holds what the backend's device code must know to open it (for example that it is already optimised).
+    With ``stages`` it is a chain of artifacts of the same backend, each in a folder of its own, run in order with the
+    chain's settings until one exits; ``entry`` is then the first one's manifest.
     """
 
     schema_version: Literal[1] = 1
@@ -146,6 +170,14 @@ class Artifact(Value):
     precision: Precision
     settings: tuple[tuple[str, Setting], ...] = ()
     load: tuple[tuple[str, Setting], ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+    @model_validator(mode="after")
+    def _ends(self) -> Artifact:
+        last = len(self.stages) - 1
+        if any((stage.exit is None) != (index == last) for index, stage in enumerate(self.stages)):
+            raise ValueError("every stage of a chain but the last has an exit")
+        return self
 
     @property
     def size_bytes(self) -> int:

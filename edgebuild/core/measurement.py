@@ -28,6 +28,9 @@ class Launch(Value):
     With several ``requests`` in flight ``per_s`` calls were completed a second, whatever their batch, and the samples
     are the starts, then the ends of all calls; ``median_ns`` is then the latency beside the other requests.
     ``concurrent`` is false where the backend, or the model's state, allows one request at a time only.
+
+    Of an artifact that ends early, ``exits`` says how many of the inferences ended where, ``mean_ns`` what one took in
+    that mix: its median would be the time of whichever exit most took.
     """
 
     index: int = Field(ge=0)
@@ -39,6 +42,8 @@ class Launch(Value):
     requests: int | None = None
     concurrent: bool | None = None
     per_s: float | None = None
+    mean_ns: int | None = None
+    exits: tuple[tuple[str, int], ...] = ()
     start_s: float | None = None
     import_s: float
     load_s: float
@@ -57,8 +62,13 @@ class Launch(Value):
 
     @property
     def cost_ns(self) -> float:
-        """What launches are compared by, less is better: the median latency; in flight the time per completed call."""
-        return float(self.median_ns) if self.per_s is None else 1e9 / self.per_s
+        """What launches are compared by, less is better: the median latency; in flight the time per completed call.
+
+        Where an artifact ends early, the mean latency.
+        """
+        if self.per_s is not None:
+            return 1e9 / self.per_s
+        return float(self.median_ns if self.mean_ns is None else self.mean_ns)
 
 
 class Percentile(Value):
@@ -99,7 +109,10 @@ class Energy(Value):
 
 
 class LatencySummary(Value):
-    """Derived from the valid launches: point = median of launch medians; interval = t on log-medians."""
+    """Derived from the valid launches: point = median of launch medians; interval = t on log-medians.
+
+    Of an artifact that ends early: of launch means, and ``exits`` holds the share of inferences that ended where.
+    """
 
     launches: int
     invalid_launches: int
@@ -113,6 +126,7 @@ class LatencySummary(Value):
     cold_start_ms: float | None = None
     outliers: int = 0
     spread: float | None = None
+    exits: tuple[tuple[str, float], ...] = ()
 
 
 class ThroughputSummary(Value):

@@ -11,10 +11,11 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import KNOCK_S
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EnvironmentGap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from edgebuild.core.steps import Progress
     from edgebuild.devices.client import RunnerClient
@@ -74,6 +75,18 @@ def pinned_clocks(client: RunnerClient, *, check: Callable[[], None] = never_sto
         over.set()
         knocking.join()
         channel.kill()
+
+
+@contextlib.contextmanager
+def clocks_as_asked(
+    client: RunnerClient, probe: Mapping[str, str], *, pin: bool, check: Callable[[], None] = never_stop
+) -> Iterator[Mapping[str, str]]:
+    """Yield what the device is while it is measured: with ``pin`` its clocks are pinned, and it is probed with them."""
+    if not pin:
+        yield probe
+        return
+    with pinned_clocks(client, check=check):
+        yield read_probe(client)
 
 
 def _knock(channel: Channel, over: threading.Event) -> None:

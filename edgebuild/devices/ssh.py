@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import posixpath
-import queue
 import shlex
-import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.devices.room import ROOM_SCRIPT
-from edgebuild.devices.transport import MAX_LINE_BYTES
-from edgebuild.errors import DeviceError, EnvironmentGap
+from edgebuild.devices.ssh_channel import SshChannel
+from edgebuild.devices.ssh_connection import CONNECT_S, connected
+from edgebuild.devices.ssh_loop import Loop, import_asyncssh
+from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -27,22 +25,13 @@ if TYPE_CHECKING:
 
     from edgebuild.devices.address import SshAddress
 
-CONNECT_S = 20.0
-#: A cut link is noticed after this many seconds times ``KEEPALIVES``.
-KEEPALIVE_S = 5.0
-KEEPALIVES = 3
 #: No single file operation may take longer without moving a byte.
 FILE_S = 60.0
-CHUNK_BYTES = 1 << 16
-#: Output that nobody has read yet; beyond this the board waits.
-MAX_WAITING_CHUNKS = 64
-STDERR_TAIL_BYTES = 16 << 10
+CHUNK_BYTES = 1 << 18
 #: What a board may send as one file.
 MAX_FILE_BYTES = 8 << 30
 #: A script of ours prints a number or a few lines.
 MAX_SCRIPT_BYTES = 64 << 10
-#: The shell's own words for a program that isn't there or can't be run.
-NOT_RUNNABLE = frozenset({126, 127})
 
 
 class SshDevice:
@@ -80,7 +69,7 @@ class SshDevice:
         self._used_bytes: int | None = None
         self._tidying: list[Future[Any]] = []
         self._folders: set[str] = set()
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: Any = None
         self._sftp: Any = None
@@ -212,7 +201,7 @@ class SshDevice:
     def _connected(self) -> None:
         if self._connection is not None:
             return
-        self._loop = self._loop or _Loop()
+        self._loop = self._loop or Loop()
         try:
             self._loop.call(self._connect(), CONNECT_S * 2)
         except BaseException:
@@ -224,7 +213,7 @@ class SshDevice:
         self._stack = contextlib.AsyncExitStack()
         tunnel = None
         if self._jump is not None:
-            tunnel = await self._stack.enter_async_context(await self._reach(self._jump, self._jump_host_keys, None))
+            tunnel = await self._stack.enter_async_context(await self._reach(self._jump, self._jump_host_keys))
         connection = await self._stack.enter_async_context(await self._reach(self._address, self._host_keys, tunnel))
         try:
             self._sftp = await self._stack.enter_async_context(await connection.start_sftp_client())
@@ -239,45 +228,10 @@ class SshDevice:
 
     async def reach(self) -> Any:
         """Return a bare connection, for whoever goes through this machine."""
-        return await self._reach(self._address, self._host_keys, None)
+        return await self._reach(self._address, self._host_keys)
 
-    async def _reach(self, address: SshAddress, host_keys: Sequence[str], tunnel: Any) -> Any:
-        asyncssh = import_asyncssh()
-        try:
-            pinned = asyncssh.import_known_hosts("".join(f"* {key}\n" for key in host_keys))
-            return await asyncssh.connect(
-                address.host,
-                address.port,
-                tunnel=tunnel or (),
-                username=address.user,
-                known_hosts=pinned,
-                server_host_key_algs=_algorithms(host_keys),
-                client_keys=[str(self._key_file)] if self._key_file else (),
-                config=None,
-                password=None,
-                agent_forwarding=False,
-                connect_timeout=CONNECT_S,
-                login_timeout=CONNECT_S,
-                keepalive_interval=KEEPALIVE_S,
-                keepalive_count_max=KEEPALIVES,
-            )
-        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
-            found = await _presented(address, tunnel)
-            raise DeviceError(
-                f"{self.id}: the host key of {address} changed: {', '.join(map(fingerprint, host_keys)) or 'none'} is "
-                f"pinned, {', '.join(map(fingerprint, found)) or 'another'} was shown.",
-                hint="Somebody may stand between you and the board. If it was set up anew: `edgebuild device remove` "
-                "and `edgebuild device add`.",
-            ) from error
-        except asyncssh.PermissionDenied as error:
-            raise DeviceError(
-                f"{self.id}: {address} lets none of your keys in.", hint=f"`ssh-copy-id {address.user}@…` adds one."
-            ) from error
-        except (asyncssh.Error, OSError, TimeoutError) as error:
-            raise DeviceError(
-                f"{self.id}: {address} doesn't answer: {str(error) or 'no answer in time'}.",
-                hint="Is the board on, and its address right? `edgebuild device check` tries again.",
-            ) from error
+    async def _reach(self, address: SshAddress, host_keys: Sequence[str], tunnel: Any = None) -> Any:
+        return await connected(self.id, address, host_keys, key_file=self._key_file, tunnel=tunnel)
 
     def _do(self, coroutine: Awaitable[Any], what: str, limit_s: float | None) -> Any:
         asyncssh = import_asyncssh()
@@ -336,7 +290,7 @@ class SshDevice:
         with source.open("rb") as file:
             file.seek(offset)
             async with self._sftp.open(partial, "r+b" if offset else "wb") as remote:
-                while chunk := file.read(CHUNK_BYTES * 4):
+                while chunk := file.read(CHUNK_BYTES):
                     await asyncio.wait_for(remote.write(chunk, offset), FILE_S)
                     offset += len(chunk)
 
@@ -367,243 +321,3 @@ class SshDevice:
         if not path.startswith(root + "/"):
             raise DeviceError(f"{self.id}: {name} lies outside of the device's folder {root}.")
         return path
-
-
-class SshChannel:
-    """A program on a board; its output waits on the board while nobody reads it here."""
-
-    def __init__(self, device: SshDevice, process: Any) -> None:
-        self._device = device
-        self._process = process
-        self._chunks: queue.Queue[bytes] = queue.Queue(MAX_WAITING_CHUNKS)
-        self._buffer = bytearray()
-        self._lines: list[bytes] = []
-        self._stderr = bytearray()
-        self._ended = False
-        self._killed = False
-        device.wait_for(self._start(), "read a program's output", CONNECT_S)
-        self._group = self._first_line()
-
-    def send(self, line: str) -> None:
-        """Write one line."""
-        if self._process.stdin.is_closing():
-            raise DeviceError(f"{self._device.id}: the program's input is closed.")
-        self._device.wait_for(self._write(line.encode() + b"\n"), "send a request", FILE_S)
-
-    def receive(self, timeout_s: float) -> str | None:
-        """Return the next line."""
-        deadline = time.monotonic() + timeout_s
-        while not self._lines:
-            if self._ended:
-                return None
-            try:
-                self._take(self._chunks.get(timeout=max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
-                raise TimeoutError from None
-        return self._lines.pop(0).decode("utf-8", errors="replace")
-
-    def wait(self, timeout_s: float) -> int:
-        """Wait for the end, dropping what is still written."""
-        deadline = time.monotonic() + timeout_s
-        while not self._device.wait_for(self._closed(min(0.2, timeout_s)), "wait for a program", timeout_s + CONNECT_S):
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._chunks.get_nowait()
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        if self._process.exit_signal is not None:
-            return -int(signal.Signals[f"SIG{self._process.exit_signal[0]}"])
-        status: int | None = self._process.exit_status
-        if status is None:
-            raise self._device.lost()
-        if status in NOT_RUNNABLE:
-            raise DeviceError(
-                f"{self._device.id}: {self.stderr_tail() or 'the program is not there'}",
-                hint="The device needs a Python of 3.8 or later at that path.",
-            )
-        return status
-
-    def kill(self) -> None:
-        """End the whole group over the connection; where that is gone, the runner ends since its input closed."""
-        if self._killed:
-            return
-        self._killed = True
-        if self._group.isdigit():
-            self._device.kill_group(self._group, leader_ended=self._process.exit_status is not None)
-        with contextlib.suppress(DeviceError):
-            self._device.wait_for(self._drop(), "close a program", CONNECT_S)
-
-    def stderr_tail(self) -> str:
-        """Return at most 16 KiB from the end of the error output."""
-        return bytes(self._stderr).decode("utf-8", errors="replace").strip()
-
-    async def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._pumps = (loop.create_task(self._pump_output()), loop.create_task(self._pump_error()))
-
-    def _first_line(self) -> str:
-        try:
-            return self.receive(CONNECT_S) or ""
-        except TimeoutError as error:
-            raise DeviceError(f"{self._device.id} started nothing in {CONNECT_S:g} s.", hint="Is it busy?") from error
-
-    async def _pump_output(self) -> None:
-        data = b"-"
-        while data:
-            data = await self._read(self._process.stdout)
-            while self._chunks.full():
-                await asyncio.sleep(0.01)
-            self._chunks.put_nowait(data)
-
-    async def _pump_error(self) -> None:
-        while data := await self._read(self._process.stderr):
-            self._stderr += data
-            del self._stderr[:-STDERR_TAIL_BYTES]
-
-    async def _read(self, reader: Any) -> bytes:
-        """A lost connection is the end of the output; ``wait`` then says so."""
-        asyncssh = import_asyncssh()
-        try:
-            data: bytes = await reader.read(CHUNK_BYTES)
-        except (asyncssh.Error, OSError):
-            return b""
-        return data
-
-    async def _write(self, data: bytes) -> None:
-        self._process.stdin.write(data)
-        await self._process.stdin.drain()
-
-    async def _closed(self, timeout_s: float) -> bool:
-        try:
-            await asyncio.wait_for(asyncio.shield(self._process.wait_closed()), timeout_s)
-        except TimeoutError:
-            return False
-        # What was written last may still be on its way from the pump to the tail.
-        await asyncio.wait(self._pumps[1:], timeout=1.0)
-        return True
-
-    async def _drop(self) -> None:
-        self._process.close()
-        await asyncio.wait(self._pumps[1:], timeout=1.0)
-        for pump in self._pumps:
-            pump.cancel()
-
-    def _take(self, data: bytes) -> None:
-        if not data:
-            self._ended = True
-            if self._buffer:
-                self._lines.append(bytes(self._buffer))
-                self._buffer.clear()
-            return
-        self._buffer += data
-        if b"\n" in data:
-            *lines, rest = self._buffer.split(b"\n")
-            self._lines += [bytes(line) for line in lines]
-            self._buffer = bytearray(rest)
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raise DeviceError(f"{self._device.id} wrote a line of more than {MAX_LINE_BYTES} bytes.")
-
-
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(_unheard)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="edgebuild-ssh", daemon=True)
-        self._thread.start()
-
-    def call(self, coroutine: Awaitable[Any], limit_s: float | None) -> Any:
-        """Run a coroutine there and return its result; it is cancelled when its time is over or the caller leaves."""
-        future = self.begin(coroutine)
-        try:
-            return future.result(limit_s)
-        except BaseException:
-            future.cancel()
-            raise
-
-    def begin(self, coroutine: Awaitable[Any]) -> Future[Any]:
-        """Start a coroutine there and return at once."""
-        return asyncio.run_coroutine_threadsafe(_awaited(coroutine), self._loop)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CONNECT_S)
-        self._loop.close()
-
-
-def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A lost connection fails in many of asyncssh's tasks at once; whoever waits for one is told, the rest is noise."""
-    asyncssh = import_asyncssh()
-    if not isinstance(context.get("exception"), asyncssh.Error | OSError):
-        loop.default_exception_handler(context)
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    """asyncssh hands out awaitables that are no coroutines."""
-    return await awaitable
-
-
-def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[str, ...]:
-    """Return the host key that a machine shows, in OpenSSH's form, for a person to compare; nothing is trusted.
-
-    ``jump`` is the host to go through, its own key pinned; it is not connected as a device.
-    """
-    loop = _Loop()
-    try:
-        found = loop.call(_presented(address, None) if jump is None else _through(jump, address), CONNECT_S * 2)
-    except TimeoutError:
-        found = ()
-    finally:
-        loop.stop()
-    if not found:
-        raise DeviceError(f"{address} shows no host key.", hint="Is it on, is its address right, does sshd run there?")
-    keys: tuple[str, ...] = found
-    return keys
-
-
-async def _through(jump: SshDevice, address: SshAddress) -> tuple[str, ...]:
-    async with await jump.reach() as tunnel:
-        return await _presented(address, tunnel)
-
-
-async def _presented(address: SshAddress, tunnel: Any) -> tuple[str, ...]:
-    asyncssh = import_asyncssh()
-    try:
-        key = await asyncio.wait_for(
-            asyncssh.get_server_host_key(address.host, address.port, tunnel=tunnel or (), config=None), CONNECT_S
-        )
-    except (asyncssh.Error, OSError, TimeoutError):
-        return ()
-    if key is None:
-        return ()
-    return (" ".join(key.export_public_key("openssh").decode().split()[:2]),)
-
-
-def fingerprint(host_key: str) -> str:
-    """Return SHA256:… of a key, as ssh-keygen prints it."""
-    import base64
-    import binascii
-
-    try:
-        blob = base64.b64decode(host_key.split()[1], validate=True)
-    except (IndexError, binascii.Error):
-        return "an unreadable key"
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
-def _algorithms(host_keys: Sequence[str]) -> list[str] | tuple[()]:
-    """Ask for the kinds of key that are pinned, so that a board with several shows the one that is known."""
-    kinds = {key.split()[0] for key in host_keys}
-    rsa = ["rsa-sha2-512", "rsa-sha2-256"] if "ssh-rsa" in kinds else []
-    return sorted(kinds - {"ssh-rsa"}) + rsa or ()
-
-
-def import_asyncssh() -> Any:
-    """Return asyncssh, or say how to install it."""
-    try:
-        import asyncssh
-    except ImportError as error:
-        raise EnvironmentGap("asyncssh is not installed.", hint="pip install 'edgebuild[ssh]'") from error
-    return asyncssh

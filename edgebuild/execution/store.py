@@ -91,6 +91,11 @@ class Store:
             self._session.close()
             self._session = None
 
+    @property
+    def url(self) -> str | None:
+        """Where the shared store lies that this one is in front of; None for a store on this machine's disk alone."""
+        return None if self._remote is None else self._remote.url
+
     # Reading
 
     def lookup(self, key: str) -> Entry | None:

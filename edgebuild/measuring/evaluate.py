@@ -29,7 +29,7 @@ class EvaluateArtifact:
     """Runs an artifact over a data set through the same session code that is timed.
 
     Inputs: ``artifact`` (folder with artifact.json), ``data`` (dataset folder). Writes an outputs folder, whose
-    ``outputs.json`` also says how many values were not finite.
+    ``outputs.json`` also says how many values were not finite, and how many samples ended at which exit.
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
@@ -79,6 +79,7 @@ class EvaluateArtifact:
         names = [output["name"] for output in outputs]
         non_finite = sum(output["non_finite"] for output in outputs)
         kept = {"frames": answer["frames"], "outputs": names, "non_finite": non_finite}
+        kept |= {"exits": answer["exits"]} if "exits" in answer else {}
         (out_dir / "outputs.json").write_text(json.dumps(kept, sort_keys=True))
 
 

@@ -59,16 +59,18 @@ def summarise(
 ) -> LatencySummary:
     """Return the summary of one arm's launches; ``samples(launch)`` gives its raw latencies in ns.
 
-    Only valid launches count. Point: the median of launch medians. Interval: 95 %, t on log-medians, from two launches
-    on. Percentiles: nearest rank over the samples of all launches together. Samples beyond 3 interquartile ranges from
-    the quartiles of their launch are counted and kept. ``spread``: standard deviation of the log-medians. Throughput:
-    ``batch`` over the mean latency. Raises ``DeviceError`` when no launch is valid.
+    Only valid launches count. Point: the median of launch medians (of launch means where the artifact ends early).
+    Interval: 95 %, t on their logarithms, from two launches on. Percentiles: nearest rank over the samples of all
+    launches together. Samples beyond 3 interquartile ranges from the quartiles of their launch are counted and kept.
+    ``spread``: standard deviation of the log-medians. Throughput: ``batch`` over the mean latency. Raises
+    ``DeviceError`` when no launch is valid.
     """
     import numpy as np
 
     valid = _valid(launches)
     raw = [np.asarray(samples(launch)) for launch in valid]
-    medians_ms = [float(np.median(one)) / 1e6 for one in raw]
+    middle = np.mean if valid[0].exits else np.median
+    medians_ms = [float(middle(one)) / 1e6 for one in raw]
     interval = _log_interval(medians_ms, 0.95)
     starts_s = [_cold_start_s(launch) for launch in valid]
     pooled = np.sort(np.concatenate(raw))
@@ -85,7 +87,17 @@ def summarise(
         cold_start_ms=1e3 * stdlib.median(s for s in starts_s if s is not None) if any(starts_s) else None,
         outliers=sum(_outliers(one) for one in raw),
         spread=stdlib.stdev(map(math.log, medians_ms)) if len(valid) > 1 else None,
+        exits=_shares(valid),
     )
+
+
+def _shares(launches: Sequence[Launch]) -> tuple[tuple[str, float], ...]:
+    """Return the share of all inferences that ended at each exit."""
+    counts: dict[str, int] = {}
+    for name, count in (pair for launch in launches for pair in launch.exits):
+        counts[name] = counts.get(name, 0) + count
+    total = sum(counts.values())
+    return tuple((name, count / total) for name, count in counts.items())
 
 
 def summarise_throughput(

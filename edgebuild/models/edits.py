@@ -152,12 +152,47 @@ class ReplaceModule(Value):
     by: Replacement
 
 
+class Restored(Value):
+    """An output that is brought back to the size that it had at the input's own size: height and width."""
+
+    output: Annotated[int, Field(ge=0, le=1000)]
+    size: tuple[Size, Size]
+
+
+class ResizeInput(Value):
+    """Bring an image input (batch, channels, height, width) to ``size`` before the model sees it.
+
+    Linear interpolation to ``size`` times ``mean``, then means over ``mean`` pixels, so that nothing is skipped where
+    an image shrinks to less than half. Outputs that are maps are interpolated back. Callers feed and get what they did.
+    """
+
+    kind: Literal["resize-input"] = "resize-input"
+    input: Annotated[int, Field(ge=0, le=1000)]
+    size: tuple[Size, Size]
+    mean: tuple[Size, Size] = (1, 1)
+    restored: Annotated[tuple[Restored, ...], Field(max_length=1000)] = ()
+
+
+class SetStride(Value):
+    """Give a convolution or a max pooling another stride and dilation; its padding grows with the dilation.
+
+    Where strides are taken out, kernels behind them are dilated as much ("à trous": Chen et al. 2017, "DeepLab"): every
+    map then holds the old one's values, and those between.
+    """
+
+    kind: Literal["set-stride"] = "set-stride"
+    module: Layer
+    stride: tuple[Size, Size]
+    dilation: tuple[Size, Size]
+
+
 class AddHead(Value):
     """Add an early exit behind a module: the model then returns the outputs of all heads in order, then its own.
 
-    The head takes the module's output with ``features`` channels, averages over all axes behind them, and ends in
-    ``outputs`` numbers, through one ReLU layer of ``hidden`` units where that isn't 0. Its layers are ``@NAME.hidden``
-    and ``@NAME.out``.
+    The head takes the module's output with ``features`` channels, averages over all axes behind them (of images
+    over ``grid`` by ``grid`` cells), and ends in ``outputs`` numbers, through one ReLU layer of ``hidden`` units where
+    that isn't 0. Its layers are ``@NAME.hidden`` and ``@NAME.out``. How sure it is, is told by ``confidence``: the
+    probability of its likeliest class, or the entropy of all (its negative).
     """
 
     kind: Literal["add-head"] = "add-head"
@@ -166,6 +201,8 @@ class AddHead(Value):
     features: Size
     outputs: Size
     hidden: Annotated[int, Field(ge=0, le=MOST)] = 0
+    grid: Annotated[int, Field(ge=1, le=64)] = 1
+    confidence: Literal["max-probability", "entropy"] = "max-probability"
 
 
 class Grid(Value):
@@ -213,7 +250,16 @@ class Codebook(Value):
 
 
 Edit: TypeAlias = Annotated[
-    KeepChannels | KeepHeads | KeepEntries | ReplaceModule | AddHead | Quantise | Mask | Codebook,
+    KeepChannels
+    | KeepHeads
+    | KeepEntries
+    | ReplaceModule
+    | ResizeInput
+    | SetStride
+    | AddHead
+    | Quantise
+    | Mask
+    | Codebook,
     Field(discriminator="kind"),
 ]
 

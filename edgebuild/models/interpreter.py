@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import edits, narrowing, weight_views
+from edgebuild.models import edits, narrowing, resizing, weight_views
 from edgebuild.models.narrowing import refuse
 from edgebuild.models.replacements import Head, Heads, WithHeads, replacement
 
@@ -89,6 +89,11 @@ def _apply(model: nn.Module, edit: edits.Edit, user: Callable[[str], Callable[..
         case edits.KeepEntries():
             _keep_entries(model, edit)
             return model
+        case edits.ResizeInput():
+            if isinstance(model, WithHeads):
+                raise refuse("the model", "it has heads, which read what lies at the size before")
+            resizing.resize_input(model, edit)
+            return model
         case edits.ReplaceModule(module=""):
             return _replace_all(model, edit, user)
     layer = layer_at(model, edit.module)
@@ -97,6 +102,8 @@ def _apply(model: nn.Module, edit: edits.Edit, user: Callable[[str], Callable[..
         case edits.KeepChannels():
             _refuse_viewed(layer, edit.module)
             narrowing.keep_channels(layer, edit.module, edit.outputs, edit.inputs)
+        case edits.SetStride():
+            resizing.set_stride(layer, edit)
         case edits.KeepHeads():
             _refuse_viewed(layer, edit.module)
             _keep_heads(model, layer, edit)
@@ -145,6 +152,8 @@ def _put(model: nn.Module, where: str, new: nn.Module, old: nn.Module) -> None:
 def _replace_all(model: nn.Module, edit: edits.ReplaceModule, user: Callable[[str], Callable[..., Any]]) -> nn.Module:
     if isinstance(model, WithHeads):
         raise refuse("the model", "it has heads, which another model in its place would lose")
+    if resizing.resized(model) is not None:
+        raise refuse("the model", "its input is resized, which another model in its place would lose")
     new = replacement(model, "the model", edit.by, user)
     return new.train(model.training)
 
@@ -187,7 +196,7 @@ def _add_head(model: nn.Module, edit: edits.AddHead) -> nn.Module:
         raise refuse(f"@{edit.name}", "the model has a head of that name")
     if edit.after.startswith("@"):
         raise refuse(edit.after, "a head can't stand behind another one")
-    head = Head(edit.features, edit.outputs, edit.hidden)
+    head = Head(edit.features, edit.outputs, edit.hidden, edit.grid)
     like = next(model.parameters(), None)
     if like is not None and like.is_floating_point():
         head.to(device=like.device, dtype=like.dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgebuild.errors import ModelError
 from edgebuild.models import edits
 from edgebuild.models.narrowing import refuse
 
@@ -149,20 +150,41 @@ class Heads(nn.Module):
 
 
 class Head(nn.Module):
-    """An early exit: the mean over all axes behind the channels, then one or two dense layers."""
+    """An early exit: the mean over all axes behind the channels, or over the cells of a grid, then dense layers."""
 
-    def __init__(self, features: int, outputs: int, hidden: int) -> None:
+    def __init__(self, features: int, outputs: int, hidden: int, grid: int = 1) -> None:
         super().__init__()
+        self.grid = grid
+        features *= grid**2
         self.hidden = nn.Linear(features, hidden) if hidden else None
         self.out = nn.Linear(hidden or features, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the exit's own outputs."""
-        x = x.flatten(2).mean(-1) if x.dim() > 2 else x
+        if self.grid > 1:
+            x = _cells(x, self.grid).flatten(1)
+        elif x.dim() > 2:
+            x = x.flatten(2).mean(-1)
         if self.hidden is not None:
             x = functional.relu(self.hidden(x))
         result: torch.Tensor = self.out(x)
         return result
+
+
+def _cells(x: torch.Tensor, grid: int) -> torch.Tensor:
+    """Return the means over ``grid`` by ``grid`` cells of an image, overlapping where its sides are no multiples.
+
+    A plain pooling: runtimes have kernels for it, and none for an adaptive one.
+    """
+    sides = [int(side) for side in x.shape[2:]]
+    if len(sides) != 2 or min(sides) < grid:
+        raise ModelError(
+            f"A head's grid of {grid}x{grid} cells doesn't fit an output of shape {list(x.shape)}.",
+            hint="It is for images of at least that size: take a smaller one, or another layer.",
+        )
+    strides = [side // grid for side in sides]
+    kernels = [side - (grid - 1) * stride for side, stride in zip(sides, strides, strict=True)]
+    return functional.avg_pool2d(x, kernels, strides)
 
 
 class WithHeads(nn.Module):

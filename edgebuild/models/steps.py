@@ -127,20 +127,23 @@ def export_checked(
 ) -> str:
     """Export a torch module and compare both on real samples, at several batch sizes; return the exporter's name.
 
-    The module's parameters are frozen by it, so that what only serves gradients isn't exported. ``quick`` takes the
+    The module's parameters are frozen by it, so that what only serves gradients isn't exported, and layers on grids are
+    laid plain: see ``trained_grids.lay_plain``, whose findings go into the file. ``quick`` takes the
     exporter that is faster first, for a file that only serves to compare. Raises ``ModelError`` naming the worst sample
     where they disagree.
     """
-    from edgebuild.models import torch_models
+    from edgebuild.models import torch_models, trained_grids
     from edgebuild.models.host_session import HostSession, constant_array
     from edgebuild.models.outputs import check_finite
 
     module.requires_grad_(False)
+    settled = trained_grids.lay_plain(module)
     arrays = {name: dataset.array(name)[: torch_models.EXAMPLE_BATCH] for name in dataset.inputs}
     outputs = tuple(spec.name for spec in contract.outputs) + tuple(s.output for s in contract.state)
     constants = {constant.name: constant_array(constant) for constant in contract.constants}
     examples = torch_models.example_inputs(specs, arrays, constants)
     exporter = torch_models.export(module, examples, specs, outputs, path, quick=quick)
+    trained_grids.attach(path, settled)
     check()
     call = torch_models.call_module(module, tuple(spec.name for spec in specs), outputs)
     session = HostSession(path)

@@ -45,9 +45,11 @@ class UserCode:
 
 
 def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None:
-    """Write a module that is ``model``'s factory with its edits carried out."""
+    """Write a module that is ``model``'s factory with its edits carried out; weights on grids packed (``packed``)."""
     import torch
     from safetensors.torch import save_file
+
+    from edgebuild.models import packed
 
     state = {}
     for name, value in module.state_dict().items():
@@ -58,7 +60,8 @@ def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None
             )
         # Tied weights are stored once for each name: safetensors takes no shared memory.
         state[name] = value.detach().cpu().clone().contiguous()
-    save_file(state, str(folder / WEIGHTS_FILE))
+    header = packed.pack(module, state)
+    save_file(state, str(folder / WEIGHTS_FILE), metadata=header or None)
     (folder / MODEL_FILE).write_text(model.to_json())
 
 
@@ -99,13 +102,18 @@ def load_model(folder: Path, code: UserCode) -> tuple[nn.Module, CompressedModel
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load weights strictly: every tensor by name, shape and dtype; raises ``ModelError`` naming the first misfit."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
+
+    from edgebuild.models import packed
 
     try:
         state = load_file(str(path))
+        with safe_open(str(path), "pt") as opened:
+            header = opened.metadata()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} can't be read as safetensors: {error}", hint="Is the file complete?") from error
+    packed.unpack(module, state, header, path)
     own = module.state_dict()
     for name in sorted(own.keys() | state.keys()):
         if name not in state or name not in own:

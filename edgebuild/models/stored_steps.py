@@ -63,7 +63,7 @@ class ExportStored:
     specs: tuple[TensorSpec, ...]
     contract: Contract
     kind: ClassVar[str] = "export-stored"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
 

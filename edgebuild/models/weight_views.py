@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from edgebuild.models.edits import Grid
 
 
+#: Scales between the full range and a tenth of it that are tried for the closest grid.
+SCALES_TRIED = 46
+
+
 class Masked(nn.Module):
     """Holds entries at zero: ``mask`` is 1 where a weight is kept."""
 
@@ -49,10 +53,11 @@ class Shared(nn.Module):
 
 
 class OnGrid(nn.Module):
-    """Rounds to a grid; the gradient goes straight through inside the grid's range.
+    """Rounds to a grid; the gradient goes straight through: of a weight's grid everywhere, else inside its range.
 
     Bits of 2 and more: (round(x / scale) clipped to the integers of the grid) · scale around ``zero_point``; one bit:
-    ± scale. Source of the straight-through gradient: Bengio et al. 2013, arXiv 1308.3432.
+    ± scale. ``off`` passes everything through as it is. Source of the straight-through gradient: Bengio et al. 2013,
+    arXiv 1308.3432; a weight beyond the range must be able to come back, so its gradient isn't stopped.
     """
 
     scale: torch.Tensor
@@ -60,7 +65,8 @@ class OnGrid(nn.Module):
 
     def __init__(self, grid: Grid, channels: int | None, axis: int = 0, rank: int = 0) -> None:
         super().__init__()
-        self.grid, self.axis, self.rank = grid, axis, rank
+        self.grid, self.axis, self.rank, self.off = grid, axis, rank, False
+        self.of_weight = rank > 0
         count = channels if grid.per_channel and channels is not None else 1
         self.register_buffer("scale", torch.ones(count))
         self.register_buffer("zero_point", torch.zeros(count))
@@ -69,21 +75,30 @@ class OnGrid(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` on the grid, in its own dtype."""
-        scale = self._spread(self.scale)
+        if self.off:
+            return x
+        scale = self.spread(self.scale)
         if self.grid.bits == 1:
             signs = torch.where(x >= 0, scale, -scale)
-            return _straight(signs, x.clamp(-scale, scale))
-        if self.grid.symmetric:
-            position = (x / scale).clamp(self.low, self.high)
-            return _straight(position.round(), position) * scale
-        zero = self._spread(self.zero_point)
-        position = (x / scale + zero).clamp(self.low, self.high)
-        return (_straight(position.round(), position) - zero) * scale
+            return _straight(signs, x if self.of_weight else x.clamp(-scale, scale))
+        position = x / scale
+        if not self.grid.symmetric:
+            position = position + self.spread(self.zero_point)
+        inside = position.clamp(self.low, self.high)
+        on_grid = _straight(inside.round(), position if self.of_weight else inside)
+        if not self.grid.symmetric:
+            on_grid = on_grid - self.spread(self.zero_point)
+        return on_grid * scale
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and the largest number of a grid with one scale."""
+        scale, zero = float(self.scale), float(self.zero_point)
+        return scale * (self.low - zero), scale * (self.high - zero)
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> None:
         """Set scale and zero point so that the grid spans the values of ``x``; one bit gets their mean magnitude."""
-        flat = x.detach().movedim(self.axis, 0).flatten(1) if self.scale.numel() > 1 else x.detach().reshape(1, -1)
+        flat = self._by_scale(x)
         if self.grid.bits == 1:
             self.scale.copy_(flat.abs().mean(1).clamp_min(1e-12))
         elif self.grid.symmetric:
@@ -93,7 +108,34 @@ class OnGrid(nn.Module):
             self.scale.copy_(((high - low) / self.high).clamp_min(1e-12))
             self.zero_point.copy_((-low / self.scale).round())
 
-    def _spread(self, value: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def fit_closest(self, x: torch.Tensor) -> None:
+        """Set the scales of a symmetric grid so that ``x`` is off it by the least squared error, out of some."""
+        self.fit(x)
+        if self.grid.bits == 1:
+            return  # the mean magnitude is the closest already
+        full, best = self.scale.clone(), self.scale.clone()
+        least = torch.full_like(full, torch.inf)
+        for factor in torch.linspace(1.0, 0.1, SCALES_TRIED).tolist():
+            self.scale.copy_(full * factor)
+            error = self._by_scale((self(x) - x) ** 2).sum(1)
+            best, least = torch.where(error < least, self.scale, best), torch.minimum(error, least)
+        self.scale.copy_(best)
+
+    @torch.no_grad()
+    def follow(self, x: torch.Tensor) -> None:
+        """Move the scales of a symmetric grid to the closest ones for the codes that ``x`` has now."""
+        on_grid = self._by_scale(self(x)) / self.scale[:, None]
+        power = on_grid.pow(2).sum(1)
+        closest = (self._by_scale(x) * on_grid).sum(1) / power.clamp_min(1e-12)
+        self.scale.copy_(torch.where((power > 0) & (closest > 0), closest, self.scale))
+
+    def _by_scale(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what shares a scale as a row."""
+        return x.detach().movedim(self.axis, 0).flatten(1) if self.scale.numel() > 1 else x.detach().reshape(1, -1)
+
+    def spread(self, value: torch.Tensor) -> torch.Tensor:
+        """Return a value per scale in a shape that goes with what is on the grid."""
         if value.numel() == 1:
             return value
         shape = [1] * self.rank
@@ -164,6 +206,9 @@ def _on_output(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
 
 
 def _parameter(layer: nn.Module, name: str, where: str) -> torch.Tensor:
+    if isinstance(layer, nn.RNNBase):
+        # It reads its weights from a list of its own, past any view of them.
+        raise refuse(where, f"a {type(layer).__name__} computes with its plain weights only")
     value = getattr(layer, name, None)
     if not isinstance(value, torch.Tensor):
         raise refuse(where, f"it has no parameter {name!r}")

@@ -31,7 +31,8 @@ class PlanInputs(Value):
     """Project, model and device facts.
 
     ``missing`` maps a backend, quantiser or distribution that isn't installed to how to get it. ``backend_refusals``
-    maps a backend to the reason why it can't take this model.
+    maps a backend to the reason why it can't take this model, ``precision_refusals`` a profile with a precision
+    (``candidate_id``) to the reason why its backend can't build that precision for this device.
     """
 
     target: ResolvedTarget
@@ -40,6 +41,7 @@ class PlanInputs(Value):
     quantisable_ops: int = Field(ge=0)
     missing: dict[str, str] = Field(default_factory=dict)
     backend_refusals: dict[str, str] = Field(default_factory=dict)
+    precision_refusals: dict[str, str] = Field(default_factory=dict)
     time_s: float | None = None
     max_finalists: int = 4
     costs: UnitCosts = UnitCosts()

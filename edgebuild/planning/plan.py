@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
-from edgebuild.planning.recipes import Recipe, profile_refusal, recipe_refusal
+from edgebuild.planning.recipes import Recipe, precision_refusal, profile_refusal, recipe_refusal
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -87,12 +87,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
             continue
         usable.append(profile)
         for precision in profile.precisions:
-            reason = _precision_refusal(precision, inputs)
+            reason = _precision_refusal(profile, precision, inputs)
             if reason is None:
                 first = precision.kind == "fp32" and not any(c.baseline for c in candidates)
                 candidates.append(_candidate(profile, precision, inputs, baseline=first))
             else:
-                refused.append(Refusal(what=f"{profile.name}/{precision.label}", reason=reason))
+                refused.append(Refusal(what=candidate_id(profile, precision), reason=reason))
     if not candidates:
         raise EnvironmentGap(
             f"Nothing can be built for {inputs.target.name}: "
@@ -130,11 +130,13 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
             if reason is not None:
                 refused.append(Refusal(what=f"recipe {recipe.name} on {profile.name}", reason=reason))
                 continue
-            candidates.extend(
-                _candidate(profile, precision, inputs, baseline=False, recipe=recipe.name)
-                for precision in profile.precisions
-                if _precision_refusal(precision, inputs) is None
-            )
+            for precision in profile.precisions:
+                reason = precision_refusal(recipe, precision)
+                if reason is not None:
+                    what = f"recipe {recipe.name} on {profile.name}/{precision.label}"
+                    refused.append(Refusal(what=what, reason=reason))
+                elif _precision_refusal(profile, precision, inputs) is None:
+                    candidates.append(_candidate(profile, precision, inputs, baseline=False, recipe=recipe.name))
     return candidates, refused
 
 
@@ -144,14 +146,18 @@ def _profile_refusal(profile: ResolvedProfile, inputs: PlanInputs) -> str | None
     return inputs.backend_refusals.get(profile.backend)
 
 
-def _precision_refusal(precision: Precision, inputs: PlanInputs) -> str | None:
-    if precision.kind != "int8":
-        return None
-    if not inputs.quantisable_ops:
-        return "the model has no convolution or matrix product that could run in int8"
-    if precision.quantiser in inputs.missing:
-        return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
-    return None
+def candidate_id(profile: ResolvedProfile, precision: Precision, recipe: str = "") -> str:
+    """Return the id of a precision on a profile, of the original or of what a recipe makes of it."""
+    return "/".join(filter(None, (profile.name, recipe, precision.label)))
+
+
+def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: PlanInputs) -> str | None:
+    if precision.kind == "int8":
+        if not inputs.quantisable_ops:
+            return "the model has no convolution or matrix product that could run in int8"
+        if precision.quantiser in inputs.missing:
+            return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
+    return inputs.precision_refusals.get(candidate_id(profile, precision))
 
 
 def _candidate(
@@ -160,7 +166,7 @@ def _candidate(
     raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
     settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
     return PlannedCandidate(
-        id="/".join(filter(None, (profile.name, recipe, precision.label))),
+        id=candidate_id(profile, precision, recipe),
         profile=profile.name,
         backend=profile.backend,
         precision=precision,

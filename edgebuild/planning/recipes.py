@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.catalogue.resolve import ResolvedProfile
+    from edgebuild.core.artifact import Precision
 
 
 class RecipeStep(Value):
@@ -69,6 +70,14 @@ def profile_refusal(recipe: Recipe, profile: ResolvedProfile) -> str | None:
         if lacking:
             return f"{step.technique} needs {', '.join(lacking)}, which {profile.name} doesn't have"
     return None
+
+
+def precision_refusal(recipe: Recipe, precision: Precision) -> str | None:
+    """Return why what a recipe makes can't be built in a precision, or None."""
+    early = next((step.technique for step in recipe.steps if "heads" in step.changes), None)
+    if early is None or precision.kind == "fp32":
+        return None
+    return f"{early} is built in fp32 only: its thresholds are chosen on the outputs of the fp32 model"
 
 
 def _step_refusal(step: RecipeStep, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgebuild.core.artifact import Setting
-    from edgebuild.core.measurement import Comparison, Percentile, ThroughputSummary
+    from edgebuild.core.measurement import Comparison, LatencySummary, Percentile, ThroughputSummary
 
 NONE = "–"
 MINUS = "\u2212"
@@ -96,6 +96,16 @@ def percentile_text(percentile: Percentile) -> str:
     if percentile.value_ms is None:
         return f"n/a, needs {percentile.needs_n:,}"
     return f"{number(percentile.value_ms)} ms"
+
+
+def point_name(latency: LatencySummary) -> str:
+    """Return what a latency's point is: ``p50``, or ``mean`` where the artifact ends early."""
+    return "mean" if latency.exits else "p50"
+
+
+def exits_text(latency: LatencySummary) -> str:
+    """Return where inferences ended: ``72.1 % at exit1, 27.9 % at end``; empty for what always runs whole."""
+    return ", ".join(f"{percent(share)} at {clean(name)}" for name, share in latency.exits)
 
 
 def settings_text(settings: Sequence[tuple[str, Setting]]) -> str:

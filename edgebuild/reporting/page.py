@@ -277,8 +277,11 @@ def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
     found = [(i, c, c.certify) for i, c in measured if c.certify]
     names = list(dict.fromkeys(figures.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
     rows = [(None, [name_cell(i, c), *_latency_cells(latency, names)]) for i, c, latency in found]
+    exits = [f"{c.id} ends early: {figures.exits_text(latency)}." for _, c, latency in found if latency.exits]
     head = ["Certified candidate", "Point [95 %]", *names, "Per second, one at a time", "Launches", "Spread", "Far out"]
     caption = "Latency in ms over all valid launches. Far out: beyond the 3 IQR fences, counted and kept."
+    if exits:
+        caption = " ".join([caption, "The point of what ends early is the mean of its inferences.", *exits])
     return table(head, rows, caption=caption)
 
 
@@ -349,11 +352,20 @@ def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> lis
         join([tag("span", str(index), class_="num"), " ", tag("b", c.id), tag("small", detail)]),
         tag("span", c.status, class_=f"status s-{c.status}"),
         lost,
-        join([told, tag("small", "screened only")]) if latency and not c.certify else told,
+        _timed(told, c, latency),
         figures.bytes_text(c.size_bytes),
         figures.bytes_text(c.memory.peak_bytes if c.memory else None),
         join([reasons[0], _more(reasons[1:])]),
     ]
+
+
+def _timed(told: str, c: CandidateRecord, latency: LatencySummary | None) -> str | Html:
+    """Return a latency with what is to be known of it."""
+    if latency is None:
+        return told
+    early = f"mean; {figures.exits_text(latency)}" if latency.exits else ""
+    small = [tag("small", text) for text in ("" if c.certify else "screened only", early) if text]
+    return join([told, *small]) if small else told
 
 
 def _more(notes: Sequence[str]) -> Html | None:

@@ -116,7 +116,10 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) 
         _text(str(index)),
         _text(c.id.replace("/", "/\n", 1)),
         _text(lost.replace(" [", "\n[")),
-        _text(("~" if latency and c.certify is None else "") + time.replace(" [", "\n[")),
+        _text(
+            ("~" if latency and c.certify is None else "") + time.replace(" [", "\n["),
+            "\nmean" if latency and latency.exits else "",
+        ),
         _text(f"{figures.bytes_text(c.size_bytes)}\n{memory}"),
         _text((c.status, _STATUS_STYLES.get(c.status, "")), role, "\nemulated" if record.emulated else ""),
     ]
@@ -221,7 +224,10 @@ def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[Rendera
         return parts if flight else [*parts, _text(emulated)]
     note = "" if c.certify else ", screened only: it ranks, it is no result"
     interval = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
-    parts.append(_text(f"p50 {interval} ms in {latency.launches} launches{note}"))
+    parts.append(_text(f"{figures.point_name(latency)} {interval} ms in {latency.launches} launches{note}"))
+    if latency.exits:
+        p99 = next((figures.percentile_text(p) for p in latency.percentiles if p.p == 99), figures.NONE)
+        parts.append(_text(f"p99 {p99}; inferences end: {figures.exits_text(latency)}"))
     if c.versus_reference:
         parts.append(_text(f"against the reference artifact: {figures.speed(c.versus_reference)}"))
     if c.settings:

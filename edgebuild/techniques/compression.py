@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.errors import DataError, EdgebuildError, ModelError
 from edgebuild.models import stored
+from edgebuild.models.exits import with_exits
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
@@ -39,6 +39,9 @@ NORM_SAMPLES = 1024
 NORM_BATCH = 64
 #: Frames that a rebuilt model is compared on.
 PROBE_FRAMES = 8
+
+#: The data that a step may be given.
+DATA = ("train", "calibration", "validation")
 
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]
 
@@ -71,7 +74,7 @@ class Compression:
         from edgebuild.models.host_session import constant_array
 
         module, model = stored.load_model(inputs["model"], step.code)
-        data = {name: Dataset.open(inputs[name]) for name in ("train", "calibration") if name in inputs}
+        data = {name: Dataset.open(inputs[name]) for name in DATA if name in inputs}
         first = next(iter(data.values()), None)
         if first is None:
             raise DataError(f"{step.kind} has neither calibration nor training data.")
@@ -122,6 +125,10 @@ class Compression:
             if name in self.data:
                 return self.data[name]
         raise DataError(f"{self.step.kind} has no data.")
+
+    def validation(self) -> Dataset:
+        """Return the data to choose between models by; the calibration data where there are none."""
+        return self.data["validation"] if "validation" in self.data else self.dataset(train=False)
 
     def loader(self) -> Any:
         """Return what the user's own ``[training].loader`` gives; None without: then ``dataset`` is trained on."""
@@ -261,7 +268,7 @@ class Compression:
     def _require_onnx(self, module: nn.Module) -> None:
         dataset = self.dataset(train=False)
         path = self.ctx.scratch / "parity.onnx"
-        contract = with_heads(self.step.contract, module)
+        contract = with_exits(self.step.contract, (*self.stored.edits, *self.edits))
         export_checked(module, self.step.specs, contract, dataset, path, self.ctx.check, quick=True)
 
     def report(self, summary: str) -> TechniqueReport:
@@ -277,14 +284,6 @@ class Compression:
             layers=tuple(self.said),
             notes=tuple(self.notes),
         )
-
-
-def with_heads(contract: Contract, module: nn.Module) -> Contract:
-    """Return a contract with the outputs of a model's heads before its own, called ``exit_NAME``."""
-    if not isinstance(module, WithHeads):
-        return contract
-    heads = tuple(TensorSpec(name=f"exit_{name}", shape=(BATCH_AXIS,), dtype="float32") for name in module.heads)
-    return contract.model_copy(update={"outputs": (*heads, *contract.outputs)})
 
 
 def _shapes(found: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> str:

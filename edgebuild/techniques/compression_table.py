@@ -9,9 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EnvironmentGap
+from edgebuild.techniques.apprentice import Apprentice
+from edgebuild.techniques.binary_weights import BinaryWeights
 from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.prune_unstructured import PruneUnstructured
+from edgebuild.techniques.qat import Qat
+from edgebuild.techniques.resize import Resize
+from edgebuild.techniques.share_weights import ShareWeights
+from edgebuild.techniques.substitute import Substitute
 from edgebuild.techniques.torch_step import Parameters, TorchStep
 
 if TYPE_CHECKING:
@@ -20,9 +28,17 @@ if TYPE_CHECKING:
 GROUP = "edgebuild.recipe_steps"
 
 TABLE: Mapping[str, type[TorchStep]] = {
+    "apprentice": Apprentice,
+    "binary-weights": BinaryWeights,
     "distil": Distil,
+    "exit-early": ExitEarly,
     "factorise": Factorise,
     "prune-structured": PruneStructured,
+    "prune-unstructured": PruneUnstructured,
+    "share-weights": ShareWeights,
+    "substitute": Substitute,
+    "qat": Qat,
+    "resize": Resize,
 }
 
 

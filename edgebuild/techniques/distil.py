@@ -11,11 +11,14 @@ from pydantic import Field, model_validator
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.models.edits import ReplaceModule, ShallowNet, UserModule
+from edgebuild.techniques.class_biases import set_biases
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, task_loss, user_loader
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from edgebuild.techniques.compression import Compression
     from edgebuild.training.batches import ArrayLoader
@@ -81,6 +84,12 @@ class DistilParameters(TrainingParameters):
         default=None, ge=1, description="With `augment`: versions of each sample, so that kept answers don't grow."
     )
 
+    priors: tuple[tuple[int, float], ...] = Field(
+        default=(),
+        description="Classes that the student's data lack, each with the share of samples it has in the calibration "
+        "data, which hold all classes: one number is added to its bias, so that it is answered as often.",
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> DistilParameters:
         if len(self.hint) not in {0, 2}:
@@ -104,7 +113,7 @@ class Distil(TorchStep):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
@@ -126,17 +135,33 @@ class Distil(TorchStep):
         """See ``TorchStep``."""
         p: DistilParameters = self.parameters
         _place_student(work, p)
-        plan, own = p.plan(), user_loader(work, p)
-        arrays = None if own is not None else array_loader(work, p, views=p.views)
-        loader = own if arrays is None else arrays
-        if p.blocks:
-            _teach_blocks(work, p, loader)
-        teacher = _teacher(work, p, plan, arrays)
-        report = _teach(work, p, plan, loader, _loss(work, p, teacher, loader))
+        report = teach(work, work.module, p)
+        if p.priors:
+            set_biases(work, dict(p.priors))
         if not p.student:
             work.say("all layers", "as before", "trained further")
         went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"
         return f"{report.steps} steps of distillation; the loss went {went}"
+
+
+def teach(
+    work: Compression, module: nn.Module, p: DistilParameters, *, name: str = "distil", title: str = "Distilling"
+) -> TrainReport:
+    """Train a module, ``work``'s own or another with the same outputs, on what its teacher answers.
+
+    ``name`` keeps its checkpoint apart from those of other parts of a technique's work; the teacher's answers are
+    shared between parts that see the same samples.
+    """
+    plan, own = p.plan(), user_loader(work, p)
+    arrays = None if own is not None else array_loader(work, p, views=p.views)
+    loader = own if arrays is None else arrays
+    if p.blocks:
+        _teach_blocks(work, module, p, loader, f"{name}-blocks")
+    teacher = _teacher(work, p, plan, arrays)
+    loss = _loss(work, p, teacher, loader)
+    if not p.hint:
+        return learn(work, module, plan, loader, loss, name=name, title=title)
+    return _teach_with_hint(work, module, p, plan, loader, loss, name=name, title=title)
 
 
 def _place_student(work: Compression, p: DistilParameters) -> None:
@@ -222,7 +247,7 @@ def _match(
     if kind == "none":
         return None
     if kind == "auto":
-        kind = "kl" if _is_row_of_classes(work, output) else "l2"
+        kind = "kl" if is_row_of_classes(work, output) else "l2"
     if kind == "kl":
         return lambda student, expected: losses.soft_targets(student, expected, p.temperature)
     if kind == "standardised-l2":
@@ -230,7 +255,8 @@ def _match(
     return losses.MATCHES[kind]
 
 
-def _is_row_of_classes(work: Compression, output: int) -> bool:
+def is_row_of_classes(work: Compression, output: int) -> bool:
+    """Whether an output is a row of class logits, as far as shapes and targets say."""
     shape, _ = work.shapes_before[output]
     target = work.dataset(train=True).target
     return len(shape) == 2 and shape[1] > 1 and (target is None or target.dtype.kind in "iub")
@@ -250,29 +276,37 @@ def _deviation(teacher: Teacher, loader: Any, output: int, work: Compression) ->
     return torch.cat([teacher(batch)[output] for batch in batches]).std(dim=0, correction=0)
 
 
-def _teach_blocks(work: Compression, p: DistilParameters, loader: Any) -> None:
+def _teach_blocks(work: Compression, module: nn.Module, p: DistilParameters, loader: Any, name: str) -> None:
     from edgebuild.training.losses import matched_pairs
     from edgebuild.training.pairs import Blockwise
 
-    pairs = Blockwise(work.module, work.teacher(), [(name, name) for name in p.blocks])
+    pairs = Blockwise(module, work.teacher(), [(block, block) for block in p.blocks])
     try:
         plan = p.plan(epochs=p.block_epochs, steps=None)
-        report = learn(work, pairs, plan, loader, matched_pairs, name="blocks", title="Teaching blocks")
+        report = learn(work, pairs, plan, loader, matched_pairs, name=name, title="Teaching blocks")
     finally:
         pairs.close()
     work.notes.append(f"Block by block the loss went from {report.losses[0]:.4g} to {report.losses[-1]:.4g}.")
 
 
-def _teach(work: Compression, p: DistilParameters, plan: TrainingPlan, loader: Any, loss: Any) -> TrainReport:
+def _teach_with_hint(
+    work: Compression,
+    module: nn.Module,
+    p: DistilParameters,
+    plan: TrainingPlan,
+    loader: Any,
+    loss: Loss,
+    *,
+    name: str,
+    title: str,
+) -> TrainReport:
     from edgebuild.training.batches import Batch
     from edgebuild.training.losses import Sum, linear
     from edgebuild.training.pairs import Hint
 
-    if not p.hint:
-        return learn(work, work.module, plan, loader, loss, name="distil", title="Distilling")
-    hint = Hint(work.module, p.hint[0], work.teacher(), p.hint[1], Batch(inputs=work.examples))
+    hint = Hint(module, p.hint[0], work.teacher(), p.hint[1], Batch(inputs=work.examples))
     try:
         both: Loss = Sum([(1.0, loss), (linear(p.hint_weight, 0.0), hint)])
-        return learn(work, work.module, plan, loader, both, name="distil", title="Distilling")
+        return learn(work, module, plan, loader, both, name=name, title=title)
     finally:
         hint.close()

@@ -1,4 +1,4 @@
-"""Factorisation: a dense layer as two thin ones (SVD), a convolution as three (Tucker-2)."""
+"""Factorisation: a dense layer as two thin ones or a Monarch product, a convolution as three (Tucker-2)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from edgebuild.errors import ModelError
-from edgebuild.models.edits import LowRankLinear, ReplaceModule, Tucker2Conv
+from edgebuild.models.edits import LowRankLinear, MonarchLinear, ReplaceModule, Tucker2Conv
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+from edgebuild.techniques.tuning import TuningParameters, tune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgebuild.techniques.compression import Compression
 
 
-class FactoriseParameters(Parameters):
+class FactoriseParameters(TuningParameters):
     """What `factorise` can be told."""
 
     ranks: Literal["vbmf", "share"] = Field(
@@ -28,6 +29,11 @@ class FactoriseParameters(Parameters):
         description="How ranks are chosen: what variational Bayes holds for signal, or a share of the full rank.",
     )
     share: float = Field(default=0.5, gt=0, lt=1, description="The share of the full rank, for `share`.")
+    dense: Literal["best", "low-rank", "monarch"] = Field(
+        default="best",
+        description="What dense layers become: two thin ones, a Monarch product (two block-diagonal matrices with a "
+        "shuffle between) that costs no more, or which of the two is nearer to the weight.",
+    )
     multiple: int | None = Field(
         default=None, ge=1, description="Ranks are multiples of this; without it, of what the profile's kernels take."
     )
@@ -38,14 +44,14 @@ class FactoriseParameters(Parameters):
 class Factorise(TorchStep):
     """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates.
 
-    Dense: singular value decomposition. Convolutions with a kernel: Tucker-2 on the two channel axes (Kim et al. 2016).
-    Grouped, transposed and 1x1 convolutions are left alone, recurrent layers too. Raises ``ModelError`` when no layer
-    gets cheaper.
+    Dense: singular value decomposition, or the nearest Monarch product (Dao et al. 2022). Convolutions with a kernel:
+    Tucker-2 on the two channel axes (Kim et al. 2016). Grouped, transposed and 1x1 convolutions are left alone,
+    recurrent layers too. Raises ``ModelError`` when no layer gets cheaper.
     """
 
     kind: ClassVar[str] = "factorise"
     title: ClassVar[str] = "replaces layers by products of thin ones"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
     Parameters: ClassVar[type[Parameters]] = FactoriseParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
@@ -59,8 +65,8 @@ class Factorise(TorchStep):
     @classmethod
     def needs(cls, parameters: Any) -> Needs:
         """See ``TorchStep``."""
-        del parameters
-        return Needs(modules=("tensorly",))
+        needs: Needs = parameters.needs("tensorly")
+        return needs
 
     def compress(self, work: Compression) -> str:
         """See ``TorchStep``."""
@@ -82,6 +88,10 @@ class Factorise(TorchStep):
                 f"factorise makes no layer of the model cheaper ({why or 'it has no dense layer or convolution'}).",
                 hint='Try ranks = "share" with a smaller `share`; else leave the technique out.',
             )
+        told = tune(work, work.module, self.parameters, name="tuning")
+        if told is not None:
+            work.notes.append(f"Tuned: the loss went from {told.losses[0]:.4g} to {told.losses[-1]:.4g}.")
+        work.notes.append("Layers were chosen by multiply-accumulates, not by timing each on the target.")
         return f"{replaced} of {len(names)} layers factorised"
 
     def _layer(self, work: Compression, name: str) -> bool:
@@ -95,7 +105,7 @@ class Factorise(TorchStep):
         try:
             if is_skipped(name, self.parameters.skip):
                 raise ModelError("it is to be skipped")
-            edit, weights = thin(layer, name, self._ranks)
+            edit, fill, _ = thin(layer, name, self._ranks, self.parameters.dense)
             small = work.tried(edit)
             thin_macs, macs = work.sizes(small)[0], work.sizes(work.module)[0]
             if thin_macs >= macs:
@@ -104,7 +114,7 @@ class Factorise(TorchStep):
         except ModelError as error:
             work.say(name, before, before, error.message)
             return False
-        weights(layer_at(work.module, name))
+        fill(layer_at(work.module, name))
         work.say(name, before, _ranks_text(edit))
         return True
 
@@ -129,4 +139,6 @@ def _ranks_text(edit: ReplaceModule) -> str:
     by = edit.by
     if isinstance(by, Tucker2Conv):
         return f"ranks {by.rank_in} and {by.rank_out}"
+    if isinstance(by, MonarchLinear):
+        return f"Monarch of {by.blocks} blocks"
     return f"rank {by.rank}" if isinstance(by, LowRankLinear) else by.kind

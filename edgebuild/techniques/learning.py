@@ -142,3 +142,16 @@ def task_loss(work: Compression) -> Loss:
         return Supervised(known_l2 if batch.target.is_floating_point() else cross_entropy)(outputs, batch)
 
     return loss
+
+
+def relearning_loss(work: Compression) -> Loss:
+    """Return what a changed model learns from: the labels where there are any, else the original's outputs."""
+    from edgebuild.training import losses
+    from edgebuild.training.teachers import LiveTeacher
+
+    if work.step.loader or work.dataset(train=True).labelled:
+        return task_loss(work)
+    matches = [
+        losses.soft_targets if len(shape) == 2 and shape[1] > 1 else losses.l2 for shape, _ in work.shapes_before
+    ]
+    return losses.Distil(LiveTeacher(work.teacher()), matches)

@@ -11,14 +11,15 @@ from pydantic import Field
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Identity, ReplaceModule
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+from edgebuild.techniques.tuning import TuningParameters, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgebuild.techniques.compression import Compression
 
 
-class PruneParameters(Parameters):
+class PruneParameters(TuningParameters):
     """What `prune-structured` can be told."""
 
     keep: float = Field(default=0.5, gt=0, le=1, description="The share of channels to keep, over all layers.")
@@ -35,12 +36,23 @@ class PruneParameters(Parameters):
         default=None, ge=1, description="Widths are multiples of this; without it, of what the profile's kernels take."
     )
     heads: bool = Field(default=True, description="Whether attention loses whole heads, too.")
-    rounds: int = Field(default=1, ge=1, le=20, description="In how many cuts; after each, normalisations settle anew.")
+    rounds: int = Field(
+        default=1,
+        ge=1,
+        le=20,
+        description="In how many cuts; after each, normalisations settle anew, and the net is tuned.",
+    )
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
     remove: tuple[str, ...] = Field(
         default=(), description="Residual blocks to take out whole, by name; each must keep its input's shape."
     )
-    samples: int = Field(default=512, ge=1, description="Samples that the importance `taylor` is taken from.")
+    blocks: int = Field(
+        default=0,
+        ge=0,
+        description="How many residual blocks to take out, those without which the loss is least; they are found by "
+        "passing their input on when their weights are zero.",
+    )
+    samples: int = Field(default=512, ge=1, description="Samples that `taylor` and the worth of blocks are taken from.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +80,8 @@ class PruneStructured(TorchStep):
     @classmethod
     def needs(cls, parameters: Any) -> Needs:
         """See ``TorchStep``."""
-        del parameters
-        return Needs(modules=("torch-pruning",))
+        needs: Needs = parameters.needs("torch-pruning")
+        return needs
 
     def compress(self, work: Compression) -> str:
         """See ``TorchStep``."""
@@ -77,8 +89,7 @@ class PruneStructured(TorchStep):
         from edgebuild.techniques.cutting import cut
 
         p: PruneParameters = self.parameters
-        for name in p.remove:
-            self._remove(work, name)
+        removed = self._blocks(work, p)
         narrowed: dict[str, tuple[int, int]] = {}
         refused: dict[str, str] = {}
         with work.ctx.progress.task("Narrowing", total=p.rounds) as task:
@@ -92,20 +103,35 @@ class PruneStructured(TorchStep):
                     else:
                         narrowed[name] = (narrowed.get(name, (before, 0))[0], after)
                 self.settle(work)
+                told = tune(work, work.module, p, name=f"tuning-{turn}")
                 task.advance()
+                if told is not None:
+                    work.notes.append(_went(turn, told.losses))
         for name, (before, after) in narrowed.items():
             work.say(name, before, after)
         for name, reason in refused.items():
             if name not in narrowed:
                 work.say(name, "all", "all", reason)
-        if not narrowed and not p.remove:
+        if not narrowed and not removed:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
             raise ModelError(
                 f"prune-structured can narrow no layer of the model ({why or 'it has no layers with channels'}).",
                 hint="A smaller `multiple` or `keep` may leave it room; else leave the technique out.",
             )
-        removed = f", {len(p.remove)} blocks removed" if p.remove else ""
-        return f"{len(narrowed)} of {len(narrowed.keys() | refused.keys())} groups of channels narrowed{removed}"
+        also = f", {removed} blocks removed" if removed else ""
+        return f"{len(narrowed)} of {len(narrowed.keys() | refused.keys())} groups of channels narrowed{also}"
+
+    def _blocks(self, work: Compression, p: PruneParameters) -> int:
+        """Take whole blocks out, those that are named and those that cost least; return how many."""
+        from edgebuild.techniques.residual_blocks import cheapest_block
+
+        for name in p.remove:
+            self._remove(work, name)
+        for turn in range(p.blocks):
+            self._remove(work, cheapest_block(work, p, turn))
+        if p.remove or p.blocks:
+            self.settle(work)
+        return len(p.remove) + p.blocks
 
     def _remove(self, work: Compression, name: str) -> None:
         edit = ReplaceModule(module=name, by=Identity())
@@ -119,6 +145,10 @@ class PruneStructured(TorchStep):
     def settle(self, work: Compression) -> None:
         """Let the model settle after a cut: its normalisations' statistics are taken anew."""
         work.recalibrate_norms()
+
+
+def _went(turn: int, losses: Sequence[float]) -> str:
+    return f"Tuned after cut {turn + 1}: the loss went from {losses[0]:.4g} to {losses[-1]:.4g}."
 
 
 def is_skipped(name: str, patterns: tuple[str, ...]) -> bool:

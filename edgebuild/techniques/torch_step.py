@@ -5,7 +5,8 @@ what it needs (``needs``), what it changes and after what it may not come (``cha
 work in ``compress``. Loading, checking and storing are done here, the same for all:
 
 * in: ``model``, a folder with a stored model (``edgebuild.models.stored``); ``teacher``, the original in the same form;
-  ``calibration`` and, where it is needed and given, ``train``: data folders (``edgebuild.models.dataset``);
+  ``calibration`` and, where they are needed and given, ``train`` and ``validation``: data folders
+  (``edgebuild.models.dataset``);
 * out: a folder with a stored model, and ``technique.json``: what was done to each layer and why, or why not.
 
 Ensured afterwards, or ``ModelError``: rebuilt from the folder alone the model gives the same outputs bit by bit;
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, TensorSpec
+    from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
     from edgebuild.core.values import Json
     from edgebuild.models.stored import UserCode
     from edgebuild.techniques.compression import Compression
@@ -44,12 +45,13 @@ class Parameters(Table):
 class Needs(Value):
     """What a step needs, known from its parameters alone and checked while planning.
 
-    ``features`` are features of a profile, such as ``"2:4"``. ``modules`` are distributions that must be installed.
-    ``references`` are functions of the user's that it calls.
+    ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
+    ``modules`` are distributions that must be installed. ``references`` are functions of the user's that it calls.
     """
 
     train: bool = False
     labels: bool = False
+    validation: bool = False
     features: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
@@ -87,7 +89,8 @@ class TorchStep:
     """The base of all techniques on torch models; see the module. Subclasses set the class variables.
 
     ``specs`` are the model's inputs in the order of ``forward``, with dynamic axes as names; ``contract`` is how it is
-    called. ``channel_multiple`` is the profile's, and 1 for techniques that don't look at it. ``loss`` names the user's
+    called. ``channel_multiple`` and ``int8`` are the profile's, and 1 and None for techniques that don't look at them
+    (``uses_channels``, ``uses_int8``), or where the profile has no int8. ``loss`` names the user's
     own loss, ``loader`` the user's own training loader, ``data_version`` what the user says its data are; ``uncached``
     is unique for every build where nobody says so.
     """
@@ -103,6 +106,7 @@ class TorchStep:
     changes: ClassVar[frozenset[Change]]
     not_after: ClassVar[Mapping[Change, str]] = {}
     uses_channels: ClassVar[bool] = False
+    uses_int8: ClassVar[bool] = False
 
     parameters: Any
     code: UserCode
@@ -110,6 +114,7 @@ class TorchStep:
     specs: tuple[TensorSpec, ...]
     contract: Contract
     channel_multiple: int = 1
+    int8: Int8Scheme | None = None
     loss: str = ""
     loader: str = ""
     data_version: str = ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.devices import bundle, ssh
+from edgebuild.devices import bundle, ssh, ssh_channel, ssh_connection
 from edgebuild.devices.client import MAX_TOTAL_BYTES, RunnerClient
 from edgebuild.devices.probe import read_probe
 from edgebuild.devices.transport import MAX_LINE_BYTES
@@ -76,8 +76,8 @@ def test_a_board_set_up_anew_is_refused_with_both_fingerprints(board: Board, tmp
     board.set_up_anew()
     with pytest.raises(DeviceError, match="host key") as caught:
         read_probe(RunnerClient(board.device(host_key=before), {}))
-    assert ssh.fingerprint(before) in caught.value.message
-    assert ssh.fingerprint(board.host_key) in caught.value.message
+    assert ssh_connection.fingerprint(before) in caught.value.message
+    assert ssh_connection.fingerprint(board.host_key) in caught.value.message
     assert not board.processes()
     usable(board, tmp_path)
 
@@ -90,7 +90,7 @@ def test_a_runner_whose_request_never_comes_ends(board: Board, tmp_path: Path, m
     protocol.write_text(protocol.read_text().replace("REQUEST_S = 30.0\n", "REQUEST_S = 1.0\n"))
     monkeypatch.setattr(bundle, "RUNNER", impatient)
     device = board.device()
-    monkeypatch.setattr(ssh.SshChannel, "send", lambda *_: None)
+    monkeypatch.setattr(ssh_channel.SshChannel, "send", lambda *_: None)
     channel = RunnerClient(device, {}).start("probe", {}, time_limit_s=600.0)
     wait_until_busy(board)
     board.wait_until_idle(10.0)
@@ -115,7 +115,7 @@ def test_a_cut_link_ends_the_call_and_the_run_on_the_board(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No packet tells the board's sshd that the host is gone, and its default is never to ask."""
-    monkeypatch.setattr(ssh, "KEEPALIVE_S", 0.5)
+    monkeypatch.setattr(ssh_connection, "KEEPALIVE_S", 0.5)
     limit_s = 5.0
     client = RunnerClient(board.device(), {"slow": backend(tmp_path, SLEEPER)})
     start = time.monotonic()

@@ -14,7 +14,7 @@ from edgebuild.backends.table import backends
 from edgebuild.core.measurement import Measurement
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices import client as client_module
-from edgebuild.devices import ssh
+from edgebuild.devices import ssh_connection
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import DeviceError
@@ -111,7 +111,7 @@ def test_stalls_shorter_than_the_limits_only_take_time(board: Board, link: Link,
 def test_a_stall_beyond_the_limits_ends_both_sides_and_the_next_call_works(
     board: Board, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "KEEPALIVE_S", 0.5)
+    monkeypatch.setattr(ssh_connection, "KEEPALIVE_S", 0.5)
     monkeypatch.setattr(client_module, "SILENCE_S", 2.0)
     client = client_of(board, link, tmp_path, SLEEPER)
 
@@ -134,7 +134,7 @@ def test_a_stall_beyond_the_limits_ends_both_sides_and_the_next_call_works(
 def test_a_transfer_over_a_link_that_breaks_goes_on_where_it_was(
     board: Board, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(ssh, "KEEPALIVE_S", 0.5)
+    monkeypatch.setattr(ssh_connection, "KEEPALIVE_S", 0.5)
     folder = large(tmp_path)
     first = client_of(board, link, tmp_path)
     first.call("probe", {}, time_limit_s=60.0)

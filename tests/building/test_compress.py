@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgebuild.building.compress import planned_recipes, step_of
+from edgebuild.building.compress import Wants, int8_of, planned_recipes, step_of
 from edgebuild.building.world import Options
 from edgebuild.catalogue.project import parse_project
+from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, DataError
 from edgebuild.models.stored import UserCode
 from edgebuild.techniques.compression import Compression
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.qat import Qat
 from edgebuild.techniques.torch_step import Needs
 from tests.catalogue.example import tables
 from tests.techniques import zoo
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
 
 CODE = UserCode(factory="net:make", load=lambda _: dict)
+WANTS = Wants(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
 
 
 class Trained(Factorise):
@@ -46,12 +49,32 @@ def made(technique: Any, folder: Path, started: float = 1.0, **training: Any) ->
     """Return a step of a build that started then, in a project with that [training]."""
     world: Any = SimpleNamespace(project=project(folder, training=training), code_digest="c", started=started)
     prepared: Any = SimpleNamespace(given=zoo.contract_of(zoo.ZOO["residual"]))
-    return step_of(technique, technique.Parameters(), CODE, 16, prepared, world)
+    return step_of(technique, technique.Parameters(), CODE, WANTS, prepared, world)
 
 
 def test_the_profiles_widths_count_where_a_technique_looks_at_them(tmp_path: Path) -> None:
     assert made(PruneStructured, tmp_path).channel_multiple == 16
     assert "channel_multiple" not in made(Trained, tmp_path).key_fields()
+
+
+def test_the_profiles_int8_counts_where_a_technique_trains_for_it(tmp_path: Path) -> None:
+    assert made(Qat, tmp_path).int8 == WANTS.int8
+    assert "int8" not in made(Trained, tmp_path).key_fields()
+
+
+def test_one_training_serves_every_int8_scheme_of_a_profile() -> None:
+    def plan(*schemes: Int8Scheme) -> Any:
+        precisions = [SimpleNamespace(scheme=scheme) for scheme in (None, *schemes)]
+        return SimpleNamespace(candidates=[SimpleNamespace(profile="p", precision=each) for each in precisions])
+
+    seven, eight = Int8Scheme(activations="uint8", reduce_range=True), Int8Scheme(activations="int8")
+    symmetric = Int8Scheme(activations="int8", symmetric_activations=True, float_below_channels=16)
+    assert int8_of(plan(), "p") is None
+    assert int8_of(plan(eight), "other") is None
+    found = int8_of(plan(seven, eight, symmetric), "p")
+    assert found is not None
+    assert (found.reduce_range, found.symmetric_activations, found.float_below_channels) == (True, True, 16)
+    assert int8_of(plan(eight), "p") == Int8Scheme(activations="uint8")
 
 
 def test_a_loader_counts_where_a_technique_trains(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, StateLink, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.local import LocalDevice
 from edgebuild.models.dataset import write_dataset
 from edgebuild.planning.plan import PlannedCandidate
 from tests.cli.example import write_project
@@ -233,3 +235,34 @@ def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
     found = checked(there, "openvino", quantised_net(largest=126))
     assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
     assert "the layers can't be looked at: its layers take 0 MB a call" in found.explanation
+
+
+#: Device code that crashes on what shows more outputs than ``y``.
+CRASHING = """
+
+import os as _os
+import signal as _signal
+
+_Session = Session
+
+
+class Session(_Session):
+    def __init__(self, artifact, folder, settings):
+        if len(artifact["contract"]["outputs"]) > 1:
+            _os.kill(_os.getpid(), _signal.SIGSEGV)
+        super().__init__(artifact, folder, settings)
+"""
+
+
+def test_what_crashes_only_while_it_shows_its_layers_is_not_the_candidates_crash(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = without_vnni(world, "openvino", monkeypatch)
+    code = tmp_path / "crashing_device.py"
+    code.write_text(there.backends["openvino"].device_file.read_text() + CRASHING)
+    client = RunnerClient(LocalDevice(tmp_path / "device"), {"openvino": code})
+    there = replace(there, client=client, executor=there.executor.on({"kernels": "crashing"}))
+    found = checked(there, "openvino", quantised_net(largest=125))
+    assert (found.cause, found.layer) == ("unexplained", None)
+    assert "not explained: the layers can't be looked at: The runner on" in found.explanation
+    assert "SIGSEGV" in found.explanation

@@ -130,9 +130,21 @@ def test_a_profile_that_does_not_exist(project: Path) -> None:
 
 
 def test_a_board_that_is_not_this_machine(project: Path) -> None:
-    ended = run("plan", "--target", "jetson-thor", cwd=project, driver=False)
+    ended = run("build", "--target", "jetson-thor", cwd=project, driver=False)
     assert ended.code == 6
     assert ended.err.startswith("edgebuild: There is no device for jetson-thor, and this machine is none: ")
+    assert "--no-measure compiles without one" in ended.err
+
+
+@pytest.mark.parametrize("target", ["raspberry-pi-5", "jetson-thor"])
+def test_a_target_without_a_device_is_planned_from_its_facts(target: str, project: Path) -> None:
+    ended = run("plan", "--target", target, cwd=project, driver=False)
+    said = " ".join(ended.out.split())
+    assert ended.code == 0, ended
+    assert f"Plan for {target}: " in said
+    assert "/int8-" in said
+    assert "Note: planned from the target's facts: no device is enrolled." in said
+    assert not (project / ".edgebuild" / "store").exists()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add(board: Board, tmp_path: Path, *more: str, target: str = "this-machine") -> tuple[str, ...]:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     return (
         "device",
@@ -79,7 +79,7 @@ def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Pat
 
 
 def test_a_board_behind_another_host_is_enrolled_through_it(board: Board, inventory: Path, tmp_path: Path) -> None:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     key, through = fingerprint(board.host_key), f"{getpass.getuser()}@127.0.0.1:{board.port}"
     asked = run(*add(board, tmp_path, "--host-key", key, "--jump", through), cwd=tmp_path)
@@ -101,7 +101,7 @@ def test_a_board_that_is_not_its_target_is_refused(board: Board, inventory: Path
 def test_a_build_on_a_board_is_the_build_of_this_machine(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
     added = run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path)
@@ -131,7 +131,7 @@ def test_a_bench_on_a_board_needs_no_project(
 def test_several_targets_are_each_built_where_they_are(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
     (project / "targets" / "second.toml").write_text((project / "targets" / "quick.toml").read_text())
@@ -181,7 +181,7 @@ def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
     board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for onnxruntime, in a version that only it has, from an index on this disk."""
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
     assert run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path).code == 0
@@ -207,7 +207,7 @@ def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
 def test_tensorrt_is_not_put_on_a_board_and_says_where_it_comes_from(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     profile = project / "profiles" / "quick.toml"
     profile.write_text(profile.read_text().replace('"onnxruntime"', '"tensorrt"'))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.devices.client import RunnerClient
-from edgebuild.devices.hold import pinned_clocks
+from edgebuild.devices.hold import clocks_as_asked, pinned_clocks
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.runner import clocks
 from edgebuild.errors import EnvironmentGap
@@ -93,6 +93,17 @@ def test_a_tool_that_refuses_ends_in_one_sentence(tmp_path: Path, state: Path) -
         pass
     assert "sudo without a password" in (caught.value.hint or "")
     assert state.read_text() == "stock"
+
+
+@needs_root
+def test_what_is_measured_with_them_is_probed_with_them(tmp_path: Path, state: Path) -> None:
+    before = {"arch": "as it was"}
+    with clocks_as_asked(client(tmp_path), before, pin=False) as found:
+        assert found == before
+        assert state.read_text() == "stock"
+    with clocks_as_asked(client(tmp_path), before, pin=True) as found:
+        assert found["arch"] == os.uname().machine
+        assert state.read_text().strip() == "pinned"
 
 
 def test_others_than_root_ask_sudo_and_never_for_a_password(state: Path) -> None:

@@ -15,7 +15,7 @@ from edgebuild.errors import DeviceError, Interrupted
 from tests.devices.sshd import Board, board, needs_sshd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytest.importorskip("asyncssh")
 pytestmark = needs_sshd
@@ -99,12 +99,28 @@ def test_a_measurement_started_on_the_machine_itself_counts_too(clients: tuple[R
 def test_a_turn_ends_when_the_host_is_silent(
     clients: tuple[RunnerClient, RunnerClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As with a cut link: the channel stays open, and nothing comes over it any more.
-    monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 1.0)
     first, second = clients
+    # Until it holds the device it knocks all the time, so that a slow machine doesn't take its start for silence.
+    monkeypatch.setattr("edgebuild.devices.hold.KNOCK_S", 0.1)
+    monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 3.0)
     with hold_device(first, "the first"):
         held = first.attempt
-        monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 30.0)
-        with hold_device(second, "the second"):
+        # As with a cut link: the channel stays open, and nothing comes over it any more.
+        monkeypatch.setattr("edgebuild.devices.hold.KNOCK_S", 3600.0)
+        monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 600.0)
+        with hold_device(second, "the second", check=stop_after(120.0)):
             assert held is not None
             assert second.attempt == held + 1
+            with pytest.raises(DeviceError, match="Another host took this device"):
+                first.call("probe", {}, time_limit_s=60)
+
+
+def stop_after(seconds: float) -> Callable[[], None]:
+    """A turn that never ends must fail the test, not hang it."""
+    deadline = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise Interrupted("the first host's turn never ended")
+
+    return check

@@ -41,7 +41,7 @@ def test_a_board_behind_ssh_keeps_the_promises_of_a_device(device: SshDevice, tm
 
 
 def test_a_changed_host_key_is_refused_with_both_fingerprints(board: Board) -> None:
-    from edgebuild.devices.ssh import fingerprint
+    from edgebuild.devices.ssh_connection import fingerprint
 
     other = " ".join((board.folder / "other_key.pub").read_text().split()[:2])
     device = board.device(host_key=other)
@@ -53,7 +53,7 @@ def test_a_changed_host_key_is_refused_with_both_fingerprints(board: Board) -> N
 
 
 def test_fingerprints_are_those_of_ssh_keygen(board: Board) -> None:
-    from edgebuild.devices.ssh import fingerprint, read_host_keys
+    from edgebuild.devices.ssh_connection import fingerprint, read_host_keys
 
     shown = subprocess.run(["ssh-keygen", "-lf", board.folder / "host_key.pub"], capture_output=True, text=True).stdout
     assert fingerprint(board.host_key) == shown.split()[1]
@@ -61,7 +61,8 @@ def test_fingerprints_are_those_of_ssh_keygen(board: Board) -> None:
 
 
 def test_nobody_at_the_address_is_one_sentence(board: Board) -> None:
-    from edgebuild.devices.ssh import SshDevice, read_host_keys
+    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh_connection import read_host_keys
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -324,6 +324,12 @@ def test_what_does_not_fit_is_refused_with_the_layer(name: str) -> None:
     assert reason in caught.value.message
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_view_that_a_recurrent_layer_would_never_see_is_refused(kind: type[nn.LSTM | nn.GRU]) -> None:
+    with pytest.raises(ModelError, match=f"'0' can't be changed: a {kind.__name__} computes with"):
+        apply_edits(nn.Sequential(kind(3, 4)), [Mask(module="0", parameter="weight_ih_l0")])
+
+
 def test_structure_is_not_changed_under_masks_or_of_shared_layers() -> None:
     with pytest.raises(ModelError, match=r"'8'.*structure has to change before"):
         apply_edits(fresh(), [Mask(module="8"), KeepChannels(module="8", outputs=(0,))])

@@ -71,7 +71,7 @@ precisions = st.lists(
 )
 profiles = st.lists(st.tuples(st.sampled_from(["onnxruntime", "openvino"]), precisions), min_size=1, max_size=3)
 plan_inputs = st.builds(
-    lambda found, objective, ops, time_s, missing, backend_refusals: inputs(
+    lambda found, objective, ops, time_s, missing, backend_refusals, precision_refusals: inputs(
         *(profile(f"p{i}", backend, tuple(p)) for i, (backend, p) in enumerate(found)),
         refused=(("other", "is for aarch64, the device is x86_64"),),
         objective=objective,
@@ -79,6 +79,7 @@ plan_inputs = st.builds(
         time_s=time_s,
         missing=missing,
         backend_refusals=backend_refusals,
+        precision_refusals=precision_refusals,
     ),
     profiles,
     st.sampled_from(["latency", "throughput", "size", "memory"]),
@@ -86,6 +87,7 @@ plan_inputs = st.builds(
     st.none() | st.floats(0, 2000),
     st.dictionaries(st.sampled_from(["openvino", "nncf", "onnxruntime"]), st.just("pip install it"), max_size=2),
     st.dictionaries(st.just("openvino"), st.just("custom operators run elsewhere")),
+    st.dictionaries(st.sampled_from([f"p0/{each.label}" for each in ALL]), st.just("this CPU can't"), max_size=3),
 )
 
 
@@ -131,6 +133,14 @@ def test_nothing_is_lost_every_precision_is_tried_or_refused_with_a_reason(given
             name = f"{found.name}/{precision.label}"
             assert (name in ids(plan)) != (name in told or found.name in told)
     assert told["other"] == "is for aarch64, the device is x86_64"
+
+
+def test_what_a_backend_says_of_a_precision_is_the_reason_why_it_is_not_tried() -> None:
+    plan = make_plan(
+        inputs(profile("a"), profile("b"), precision_refusals={f"b/{OURS.label}": "the device is too old"})
+    )
+    assert refusals(plan) == {f"b/{OURS.label}": "the device is too old"}
+    assert f"a/{OURS.label}" in ids(plan)
 
 
 @given(plan_inputs)

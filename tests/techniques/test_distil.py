@@ -203,3 +203,28 @@ def test_a_stopped_step_goes_on_and_does_not_ask_the_teacher_again(
     step.run(found, out, context)
     assert asked == [8, 8, 8]
     assert (out / stored.WEIGHTS_FILE).read_bytes() == (whole / stored.WEIGHTS_FILE).read_bytes()
+
+
+def test_a_class_that_was_never_seen_gets_its_share_by_one_bias(tmp_path: Path) -> None:
+    out = distilled(tmp_path, priors=[[2, 0.5]], epochs=1)
+    (x,) = zoo.feeds(zoo.ZOO["residual"], 24, seed=1)
+    with torch.no_grad():
+        answers = rebuilt(out)(x).argmax(1)
+    assert int((answers == 2).sum()) == 12
+    assert "for class 2" in read_report(out).layers[0].after
+
+
+def headless(original: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def misleading(original: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    ("student", "message"), [("headless", "no dense layer with 5 biases"), ("misleading", "isn't where its output")]
+)
+def test_a_bias_that_can_not_be_set_is_told(tmp_path: Path, student: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        distilled(tmp_path, student=f"{HERE}:{student}", priors=[[2, 0.5]], epochs=1)

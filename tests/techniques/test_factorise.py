@@ -13,7 +13,10 @@ from torch import nn
 
 from edgebuild.errors import ModelError
 from edgebuild.models import stored
+from edgebuild.models.interpreter import apply_edits
+from edgebuild.models.replacements import Monarch
 from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.factors import thin
 from edgebuild.techniques.torch_step import TechniqueReport, read_report
 from edgebuild.techniques.vbmf import signal_rank
 from tests.techniques import zoo
@@ -100,3 +103,56 @@ def test_the_rank_of_a_signal_in_noise_is_found(rank: int, rows: int, seed: int,
 @pytest.mark.parametrize("matrix", [np.zeros((3, 4)), np.ones((1, 5)), np.eye(2)])
 def test_degenerate_matrices_have_a_rank(matrix: Any) -> None:
     assert 1 <= signal_rank(matrix) <= min(matrix.shape)
+
+
+def shuffled() -> nn.Module:
+    """A dense layer that is a Monarch product, and of full rank."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, CLASSES))
+    dense: Any = model[3]
+    product = Monarch(64, 64, 8, bias=False)
+    with torch.no_grad():
+        dense.weight.copy_(product(torch.eye(64)).T)
+    return model
+
+
+@pytest.mark.parametrize(("dense", "after"), [("best", "Monarch of 8 blocks"), ("low-rank", "rank 10")])
+def test_the_product_that_is_nearer_is_taken(dense: str, after: str, tmp_path: Path) -> None:
+    thin_model, original, report = run(shuffled, tmp_path, ranks="share", share=0.15, dense=dense, skip=("1", "4"))
+    assert {layer.layer: layer.after for layer in report.layers}["3"] == after
+    (x,) = zoo.feeds(zoo.ZOO["residual"], 4)
+    with torch.no_grad():
+        close = torch.allclose(thin_model(x), original(x), atol=1e-4)
+    assert close == (dense == "best")
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "blocks"), [(64, 64, 8), (64, 32, 4), (48, 24, 3), (36, 36, 6)])
+def test_a_monarch_product_is_found_again(inputs: int, outputs: int, blocks: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(Monarch(inputs, outputs, blocks, bias=False)(torch.eye(inputs)).T)
+    found = thin(layer, "0", lambda _: inputs // blocks, "monarch")
+    module: Any = apply_edits(nn.Sequential(layer), (found.edit,))
+    found.fill(module[0])
+    with torch.no_grad():
+        again = (module[0](torch.eye(inputs)) - layer.bias).T
+    assert found.error < 1e-4
+    torch.testing.assert_close(again, layer.weight.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_sizes_without_common_blocks_have_no_monarch_product() -> None:
+    with pytest.raises(ModelError, match="no number of blocks divides both its sizes"):
+        thin(nn.Linear(32, 5), "0", lambda _: 3, "monarch")
+
+
+def test_tuning_brings_the_outputs_nearer(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"ranks": "share", "share": 0.25, "multiple": 1}
+    bare, original, _ = run(low_rank, tmp_path / "a", **how)
+    tuned, _, report = run(low_rank, tmp_path / "b", **how, epochs=4, batch_size=8, learning_rate=0.002)
+    (x,) = zoo.feeds(zoo.ZOO["residual"], 24, seed=1)
+    with torch.no_grad():
+        gaps = [float((module(x) - original(x)).pow(2).mean()) for module in (bare, tuned)]
+    assert gaps[1] < gaps[0]
+    assert report.notes[0].startswith("Tuned: the loss went from ")
+    assert "not by timing each" in report.notes[1]

@@ -220,3 +220,68 @@ def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:
     assert after.edits[0] == head
     assert pruned.heads["early"].out.in_features == 4  # type: ignore[index, union-attr]
     assert [part.shape for part in pruned(zoo.feeds(zoo.ZOO["residual"], 2)[0])] == [(2, CLASSES), (2, CLASSES)]
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
+
+
+class Deep(nn.Module):
+    """Three residual blocks, of which the second harms: without it the loss is least."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.Sequential(*(Around() for _ in range(3)))
+        self.head = nn.Linear(8, CLASSES)
+        harmful: Any = self.blocks[1]
+        with torch.no_grad():
+            harmful.second.weight *= 100
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.blocks(functional.relu(self.stem(image))).mean((2, 3)))
+        return logits
+
+
+def test_the_residual_block_that_costs_least_goes(tmp_path: Path) -> None:
+    pruned, report = run(Deep, tmp_path, blocks=1, skip=("stem", "blocks.*.*"))
+    assert [said.layer for said in report.layers if said.after == "removed"] == ["blocks.1"]
+    assert not list(pruned.blocks[1].parameters())  # type: ignore[index, union-attr]
+    assert "1 blocks removed" in report.summary
+
+
+def test_a_net_without_residual_blocks_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="finds no residual block that could go"):
+        run(dead, tmp_path, blocks=1)
+
+
+def test_the_net_is_tuned_after_each_cut_without_labels(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"rounds": 2, "multiple": 4, "spread": "uniform", "importance": "l2"}
+    bare, _ = run(zoo.Residual, tmp_path / "a", **how)
+    tuned, report = run(zoo.Residual, tmp_path / "b", **how, epochs=4, batch_size=8, learning_rate=0.005)
+    assert [note.split(":")[0] for note in report.notes] == ["Tuned after cut 1", "Tuned after cut 2"]
+    assert _gap(tuned, tmp_path / "b") < _gap(bare, tmp_path / "a")
+
+
+def _gap(module: nn.Module, folder: Path) -> float:
+    """How far a module's answers are from the original's on the data that it learnt from."""
+    animal = make(zoo.Residual)
+    original, _ = stored.load_model(folder / "model", zoo.code_of(animal))
+    (image,) = zoo.feeds(animal, 24, seed=1)
+    with torch.no_grad():
+        expected, got = original(image).log_softmax(1), module(image).log_softmax(1)
+    return float((expected.exp() * (expected - got)).sum(1).mean())
+
+
+def test_tuning_needs_training_data_and_no_labels() -> None:
+    plain = PruneStructured.needs(PruneStructured.Parameters())
+    tuned = PruneStructured.needs(PruneStructured.Parameters.model_validate({"steps": 5}))
+    assert not plain.train
+    assert (tuned.train, tuned.labels) == (True, False)
+    assert "lightning-fabric" in tuned.modules

@@ -30,9 +30,21 @@ SERIES = TensorSpec(name="series", shape=("batch", 10, 6), dtype="float32")
 CLASSES = 5
 #: Parameters with which each technique has something to do on nets as small as these.
 SMALL: dict[str, dict[str, Any]] = {
+    "apprentice": {"epochs": 1},
+    "binary-weights": {"epochs": 1},
     "distil": {"epochs": 1},
+    "exit-early": {"epochs": 1},
     "factorise": {"ranks": "share", "share": 0.3, "multiple": 1},
     "prune-structured": {"multiple": 4},
+    "resize": {"size": 4},
+    "qat": {"steps": 4},
+    "prune-unstructured": {"epochs": 1},
+    "share-weights": {"epochs": 1, "bits": 3, "conv_bits": 4},
+    "substitute": {"epochs": 1, "block_epochs": 1},
+}
+#: Where a technique needs others: depthwise layers can't be made depthwise, but another model can take their place.
+SMALL_FOR: dict[tuple[str, str], dict[str, Any]] = {
+    ("substitute", "depthwise"): {"epochs": 1, "backbones": ("tests.techniques.zoo:narrow",)},
 }
 
 
@@ -62,7 +74,7 @@ class Concat(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right, self.pool = _conv(3, 8), _conv(3, 16), nn.MaxPool2d(2)
+        self.left, self.right, self.pool = _conv(3, 8), _conv(3, 16), nn.AdaptiveMaxPool2d(4)
         self.join, self.head = nn.Conv2d(24, 16, 1), nn.Linear(16 * 16 + 16, CLASSES)
         self.side = nn.Linear(24, 16)
 
@@ -88,6 +100,12 @@ def depthwise() -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, CLASSES),
     )
+
+
+def narrow(original: nn.Module) -> nn.Module:
+    """A smaller model for images, whatever the original is."""
+    del original
+    return nn.Sequential(_conv(3, 8, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
 
 
 def grouped() -> nn.Module:
@@ -288,10 +306,15 @@ def write_inputs(animal: Animal, folder: Path, *, samples: int = 24) -> dict[str
     return {"model": folder / "model", "teacher": folder / "model", "calibration": folder / "calibration"}
 
 
+def parameters_for(technique: str, animal: str) -> dict[str, Any]:
+    return SMALL_FOR.get((technique, animal), SMALL[technique])
+
+
 def step_of(technique: type[TorchStep], animal: Animal, **parameters: Any) -> TorchStep:
+    made = technique.Parameters(**parameters)
     return technique(
-        parameters=technique.Parameters(**parameters),
-        code=code_of(animal),
+        parameters=made,
+        code=code_of(animal, *technique.needs(made).references),
         code_digest="",
         specs=animal.specs,
         contract=contract_of(animal),

@@ -110,7 +110,7 @@ class ShipOnnx:
     libraries: tuple[tuple[str, str], ...] = ()
     library_paths: tuple[Path, ...] = ()
     kind: ClassVar[str] = "onnxruntime-ship"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
@@ -141,7 +141,7 @@ class OptimizeOnnx:
     contract: Contract
     client: RunnerClient
     kind: ClassVar[str] = "onnxruntime-optimize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 

@@ -108,7 +108,7 @@ class ConvertToIr:
     precision: Precision
     contract: Contract
     kind: ClassVar[str] = "openvino-convert"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("openvino",)
 

@@ -135,7 +135,7 @@ class GateOnnx:
     contract: Contract
     accelerator: str | None = None
     kind: ClassVar[str] = "tensorrt-gate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
@@ -165,7 +165,7 @@ class BuildEngine:
     workspace_bytes: int = WORKSPACE_BYTES
     accelerator: str | None = None
     kind: ClassVar[str] = "tensorrt-engine"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 

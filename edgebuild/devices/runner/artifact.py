@@ -7,6 +7,7 @@ import json
 import os
 import time
 
+from .chain import Chain
 from .protocol import Problem
 
 TYPE_CHECKING = False
@@ -50,6 +51,7 @@ class Opened:
         except (OSError, ValueError) as error:
             raise Problem("model", "Can't read the artifact in %s: %s." % (self.folder, error)) from error
         self.contract: Fields = self.manifest["contract"]
+        self.stages: list[Fields] = self.manifest.get("stages") or []
         settings = request.get("settings")
         self.settings: Fields = dict(self.manifest["settings"] if settings is None else settings)
         self.backend = backend_module(self.manifest["backend"])
@@ -64,7 +66,15 @@ class Opened:
         ]
         if missing:
             raise Problem("model", "The artifact's file %s is missing." % missing[0], "Build the artifact again.")
+        if self.stages:
+            return Chain(self)
         return (kind or self.backend.Session)(self.manifest, self.folder, self.settings)
+
+    def stage(self, number: int) -> tuple[Fields, str]:
+        """Return the manifest and the folder of one stage of a chain."""
+        folder = os.path.join(self.folder, self.stages[number]["folder"])
+        with open(os.path.join(folder, "artifact.json"), encoding="utf-8") as file:
+            return json.load(file), folder
 
 
 def layers(request: Fields) -> Fields:
@@ -73,7 +83,16 @@ def layers(request: Fields) -> Fields:
 
     opened = Opened(request)
     inputs = example(opened.contract, request.get("inputs"))
-    return {"layers": opened.backend.layers(opened.manifest, opened.folder, opened.settings, inputs)}
+    if not opened.stages:
+        return {"layers": opened.backend.layers(opened.manifest, opened.folder, opened.settings, inputs)}
+    found: list[Fields] = []
+    chain = opened.session()
+    for number, stage in enumerate(opened.stages):
+        manifest, folder = opened.stage(number)
+        own = opened.backend.layers(manifest, folder, opened.settings, inputs)
+        found += [{**layer, "name": "%s/%s" % (stage["folder"], layer["name"])} for layer in own]
+        inputs = chain.passed_on(number, inputs)
+    return {"layers": found}
 
 
 def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation's name

@@ -6,7 +6,7 @@ import ctypes
 
 from .artifact import Opened
 from .feeding import Data, Loop
-from .measure import prepare
+from .measure import prepare, rotation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def count(request: Fields) -> Fields:
     """Run every input once, then some of them between the two marks; return how many: ``{"inferences": n}``."""
     opened = Opened(request)
     data = Data(request["inputs"], opened.contract)
-    inputs, firsts = prepare(data, INFERENCES)
+    inputs, firsts = prepare(data, rotation(opened, INFERENCES))
     session = opened.session()
     loop = Loop(session, opened.contract)
     feeds = [loop.feed(each) for each in inputs]

@@ -8,7 +8,7 @@ import time
 from .artifact import Opened
 from .feeding import Data, Loop
 from .machine import UNKNOWN, Machine
-from .measure import prepare
+from .measure import prepare, rotation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def energy(request: Fields, wire: Wire) -> Fields:
     idle_s, load_s = float(request.get("idle_s", 30.0)), float(request.get("load_s", 30.0))
     opened = Opened(request)
     data = Data(request["inputs"], opened.contract)
-    inputs, firsts = prepare(data, int(request.get("rotate", 16)))
+    inputs, firsts = prepare(data, rotation(opened, int(request.get("rotate", 16))))
     loop = Loop(opened.session(), opened.contract)
     feeds = [loop.feed(each) for each in inputs]
     wire.progress("energy", 0, 2 * idle_s + load_s)

@@ -21,7 +21,7 @@ EVENT_S = 0.5
 
 
 def evaluate(request: Fields, wire: Wire) -> Fields:
-    """Write one ``.npy`` per output (axis 0: frames) and ``outputs.json``; count NaN and infinities."""
+    """Write one ``.npy`` per output (axis 0: frames) and ``outputs.json``; count NaN and infinities, and exits."""
     opened = Opened(request)
     data = Data(request["inputs"], opened.contract)
     session = opened.session()
@@ -50,6 +50,8 @@ def evaluate(request: Fields, wire: Wire) -> Fields:
         "outputs": written,
         "non_finite": sum(output["non_finite"] for output in written),
     }
+    if opened.stages:
+        result["exits"] = session.exits([0] * len(session.ended))
     with open(os.path.join(request["outputs"], "outputs.json"), "w", encoding="utf-8") as file:
         json.dump({"frames": data.frames, "outputs": [writer.name for writer in writers]}, file, sort_keys=True)
     return result

@@ -14,6 +14,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol import Fields
 
+#: Variables that make a runtime, or what computes on the host, take other kernels than the CPU's features say: oneDNN's
+#: (in OpenVINO and torch; DNNL_ is the older spelling) and OpenVINO's own, ONNX Runtime's, OpenBLAS's (in numpy and
+#: scipy), torch's and MKL's. Other kernels may round or saturate elsewhere.
+KERNEL_SWITCHES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_CPU_ISA_HINTS",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "ORT_MLAS_QKGEMM_S8_APPROX_VNNI",
+    "OV_CPU_MAX_ISA",
+)
+
 
 def probe(request: Fields) -> Fields:
     """Return every fact by name; ``runtime`` maps a backend to its version, or to "unknown" where it isn't there.
@@ -37,6 +55,7 @@ def describe(machine: Machine) -> Fields:
         "cpu": known(cpu.get("model name") or cpu.get("Model") or machine.text("proc/device-tree/model")),
         "board": known(machine.text("proc/device-tree/model") or machine.text("sys/class/dmi/id/product_name")),
         "isa": known(sorted((cpu.get("flags") or cpu.get("Features") or "").split())),
+        "kernel_switches": known(kernel_switches()),
         "cores": known(os.cpu_count()),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": known(machine.kilobytes("proc/meminfo", "MemTotal")),
@@ -70,6 +89,11 @@ def _os_name(machine: Machine) -> str:
         if key == "PRETTY_NAME":
             return value.strip('"')
     return ""
+
+
+def kernel_switches() -> str:
+    """Return the switches that are set, as NAME=value with spaces between; empty where none is."""
+    return " ".join("%s=%s" % (name, os.environ[name]) for name in KERNEL_SWITCHES if os.environ.get(name))
 
 
 def clocks(machine: Machine) -> str | None:

@@ -37,6 +37,8 @@ DEFAULTS = {
 DEVICE_ONLY_RUNS = 51
 #: A window of fewer inferences has no median to speak of.
 WINDOW_MIN_INFERENCES = 5
+#: What an artifact that ends early takes depends on its inputs: it is fed so many of them, in their natural mix.
+NATURAL_MIX = 1000
 
 
 def measure(request: Fields, wire: Wire) -> Fields:
@@ -68,7 +70,8 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     stored = environment.read_bytes()
     model_bytes = sum(f["size_bytes"] for f in opened.manifest["files"])
     data = Data(request["inputs"], opened.contract)
-    inputs, firsts = prepare(data, int(options["rotate"]))
+    options["rotate"] = rotation(opened, int(options["rotate"]))
+    inputs, firsts = prepare(data, options["rotate"])
 
     clock = time.perf_counter()
     session = mode.open(opened)
@@ -81,6 +84,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     first_s = time.perf_counter() - clock
 
     bench = mode.bench(session, loop, feeds, firsts, int(options["max_samples"]))
+    bench.whole = bool(opened.stages)
     wire.progress("warm-up", 0, options["warmup_cap_s"])
     gc.collect()
     gc.disable()
@@ -88,6 +92,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     wire.progress("sampling", 0, options["sample_s"])
     machine = Machine()
     before = environment.Snapshot(machine)
+    ended = list(getattr(session, "ended", ()))
     count = bench.run(options["sample_s"], int(options["min_samples"]))
     after = environment.Snapshot(machine)
     gc.enable()
@@ -111,6 +116,8 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
         "environment": facts,
         "invalid": reasons,
     }
+    if opened.stages:
+        result.update(exits=session.exits(ended), mean_ns=int(bench.centre(count)))
     result.update(bench.save(request["out"], count))
     result["environment"] = facts + _accelerator(opened.backend, session, bench)  # its runs overwrite the samples
     session.close()
@@ -136,6 +143,11 @@ def _accelerator(backend: Any, session: Any, bench: Bench) -> list[Fields]:
     return found
 
 
+def rotation(opened: Opened, wanted: int) -> int:
+    """Return how many inputs are taken in turn: ``wanted``, or more where the artifact may end early."""
+    return max(wanted, NATURAL_MIX) if opened.stages else wanted
+
+
 def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
     """Return up to ``rotate`` distinct calls' inputs, and which of them start a state anew.
 
@@ -157,7 +169,12 @@ def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
 
 
 class Bench:
-    """Calls in rotation and keeps raw nanoseconds in memory that was touched beforehand."""
+    """Calls in rotation and keeps raw nanoseconds in memory that was touched beforehand.
+
+    With ``whole`` every run ends with a round, so that all inputs have their share in it, and is summed up by its mean.
+    """
+
+    whole = False
 
     def __init__(self, loop: Loop, feeds: list[dict[str, Any]], firsts: list[bool], capacity: int) -> None:
         self._call: Callable[[dict[str, Any]], list[Any]] = loop.call
@@ -176,15 +193,16 @@ class Bench:
         while True:
             count = self.run(options["warmup_window_s"], WINDOW_MIN_INFERENCES)
             self.warmups += count
-            median = self._median(count)
-            if last and abs(median / last - 1.0) <= options["warmup_tolerance"]:
+            centre = self.centre(count)
+            if last and abs(centre / last - 1.0) <= options["warmup_tolerance"]:
                 return True
-            last = median
+            last = centre
             if time.monotonic() - start > options["warmup_cap_s"]:
                 return False
 
     def run(self, seconds: float, least: int) -> int:
         """Take samples for ``seconds``, at least ``least``, at most what there is room for; return how many."""
+        whole = self.whole
         call, feeds, firsts, reset, samples = self._call, self._feeds, self._firsts, self._reset, self._samples
         clock = time.perf_counter_ns
         index, size, most, count = self._next, len(feeds), len(samples), 0
@@ -201,7 +219,7 @@ class Bench:
             index += 1
             if index == size:
                 index = 0
-            if stop >= end and count >= least:
+            if stop >= end and count >= least and not (whole and count % size):
                 break
         self._next = index
         return count
@@ -221,6 +239,10 @@ class Bench:
             "count": count,
             "median_ns": int(self._median(count)),
         }
+
+    def centre(self, count: int) -> float:
+        """Return the median of the last run's samples, or their mean where it was ``whole``."""
+        return sum(self._samples[:count]) / float(count) if self.whole else self._median(count)
 
     def _median(self, count: int) -> float:
         ordered = sorted(self._samples[:count])

@@ -9,7 +9,7 @@ import time
 from .artifact import Opened
 from .feeding import Data, Loop
 from .machine import Machine
-from .measure import prepare
+from .measure import prepare, rotation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def memory(request: Fields, wire: Wire) -> Fields:
     machine = Machine()
     opened = Opened(request)
     data = Data(request["inputs"], opened.contract)
-    inputs, firsts = prepare(data, int(request.get("rotate", 16)))
+    inputs, firsts = prepare(data, rotation(opened, int(request.get("rotate", 16))))
     baseline = machine.kilobytes(STATUS, "VmRSS") or 0
     poll = PssPoll(machine)
     poll.start()

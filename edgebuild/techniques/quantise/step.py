@@ -31,6 +31,8 @@ CALL_MACS = 100_000
 class Quantise:
     """Writes an 8-bit ``model.onnx`` with explicit Q/DQ, and ``quantise.json`` on what was decided and why.
 
+    What a model was trained to in 8 bits is written as it is: see ``trained``; only the rest is calibrated.
+
     Inputs: ``model`` (a folder with ``model.onnx``), ``calibration`` (a data folder), ``library`` (custom operators,
     optional). The same inputs and seed give the same file on one instruction set. Raises ``ModelError`` if nothing in
     the model can be quantised, ``DataError`` for fewer than two samples.
@@ -41,7 +43,7 @@ class Quantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -80,6 +82,7 @@ class Quantise:
         from edgebuild.techniques.quantise.placement import place
         from edgebuild.techniques.quantise.samples import choose_frames
         from edgebuild.techniques.quantise.simulator import Simulator, float_numbers
+        from edgebuild.techniques.quantise.trained import calibrate_rest, find_trained
         from edgebuild.techniques.quantise.workbench import Workbench
 
         library = inputs.get("library")
@@ -119,8 +122,9 @@ class Quantise:
             seed=ctx.seed,
             check=ctx.check,
         )
+        trained = find_trained(graph, placement, self.scheme)
         with ctx.progress.task("Calibrating int8"):
-            return climb(bench)
+            return calibrate_rest(bench, trained) if trained.codes or trained.ranges else climb(bench)
 
 
 def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, Any]:

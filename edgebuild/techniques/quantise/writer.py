@@ -22,8 +22,11 @@ def write(graph: Graph, placement: Placement, numbers: Numbers, scheme: Int8Sche
     """Return the model in 8 bits; what ``placement`` leaves float is untouched."""
     import onnx
 
+    from edgebuild.models import trained_grids
+
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
+    trained_grids.detach(model)
     target = model.graph
     after: dict[int, list[Any]] = {}
     activation = np.uint8 if scheme.activations == "uint8" else np.int8

@@ -1,0 +1,167 @@
+"""Measures the finalists under the certify protocol, beside the reference artifact, in one session each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.building.candidates import crash_notes
+from edgebuild.building.raced import (
+    Certified,
+    Race,
+    disturbed,
+    figure_of,
+    flight_summary_of,
+    noting,
+    settings_label,
+    summary_of,
+)
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import RunnerFailed
+from edgebuild.measuring import session, side
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgebuild.building.candidates import Built
+    from edgebuild.building.raced import Screened
+    from edgebuild.building.world import World
+    from edgebuild.core.measurement import Layer
+    from edgebuild.measuring.protocols import Protocol
+    from edgebuild.measuring.session import Arm, Bench, SessionResult
+
+#: Said of a candidate whose throughput can't be more than what one request after the other gives.
+ONE_AT_A_TIME = (
+    "its throughput was measured with one request in flight: its backend, or the state that it carries, allows no more"
+)
+
+
+def certify(
+    bench: Bench,
+    world: World,
+    order: Sequence[str],
+    arms: Mapping[str, tuple[Arm, Built]],
+    batch: int,
+    screen: SessionResult,
+    summaries: Mapping[str, Screened],
+    crashed: dict[str, RunnerFailed],
+) -> Race:
+    """Measure the reference artifact, which is the first of ``order``, beside the others."""
+    lost: dict[str, str] = {}
+    sessions = {"single": _certified_session(bench, world.options.certify, order, arms, crashed, lost)}
+    if wants_throughput(world):
+        left = [name for name in order if name not in lost and name not in crashed]
+        sessions["flight"] = _certified_session(bench, world.options.certify.in_flight(), left, arms, crashed, lost)
+    finalists = []
+    for name in order:
+        arm, built = arms[name]
+        if name not in lost and name not in crashed:
+            with noting(bench, arm, crashed):
+                finalists.append(_certified(bench, sessions, arm, built, order[0], batch))
+    final = [finalist.arm for finalist in finalists]
+    resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
+    decisive = sessions["flight" if world.project.build.objective == "throughput" else "single"]
+    return Race(
+        screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
+        dropped={**screen.dropped, **lost},
+        finalists=tuple(finalists),
+        anchor_ms=tuple(ms for result in (screen, *sessions.values()) for ms in result.anchor_ms),
+        sessions=tuple(result.folder.path.name for result in (screen, *sessions.values())),
+        resolution=max((r for r in resolutions if r is not None), default=None),
+        comparisons={
+            (a, b): found
+            for a in final
+            for b in final
+            if a != b and (found := session.compare_arms(decisive, a, b)) is not None
+        },
+        settings_notes=_settings_notes(arms, summaries, screen.dropped, crashed),
+        failed=_failed(arms, summaries, crashed, final),
+    )
+
+
+def wants_throughput(world: World) -> bool:
+    """Whether anything asks how much several requests in flight get done."""
+    return world.project.build.objective == "throughput" or world.project.limits.throughput_per_s is not None
+
+
+def _certified_session(
+    bench: Bench,
+    protocol: Protocol,
+    order: Sequence[str],
+    arms: Mapping[str, tuple[Arm, Built]],
+    crashed: dict[str, RunnerFailed],
+    lost: dict[str, str],
+) -> SessionResult:
+    """Measure under ``protocol``; adds to ``crashed``, and to ``lost`` the arms of which no launch counts."""
+    title = "Certifying" if protocol.mode == "single" else "Certifying throughput"
+    result = session.measure(bench, protocol, [arms[name][0] for name in order], title=title)
+    crashed.update(result.failed)
+    lost.update(disturbed(result, (name for name in order[1:] if name not in crashed)))
+    return result
+
+
+def _certified(
+    bench: Bench, sessions: Mapping[str, SessionResult], arm: Arm, built: Built, reference: str, batch: int
+) -> Certified:
+    result, flight = sessions["single"], sessions.get("flight")
+    layers, notes = _layers(bench, result, arm)
+    throughput = None if flight is None else flight_summary_of(flight, arm.id, batch)
+    if throughput is not None and not throughput.concurrent:
+        notes = (*notes, ONE_AT_A_TIME)
+    return Certified(
+        arm=arm.id,
+        built=built,
+        artifact=arm.artifact,
+        summary=summary_of(result, arm.id, batch),
+        memory=side.measure_memory(bench, result.folder, arm),
+        energy=side.measure_energy(bench, result.folder, arm),
+        layers=layers,
+        versus_reference=None if arm.id == reference else session.compare_arms(result, arm.id, reference),
+        samples_folder=result.folder.path,
+        launches=result.measurements[arm.id].launches,
+        throughput=throughput,
+        notes=notes,
+    )
+
+
+def _layers(bench: Bench, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """Return the layers as they run, or why they aren't known: a profiler that crashes doesn't ship."""
+    try:
+        return side.read_layers(bench, result.folder, arm), ()
+    except RunnerFailed as error:
+        require_alive(bench.client)
+        return (), (f"what its layers run in is unknown: {error.sentence}", *crash_notes(error))
+
+
+def _failed(
+    arms: Mapping[str, tuple[Arm, Built]],
+    summaries: Mapping[str, Screened],
+    crashed: Mapping[str, RunnerFailed],
+    finalists: Sequence[str],
+) -> dict[str, str]:
+    """Return the candidates that a crash took out: no arm of theirs is left, or the one that was to be certified."""
+    found = {arms[name][1].planned.id: error.sentence for name, error in crashed.items()}
+    left = {arms[name][1].planned.id for name in summaries if name not in crashed}
+    final = {arms[name][1].planned.id for name in finalists}
+    certifying = {arms[name][1].planned.id for name in crashed if name in summaries}
+    return {who: why for who, why in found.items() if who not in final and (who not in left or who in certifying)}
+
+
+def _settings_notes(
+    arms: Mapping[str, tuple[Arm, Built]],
+    summaries: Mapping[str, Screened],
+    dropped: Mapping[str, str],
+    crashed: Mapping[str, RunnerFailed],
+) -> dict[str, tuple[str, ...]]:
+    """Say per candidate what each raced setting gave."""
+    notes: dict[str, list[str]] = {}
+    for name, error in crashed.items():
+        arm, built = arms[name]
+        label = settings_label(arm.artifact.settings)
+        notes.setdefault(built.planned.id, []).append(f"with {label}: {error.sentence}")
+        notes[built.planned.id] += crash_notes(error)
+    for name, summary in summaries.items():
+        arm, built = arms[name]
+        early = " (dropped early)" if name in dropped else ""
+        text = f"{settings_label(arm.artifact.settings)}: {figure_of(summary)}{early}"
+        notes.setdefault(built.planned.id, []).append(f"screened with {text}")
+    return {candidate: tuple(lines) for candidate, lines in notes.items()}

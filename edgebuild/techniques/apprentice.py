@@ -1,0 +1,124 @@
+"""Training of low-precision weights beside a teacher in full precision: Apprentice, schemes A, B and C."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, user_loader
+from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from edgebuild.techniques.compression import Compression
+
+
+class ApprenticeParameters(TrainingParameters):
+    """What `apprentice` can be told."""
+
+    bits: int = Field(default=2, ge=2, le=4, description="The bits of a weight; 2 are the three values -s, 0 and s.")
+    scheme: Literal["A", "B", "C"] = Field(
+        default="C",
+        description="`A`: teacher and model both learn from scratch; `B`: the model from scratch, the teacher is the "
+        "trained original; `C`: as `B`, and the model begins with its trained weights.",
+    )
+    alpha: float = Field(default=1.0, ge=0, description="The weight of the teacher's own loss, for scheme `A`.")
+    beta: float = Field(default=0.5, ge=0, description="The weight of the labels.")
+    gamma: float = Field(default=0.5, ge=0, description="The weight of the teacher's answers; 0 trains on labels only.")
+    ends: bool = Field(default=True, description="Whether the first and the last layer keep 8 bits.")
+    skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apprentice(TorchStep):
+    """Trains weights on grids of 2 to 4 bits; what layers read is on 8 bits, as in int8.
+
+    No runtime has kernels for such weights: the exported file is a float one whose weights lie on the grid, and an
+    int8 one holds them as small 8-bit codes. Only the stored model has them packed. Raises ``ModelError`` for a model
+    that isn't a classifier, data without labels, or when no layer can be put on a grid. Source: Mishra and Marr 2018.
+    """
+
+    kind: ClassVar[str] = "apprentice"
+    title: ClassVar[str] = "trains weights of 2 to 4 bits beside the original"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
+    Parameters: ClassVar[type[Parameters]] = ApprenticeParameters
+    changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
+    not_after: ClassVar[Mapping[Change, str]] = {
+        "grids": "its layers are on grids already",
+        "codebooks": "a scale per channel would break up the values that entries share",
+        "heads": "early exits are trained together with the model; training it alone would leave them behind",
+    }
+    uses_int8: ClassVar[bool] = True
+
+    @classmethod
+    def needs(cls, parameters: Any) -> Needs:
+        """See ``TorchStep``."""
+        return Needs(train=True, labels=True, modules=("lightning-fabric",), references=parameters.references)
+
+    def compress(self, work: Compression) -> str:
+        """See ``TorchStep``."""
+        from edgebuild.techniques import grids
+        from edgebuild.training import losses
+        from edgebuild.training.pairs import Pair, freeze
+        from edgebuild.training.randomness import mixed
+
+        p: ApprenticeParameters = self.parameters
+        grids.require_one_row_of_classes(work)
+        if p.scheme != "C":
+            begin_anew(work.module, mixed(work.ctx.seed, "apprentice"))
+            work.notes.append("Begun from scratch; a parameter that no layer of torch's own holds kept its values.")
+        placed = self._place(work)
+        teacher = work.teacher()
+        if p.scheme == "A":
+            begin_anew(teacher.requires_grad_(True), mixed(work.ctx.seed, "teacher"))
+        pair = Pair(teacher if p.scheme == "A" else freeze(teacher), work.module)
+        own = user_loader(work, p)
+        loader = own if own is not None else array_loader(work, p)
+        loss = losses.Apprentice(alpha=p.alpha, beta=p.beta, gamma=p.gamma)
+        keep_up = grids.KeepUp()
+        report = learn(work, pair, p.plan(), loader, loss, name="apprentice", after_step=[keep_up])
+        keep_up(work.module)
+        work.recalibrate_norms()
+        work.notes.append(
+            f"{p.bits}-bit weights are simulated: exported files hold them as float or 8-bit numbers on that grid, and "
+            "no runtime computes faster for it."
+        )
+        work.notes.append(grids.packed_size(work))
+        how = f"{placed} layers with {p.bits}-bit weights, scheme {p.scheme}, {report.steps} steps"
+        return f"{how}; {grids.told(report)}"
+
+    def _place(self, work: Compression) -> int:
+        """Put the layers on their grids; return how many have low precision."""
+        from edgebuild.models.edits import Grid
+        from edgebuild.techniques import grids
+
+        p: ApprenticeParameters = self.parameters
+        scheme = grids.int8_of(self.int8)
+        read = grids.reads(work, p.skip)
+        names, placed = list(read), 0
+        for name in names:
+            wide = p.ends and name in {names[0], names[-1]}
+            bits = p.bits if not wide else (7 if scheme.reduce_range else 8)
+            done = grids.place(work, name, Grid(bits=bits, per_channel=True), read[name], scheme)
+            placed += done and not wide
+        if not placed:
+            raise grids.nothing_to_do(work)
+        return placed
+
+
+def begin_anew(module: nn.Module, seed: int) -> None:
+    """Give every layer of torch's own the weights that it starts with, by the seed."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            reset: Any = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+            if callable(reset):
+                reset()

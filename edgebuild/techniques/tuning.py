@@ -1,0 +1,58 @@
+"""What techniques that change structure do afterwards, so that accuracy comes back: a short distillation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from edgebuild.techniques.distil import DistilParameters, teach
+from edgebuild.techniques.learning import TrainingParameters
+from edgebuild.techniques.torch_step import Needs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgebuild.techniques.compression import Compression
+    from edgebuild.training.plan import TrainReport
+
+
+class TuningParameters(TrainingParameters):
+    """What techniques that may train afterwards can be told: with ``epochs`` or ``steps`` they do."""
+
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training data after each change of structure; without this and `steps` nothing is "
+        "trained.",
+    )
+    hard_weight: float = Field(
+        default=0.0, ge=0, description="The weight of the labels' own loss beside the original's answers."
+    )
+    temperature: float = Field(default=4.0, gt=0, description="The temperature of soft targets, where classes are.")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether anything is trained."""
+        return self.epochs is not None or self.steps is not None
+
+    def needs(self, *modules: str) -> Needs:
+        """Return what tuning needs, beside other distributions."""
+        if not self.tunes:
+            return Needs(modules=modules)
+        return Needs(
+            train=True,
+            labels=bool(self.hard_weight),
+            modules=(*modules, "lightning-fabric"),
+            references=self.references,
+        )
+
+    def distillation(self, **more: Any) -> DistilParameters:
+        """Return the distillation that tuning is: from the original, by outputs, label-free unless told otherwise."""
+        shared = {name: getattr(self, name) for name in TrainingParameters.model_fields}
+        return DistilParameters(**shared, hard_weight=self.hard_weight, temperature=self.temperature, **more)
+
+
+def tune(work: Compression, module: nn.Module, p: TuningParameters, *, name: str, **more: Any) -> TrainReport | None:
+    """Teach a module to answer as the original does, and leave it in eval mode; None where nothing is trained."""
+    return teach(work, module, p.distillation(**more), name=name, title="Tuning") if p.tunes else None

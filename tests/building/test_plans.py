@@ -1,0 +1,90 @@
+"""Planning without a build: what is known of each target's device, and what its backends say of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgebuild.backends.ort.host import OnnxRuntime
+from edgebuild.building.plans import FROM_FACTS
+from edgebuild.building.world import Options
+from edgebuild.catalogue.inventory import DeviceEntry, save_entry
+from edgebuild.catalogue.project import load_project
+from edgebuild.errors import EnvironmentGap, UsageError
+from edgebuild.pipeline import plan
+from tests.cli.example import QUICK_PROFILE, QUICK_TARGET, write_project, write_quick
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.artifact import Precision
+
+BOARD = "raspberry-pi-5"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The tiny project, and an empty inventory."""
+    monkeypatch.setenv("EDGEBUILD_DEVICES", str(tmp_path / "devices.toml"))
+    return load_project(write_project(tmp_path / "project", {"build": 'targets = ["quick"]'}))
+
+
+def board(name: str, **facts: str) -> DeviceEntry:
+    return DeviceEntry.model_validate(
+        {"name": name, "target": BOARD, "kind": "emulator", "core": "max", "facts": {"arch": "aarch64", **facts}}
+    )
+
+
+def test_a_device_is_what_it_was_when_it_was_enrolled(project: Project) -> None:
+    save_entry(board("mine", cores="3"))
+    (made,) = plan(project, Options(targets=(BOARD,)))
+    assert {dict(settings)["threads"] for c in made.candidates for settings in c.settings} == {1, 3}
+    assert FROM_FACTS not in made.notes
+
+
+def test_a_target_without_a_device_is_planned_from_its_facts(project: Project) -> None:
+    (made,) = plan(project, Options(targets=(BOARD,)))
+    assert FROM_FACTS in made.notes
+    assert {candidate.profile for candidate in made.candidates} == {"arm-onnx"}
+    (same,) = plan(project, Options(targets=(BOARD,), no_measure=True))
+    assert same == made
+
+
+def test_this_machine_is_no_target_without_a_device(project: Project) -> None:
+    (made,) = plan(project, Options(targets=("quick",)))
+    assert FROM_FACTS not in made.notes
+
+
+def test_of_two_devices_one_must_be_named(project: Project) -> None:
+    save_entry(board("one"))
+    save_entry(board("two", **{"runtime.onnxruntime": "unknown"}))
+    with pytest.raises(UsageError, match="There are 2 devices of raspberry-pi-5: one, two") as caught:
+        plan(project, Options(targets=(BOARD,)))
+    assert "--device" in caught.value.hint
+    assert plan(project, Options(targets=(BOARD,), device="one"))
+    with pytest.raises(EnvironmentGap, match="device provision"):
+        plan(project, Options(targets=(BOARD,), device="two"))
+
+
+def test_a_backend_is_asked_for_each_precision_and_its_words_are_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: OnnxRuntime, precision: Precision, facts: Mapping[str, str]) -> str | None:
+        return f"no {precision.kind} on this {facts['arch']}" if precision.kind != "fp32" else None
+
+    monkeypatch.setattr(OnnxRuntime, "refuse", refuse)
+    save_entry(board("mine"))
+    (made,) = plan(project, Options(targets=(BOARD,)))
+    assert [candidate.id for candidate in made.candidates] == ["arm-onnx/fp32"]
+    told = {refusal.what: refusal.reason for refusal in made.refused}
+    assert told["arm-onnx/fp16-storage"] == "no fp16 on this aarch64"
+    assert told["arm-onnx/int8-edgebuild-s8s8"] == "no int8 on this aarch64"
+
+
+def test_a_profile_of_a_backend_that_is_not_there_says_so(project: Project) -> None:
+    write_quick(project.folder, target=QUICK_TARGET, profile=QUICK_PROFILE.replace("onnxruntime", "onnxruntme"))
+    with pytest.raises(EnvironmentGap, match='unknown backend "onnxruntme"; did you mean "onnxruntime"'):
+        plan(project, Options(targets=("quick",)))

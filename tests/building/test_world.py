@@ -1,0 +1,76 @@
+"""Variables that change which kernels run are part of keys and of measurements; where none is set, nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from edgebuild.building.world import Options, configuration_of, kernels_of, open_world
+from edgebuild.catalogue.project import load_project
+from edgebuild.core.steps import NoProgress, Place
+from edgebuild.devices.runner.facts import KERNEL_SWITCHES
+from tests.cli.example import write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.core.steps import StepContext
+    from edgebuild.core.values import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    """A step that only has a place."""
+
+    place: Place
+    kind: ClassVar[str] = "nothing"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        return {"place": self.place.value}
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        del inputs, ctx
+        (out_dir / "nothing").write_text("")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in KERNEL_SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    return write_project(tmp_path / "project")
+
+
+def reused(project: Path) -> dict[Place, bool]:
+    """Run one step of each kind, and say which was there already."""
+    with open_world(load_project(project), Options(), progress=NoProgress()) as world:
+        return {place: world.run(Nothing(place=place), {}, label=place.value).reused for place in Place}
+
+
+def test_a_switch_is_part_of_the_keys_of_what_executes_kernels(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(reused(project).values())
+    assert all(reused(project).values())
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert reused(project) == {Place.HOST: True, Place.HOST_KERNELS: False, Place.DEVICE: False}
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert all(reused(project).values())
+
+
+def test_what_is_set_is_told_and_what_is_not_set_leaves_no_trace(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_world(load_project(project), Options(), progress=NoProgress()) as world:
+        plain = world.probe
+    assert plain["kernel_switches"] == "unknown"
+    assert "kernel_switches" not in {fact.name for fact in configuration_of(plain)}
+    assert kernels_of(plain) == plain["isa"]
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    with open_world(load_project(project), Options(), progress=NoProgress()) as world:
+        told = {fact.name: fact.value for fact in world.configuration}["kernel_switches"]
+    assert told == "DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell"

@@ -1,0 +1,227 @@
+"""Unstructured pruning: the smallest weights go, stay gone, and no layer is emptied."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from edgebuild.core.steps import StepContext
+from edgebuild.errors import Interrupted, ModelError
+from edgebuild.models import stored
+from edgebuild.models.edits import Mask
+from edgebuild.models.interpreter import apply_edits
+from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.masking import WeightOf, prunable, prune_to, prune_two_of_four, sparsity_of
+from edgebuild.techniques.prune_unstructured import PruneUnstructured, cubic
+from edgebuild.techniques.torch_step import TorchStep, read_report
+
+from . import zoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HERE = "tests.techniques.test_prune_unstructured"
+
+
+def early(original: nn.Module) -> nn.Module:
+    torch.manual_seed(5)
+    return type(original)()
+
+
+def other(original: nn.Module) -> nn.Module:
+    return nn.Linear(3, 4)
+
+
+def folders(tmp_path: Path, animal: str = "residual") -> dict[str, Path]:
+    inputs = tmp_path / "inputs" / animal
+    if inputs.exists():
+        return {n: inputs / n for n in ("model", "calibration")} | {"teacher": inputs / "model"}
+    return zoo.write_inputs(zoo.ZOO[animal], inputs)
+
+
+def step_of(technique: type[TorchStep] = PruneUnstructured, animal: str = "residual", **parameters: Any) -> TorchStep:
+    step = zoo.step_of(technique, zoo.ZOO[animal], **{"epochs": 1, "batch_size": 8, **parameters})
+    return replace(step, code=zoo.code_of(zoo.ZOO[animal], *technique.needs(step.parameters).references))
+
+
+def pruned(tmp_path: Path, animal: str = "residual", *, name: str = "out", **parameters: Any) -> Path:
+    out = tmp_path / name
+    out.mkdir()
+    step_of(animal=animal, **parameters).run(folders(tmp_path, animal), out, zoo.context(tmp_path / f"{name}-scratch"))
+    return out
+
+
+def rebuilt(out: Path, animal: str = "residual") -> nn.Module:
+    return stored.load_model(out, zoo.code_of(zoo.ZOO[animal]))[0]
+
+
+def zeros(module: nn.Module) -> dict[str, float]:
+    return {w.layer: float((w.values(module) == 0).double().mean()) for w in prunable(module)[0]}
+
+
+def masked(*sizes: int) -> tuple[nn.Sequential, list[WeightOf]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(size, 4) for size in sizes])
+    weights = [WeightOf(str(i)) for i in range(len(sizes))]
+    apply_edits(model, [Mask(module=w.layer) for w in weights])
+    return model, weights
+
+
+@pytest.mark.parametrize("spread", ["global", "uniform"])
+@pytest.mark.parametrize("cuts", ["gradual", "iterative"])
+def test_the_share_is_met_and_reported(tmp_path: Path, cuts: str, spread: str) -> None:
+    out = pruned(tmp_path, sparsity=0.7, cuts=cuts, spread=spread, rounds=2)
+    found = zeros(rebuilt(out))
+    assert sparsity_of(rebuilt(out), [WeightOf(name) for name in found]) == pytest.approx(0.7, abs=0.001)
+    assert (max(found.values()) - min(found.values()) < 0.02) == (spread == "uniform")
+    report = read_report(out)
+    assert report.summary == "70.0 % of the weights of 6 layers are zero"
+    assert {layer.layer for layer in report.layers} == set(found)
+
+
+def test_the_smallest_go_and_what_is_gone_stays_gone() -> None:
+    model, weights = masked(40, 8)
+    values = torch.cat([w.values(model).flatten() for w in weights]).abs()
+    prune_to(model, weights, 0.5, uniform=False, most=0.9)
+    kept = torch.cat([w.values(model).flatten() for w in weights]).abs()
+    assert torch.equal(kept > 0, values > values.sort().values[len(values) // 2 - 1])
+    before = {w: w.mask(model).mask.clone() for w in weights}  # type: ignore[union-attr]
+    with torch.no_grad():
+        for layer in model:
+            layer.parametrizations.weight.original.normal_()  # type: ignore[operator, union-attr]
+    prune_to(model, weights, 0.5, uniform=False, most=0.9)
+    assert all(torch.equal(w.mask(model).mask, before[w]) for w in weights)  # type: ignore[union-attr]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.floats(0.01, 0.99), st.floats(0.1, 0.99), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_no_layer_is_ever_emptied(sizes: list[int], share: float, most: float, uniform: bool) -> None:
+    model, weights = masked(*sizes)
+    possible = (
+        all(round(share * 4 * size) < 4 * size for size in sizes)
+        if uniform
+        else round(share * 4 * sum(sizes)) <= sum(int(most * 4 * size) for size in sizes)
+    )
+    if not possible:
+        with pytest.raises(ModelError, match="leave layer"):
+            prune_to(model, weights, share, uniform=uniform, most=most)
+        return
+    prune_to(model, weights, share, uniform=uniform, most=most)
+    total = sum(4 * size for size in sizes)
+    lost = [int((~w.mask(model).mask).sum()) for w in weights]  # type: ignore[union-attr]
+    assert all(n < 4 * size for n, size in zip(lost, sizes, strict=True))
+    if not uniform:
+        assert sum(lost) == round(share * total)
+        assert all(n <= most * 4 * size for n, size in zip(lost, sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"spread": "uniform", "sparsity": 0.998}, "leave layer 'head' none of its 160 weights"),
+        ({"sparsity": 0.95, "most": 0.5}, "would leave layers empty: with at most 0.5 of each layer"),
+        ({"skip": ["*"]}, "finds no layer to prune"),
+        ({"cuts": "iterative", "rewind": f"{HERE}:other"}, "gives no weights for"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        pruned(tmp_path, **parameters)
+    assert caught.value.hint
+
+
+def test_a_layer_used_twice_and_recurrent_ones_are_left_with_the_reason(tmp_path: Path) -> None:
+    out = pruned(tmp_path, "recurrent")
+    reasons = {layer.layer: layer.reason for layer in read_report(out).layers if layer.reason}
+    assert set(reasons) == {"lstm", "gru"}
+
+
+def test_two_of_four() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 4, 3), nn.Linear(12, 5))
+    weights = [WeightOf("0"), WeightOf("1")]
+    apply_edits(model, [Mask(module=w.layer) for w in weights])
+    before = [w.values(model).clone() for w in weights]
+    prune_two_of_four(model, weights)
+    for weight, was in zip(weights, before, strict=True):
+        now, was = (t.movedim(1, -1).reshape(-1, 4) for t in (weight.values(model), was))
+        assert bool(((now != 0).sum(1) == 2).all())
+        assert torch.equal(now.abs().sort(1).values[:, 2:], was.abs().sort(1).values[:, 2:])
+
+
+def test_two_of_four_as_a_step_needs_the_feature_and_leaves_odd_layers(tmp_path: Path) -> None:
+    out = pruned(tmp_path, pattern="2:4")
+    assert PruneUnstructured.needs(step_of(pattern="2:4").parameters).features == ("2:4",)
+    assert PruneUnstructured.needs(step_of().parameters).features == ()
+    found = zeros(rebuilt(out))
+    assert found.pop("stem.0") == 0
+    assert set(found.values()) == {0.5}
+
+
+def test_survivors_go_back_to_their_early_weights(tmp_path: Path) -> None:
+    settings_of: dict[str, Any] = {"cuts": "iterative", "rounds": 2, "rewind": f"{HERE}:early", "learning_rate": 1e-12}
+    module = rebuilt(pruned(tmp_path, **settings_of))
+    start = early(module)
+    for weight in prunable(module)[0]:
+        values = weight.values(module)
+        torch.testing.assert_close(values, weight.values(start) * (values != 0))
+    assert 0.7 < sparsity_of(module, prunable(module)[0]) < 0.9
+
+
+def test_a_killed_gradual_run_ends_in_the_same_weights(tmp_path: Path) -> None:
+    whole = pruned(tmp_path, epochs=3)
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise Interrupted("stopped")
+
+    scratch, out = zoo.context(tmp_path / "killed-scratch"), tmp_path / "killed"
+    out.mkdir()
+    step = step_of(epochs=3)
+    with pytest.raises(Interrupted):
+        step.run(
+            folders(tmp_path), out, StepContext(progress=scratch.progress, check=stop, seed=0, scratch=scratch.scratch)
+        )
+    step.run(folders(tmp_path), out, scratch)
+    assert (out / stored.WEIGHTS_FILE).read_bytes() == (whole / stored.WEIGHTS_FILE).read_bytes()
+
+
+def test_later_training_keeps_the_zeros_and_a_second_cut_goes_on_from_the_first(tmp_path: Path) -> None:
+    first = pruned(tmp_path, sparsity=0.6)
+    before = {name: rebuilt(first).state_dict()[name] for name in rebuilt(first).state_dict() if name.endswith("mask")}
+    inputs = {**folders(tmp_path), "model": first}
+    taught, again = tmp_path / "taught", tmp_path / "again"
+    for out, step in ((taught, step_of(Distil)), (again, step_of(sparsity=0.8))):
+        out.mkdir()
+        step.run(inputs, out, zoo.context(tmp_path / f"{out.name}-scratch"))
+    after = rebuilt(taught).state_dict()
+    assert all(torch.equal(after[name], mask) for name, mask in before.items())
+    more = rebuilt(again).state_dict()
+    assert all(not bool((more[name] & ~mask).any()) for name, mask in before.items())
+    assert stored.read_model(again).edits == stored.read_model(first).edits
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rewind": "a:b"}, {"pattern": "2:4", "rounds": 3}, {"pattern": "2:4", "cuts": "gradual"}, {"sparsity": 1.0}],
+)
+def test_parameters_that_do_not_go_together(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        PruneUnstructured.Parameters(**wrong)
+
+
+def test_the_cubic_schedule_begins_fast_and_ends_flat() -> None:
+    shares = [cubic(0.0, 0.9, done / 10) for done in range(11)]
+    steps = [b - a for a, b in itertools.pairwise(shares)]
+    assert (shares[0], shares[-1]) == (0.0, 0.9)
+    assert steps == sorted(steps, reverse=True)
