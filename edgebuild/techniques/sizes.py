@@ -55,7 +55,7 @@ def layer_macs(
     return found
 
 
-def _macs(layer: nn.Module, args: Any, output: Any) -> int:
+def _macs(layer: Any, args: Any, output: Any) -> int:
     if isinstance(layer, nn.modules.conv._ConvNd):
         kernel = math.prod(layer.kernel_size)
         if isinstance(layer, nn.modules.conv._ConvTransposeNd):
@@ -70,4 +70,10 @@ def _macs(layer: nn.Module, args: Any, output: Any) -> int:
         rows = int(args[0].numel()) // int(args[0].shape[-1])
         return rows * (layer.left.numel() + layer.right.numel())
     rows = int(args[0].numel()) // int(args[0].shape[-1])
-    return rows * sum(p.numel() for n, p in layer.named_parameters() if n.endswith("weight"))
+    return rows * int(layer.out_proj.weight.numel() + sum(w.numel() for w in _projections(layer)))
+
+
+def _projections(attention: Any) -> list[torch.Tensor]:
+    """The weights of an attention's inputs: read as attributes, for one that is masked or shared is no parameter."""
+    names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return [weight for name in names if (weight := getattr(attention, name)) is not None]

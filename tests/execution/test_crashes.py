@@ -27,7 +27,7 @@ def test_kills_leave_whole_entries_or_none(tmp_path: Path, kills: int) -> None:
 
 
 TRAIN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.execution.example import Repeat, executor
 from edgebuild.execution.store import Store
@@ -38,6 +38,8 @@ def act(inputs, out_dir, ctx):
     Path(sys.argv[2]).touch()
     time.sleep(60)
 
+# A shell's background job is born with SIGINT ignored, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 executor(Store.open(sys.argv[1])).run(Repeat(text="x", act=act), {}, label="train")
 """
 
