@@ -32,9 +32,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Slow evidence: every proof can be run alone (`make proofs K=equivalence`) and goes on where it was.
+# Slow evidence: every proof can be run alone (`make proofs K=equivalence`) and goes on where it was. Without K the
+# techniques' rows follow, which write docs/results/techniques.md; one alone: `python benchmarks/techniques.py --row NAME`.
 proofs: setup
 	$(BIN)/python -m pytest -m proof $(if $(K),-k $(K))
+	$(if $(K),,$(BIN)/python benchmarks/techniques.py)
 
 # The entire TensorRT check: needs an NVIDIA GPU and TensorRT, exits with 6 elsewhere.
 proof-gpu: setup

@@ -2,7 +2,7 @@
 
     python benchmarks/techniques.py                  every row that isn't finished yet, then the page
     python benchmarks/techniques.py --row NAME …     these rows only
-    python benchmarks/techniques.py --seed 0 --row NAME     one seed of a row, printed; the page isn't written
+    python benchmarks/techniques.py --seed 0 --row NAME …   one seed, printed; exit code 1 where it misses a claim
     python benchmarks/techniques.py --page           the page from what is on record
     python benchmarks/techniques.py --list
 
@@ -67,6 +67,17 @@ def run(row: Row, seed: int) -> dict[str, Any]:
     temporary.rename(path)
     print(f"{row.name}, seed {seed}: {figures['seconds']} s", file=sys.stderr, flush=True)
     return figures
+
+
+def _one_seed(row: Row, seed: int) -> bool:
+    """Print the figures of one seed; return whether it meets all that is claimed of the row."""
+    figures = run(row, seed)
+    print(json.dumps({row.name: figures}, indent=1, sort_keys=True))
+    missed = [claim for claim in row.claims if not judge(claim, [figures]).met]
+    for claim in missed:
+        sign = "more" if claim.at == "most" else "less"
+        print(f"{row.name}, seed {seed}: {claim.what} is {sign} than {claim.bound:g}{claim.unit}", file=sys.stderr)
+    return not missed
 
 
 def page(table: dict[str, Row]) -> None:
@@ -162,9 +173,8 @@ def main() -> None:
             print(f"{row.name}: {row.asked}")
         return
     if arguments.seed is not None:
-        for row in chosen:
-            print(json.dumps(run(row, arguments.seed), indent=1, sort_keys=True))
-        return
+        met = [_one_seed(row, arguments.seed) for row in chosen]
+        raise SystemExit(0 if all(met) else 1)
     if not arguments.page:
         for row in chosen:
             for seed in row.seeds:
