@@ -15,11 +15,11 @@ from edgebuild.models.interpreter import layer_at, layers
 from edgebuild.models.replacements import Heads
 from edgebuild.techniques.cutting import Cut, require_same
 from edgebuild.techniques.importance import taylor_scores, times_gradient
-from edgebuild.techniques.prune_structured import is_skipped
+from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
     from edgebuild.techniques.compression import Compression
-    from edgebuild.techniques.prune_structured import PruneParameters
+    from edgebuild.techniques.prune_parameters import PruneParameters
 
 
 def cut_heads(work: Compression, p: PruneParameters, turn: int) -> list[Cut]:

@@ -17,14 +17,14 @@ from edgebuild.models.interpreter import layer_at
 from edgebuild.models.narrowing import is_depthwise
 from edgebuild.techniques.channel_groups import ACROSS, DependencyGroups
 from edgebuild.techniques.importance import group_scores
-from edgebuild.techniques.prune_structured import is_skipped
+from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgebuild.techniques.channel_groups import Group, Member
     from edgebuild.techniques.compression import Compression
-    from edgebuild.techniques.prune_structured import PruneParameters
+    from edgebuild.techniques.prune_parameters import PruneParameters
 
 #: How far a cut model may be from the same model with those channels at zero, relative to the outputs.
 TOLERANCE = 1e-3

@@ -98,7 +98,7 @@ class Factorise(TorchStep):
         """Factorise one layer; say why not where it is left alone."""
         from edgebuild.models.interpreter import layer_at
         from edgebuild.techniques.factors import thin
-        from edgebuild.techniques.prune_structured import is_skipped
+        from edgebuild.techniques.skipping import is_skipped
 
         layer: Any = layer_at(work.module, name)
         before = _size(layer)

@@ -19,8 +19,8 @@ from edgebuild.errors import ModelError
 from edgebuild.models.edits import Grid, Quantise
 from edgebuild.models.interpreter import layer_at, layers
 from edgebuild.models.weight_views import OnGrid, views_of
-from edgebuild.techniques.prune_structured import is_skipped
 from edgebuild.techniques.quantise.arithmetic import BINS, Histogram, affine, candidate_ranges
+from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgebuild.techniques.channel_groups import Group, Member
     from edgebuild.techniques.compression import Compression
-    from edgebuild.techniques.prune_structured import PruneParameters
+    from edgebuild.techniques.prune_parameters import PruneParameters
 
 #: Samples that gradients are taken of at once.
 TAYLOR_BATCH = 32

@@ -12,11 +12,11 @@ from edgebuild.errors import ModelError
 from edgebuild.models.edits import Identity, ReplaceModule
 from edgebuild.models.interpreter import layer_at, layers
 from edgebuild.models.torch_models import flatten
-from edgebuild.techniques.prune_structured import is_skipped
+from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
     from edgebuild.techniques.compression import Compression
-    from edgebuild.techniques.prune_structured import PruneParameters
+    from edgebuild.techniques.prune_parameters import PruneParameters
 
 #: Samples that a loss is taken of at once.
 BATCH = 64

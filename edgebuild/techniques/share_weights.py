@@ -10,7 +10,7 @@ from pydantic import Field
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Codebook
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, relearning_loss, user_loader
-from edgebuild.techniques.prune_structured import is_skipped
+from edgebuild.techniques.skipping import is_skipped
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
 if TYPE_CHECKING:

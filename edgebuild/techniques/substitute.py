@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import ReplaceModule, SeparableConv, UserModule
 from edgebuild.techniques.learning import EPOCHS
-from edgebuild.techniques.prune_structured import is_skipped
+from edgebuild.techniques.skipping import is_skipped
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 from edgebuild.techniques.tuning import TuningParameters, tune
 
