@@ -23,6 +23,7 @@ from typing import Any
 
 import technique_rows
 from evidence import RESULTS, write_results
+from technique_rows.reasons import REASONS
 from technique_rows.rows import Finding, Row, judge
 
 from edgebuild.building.world import cache_home
@@ -110,10 +111,20 @@ def page(table: dict[str, Row]) -> None:
             first = (name, row.asked, row.published, row.data) if index == 0 else ("", "", "", "")
             lines.append(f"| {' | '.join([*first, *_cells(judge(claim, results))])} | {minutes} |")
     lines += ["", *_others(table, numbers)]
-    lines += [f"- {name}: {row.why}" for name, row in table.items() if row.why and name in numbers]
+    lines += ["", *_misses(table, numbers)]
     if unrun := [name for name in missing if name not in numbers]:
         lines += ["", f"Not run yet: {', '.join(unrun)}."]
     print(write_results("techniques", "What the techniques are worth", COMMAND, "\n".join(lines), {"rows": numbers}))
+
+
+def _misses(table: dict[str, Row], numbers: dict[str, Any]) -> list[str]:
+    """Of each row that misses something, what is known of the reason."""
+    missed = [
+        name
+        for name, row in table.items()
+        if name in numbers and not all(judge(claim, numbers[name]).met for claim in row.claims)
+    ]
+    return [f"- {name} misses: {REASONS.get(name, 'no reason is known yet')}" for name in missed]
 
 
 def _minutes(results: list[dict[str, Any]]) -> str:

@@ -39,7 +39,6 @@ class Row:
 
     It returns figures by key: a number, or ``{"value", "low", "high"}`` with the bounds of a paired interval. Only what
     stands in ``claims`` is judged; other figures are shown as they are. Nothing is chosen by looking at test data.
-    ``why`` says, where a claim is missed, what is known of the reason.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Row:
     claims: tuple[Claim, ...]
     run: Callable[[int, Path], Mapping[str, Any]]
     seeds: Sequence[int] = SEEDS
-    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
