@@ -7,7 +7,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -24,10 +24,7 @@ from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.devices.runner import weights_file
 from edgebuild.errors import ModelError
 from edgebuild.models.weights_file import encode
-from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
-
-if TYPE_CHECKING:
-    from edgebuild.core.artifact import Precision
+from tests.backends.nets import FP32, Bench, conv_net, data_folder, images, manifest, model
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -129,25 +126,30 @@ def test_weights_that_do_not_pay_stay_where_they_are(tmp_path: Path, runtime: st
     assert read_notes(small) == ()
 
 
-@pytest.mark.parametrize(("precision", "client"), [(FP16, "theirs"), (FP32, None)])
-def test_a_model_that_the_session_optimises_answers_with_the_same_bits(
-    tmp_path: Path, precision: Precision, client: str | None
-) -> None:
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+def test_a_model_that_the_session_optimises_answers_with_the_same_bits(tmp_path: Path, stored: str) -> None:
     """The weights must be there before the runtime folds constants and lays them out anew."""
     from onnx import numpy_helper
 
     bench = Bench.open(tmp_path)
     net, contract = conv_net(channels=48)
     few_values(net)
-    if precision is FP16:
-        for tensor in net.graph.initializer:
-            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}.half")
-            net.graph.node.insert(0, helper.make_node("Cast", [half.name], [tensor.name], to=1))
-            tensor.CopyFrom(half)
-    plain = bench.compile("onnxruntime", net, contract, precision=precision, client=client and bench.client)
+    scale = numpy_helper.from_array(np.array(1 / 3, np.float32), "scale")
+    for tensor in list(net.graph.initializer) if stored != "float32" else []:
+        value, name = numpy_helper.to_array(tensor), f"{tensor.name}.stored"
+        if stored == "float16":
+            node = helper.make_node("Cast", [name], [tensor.name], to=1)
+        else:
+            node, value = helper.make_node("DequantizeLinear", [name, "scale"], [tensor.name]), value * 3
+        net.graph.node.insert(0, node)
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(stored), name))
+    if stored == "int8":
+        net.graph.initializer.append(scale)
+    plain = bench.compile("onnxruntime", net, contract, client=None)
     small, data = pack(plain), data_folder(tmp_path / "data", images(5))
     assert dict(manifest(plain).load) == {}
-    assert "weights" in dict(manifest(small).load)
+    tensors = weights_file.load(str(small / WEIGHTS))
+    assert {value.dtype.name for value in tensors.values()} == {stored}
     assert bench.evaluate(small, data)[0]["logits"].tobytes() == bench.evaluate(plain, data)[0]["logits"].tobytes()
 
 
@@ -245,42 +247,31 @@ def test_stages_of_a_chain_ship_their_own(tmp_path: Path, runtime: str) -> None:
     from edgebuild.backends.protocol import write_artifact
     from edgebuild.core.artifact import Exit, Stage
 
-    bench = Bench.open(tmp_path)
-    image = TensorSpec(name="x", shape=(1, 64), dtype="float32")
-    random = np.random.default_rng(0)
-    chain = tmp_path / "chain"
-    outputs = {"stage-0": ("a", "sure"), "stage-1": ("y",)}
-    for stage, names in outputs.items():
-        contract = Contract(
-            inputs=(image,), outputs=tuple(TensorSpec(name=n, shape=(1, 32), dtype="float32") for n in names[:1])
-        )
-        nodes = [helper.make_node("MatMul", ["x", "w"], [names[0]])]
-        if len(names) > 1:
-            contract = contract.model_copy(
-                update={"outputs": (*contract.outputs, TensorSpec(name="sure", shape=(1, 1), dtype="float32"))}
-            )
-            nodes.append(helper.make_node("ReduceMax", [names[0]], ["sure"], axes=[1], keepdims=1))
+    bench, random, chain = Bench.open(tmp_path), np.random.default_rng(0), tmp_path / "chain"
+    chain.mkdir()
+    x = random.standard_normal((20, 64)).astype(np.float32)
+    for stage, names in {"stage-0": ("a", "sure"), "stage-1": ("y",)}.items():
+        nodes = [helper.make_node("MatMul", ["x", "w"], names[:1])]
+        if "sure" in names:
+            nodes.append(helper.make_node("ReduceMax", ["a"], ["sure"], axes=[1], keepdims=1))
+        contract = Contract(inputs=(spec("x", 64),), outputs=tuple(spec(n, 1 if n == "sure" else 32) for n in names))
         net = few_values(model(nodes, contract, {"w": random.standard_normal((64, 32))}))
-        compiled = bench.compile(runtime, net, contract, name=stage)
-        compiled.rename(chain.joinpath(stage)) if chain.exists() else (chain.mkdir(), compiled.rename(chain / stage))
-    whole = Contract(inputs=(image,), outputs=(TensorSpec(name="y", shape=(1, 32), dtype="float32"),))
-    stages = (
-        Stage(folder="stage-0", exit=Exit(name="first", output="a", confidence="sure", threshold=5.0)),
-        Stage(folder="stage-1"),
-    )
-    write_artifact(
-        chain,
-        backend=runtime,
-        entry="stage-0/artifact.json",
-        contract=whole,
-        precision=FP32,
-        stages=stages,
-    )
+        bench.compile(runtime, net, contract, name=stage).rename(chain / stage)
+    whole = Contract(inputs=(spec("x", 64),), outputs=(spec("y", 32),))
+    way_out = Exit(name="first", output="a", confidence="sure", threshold=13.5)
+    stages = (Stage(folder="stage-0", exit=way_out), Stage(folder="stage-1"))
+    entry = "stage-0/artifact.json"
+    write_artifact(chain, backend=runtime, entry=entry, contract=whole, precision=FP32, stages=stages)
     small = pack(chain)
-    data = data_folder(tmp_path / "data", {"x": random.standard_normal((20, 64)).astype(np.float32)})
+    data = data_folder(tmp_path / "data", {"x": x})
     assert manifest(small).size_bytes < manifest(chain).size_bytes
     assert [note.partition(":")[0] for note in read_notes(small)] == ["stage-0", "stage-1"]
     want, got = bench.evaluate(chain, data), bench.evaluate(small, data)
     assert got[1]["exits"] == want[1]["exits"]
+    assert all(count for _, count in got[1]["exits"])
     assert got[0]["y"].tobytes() == want[0]["y"].tobytes()
     assert bench.call("layers", small, data)["layers"]
+
+
+def spec(name: str, size: int) -> TensorSpec:
+    return TensorSpec(name=name, shape=(1, size), dtype="float32")
