@@ -20,6 +20,10 @@ the runtime + the numpy that it brings, and imports nothing of edgebuild (it tra
 - optionally ``accelerator_memory() -> dict``: {source, used_bytes} of memory that isn't the process's own.
 - optionally ``Session.device_ns``: the accelerator's own time in the last ``run``, copies left out.
 
+Where artifact["load"] names a weights file ("weights", and as "weights_bytes" what comes out of it), the runner decodes
+it, and ``Session``, ``Flight`` and ``layers`` get a keyword ``weights``: its tensors by name. Only a backend that is a
+``Packing`` makes such artifacts.
+
 What it raises with an attribute ``kind`` of "model", "data" or "environment" is shown to the user as it is.
 """
 
@@ -115,6 +119,15 @@ class Backend(Protocol):
         ``client`` lets a backend compile on the device where that is better. ``libraries`` are custom-op libraries.
         A backend that a profile with an ``accelerator`` names takes that name as a further keyword.
         """
+        ...
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A backend that can also ship weights in a weights file (docs/weights-file.md)."""
+
+    def pack_step(self) -> Step:
+        """Return the step that turns {"artifact": compiled artifact} into the same one with weights files that pay."""
         ...
 
 

@@ -10,6 +10,7 @@ from edgebuild.building import emulated
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged
+from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
@@ -124,6 +125,7 @@ def _make(
     else:
         step = backend.compile_step(precision=planned.precision, contract=contract, **more)
         compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
+    compiled = packed(world, backend, compiled, planned.id)
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])

@@ -79,7 +79,14 @@ def _show(report: BenchReport) -> None:
 
 
 def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:
-    from edgebuild.reporting.figures import bytes_text, percentile_name, percentile_text, settings_text, with_interval
+    from edgebuild.reporting.figures import (
+        bytes_text,
+        load_text,
+        percentile_name,
+        percentile_text,
+        settings_text,
+        with_interval,
+    )
 
     first = results[0].summary.percentiles
     rows = [
@@ -95,7 +102,7 @@ def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:
     for index, percentile in enumerate(first):
         rows.append((percentile_name(percentile), [percentile_text(r.summary.percentiles[index]) for r in results]))
     rows += [
-        ("load, ms", [f"{r.summary.load_ms:.1f}" for r in results]),
+        ("load", [load_text(r.summary) for r in results]),
         ("first inference, ms", [f"{r.summary.first_inference_ms:.2f}" for r in results]),
         ("peak memory", [bytes_text(r.memory.peak_bytes) for r in results]),
         ("energy", ["no sensor" if r.energy is None else f"{r.energy.net_j_per_inference:.3g} J" for r in results]),

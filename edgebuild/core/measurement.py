@@ -31,6 +31,9 @@ class Launch(Value):
 
     Of an artifact that ends early, ``exits`` says how many of the inferences ended where, ``mean_ns`` what one took in
     that mix: its median would be the time of whichever exit most took.
+
+    Of an artifact that ships a weights file, ``decode_s`` is the part of ``load_s`` that decoding it took, and
+    ``decoded_bytes`` what came out.
     """
 
     index: int = Field(ge=0)
@@ -47,6 +50,8 @@ class Launch(Value):
     start_s: float | None = None
     import_s: float
     load_s: float
+    decode_s: float | None = None
+    decoded_bytes: int | None = None
     warm_load_s: float | None = None
     first_inference_s: float
     warmup_inferences: int
@@ -82,6 +87,7 @@ class Percentile(Value):
 class Memory(Value):
     """Peak memory in a launch of its own, from VmHWM and smaps_rollup.
 
+    ``decode_peak_bytes``: of the part of loading that decodes a weights file, where there is one.
     ``emulated``: of a process under an emulator, whose own share (part of every other figure) is ``emulator_bytes``.
     """
 
@@ -89,6 +95,7 @@ class Memory(Value):
     load_peak_bytes: int
     inference_peak_bytes: int
     pss_peak_bytes: int | None = None
+    decode_peak_bytes: int | None = None
     emulated: bool = False
     emulator_bytes: int | None = None
 
@@ -112,6 +119,7 @@ class LatencySummary(Value):
     """Derived from the valid launches: point = median of launch medians; interval = t on log-medians.
 
     Of an artifact that ends early: of launch means, and ``exits`` holds the share of inferences that ended where.
+    ``decode_ms`` is the part of ``load_ms`` that a weights file takes, which becomes ``decoded_bytes``.
     """
 
     launches: int
@@ -122,6 +130,8 @@ class LatencySummary(Value):
     percentiles: tuple[Percentile, ...] = ()
     throughput_per_s: float
     load_ms: float
+    decode_ms: float | None = None
+    decoded_bytes: int | None = None
     first_inference_ms: float
     cold_start_ms: float | None = None
     outliers: int = 0

@@ -73,6 +73,7 @@ def summarise(
     medians_ms = [float(middle(one)) / 1e6 for one in raw]
     interval = _log_interval(medians_ms, 0.95)
     starts_s = [_cold_start_s(launch) for launch in valid]
+    decodes_s = [launch.decode_s for launch in valid if launch.decode_s is not None]
     pooled = np.sort(np.concatenate(raw))
     return LatencySummary(
         launches=len(valid),
@@ -83,6 +84,8 @@ def summarise(
         percentiles=tuple(_percentile(pooled, p) for p in PERCENTILES),
         throughput_per_s=batch * 1e9 / float(pooled.mean()),
         load_ms=1e3 * stdlib.median(launch.load_s for launch in valid),
+        decode_ms=1e3 * stdlib.median(decodes_s) if decodes_s else None,
+        decoded_bytes=valid[0].decoded_bytes,
         first_inference_ms=1e3 * stdlib.median(launch.first_inference_s for launch in valid),
         cold_start_ms=1e3 * stdlib.median(s for s in starts_s if s is not None) if any(starts_s) else None,
         outliers=sum(_outliers(one) for one in raw),

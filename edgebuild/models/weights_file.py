@@ -17,7 +17,7 @@ from edgebuild.devices.runner import weights_file as form
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: The longest gaps that are tried.
 SPANS = (7, 15, 31, 63, 127, 255)
 MOST_ENTRIES = 1 << 16
+#: Symbols that are turned into bits at once.
+CHUNK = 1 << 16
 
 
 def read_weights(path: Path, limit: int = form.LIMIT) -> dict[str, NDArray[Any]]:
@@ -40,7 +42,12 @@ def read_weights(path: Path, limit: int = form.LIMIT) -> dict[str, NDArray[Any]]
 
 def encode(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """Return the file's bytes; raises ``ModelError`` for a tensor of a kind that the format doesn't know."""
-    body = b"".join(_tensor(name, value) for name, value in tensors.items())
+    return sealed([encoded(name, value) for name, value in tensors.items()])
+
+
+def sealed(tensors: Sequence[bytes]) -> bytes:
+    """Return the file of tensors that are ``encoded``."""
+    body = b"".join(tensors)
     head = struct.pack("<8sHIQ", form.MAGIC, form.VERSION, len(tensors), len(body))
     return head + hashlib.sha256(head + body).digest() + body
 
@@ -60,7 +67,8 @@ def plain_tensors(module: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: value.detach().cpu().numpy() for name, value in found.items()}
 
 
-def _tensor(name: str, value: NDArray[Any]) -> bytes:
+def encoded(name: str, value: NDArray[Any]) -> bytes:
+    """Return one tensor as it lies in a file; raises ``ModelError`` as ``encode`` does."""
     dtype = value.dtype.newbyteorder("<")
     if dtype.str not in form.DTYPES or len(name.encode()) >= 1 << 16:
         raise ModelError(
@@ -113,9 +121,13 @@ def _huffman(symbols: NDArray[Any], alphabet: int) -> bytes:
     codes = _canonical(lengths)
     wide = lengths[symbols].astype(np.int64)
     places = np.arange(form.LONGEST)
-    # The bits of each code, highest first, of which only its own are kept.
-    bits = codes[symbols][:, None] >> np.maximum(wide[:, None] - 1 - places, 0) & 1
-    stream = np.packbits(bits[places < wide[:, None]].astype(np.uint8))
+    parts = []
+    for first in range(0, len(symbols), CHUNK):
+        long = wide[first : first + CHUNK, None]
+        # The bits of each code, highest first, of which only its own are kept.
+        bits = codes[symbols[first : first + CHUNK]][:, None] >> np.maximum(long - 1 - places, 0) & 1
+        parts.append(bits[places < long].astype(np.uint8))
+    stream = np.packbits(np.concatenate(parts)) if parts else np.zeros(0, np.uint8)
     return lengths.astype(np.uint8).tobytes() + struct.pack("<I", int(wide.sum())) + stream.tobytes()
 
 

@@ -164,12 +164,16 @@ def memory(record: BuildRecord) -> Section:
         m, found = c.memory, c.certify
         if m is None and found is None:
             continue
-        times = [
+        times = [figures.load_text(found) if found else figures.NONE]
+        times += [
             f"{figures.number(v)} ms" if v is not None else figures.NONE
-            for v in ((found.load_ms, found.first_inference_ms, found.cold_start_ms) if found else (None,) * 3)
+            for v in ((found.first_inference_ms, found.cold_start_ms) if found else (None,) * 2)
         ]
         sizes = (m.baseline_bytes, m.load_peak_bytes, m.inference_peak_bytes, m.pss_peak_bytes) if m else (None,) * 4
-        rows.append((None, [name_cell(i, c), *[figures.bytes_text(b) for b in sizes], *times]))
+        peaks = [figures.bytes_text(b) for b in sizes]
+        if m and m.decode_peak_bytes is not None:
+            peaks[1] += f", {figures.bytes_text(m.decode_peak_bytes)} while decoding"
+        rows.append((None, [name_cell(i, c), *peaks, *times]))
     if not rows:
         return "Memory and start", None
     head = [

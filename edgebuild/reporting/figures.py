@@ -70,6 +70,14 @@ def bytes_text(size: int | None) -> str:
     return f"{number(value, 0 if unit == 'B' else None)} {unit}"
 
 
+def load_text(summary: LatencySummary) -> str:
+    """Return how long loading takes, and how much of that is decoding a weights file."""
+    text = f"{number(summary.load_ms)} ms"
+    if summary.decode_ms is None:
+        return text
+    return f"{text}, {number(summary.decode_ms)} ms of it decoding {bytes_text(summary.decoded_bytes)} of weights"
+
+
 def seconds_text(seconds: float) -> str:
     """Return a duration: ``34 ms``, ``5.2 s``, ``3 min 20 s`` or ``1 h 04 min``."""
     if seconds < 1:

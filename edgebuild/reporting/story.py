@@ -177,6 +177,17 @@ def _decided_by(record: BuildRecord) -> str:
     return f"; about {min(needed):,} more samples would decide"
 
 
+def decoding_text(candidate: CandidateRecord) -> str:
+    """Return what the weights file of a candidate costs when it loads; empty where there is none, or no time."""
+    latency, memory = latency_of(candidate), candidate.memory
+    parts = []
+    if latency and latency.decode_ms is not None:
+        parts.append(f"loads in {figures.load_text(latency)}")
+    if memory and memory.decode_peak_bytes is not None:
+        parts.append(f"peak memory while decoding {figures.bytes_text(memory.decode_peak_bytes)}")
+    return "; ".join(parts)
+
+
 def emulation_lines(record: BuildRecord) -> tuple[str, ...]:
     """Return what an emulated device showed of each candidate beside its accuracy, numbered as every table."""
     if not record.emulated:

@@ -126,7 +126,7 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) 
 
 
 def _reason(index: int, c: CandidateRecord) -> RichText:
-    notes = [(f"\n   {note}", "dim") for note in c.notes]
+    notes = [(f"\n   {note}", "dim") for note in (*c.notes, story.decoding_text(c)) if note]
     return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), story.reasons_of(c)[0], *notes)
 
 
@@ -228,6 +228,8 @@ def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[Rendera
     if latency.exits:
         p99 = next((figures.percentile_text(p) for p in latency.percentiles if p.p == 99), figures.NONE)
         parts.append(_text(f"p99 {p99}; inferences end: {figures.exits_text(latency)}"))
+    if decoding := story.decoding_text(c):
+        parts.append(_text(decoding))
     if c.versus_reference:
         parts.append(_text(f"against the reference artifact: {figures.speed(c.versus_reference)}"))
     if c.settings:

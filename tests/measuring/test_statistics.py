@@ -70,6 +70,16 @@ def test_a_summary_by_hand() -> None:
     assert values == {50.0: 2.0, 90.0: 4.0, 95.0: 4.0, 99.0: None, 99.9: None}
 
 
+def test_decoding_is_summed_up_where_there_was_any() -> None:
+    raw = np.arange(1, 101, dtype=np.int64) * 1000
+    plain = s.summarise([launch(0, raw)], lambda _: raw)
+    assert (plain.decode_ms, plain.decoded_bytes) == (None, None)
+    launches = [launch(i, raw, decode_s=each, decoded_bytes=64) for i, each in enumerate((0.001, 0.004, 0.002))]
+    packed = s.summarise(launches, lambda _: raw)
+    assert packed.decode_ms == pytest.approx(2)
+    assert packed.decoded_bytes == 64
+
+
 def test_percentiles_are_nearest_rank_over_all_launches() -> None:
     raw = {0: np.arange(1, 5001, dtype=np.int64) * 1000, 1: np.arange(5001, 10001, dtype=np.int64) * 1000}
     summary = s.summarise([launch(i, samples) for i, samples in raw.items()], lambda one: raw[one.index])

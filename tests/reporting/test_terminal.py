@@ -92,6 +92,25 @@ def test_a_cross_check_is_told_with_its_sample_and_a_gap_among_the_reasons() -> 
     assert "cross-check: Conv c saturates" in story.reasons_of(chosen.model_copy(update={"crosscheck": gap}))
 
 
+def test_what_decoding_a_weights_file_takes_is_told_everywhere() -> None:
+    record = sample_record.full()
+    name = "openvino/int8-edgebuild-u8s8/2"
+    chosen = next(c for c in record.candidates if c.id == name)
+    assert chosen.certify is not None
+    assert chosen.memory is not None
+    assert "decoding" not in printed(summary(record)) + unescape(render(record, {}))
+    update = {
+        "certify": chosen.certify.model_copy(update={"decode_ms": 1.25, "decoded_bytes": 98_304}),
+        "memory": chosen.memory.model_copy(update={"decode_peak_bytes": 50 * 2**20}),
+    }
+    packed = record.model_copy(
+        update={"candidates": tuple(c.model_copy(update=update) if c is chosen else c for c in record.candidates)}
+    )
+    for text in (printed(summary(packed)), printed(explain(packed, name)), unescape(render(packed, {}))):
+        assert squeezed("16.5 ms, 1.25 ms of it decoding 96.0 KiB of weights") in squeezed(text)
+        assert squeezed("50.0 MiB") in squeezed(text)
+
+
 def test_the_steps_of_other_candidates_are_left_out() -> None:
     assert "parameter scheme changed" not in printed(explain(sample_record.full(), "onnxruntime/fp32/2"))
 

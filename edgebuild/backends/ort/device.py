@@ -46,15 +46,24 @@ def load_runtime() -> None:
     import onnxruntime  # noqa: F401
 
 
+class TooOld(ModelProblem):
+    """This version of the runtime lacks what the artifact needs."""
+
+    kind = "environment"
+
+
 class Session:
     """One model in one InferenceSession.
+
+    ``weights`` are the tensors that the model's file leaves out; the session looks into their memory.
 
     A plain ``run``: it takes numpy's memory as it is and hands out arrays of its own, as an application would.
     """
 
-    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        load = dict(artifact["load"])
-        self._session = _open(os.path.join(folder, artifact["entry"]), _options(load, folder, settings))
+    def __init__(self, artifact: Fields, folder: str, settings: Fields, weights: Optional[Fields] = None) -> None:
+        self._weights = weights
+        options = _options(dict(artifact["load"]), folder, settings, weights)
+        self._session = _open(os.path.join(folder, artifact["entry"]), options)
         self.input_names = [each.name for each in self._session.get_inputs()]
         self.output_names = [each.name for each in self._session.get_outputs()]
         self._run = self._session.run
@@ -66,22 +75,25 @@ class Session:
     def close(self) -> None:
         """Free the model."""
         del self._session, self._run
+        self._weights = None
 
 
 class Flight(Session):
     """One InferenceSession that several threads call at once; as many as fill the cores where nothing is said."""
 
-    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        super().__init__(artifact, folder, settings)
+    def __init__(self, artifact: Fields, folder: str, settings: Fields, weights: Optional[Fields] = None) -> None:
+        super().__init__(artifact, folder, settings, weights)
         cores = len(os.sched_getaffinity(0))
         requests = int(settings.get("requests", 0)) or max(1, cores // (int(settings.get("threads", 0)) or cores))
         self.callers = [self.run] * requests
 
 
-def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
+def layers(
+    artifact: Fields, folder: str, settings: Fields, inputs: Fields, weights: Optional[Fields] = None
+) -> List[Fields]:
     """Return the nodes that really ran, from the profiler: precision is what a node reads, time a median of 40."""
     with tempfile.TemporaryDirectory() as scratch:
-        options = _options(dict(artifact["load"]), folder, settings)
+        options = _options(dict(artifact["load"]), folder, settings, weights)
         options.enable_profiling = True
         options.profile_file_prefix = os.path.join(scratch, "profile")
         session = _open(os.path.join(folder, artifact["entry"]), options)
@@ -121,7 +133,7 @@ def compile(model: str, out: str, options: Fields) -> Fields:  # noqa: A001  the
     return {"optimized": alike, "difference": difference if difference < 1e300 else 1e300}
 
 
-def _options(load: Fields, folder: str, settings: Fields) -> Any:
+def _options(load: Fields, folder: str, settings: Fields, weights: Optional[Fields] = None) -> Any:
     """``optimized`` files were optimised on this device: optimising again would only cost load time."""
     import onnxruntime as ort
 
@@ -141,6 +153,15 @@ def _options(load: Fields, folder: str, settings: Fields) -> Any:
                 options.register_custom_ops_library(os.path.join(folder, name))
             except Exception as error:  # the runtime's errors share no root
                 raise ModelProblem("The custom-op library %s can't be loaded: %s" % (name, _line(error))) from error
+    if weights is not None:
+        if not hasattr(options, "add_external_initializers"):
+            raise TooOld(
+                "ONNX Runtime %s can't take weights from memory, and this artifact ships them in a weights file."
+                % ort.__version__,
+                "Install a newer one, or build with another objective than size.",
+            )
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
     return options
 
 

@@ -96,6 +96,12 @@ class OnnxRuntime:
             return ShipOnnx(precision=precision, contract=contract, libraries=names, library_paths=libraries)
         return OptimizeOnnx(precision=precision, contract=contract, client=client)
 
+    def pack_step(self) -> Step:
+        """See ``Packing``: the runtime takes weights from memory since its version 1.12."""
+        from edgebuild.backends.ort.pack import PackOnnx
+
+        return PackOnnx()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShipOnnx:

@@ -86,10 +86,13 @@ class Request:
 
 
 class Session:
-    """One compiled model and one infer request."""
+    """One compiled model and one infer request.
 
-    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        self._compiled = _compile(artifact, folder, settings, profile=False)
+    ``weights`` are the parts of model.bin, in their order, where the artifact doesn't have it.
+    """
+
+    def __init__(self, artifact: Fields, folder: str, settings: Fields, weights: Optional[Fields] = None) -> None:
+        self._compiled = _compile(artifact, folder, settings, weights, profile=False)
         names = _contract_names(artifact)
         self.input_names = [_name(port, names) for port in self._compiled.inputs]
         outputs = [
@@ -118,8 +121,8 @@ class Flight(Session):
     Python's lock: freeing the model right after the last call ended in a deadlock (2026.4.1).
     """
 
-    def __init__(self, artifact: Fields, folder: str, settings: Fields) -> None:
-        super().__init__(artifact, folder, settings)
+    def __init__(self, artifact: Fields, folder: str, settings: Fields, weights: Optional[Fields] = None) -> None:
+        super().__init__(artifact, folder, settings, weights)
         optimum = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         wanted = int(settings.get("requests", 0)) or int(optimum)
         self._requests += [self._one() for _ in range(wanted - 1)]
@@ -131,9 +134,11 @@ class Flight(Session):
         super().close()
 
 
-def layers(artifact: Fields, folder: str, settings: Fields, inputs: Fields) -> List[Fields]:
+def layers(
+    artifact: Fields, folder: str, settings: Fields, inputs: Fields, weights: Optional[Fields] = None
+) -> List[Fields]:
     """Return the layers that really ran: precision from the runtime's graph, time the median of 40 profiled runs."""
-    compiled = _compile(artifact, folder, settings, profile=True)
+    compiled = _compile(artifact, folder, settings, weights, profile=True)
     names = _contract_names(artifact)
     request = compiled.create_infer_request()
     feeds = {index: inputs[_name(port, names)] for index, port in enumerate(compiled.inputs)}
@@ -170,20 +175,31 @@ def _precision(facts: Dict[str, str]) -> str:
     return PRECISIONS.get(said, said)
 
 
-def _compile(artifact: Fields, folder: str, settings: Fields, profile: bool) -> Any:
+def _compile(artifact: Fields, folder: str, settings: Fields, weights: Optional[Fields], profile: bool) -> Any:
     load_runtime()
     import openvino
 
     core = openvino.Core()
     path = os.path.join(folder, artifact["entry"])
     try:
-        model = core.read_model(path)
+        model = core.read_model(path) if weights is None else _read(core, path, weights)
     except Exception as error:  # the runtime's errors share no root
         raise ModelProblem("OpenVINO can't read %s: %s" % (artifact["entry"], _line(error))) from error
     try:
         return core.compile_model(model, "CPU", _config(artifact, settings, profile))
     except Exception as error:  # as above
         raise ModelProblem("OpenVINO can't compile %s: %s" % (artifact["entry"], _line(error))) from error
+
+
+def _read(core: Any, path: str, weights: Fields) -> Any:
+    """Read a model whose weights were decoded. The runtime gets a copy, which it keeps as long as it needs it."""
+    import numpy as np
+    import openvino
+
+    with open(path, "rb") as file:
+        described = file.read()
+    parts = [value.reshape(-1).view(np.uint8) for value in weights.values()]
+    return core.read_model(described, openvino.Tensor(np.concatenate(parts)))
 
 
 def _config(artifact: Fields, settings: Fields, profile: bool) -> Fields:

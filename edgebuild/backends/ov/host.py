@@ -95,6 +95,12 @@ class OpenVino:
             )
         return ConvertToIr(precision=precision, contract=contract)
 
+    def pack_step(self) -> Step:
+        """See ``Packing``."""
+        from edgebuild.backends.ov.pack import PackIr
+
+        return PackIr()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertToIr:

@@ -8,6 +8,7 @@ import os
 import time
 
 from .chain import Chain
+from .machine import Machine
 from .protocol import Problem
 
 TYPE_CHECKING = False
@@ -41,7 +42,11 @@ def _load_runtime(backend: ModuleType, name: str) -> None:
 
 
 class Opened:
-    """An artifact's manifest, its backend with the runtime imported, and what that cost in seconds."""
+    """An artifact's manifest, its backend with the runtime imported, and what that cost in seconds.
+
+    ``decode_s``, ``decoded_bytes`` and ``decode_peak_bytes`` (the process's, up to then) say what decoding its weights
+    files took so far; None where it has none.
+    """
 
     def __init__(self, request: Fields) -> None:
         self.folder = request["artifact"]
@@ -54,6 +59,9 @@ class Opened:
         self.stages: list[Fields] = self.manifest.get("stages") or []
         settings = request.get("settings")
         self.settings: Fields = dict(self.manifest["settings"] if settings is None else settings)
+        self.decode_s: float | None = None
+        self.decoded_bytes: int | None = None
+        self.decode_peak_bytes: int | None = None
         self.backend = backend_module(self.manifest["backend"])
         start = time.perf_counter()
         _load_runtime(self.backend, self.manifest["backend"])
@@ -68,7 +76,32 @@ class Opened:
             raise Problem("model", "The artifact's file %s is missing." % missing[0], "Build the artifact again.")
         if self.stages:
             return Chain(self)
-        return (kind or self.backend.Session)(self.manifest, self.folder, self.settings)
+        return self.open(self.manifest, self.folder, kind)
+
+    def open(self, manifest: Fields, folder: str, kind: Any = None) -> Any:
+        """Load one model, which is the artifact or a stage of it."""
+        return (kind or self.backend.Session)(manifest, folder, self.settings, **self.weights(manifest, folder))
+
+    def weights(self, manifest: Fields, folder: str) -> Fields:
+        """Return what a backend is given beside a model that ships a weights file: ``{"weights": its tensors}``."""
+        load = dict(manifest["load"])
+        if "weights" not in load:
+            return {}
+        from . import weights_file
+
+        start = time.perf_counter()
+        try:
+            tensors = weights_file.load(os.path.join(folder, load["weights"]), int(load["weights_bytes"]))
+        except weights_file.Damaged as error:
+            raise Problem(
+                "model",
+                "The artifact's weights file %s can't be used: %s." % (load["weights"], error),
+                "It isn't what was built: copy the artifact again, or build it again.",
+            ) from error
+        self.decode_s = (self.decode_s or 0.0) + time.perf_counter() - start
+        self.decoded_bytes = (self.decoded_bytes or 0) + sum(value.nbytes for value in tensors.values())
+        self.decode_peak_bytes = Machine().kilobytes("proc/self/status", "VmHWM")
+        return {"weights": tensors}
 
     def stage(self, number: int) -> tuple[Fields, str]:
         """Return the manifest and the folder of one stage of a chain."""
@@ -84,15 +117,21 @@ def layers(request: Fields) -> Fields:
     opened = Opened(request)
     inputs = example(opened.contract, request.get("inputs"))
     if not opened.stages:
-        return {"layers": opened.backend.layers(opened.manifest, opened.folder, opened.settings, inputs)}
+        return {"layers": _layers(opened, opened.manifest, opened.folder, inputs)}
     found: list[Fields] = []
     chain = opened.session()
     for number, stage in enumerate(opened.stages):
         manifest, folder = opened.stage(number)
-        own = opened.backend.layers(manifest, folder, opened.settings, inputs)
+        own = _layers(opened, manifest, folder, inputs)
         found += [{**layer, "name": "%s/%s" % (stage["folder"], layer["name"])} for layer in own]
         inputs = chain.passed_on(number, inputs)
     return {"layers": found}
+
+
+def _layers(opened: Opened, manifest: Fields, folder: str, inputs: Fields) -> list[Fields]:
+    weights = opened.weights(manifest, folder)
+    found: list[Fields] = opened.backend.layers(manifest, folder, opened.settings, inputs, **weights)
+    return found
 
 
 def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation's name

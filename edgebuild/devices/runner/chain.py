@@ -23,7 +23,7 @@ class Chain:
         self._sessions = []
         for number in range(len(opened.stages)):
             manifest, folder = opened.stage(number)
-            self._sessions.append(opened.backend.Session(manifest, folder, opened.settings))
+            self._sessions.append(opened.open(manifest, folder))
         self.input_names = [spec["name"] for spec in opened.contract["inputs"]]
         self.output_names = [spec["name"] for spec in opened.contract["outputs"]]
         exits = [stage["exit"] for stage in opened.stages[:-1]]

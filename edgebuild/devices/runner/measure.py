@@ -76,6 +76,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     clock = time.perf_counter()
     session = mode.open(opened)
     load_s = time.perf_counter() - clock
+    decoded = {"decode_s": opened.decode_s, "decoded_bytes": opened.decoded_bytes}
     fetched = environment.page_cache(stored, environment.read_bytes(), model_bytes)
     loop = Loop(session, opened.contract)
     feeds = [loop.feed(each) for each in inputs]
@@ -109,6 +110,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
         "start_s": started,
         "import_s": opened.import_s,
         "load_s": load_s,
+        **decoded,
         "first_inference_s": first_s,
         "warmup_inferences": bench.warmups,
         "settled": settled,

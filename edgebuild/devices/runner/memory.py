@@ -44,6 +44,7 @@ def memory(request: Fields, wire: Wire) -> Fields:
         "load_peak_bytes": load_peak,
         "inference_peak_bytes": peak,
         "pss_peak_bytes": poll.stop(),
+        "decode_peak_bytes": opened.decode_peak_bytes,
     }
     return {**found, "emulator_bytes": emulator_share()} if request.get("emulated") else found
 

@@ -1,0 +1,28 @@
+"""Decides whether an artifact ships its weights in a weights file: only where size is what is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.backends.protocol import Packing
+from edgebuild.core.artifact import Artifact
+from edgebuild.judging.limits import MB
+
+if TYPE_CHECKING:
+    from edgebuild.backends.protocol import Backend
+    from edgebuild.building.world import World
+    from edgebuild.execution.executor import StepResult
+
+
+def packed(world: World, backend: Backend, compiled: StepResult, who: str) -> StepResult:
+    """Return the artifact with a weights file, if its backend can and one pays.
+
+    It runs as before and takes longer to load. So that nobody loses that time who didn't ask for a small file, this
+    needs the objective ``size``, or a limit on the file size that the artifact misses as it is.
+    """
+    limit = world.project.limits.file_size_mb
+    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    too_large = limit is not None and artifact.size_bytes > limit * MB
+    if not isinstance(backend, Packing) or not (world.project.build.objective == "size" or too_large):
+        return compiled
+    return world.run(backend.pack_step(), {"artifact": compiled}, label=f"pack {who}")
