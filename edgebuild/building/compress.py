@@ -163,7 +163,12 @@ def _carry_out(
         if technique.needs(parameters).validation:
             inputs["validation"] = prepared.validation
         times, untimed = time_layers(step, inputs, wants.timing, prepared.contract.batch, world)
-        model = world.run(step, {**inputs, **times}, label=f"recipe {name}: step {number}, {technique.kind}")
+        try:
+            model = world.run(step, {**inputs, **times}, label=f"recipe {name}: step {number}, {technique.kind}")
+        except ModelError as error:
+            if not (times and untimed):
+                raise
+            raise ModelError(f"{error.message} {untimed[0]}", hint=error.hint) from error
         notes += (*_notes(technique.kind, model), *untimed)
     return _shipped(name, model, code, tuple(notes), prepared, world)
 

@@ -54,13 +54,13 @@ class LayerTimes:
         time = self.known.get(layer)
         if time is None:
             return "it could not be timed on the target"
-        return "" if time.comparison.outcome == "better" else f"it gets no faster on the target, {detailed(time)}"
+        return "" if time.comparison.outcome == "better" else f"it gets no faster on the target: {detailed(time)}"
 
     def note(self, layers: tuple[str, ...]) -> str:
         """Say what was measured of these layers, of the first of them where they are many."""
-        shown = [f"{layer} {short(self.known[layer])}" for layer in layers[:MOST_NAMED]]
-        more = f" and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
-        return f"Measured on the target, each layer by itself: {', '.join(shown)}{more}."
+        shown = [f"{layer}: {short(self.known[layer])}" for layer in layers[:MOST_NAMED]]
+        more = f"; and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
+        return f"Measured on the target, each layer by itself, {'; '.join(shown)}{more}."
 
 
 def read_times(inputs: Mapping[str, Path]) -> LayerTimes | None:
@@ -95,4 +95,4 @@ def short(time: LayerTime) -> str:
 def detailed(time: LayerTime) -> str:
     """Return both times with the difference's interval."""
     low, high = (100 * math.expm1(bound) for bound in (time.comparison.low, time.comparison.high))
-    return f"{short(time)} (between {low:+.1f} % and {high:+.1f} % in {time.comparison.pairs} pairs of launches)"
+    return f"{short(time)}, between {low:+.1f} % and {high:+.1f} % in {time.comparison.pairs} pairs of launches"
