@@ -117,7 +117,8 @@ class Backend(Protocol):
         """Return the step that turns {"model": folder with model.onnx} into an artifact folder with artifact.json.
 
         ``client`` lets a backend compile on the device where that is better. ``libraries`` are custom-op libraries.
-        A backend that a profile with an ``accelerator`` names takes that name as a further keyword.
+        A backend that a profile with an ``accelerator`` names takes that name as a further keyword; one whose profile
+        has ``features`` takes as such those that the candidate's recipe is made for.
         """
         ...
 

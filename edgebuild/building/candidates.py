@@ -119,6 +119,7 @@ def _make(
         "client": world.client if world.measured else None,
         "libraries": tuple(filter(None, (world.project.custom_ops_path,))),
         **({"accelerator": planned.accelerator} if planned.accelerator else {}),
+        **({"features": planned.features} if planned.features else {}),
     }
     if made is not None and made.chain is not None:
         compiled = compile_chain(world, backend, made.chain, planned.precision, planned.id, **more)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.exits import cut_exits
+from edgebuild.building.layer_times import time_layers, timing_candidate
 from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.core.artifact import Int8Scheme
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project_tables import RecipeTable
     from edgebuild.core.artifact import Contract
     from edgebuild.execution.executor import StepResult
-    from edgebuild.planning.plan import Plan
+    from edgebuild.planning.plan import Plan, PlannedCandidate
     from edgebuild.techniques.torch_step import TorchStep
 
 
@@ -47,10 +48,11 @@ class Compressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Wants:
-    """What a profile's kernels want of a model: see ``TorchStep``."""
+    """What a profile's kernels want of a model: see ``TorchStep``. Layers are timed as ``timing`` is built."""
 
     channel_multiple: int = 1
     int8: Int8Scheme | None = None
+    timing: PlannedCandidate | None = None
 
 
 #: Of the layers that a step left alone, a candidate's notes name so many.
@@ -85,6 +87,7 @@ def _planned(technique: type[TorchStep], parameters: Any) -> RecipeStep:
         needs=technique.needs(parameters),
         changes=tuple(sorted(technique.changes)),
         not_after=tuple(sorted(technique.not_after.items())),
+        times_layers=technique.times_layers,
     )
 
 
@@ -106,7 +109,11 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
             world.check()
             steps = _typed(tables[name], techniques)
             try:
-                wants = Wants(channel_multiple=multiples[profile], int8=int8_of(plan, profile))
+                wants = Wants(
+                    channel_multiple=multiples[profile],
+                    int8=int8_of(plan, profile),
+                    timing=timing_candidate(plan, name, profile),
+                )
                 made[name, profile] = _carry_out(name, steps, wants, prepared, world)
             except StoreError:
                 raise
@@ -155,8 +162,14 @@ def _carry_out(
             inputs["train"] = materialise(world, "train")
         if technique.needs(parameters).validation:
             inputs["validation"] = prepared.validation
-        model = world.run(step, inputs, label=f"recipe {name}: step {number}, {technique.kind}")
-        notes += _notes(technique.kind, model)
+        times, untimed = time_layers(step, inputs, wants.timing, prepared.contract.batch, world)
+        try:
+            model = world.run(step, {**inputs, **times}, label=f"recipe {name}: step {number}, {technique.kind}")
+        except ModelError as error:
+            if not (times and untimed):
+                raise
+            raise ModelError(f"{error.message} {untimed[0]}", hint=error.hint) from error
+        notes += (*_notes(technique.kind, model), *untimed)
     return _shipped(name, model, code, tuple(notes), prepared, world)
 
 

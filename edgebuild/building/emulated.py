@@ -88,6 +88,7 @@ def unit_costs(costs: UnitCosts) -> UnitCosts:
             "compile_s": 2 * START_S,
             "evaluate_s": START_S + SAMPLE_S + PROFILE_S,
             "evaluate_test_s": START_S + SAMPLE_S,
+            "time_layer_s": 0.0,
             "screen_launch_s": 0.0,
             "certify_launch_s": 0.0,
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.building import emulated
 from edgebuild.building.compress import planned_recipes
+from edgebuild.building.layer_times import untimed
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -110,6 +111,7 @@ def plan_inputs(
         notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
     costs = UnitCosts(
         compress_s=ASSUMED_COMPRESS_S,
+        time_layer_s=0.0 if untimed(project, options) else 2 * options.layers.launches * options.layers.launch_s,
         prepare_s=5.0 + 2 * frame_s * validation,
         quantise_s=2.0 + 400 * frame_s,
         compile_s=1.0,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.measurement import UNKNOWN, Fact
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, ModelError
-from edgebuild.measuring.protocols import CERTIFY, SCREEN
+from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +62,7 @@ class Options:
     command: str = ""
     screen: Protocol = SCREEN
     certify: Protocol = CERTIFY
+    layers: Protocol = LAYERS
 
 
 @dataclass(frozen=True, kw_only=True)

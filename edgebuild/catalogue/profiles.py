@@ -58,6 +58,9 @@ class FeatureRule(Rule):
     """What kernels can do that a technique may need; every rule that holds counts."""
 
     names: Names = Field(description='Such as `"2:4"`: of four weights in a row two may be zero, and cost nothing.')
+    gpu_architecture: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = Field(
+        default=None, description="The least CUDA compute capability that has them; a GPU that isn't known has not."
+    )
 
 
 class ProfileFile(Table):

@@ -106,7 +106,8 @@ def resolve(
     for profile in (profiles[name] for name in target.profiles):
         reason = _refusal(profile, arch, isa) or _lacking(profile, target.facts, readings)
         if reason is None:
-            usable.append(_resolved(profile, arch, isa, cores, threads))
+            features = _features(profile, isa, _gpu(target.facts, readings))
+            usable.append(_resolved(profile, arch, isa, cores, threads, features))
         else:
             refused.append((profile.name, reason))
     stated_memory = target.facts.memory_bytes.value if target.facts.memory_bytes else None
@@ -177,7 +178,12 @@ def _first(rules: Iterable[R], isa: frozenset[str]) -> R | None:
 
 
 def _resolved(
-    profile: Profile, arch: str, isa: frozenset[str], cores: int | None, threads: int | None
+    profile: Profile,
+    arch: str,
+    isa: frozenset[str],
+    cores: int | None,
+    threads: int | None,
+    features: tuple[str, ...],
 ) -> ResolvedProfile:
     channels = _first(profile.channels, isa)
     relevant = {
@@ -193,10 +199,29 @@ def _resolved(
         settings=tuple(dict.fromkeys(_settings(entry, cores, threads) for entry in profile.settings)),
         channel_multiple=channels.multiple if channels else 1,
         accelerator=profile.accelerator,
-        features=tuple(
-            sorted({name for rule in profile.features if isa.issuperset(rule.requires) for name in rule.names})
-        ),
+        features=features,
     )
+
+
+def _features(profile: Profile, isa: frozenset[str], gpu: tuple[int, ...]) -> tuple[str, ...]:
+    """Return what the profile's rules say that CPU and GPU can do; ``gpu`` is empty where it isn't known."""
+    holding = (
+        rule
+        for rule in profile.features
+        if isa.issuperset(rule.requires) and (rule.gpu_architecture is None or gpu >= _version(rule.gpu_architecture))
+    )
+    return tuple(sorted({name for rule in holding for name in rule.names}))
+
+
+def _gpu(facts: Facts, readings: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the GPU's compute capability: the device's word, else the target's; empty where neither says it."""
+    stated = facts.gpu_architecture.value if facts.gpu_architecture else ""
+    return _version(readings.get("gpu_architecture", stated))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if all(part.isascii() and part.isdigit() for part in parts) else ()
 
 
 def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:

@@ -161,7 +161,7 @@ class Measurement(Value):
     """One artifact under one protocol on one device in one session; append-only."""
 
     schema_version: Literal[1] = 1
-    protocol: Literal["screen", "certify"]
+    protocol: Literal["screen", "certify", "layers"]
     artifact_digest: str
     runner_digest: str
     inputs_digest: str
@@ -193,3 +193,11 @@ class Comparison(Value):
     pairs: int
     look: int = 1
     resolution: float | None = None
+
+
+class LayerTime(Value):
+    """One layer by itself on a device, and what would take its place: medians over launches, and both compared."""
+
+    before_ms: float = Field(gt=0)
+    after_ms: float = Field(gt=0)
+    comparison: Comparison

@@ -1,7 +1,7 @@
-"""The two named protocols. Launches carry the variance, so launches are what is counted.
+"""The named protocols. Launches carry the variance, so launches are what is counted.
 
 *screen* ranks candidates inside a build: never a claim, can't be released. *certify* holds at most four finalists
-against the reference artifact, interleaved in one session.
+against the reference artifact, interleaved in one session. *layers* times one layer beside what would take its place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Protocol(Value):
     counts what is completed. Their figures never mix.
     """
 
-    name: Literal["screen", "certify"]
+    name: Literal["screen", "certify", "layers"]
     mode: Literal["single", "flight"] = "single"
     launches: int = Field(ge=1)
     max_launches: int = Field(ge=1)
@@ -52,3 +52,7 @@ class Protocol(Value):
 
 SCREEN = Protocol(name="screen", launches=3, max_launches=3, sample_s=2.5, warmup_cap_s=10.0)
 CERTIFY = Protocol(name="certify", launches=10, max_launches=20, sample_s=5.0, warmup_cap_s=60.0, attempts=3)
+#: A layer takes microseconds: a second holds samples enough, and rounds in both orders are what tells two apart.
+LAYERS = Protocol(
+    name="layers", launches=4, max_launches=8, sample_s=1.0, warmup_min_s=0.3, warmup_cap_s=5.0, attempts=2
+)

@@ -12,10 +12,14 @@ from edgebuild.planning.recipes import Recipe, RecipeGround
 
 
 class UnitCosts(Value):
-    """What one piece of work is expected to take here, in seconds: estimates, never evidence."""
+    """What one piece of work is expected to take here, in seconds: estimates, never evidence.
+
+    ``time_layer_s`` is for one layer of the model beside what would take its place.
+    """
 
     prepare_s: float = 0.0
     compress_s: float = 0.0
+    time_layer_s: float = 0.0
     quantise_s: float = 0.0
     compile_s: float = 0.0
     evaluate_s: float = 0.0

@@ -20,6 +20,7 @@ class PlannedCandidate(Value):
     """One precision of the original, or of what a recipe makes of it, on one profile, with the settings to race.
 
     ``raced`` is false where a precision only saves space on this profile: it is then judged on size and memory.
+    ``features`` are those of the profile's kernels that its recipe is made for.
     """
 
     id: str
@@ -31,6 +32,7 @@ class PlannedCandidate(Value):
     baseline: bool = False
     accelerator: str | None = None
     recipe: str = ""
+    features: tuple[str, ...] = ()
 
 
 class Refusal(Value):
@@ -136,7 +138,7 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
                     what = f"recipe {recipe.name} on {profile.name}/{precision.label}"
                     refused.append(Refusal(what=what, reason=reason))
                 elif _precision_refusal(profile, precision, inputs) is None:
-                    candidates.append(_candidate(profile, precision, inputs, baseline=False, recipe=recipe.name))
+                    candidates.append(_candidate(profile, precision, inputs, baseline=False, recipe=recipe))
     return candidates, refused
 
 
@@ -161,12 +163,17 @@ def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: P
 
 
 def _candidate(
-    profile: ResolvedProfile, precision: Precision, inputs: PlanInputs, *, baseline: bool, recipe: str = ""
+    profile: ResolvedProfile,
+    precision: Precision,
+    inputs: PlanInputs,
+    *,
+    baseline: bool,
+    recipe: Recipe | None = None,
 ) -> PlannedCandidate:
     raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
     settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
     return PlannedCandidate(
-        id=candidate_id(profile, precision, recipe),
+        id=candidate_id(profile, precision, recipe.name if recipe else ""),
         profile=profile.name,
         backend=profile.backend,
         precision=precision,
@@ -174,7 +181,8 @@ def _candidate(
         raced=raced,
         baseline=baseline,
         accelerator=profile.accelerator,
-        recipe=recipe,
+        recipe=recipe.name if recipe else "",
+        features=recipe.features if recipe else (),
     )
 
 
@@ -208,10 +216,12 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
     finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
     evaluations = len(candidates)
     quantised = sum(1 for c in candidates if c.precision.kind == "int8")
-    compressed = len({(c.recipe, c.profile) for c in candidates if c.recipe})
+    compressed = {(c.recipe, c.profile) for c in candidates if c.recipe}
+    timing = {recipe.name: sum(step.times_layers for step in recipe.steps) for recipe in inputs.recipes}
+    timed = inputs.quantisable_ops * sum(timing[name] for name, _ in compressed)
     stages = (
         StageCost(stage="data, export and reference", seconds=unit.prepare_s),
-        StageCost(stage="compress", seconds=compressed * unit.compress_s),
+        StageCost(stage="compress", seconds=len(compressed) * unit.compress_s + timed * unit.time_layer_s),
         StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),

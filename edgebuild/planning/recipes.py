@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 
 class RecipeStep(Value):
-    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come."""
+    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come.
+
+    ``times_layers`` says that it has layers timed on the target, where that can be done.
+    """
 
     technique: str
     parameters: str = ""
     needs: Needs = Needs()
     changes: tuple[Change, ...] = ()
     not_after: tuple[tuple[Change, str], ...] = ()
+    times_layers: bool = False
 
     @property
     def text(self) -> str:
@@ -39,6 +43,11 @@ class Recipe(Value):
     def text(self) -> str:
         """Its steps in order."""
         return " → ".join(step.text for step in self.steps)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What its steps need of a profile's kernels."""
+        return tuple(sorted({feature for step in self.steps for feature in step.needs.features}))
 
 
 class RecipeGround(Value):

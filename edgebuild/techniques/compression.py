@@ -20,6 +20,7 @@ from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
 from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
+from edgebuild.techniques.layer_times import read_times
 from edgebuild.techniques.sizes import count_macs, count_parameters
 from edgebuild.techniques.torch_step import LayerReport, TechniqueReport
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import StepContext
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import CompressedModel, Edit
+    from edgebuild.techniques.layer_times import LayerTimes
     from edgebuild.techniques.torch_step import TorchStep
 
 #: Samples that normalisations are recalibrated on, at most, and in batches of how many.
@@ -51,7 +53,7 @@ class Compression:
     """The model that a technique changes, and what it may use for that.
 
     ``module`` is in eval mode between a technique's own steps. ``examples`` are the model's inputs in order, real
-    samples. ``said`` holds what is reported of each layer.
+    samples. ``said`` holds what is reported of each layer; ``times`` what the target said of layers, if it was asked.
     """
 
     step: TorchStep
@@ -66,6 +68,7 @@ class Compression:
     edits: list[Edit] = field(default_factory=list)
     sizes_before: tuple[int, int] = (0, 0)
     shapes_before: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+    times: LayerTimes | None = None
 
     @classmethod
     def open(cls, step: TorchStep, inputs: Mapping[str, Path], ctx: StepContext) -> Compression:
@@ -89,6 +92,7 @@ class Compression:
             data=data,
             teacher_folder=inputs.get("teacher"),
             ctx=ctx,
+            times=read_times(inputs),
         )
         work.shapes_before = work.output_shapes(module)
         work.sizes_before = work.sizes(module)

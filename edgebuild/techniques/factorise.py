@@ -10,15 +10,21 @@ from pydantic import Field
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import LowRankLinear, MonarchLinear, ReplaceModule, Tucker2Conv
-from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+from edgebuild.techniques.layer_times import detailed
+from edgebuild.techniques.torch_step import Change, Needs, Parameters, Proposal, TorchStep
 from edgebuild.techniques.tuning import TuningParameters, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from edgebuild.techniques.compression import Compression
+    from edgebuild.techniques.factors import Factors
+
+#: What is said where no layer was timed.
+BY_OPERATIONS = "Layers were chosen by multiply-accumulates; none was timed on the target."
+SKIPPED = "it is to be skipped"
 
 
 class FactoriseParameters(TuningParameters):
@@ -42,16 +48,17 @@ class FactoriseParameters(TuningParameters):
 
 @dataclass(frozen=True, kw_only=True)
 class Factorise(TorchStep):
-    """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates.
+    """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates and is faster.
 
+    Whether it is faster the target says, where layers were timed there; else operations decide alone, and that is said.
     Dense: singular value decomposition, or the nearest Monarch product (Dao et al. 2022). Convolutions with a kernel:
     Tucker-2 on the two channel axes (Kim et al. 2016). Grouped, transposed and 1x1 convolutions are left alone,
-    recurrent layers too. Raises ``ModelError`` when no layer gets cheaper.
+    recurrent layers too. Raises ``ModelError`` when no layer is replaced.
     """
 
     kind: ClassVar[str] = "factorise"
     title: ClassVar[str] = "replaces layers by products of thin ones"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
     Parameters: ClassVar[type[Parameters]] = FactoriseParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
@@ -61,6 +68,7 @@ class Factorise(TorchStep):
         "grids": "the thin layers have ranges of their own",
     }
     uses_channels: ClassVar[bool] = True
+    times_layers: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, parameters: Any) -> Needs:
@@ -68,55 +76,76 @@ class Factorise(TorchStep):
         needs: Needs = parameters.needs("tensorly")
         return needs
 
+    def proposals(self, work: Compression) -> Iterator[Proposal]:
+        """See ``TorchStep``."""
+        names = _names(work)
+        with work.ctx.progress.task("Finding thin layers", total=len(names)) as task:
+            for name in names:
+                work.ctx.check()
+                task.advance(note=name)
+                try:
+                    edit, fill, _ = self._thin(work, name)
+                except ModelError:
+                    continue
+                yield Proposal(edit, fill)
+
     def compress(self, work: Compression) -> str:
         """See ``TorchStep``."""
-        from torch import nn
-
-        from edgebuild.models.interpreter import layers
-
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        names = [name for name, layer in layers(work.module) if name and isinstance(layer, kinds)]
-        replaced = 0
+        names = _names(work)
+        replaced: list[str] = []
         with work.ctx.progress.task("Factorising", total=len(names)) as task:
             for name in names:
                 work.ctx.check()
-                replaced += self._layer(work, name)
+                if self._layer(work, name):
+                    replaced.append(name)
                 task.advance(note=name)
         if not replaced:
-            why = "; ".join(f"{said.layer}: {said.reason}" for said in work.said[:3])
+            telling = sorted(work.said, key=lambda said: said.reason == SKIPPED)
+            why = "; ".join(f"{said.layer}: {said.reason}" for said in telling[:3])
+            what = "cheaper" if work.times is None else "faster"
             raise ModelError(
-                f"factorise makes no layer of the model cheaper ({why or 'it has no dense layer or convolution'}).",
+                f"factorise makes no layer of the model {what} ({why or 'it has no dense layer or convolution'}).",
                 hint='Try ranks = "share" with a smaller `share`; else leave the technique out.',
             )
         told = tune(work, work.module, self.parameters, name="tuning")
         if told is not None:
             work.notes.append(f"Tuned: the loss went from {told.losses[0]:.4g} to {told.losses[-1]:.4g}.")
-        work.notes.append("Layers were chosen by multiply-accumulates, not by timing each on the target.")
-        return f"{replaced} of {len(names)} layers factorised"
+        work.notes.append(BY_OPERATIONS if work.times is None else work.times.note(tuple(replaced)))
+        return f"{len(replaced)} of {len(names)} layers factorised"
 
     def _layer(self, work: Compression, name: str) -> bool:
         """Factorise one layer; say why not where it is left alone."""
         from edgebuild.models.interpreter import layer_at
-        from edgebuild.techniques.factors import thin
-        from edgebuild.techniques.skipping import is_skipped
 
-        layer: Any = layer_at(work.module, name)
-        before = _size(layer)
+        before, times = _size(layer_at(work.module, name)), work.times
         try:
-            if is_skipped(name, self.parameters.skip):
-                raise ModelError("it is to be skipped")
-            edit, fill, _ = thin(layer, name, self._ranks, self.parameters.dense)
-            small = work.tried(edit)
-            thin_macs, macs = work.sizes(small)[0], work.sizes(work.module)[0]
-            if thin_macs >= macs:
-                raise ModelError(f"{_ranks_text(edit)} would take {thin_macs - macs:,} more operations, not fewer")
+            edit, fill, _ = self._thin(work, name)
+            kept = "" if times is None else times.why_kept(name)
+            if kept:
+                raise ModelError(kept)
             work.apply(edit)
         except ModelError as error:
             work.say(name, before, before, error.message)
             return False
         fill(layer_at(work.module, name))
-        work.say(name, before, _ranks_text(edit))
+        measured = "" if times is None else f"; {detailed(times.known[name])}"
+        work.say(name, before, f"{_ranks_text(edit)}{measured}")
         return True
+
+    def _thin(self, work: Compression, name: str) -> Factors:
+        """Return what would take a layer's place; raises ``ModelError`` with the reason where nothing would."""
+        from edgebuild.models.interpreter import layer_at
+        from edgebuild.techniques.factors import thin
+        from edgebuild.techniques.skipping import is_skipped
+
+        if is_skipped(name, self.parameters.skip):
+            raise ModelError(SKIPPED)
+        layer: Any = layer_at(work.module, name)
+        found = thin(layer, name, self._ranks, self.parameters.dense)
+        thin_macs, macs = work.sizes(work.tried(found.edit))[0], work.sizes(work.module)[0]
+        if thin_macs >= macs:
+            raise ModelError(f"{_ranks_text(found.edit)} would take {thin_macs - macs:,} more operations, not fewer")
+        return found
 
     def _ranks(self, matrix: NDArray[Any]) -> int:
         """Return the rank of one matrix: as the parameters say, on the steps that kernels take."""
@@ -127,6 +156,16 @@ class Factorise(TorchStep):
         rank = signal_rank(matrix) if p.ranks == "vbmf" else round(p.share * full)
         step = p.multiple or self.channel_multiple
         return min(full, max(1, math.ceil(rank / step)) * step)
+
+
+def _names(work: Compression) -> list[str]:
+    """The layers that may be factorised, by address."""
+    from torch import nn
+
+    from edgebuild.models.interpreter import layers
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return [name for name, layer in layers(work.module) if name and isinstance(layer, kinds)]
 
 
 def _size(layer: Any) -> str:

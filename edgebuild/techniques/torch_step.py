@@ -6,7 +6,7 @@ work in ``compress``. Loading, checking and storing are done here, the same for 
 
 * in: ``model``, a folder with a stored model (``edgebuild.models.stored``); ``teacher``, the original in the same form;
   ``calibration`` and, where they are needed and given, ``train`` and ``validation``: data folders
-  (``edgebuild.models.dataset``);
+  (``edgebuild.models.dataset``); with ``times_layers`` also what was timed (``edgebuild.techniques.layer_times``);
 * out: a folder with a stored model, and ``technique.json``: what was done to each layer and why, or why not.
 
 Ensured afterwards, or ``ModelError``: rebuilt from the folder alone the model gives the same outputs bit by bit;
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from edgebuild.catalogue.tables import Table
 from edgebuild.core.steps import Place, StepContext, fields_of
@@ -26,11 +26,12 @@ from edgebuild.core.values import Value
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
     from edgebuild.core.values import Json
+    from edgebuild.models.edits import ReplaceModule
     from edgebuild.models.stored import UserCode
     from edgebuild.techniques.compression import Compression
 
@@ -55,6 +56,13 @@ class Needs(Value):
     features: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+
+
+class Proposal(NamedTuple):
+    """What a technique would put in a layer's place: the edit, and what sets the new layer's weights."""
+
+    edit: ReplaceModule
+    fill: Callable[[Any], None]
 
 
 class LayerReport(Value):
@@ -107,6 +115,8 @@ class TorchStep:
     not_after: ClassVar[Mapping[Change, str]] = {}
     uses_channels: ClassVar[bool] = False
     uses_int8: ClassVar[bool] = False
+    #: Whether what ``proposals`` gives is timed on the target, where it can be, before ``compress`` decides.
+    times_layers: ClassVar[bool] = False
 
     parameters: Any
     code: UserCode
@@ -135,6 +145,10 @@ class TorchStep:
 
         Raises ``ModelError`` naming the layer where the model can't be compressed so.
         """
+        raise NotImplementedError
+
+    def proposals(self, work: Compression) -> Iterator[Proposal]:
+        """Yield what it would replace by what, changing nothing: see ``times_layers``."""
         raise NotImplementedError
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:

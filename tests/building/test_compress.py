@@ -9,16 +9,22 @@ import pytest
 
 from edgebuild.building.compress import Wants, int8_of, planned_recipes, step_of
 from edgebuild.building.world import Options
+from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import parse_project
+from edgebuild.catalogue.resolve import resolve
+from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, DataError
 from edgebuild.models.stored import UserCode
+from edgebuild.planning.plan import make_plan
+from edgebuild.planning.recipes import RecipeGround
 from edgebuild.techniques.compression import Compression
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.qat import Qat
 from edgebuild.techniques.torch_step import Needs
 from tests.catalogue.example import tables
+from tests.planning.test_plan import inputs
 from tests.techniques import zoo
 
 if TYPE_CHECKING:
@@ -60,6 +66,24 @@ def test_the_profiles_widths_count_where_a_technique_looks_at_them(tmp_path: Pat
 def test_the_profiles_int8_counts_where_a_technique_trains_for_it(tmp_path: Path) -> None:
     assert made(Qat, tmp_path).int8 == WANTS.int8
     assert "int8" not in made(Trained, tmp_path).key_fields()
+
+
+@pytest.mark.parametrize(("target", "profile"), [("jetson-orin-nano-8gb", "jetson-tensorrt"), ("intel-n100", None)])
+def test_two_of_four_is_planned_where_kernels_skip_zeros_and_refused_elsewhere(
+    target: str, profile: str | None, tmp_path: Path
+) -> None:
+    steps = [{"technique": "prune-unstructured", "pattern": "2:4", "epochs": 1}]
+    recipes = planned_recipes(project(tmp_path, recipes=[{"name": "half", "steps": steps}]), Options())
+    profiles = resolve(load_targets()[target], load_profiles(), {}).profiles
+    plan = make_plan(inputs(*profiles, recipes=recipes, ground=RecipeGround(torch=True, train=True)))
+    made = [candidate for candidate in plan.candidates if candidate.recipe]
+    assert {candidate.profile for candidate in made} == ({profile} if profile else set())
+    assert all(candidate.features == ("2:4",) for candidate in made)
+    assert all(candidate.features == () for candidate in plan.candidates if not candidate.recipe)
+    refused = {refusal.what: refusal.reason for refusal in plan.refused}
+    for other in {each.name for each in profiles} - {profile}:
+        reason = f"prune-unstructured needs 2:4, which {other} doesn't have"
+        assert refused[f"recipe half on {other}"] == reason
 
 
 def test_one_training_serves_every_int8_scheme_of_a_profile() -> None:

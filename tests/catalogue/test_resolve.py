@@ -109,6 +109,39 @@ def test_an_accelerator_is_used_where_the_device_has_one_and_refused_elsewhere(n
         assert dict(resolved.refused).get("jetson-dla", "") == ("" if used else reason)
 
 
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - {"this-machine"}))
+def test_sparse_kernels_are_there_where_a_profile_names_them(name: str) -> None:
+    resolved = resolve(TARGETS[name], PROFILES, {"accelerators": "dla"} if "jetson" in name else {})
+    found = {profile.name: profile.features for profile in resolved.profiles}
+    assert found == {each: ("2:4",) if each == "jetson-tensorrt" else () for each in found}
+
+
+@pytest.mark.parametrize(
+    ("stated", "read", "has"),
+    [
+        ("7.2", None, False),
+        ("8.0", None, True),
+        ("11.0", None, True),
+        (None, None, False),
+        (None, "8.7", True),
+        (None, "7.2", False),
+        (None, "unknown", False),
+        (None, "strange", False),
+    ],
+)
+def test_a_feature_may_ask_for_a_gpu_and_one_that_is_not_known_has_it_not(
+    stated: str | None, read: str | None, has: bool
+) -> None:
+    orin = TARGETS["jetson-agx-orin"]
+    gpu = orin.facts.gpu_architecture
+    assert gpu is not None
+    fact = gpu.model_copy(update={"value": stated}) if stated else None
+    target = orin.model_copy(update={"facts": orin.facts.model_copy(update={"gpu_architecture": fact})})
+    resolved = resolve(target, PROFILES, {"gpu_architecture": read} if read else {})
+    (profile,) = [each for each in resolved.profiles if each.name == "jetson-tensorrt"]
+    assert profile.features == (("2:4",) if has else ())
+
+
 def test_facts_alone_say_nothing_of_this_machine() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(TARGETS["this-machine"], PROFILES, {})

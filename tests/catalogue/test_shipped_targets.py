@@ -50,7 +50,7 @@ def facts_of(target: Target) -> dict[str, Sourced]:
 
 
 def rules_of(profile: Profile) -> list[Sourced]:
-    return [*profile.fp16, *profile.int8, *profile.channels]
+    return [*profile.fp16, *profile.int8, *profile.channels, *profile.features]
 
 
 SOURCED = [(f"{name}.{fact}", value) for name in MODELS for fact, value in facts_of(TARGETS[name]).items()] + [

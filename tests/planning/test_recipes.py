@@ -43,6 +43,16 @@ def test_a_recipe_adds_candidates_and_the_original_keeps_its_own() -> None:
     assert "compress" not in {cost.stage for cost in alone.costs}
 
 
+def test_layers_that_are_timed_take_their_time() -> None:
+    costs = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50, "time_layer_s": 10})
+    timing = PRUNE.model_copy(update={"times_layers": True})
+    stages = [
+        {cost.stage: cost.seconds for cost in plan_of(recipe(step), costs=costs).costs} for step in (PRUNE, timing)
+    ]
+    # Two profiles, three layers each.
+    assert [found["compress"] for found in stages] == [100, 160]
+
+
 REFUSED = {
     "an ONNX file": (recipe(PRUNE), RecipeGround(), "the project gives an ONNX file only"),
     "state": (recipe(PRUNE), RecipeGround(torch=True, stateful=True), "carries state"),

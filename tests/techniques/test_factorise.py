@@ -15,15 +15,18 @@ from edgebuild.errors import ModelError
 from edgebuild.models import stored
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.replacements import Monarch
-from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.factorise import BY_OPERATIONS, Factorise
 from edgebuild.techniques.factors import thin
 from edgebuild.techniques.torch_step import TechniqueReport, read_report
 from edgebuild.techniques.vbmf import signal_rank
 from tests.techniques import zoo
+from tests.techniques.test_layer_times import timed, write_times
 from tests.techniques.zoo import CLASSES, Animal
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgebuild.core.measurement import LayerTime
 
 
 def low_rank() -> nn.Module:
@@ -47,11 +50,14 @@ def low_rank() -> nn.Module:
     return model
 
 
-def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, nn.Module, TechniqueReport]:
+def run(
+    factory: Any, folder: Path, times: dict[str, LayerTime | None] | None = None, **parameters: Any
+) -> tuple[nn.Module, nn.Module, TechniqueReport]:
     """Return the factorised model, the original, and what was said."""
     animal = Animal(factory.__name__, factory)
     code = stored.UserCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
+    inputs |= {} if times is None else write_times(folder / "times", times)
     step = zoo.step_of(Factorise, animal, **parameters)
     step = type(step)(**{**vars(step), "code": code})
     out = folder / "out"
@@ -155,4 +161,20 @@ def test_tuning_brings_the_outputs_nearer(tmp_path: Path) -> None:
         gaps = [float((module(x) - original(x)).pow(2).mean()) for module in (bare, tuned)]
     assert gaps[1] < gaps[0]
     assert report.notes[0].startswith("Tuned: the loss went from ")
-    assert "not by timing each" in report.notes[1]
+    assert report.notes[1] == BY_OPERATIONS
+
+
+def test_only_layers_that_were_measured_faster_are_replaced(tmp_path: Path) -> None:
+    times = {"2": timed("better"), "5": timed("worse"), "6": None}
+    thin_model, original, report = run(low_rank, tmp_path, times=times, skip=("0",), multiple=1)
+    said = {layer.layer: layer for layer in report.layers}
+    assert said["2"].after.startswith("ranks 3 and 2; 12.1 → 8.4 µs, between ")
+    assert said["5"].reason.startswith("it gets no faster on the target: 12.1 → 8.4 µs, ")
+    assert said["0"].reason == "it is to be skipped"
+    assert torch.equal(thin_model[5].weight, original[5].weight)  # type: ignore[index]
+    assert report.notes == ("Measured on the target, each layer by itself, 2: 12.1 → 8.4 µs.",)
+
+
+def test_a_layer_without_a_time_stays(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no layer of the model faster .*2: it could not be timed on the target"):
+        run(low_rank, tmp_path, times={"2": None}, skip=("0", "5", "6"))

@@ -28,8 +28,10 @@ MODEL = "model.onnx"
 ENGINE = "engine.plan"
 #: The accelerator beside the GPU, as profiles name it.
 DLA = "dla"
-#: Layers that a note names, and characters of a phase that are shown.
-MOST_NAMED, MOST_CHARACTERS = 8, 80
+#: The pattern of zeros that its kernels can skip, as profiles name it.
+TWO_OF_FOUR = "2:4"
+#: Layers that a note names, and characters that are shown of a phase and of a line of the builder's.
+MOST_NAMED, MOST_CHARACTERS, MOST_NOTED = 8, 80, 300
 DEVICE_FILE = Path(device.__file__)
 #: An engine of a large model takes tens of minutes on a small board.
 COMPILE_LIMIT_S = 7200.0
@@ -96,18 +98,28 @@ class TensorRt:
         client: RunnerClient | None = None,
         libraries: tuple[Path, ...] = (),
         accelerator: str | None = None,
+        features: tuple[str, ...] = (),
     ) -> Step:
         """Return the step that builds the engine on the device, or without one the step that only gates the file.
 
         Raises ``ModelError`` for what a DLA can't take.
         """
+        strange = sorted(set(features) - {TWO_OF_FOUR})
+        if strange:
+            raise UsageError(f"TensorRT has no feature {strange[0]!r}.", hint=f"The profile may name {TWO_OF_FOUR!r}.")
         if libraries:
             raise UsageError("TensorRT takes no custom-op library.", hint="Export the model without custom operators.")
         if accelerator is not None:
             _check_accelerator(accelerator, precision, contract)
         if client is None:
             return GateOnnx(precision=precision, contract=contract, accelerator=accelerator)
-        return BuildEngine(precision=precision, contract=contract, client=client, accelerator=accelerator)
+        return BuildEngine(
+            precision=precision,
+            contract=contract,
+            client=client,
+            accelerator=accelerator,
+            sparse=TWO_OF_FOUR in features,
+        )
 
 
 def _check_accelerator(accelerator: str, precision: Precision, contract: Contract) -> None:
@@ -153,7 +165,10 @@ class GateOnnx:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildEngine:
-    """Writes the typed ONNX file, has it gated, and lets the device build the engine from it."""
+    """Writes the typed ONNX file, has it gated, and lets the device build the engine from it.
+
+    ``sparse`` lets the builder take kernels that skip zeros where weights have the 2:4 pattern.
+    """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
         "client": "how the device is reached; what it is, is in the device's configuration"
@@ -164,6 +179,7 @@ class BuildEngine:
     client: RunnerClient
     workspace_bytes: int = WORKSPACE_BYTES
     accelerator: str | None = None
+    sparse: bool = False
     kind: ClassVar[str] = "tensorrt-engine"
     version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.DEVICE
@@ -182,12 +198,14 @@ class BuildEngine:
         options["timing_caches"] = f"{self.client.device.root}/timing-caches"
         if self.accelerator is not None:
             options["accelerator"] = self.accelerator
+        if self.sparse:
+            options["sparse_weights"] = True
         answer = self._built(typed, options, out_dir, ctx)
         (out_dir / "gate.json").write_text((typed / "gate.json").read_text(encoding="utf-8"), encoding="utf-8")
         load: Settings = (("tensorrt", str(answer["version"])),)
         load += (("accelerator", self.accelerator),) if self.accelerator is not None else ()
         write_artifact(out_dir, backend=NAME, entry=ENGINE, contract=self.contract, precision=self.precision, load=load)
-        write_notes(out_dir, [f"gate: {label}", *_placement(answer)])
+        write_notes(out_dir, [f"gate: {label}", *_placement(answer), *_sparsity(answer)])
 
     def _built(self, typed: Path, options: Mapping[str, Any], out_dir: Path, ctx: StepContext) -> dict[str, Any]:
         """Let the device build the engine, fetch it with what was found out, and return what the device says."""
@@ -222,6 +240,12 @@ def _placement(answer: Mapping[str, Any]) -> list[str]:
         return [f"DLA: runs the whole model in {regions} parts"]
     more = f" and {len(fell) - MOST_NAMED} more" if len(fell) > MOST_NAMED else ""
     return [f"DLA: {regions} parts; {len(fell)} layers fell back to the GPU: {', '.join(fell[:MOST_NAMED])}{more}"]
+
+
+def _sparsity(answer: Mapping[str, Any]) -> list[str]:
+    """Say what became of the 2:4 pattern; nothing where no kernel was to skip zeros."""
+    lines = (str(line) for line in answer.get("sparsity", ()))
+    return [f"{TWO_OF_FOUR}: {''.join(c for c in line if c.isprintable())[:MOST_NOTED]}" for line in lines]
 
 
 def write_typed(source: Path, out: Path, precision: Precision, contract: Contract) -> tuple[dict[str, Any], str]:

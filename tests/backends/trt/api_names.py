@@ -33,6 +33,7 @@ ASKED_FOR = {
     "BuilderFlag.FP16",
     "BuilderFlag.INT8",
     "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
+    "BuilderFlag.SPARSE_WEIGHTS",
     "BuilderFlag.TF32",
     "IBuilderConfig.progress_monitor",
     "IProgressMonitor",

@@ -29,6 +29,7 @@ REQUESTS = (
     {"precision": "fp32", "workspace_bytes": 1, "profiles": {"x": [[1], [1], [2]]}, "timing_caches": "t"},
     {"precision": "fp16"},
     {"precision": "int8"},
+    {"precision": "int8", "sparse_weights": True, "workspace_bytes": 1},
     {"precision": "fp16", "accelerator": "dla"},
 )
 
@@ -101,6 +102,46 @@ def test_flags_choose_the_precision_only_where_there_are_flags(branch: str) -> N
     trt = module_of(listed(branch))
     assert not engine._weakly_typed(trt, {"precision": "fp16"})
     assert engine._weakly_typed(trt, {"precision": "fp16", "accelerator": "dla"}) is (branch == "10")
+
+
+class Flags:
+    """A configuration that keeps the flags that are set."""
+
+    def __init__(self) -> None:
+        self.flags: set[Any] = set()
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self.flags.discard(flag)
+
+
+#: Lines as in https://github.com/NVIDIA/TensorRT/issues/1403; none seen here yet.
+SPARSE_LINES = [
+    "INFO (Sparsity) Layers eligible for sparse math: conv1, conv2",
+    "INFO Detected 1 inputs",
+    "INFO (Sparsity) TRT inference plan picked sparse implementation for layers: conv2",
+]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_zeros_may_be_skipped_where_that_was_asked_for_and_the_log_says_so(branch: str, asked: bool) -> None:
+    trt, config = module_of(listed(branch)), Flags()
+    options = {"precision": "fp16", **({"sparse_weights": True} if asked else {})}
+    engine._configure(trt, None, config, options, b"")
+    assert (trt.BuilderFlag.SPARSE_WEIGHTS in config.flags) is asked
+    said = ["SPARSE_WEIGHTS is set", *(line[len("INFO ") :] for line in SPARSE_LINES[::2])]
+    assert engine.sparsity(trt, options, SPARSE_LINES) == (said if asked else [])
+
+
+def test_a_library_without_the_flag_says_so() -> None:
+    trt, config = module_of(listed("11") - {"BuilderFlag.SPARSE_WEIGHTS"}), Flags()
+    options = {"precision": "fp16", "sparse_weights": True}
+    engine._configure(trt, None, config, options, b"")
+    assert config.flags == set()
+    assert "has no SPARSE_WEIGHTS" in " ".join(engine.sparsity(trt, options, SPARSE_LINES))
 
 
 def test_signatures_are_read() -> None:

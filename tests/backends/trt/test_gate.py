@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -174,6 +176,56 @@ def test_the_engine_is_built_on_the_device() -> None:
     assert step.place is Place.DEVICE
     assert "client" not in step.key_fields()
     assert TensorRt().compile_step(precision=FP32, contract=contract).place is Place.HOST
+
+
+class Board:
+    """A device that keeps what it is asked to build, and builds nothing."""
+
+    device = SimpleNamespace(root="/board")
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def workspace(self) -> Any:
+        return contextlib.nullcontext("/board/work/1")
+
+    def put_folder(self, folder: Path) -> str:
+        return f"/board/{folder.name}"
+
+    def call(self, op: str, request: dict[str, Any], **_: Any) -> dict[str, Any]:
+        assert op == "compile"
+        self.options = request["options"]
+        said = ["SPARSE_WEIGHTS is set", "picked\x1b[2J conv"] if "sparse_weights" in self.options else []
+        return {"version": "10.3.0", **({"sparsity": said} if said else {})}
+
+    def fetch(self, remote: str, names: list[str], destination: Path) -> None:
+        assert remote == "/board/work/1"
+        for name in names:
+            (destination / name).write_bytes(b"built")
+
+
+@pytest.mark.parametrize("features", [(), ("2:4",)])
+def test_a_device_is_asked_to_skip_zeros_where_the_recipe_is_made_for_it(
+    features: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gating, "DISTRIBUTION", "a-distribution-that-is-not-there")
+    board: Any = Board()
+    net, contract = conv_net()
+    step = TensorRt().compile_step(precision=COMPUTE, contract=contract, client=board, features=features)
+    plain = TensorRt().compile_step(precision=COMPUTE, contract=contract, client=board)
+    assert set(step.key_fields()) - set(plain.key_fields()) == ({"sparse"} if features else set())
+    out = tmp_path / "out"
+    out.mkdir()
+    saved(net, tmp_path)
+    step.run({"model": tmp_path}, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path))
+    assert board.options.get("sparse_weights", False) is bool(features)
+    said = ["2:4: SPARSE_WEIGHTS is set", "2:4: picked[2J conv"] if features else []
+    assert list(read_notes(out)[1:]) == said
+
+
+def test_a_feature_that_tensorrt_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="TensorRT has no feature '1:8'"):
+        TensorRt().compile_step(precision=COMPUTE, contract=conv_net()[1], features=("1:8",))
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists() or Path("/dev/nvmap").exists(), reason="there is a GPU here")

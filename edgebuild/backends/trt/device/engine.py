@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ENGINE = "engine.plan"
 #: The builder flags that let a weakly typed network compute in less than fp32.
 PRECISION_FLAGS = {"fp16": ("FP16",), "int8": ("INT8",)}
+#: What the builder's lines on 2:4 begin with, among much else of the same severity.
+SPARSITY = "(Sparsity)"
 
 
 def plan(model: str, options: Fields, log: Log, cache: bytes = b"") -> Tuple[Any, bytes, List[str]]:
@@ -80,6 +82,8 @@ def _configure(trt: Any, builder: Any, config: Any, options: Fields, cache: byte
     if hasattr(trt.BuilderFlag, "TF32"):
         # fp32 means fp32: with TF32 its matrix products would have fp16's mantissa.
         config.clear_flag(trt.BuilderFlag.TF32)
+    if options.get("sparse_weights") and hasattr(trt.BuilderFlag, "SPARSE_WEIGHTS"):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if options.get("profiles"):
         profile = builder.create_optimization_profile()
         for name, shapes in sorted(options["profiles"].items()):
@@ -99,6 +103,18 @@ def _use_dla(trt: Any, network: Any, config: Any) -> List[str]:
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     blocks = [network.get_layer(i) for i in range(network.num_layers)]
     return [str(block.name) for block in blocks if not config.can_run_on_DLA(block)]
+
+
+def sparsity(trt: Any, options: Fields, lines: List[str]) -> List[str]:
+    """Return what is to be said of 2:4: whether the builder may skip zeros, and its own words on where it does.
+
+    Empty where it wasn't to.
+    """
+    if not options.get("sparse_weights"):
+        return []
+    if not hasattr(trt.BuilderFlag, "SPARSE_WEIGHTS"):
+        return ["this TensorRT has no SPARSE_WEIGHTS: zeros cost what other weights do"]
+    return ["SPARSE_WEIGHTS is set"] + [line.partition(" ")[2] for line in lines if SPARSITY in line]
 
 
 def _parser_errors(parser: Any) -> str:
@@ -128,9 +144,11 @@ def compile(model: str, out: str, options: Fields, tell: Tell = silent) -> Field
         file.write(data)
     if timing:
         _write_whole(path, timing)
+    on_zeros = sparsity(trt, options, log.lines)
     with open(os.path.join(out, "build.log"), "w", encoding="utf-8") as file:
         # Times and addresses in the other lines differ from build to build.
-        file.write("".join("%s\n" % line for line in log.lines if not line.startswith(("VERBOSE", "INFO"))))
+        kept = [line for line in log.lines if not line.startswith(("VERBOSE", "INFO"))]
+        file.write("".join("%s\n" % line for line in on_zeros + kept))
     runtime, built = deserialise(data, log, dla=_dla(options))
     found = described(built)
     del built, runtime  # in this order
@@ -150,6 +168,8 @@ def compile(model: str, out: str, options: Fields, tell: Tell = silent) -> Field
         "skipped_tactics": sum("skipping tactic" in line.lower() for line in log.lines),
         "accelerator_memory": accelerator_memory(),
     }
+    if on_zeros:
+        answer["sparsity"] = on_zeros
     return {**answer, **(placed(log.lines, refused) if _dla(options) else {})}
 
 

@@ -1,0 +1,106 @@
+"""Has layers timed on the target before a technique replaces them: compiled and run as candidates are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.artifact import Contract
+from edgebuild.devices.probe import require_alive
+from edgebuild.errors import EnvironmentGap, ModelError, RunnerFailed, StoreError
+from edgebuild.measuring.layer_times import TimeLayer
+from edgebuild.techniques.layer_pairs import SIDES, ExportLayerPairs
+from edgebuild.techniques.layer_times import PAIRS, read_pairs, time_input
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgebuild.building.world import Options, World
+    from edgebuild.catalogue.project import Project
+    from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.plan import Plan, PlannedCandidate
+    from edgebuild.techniques.torch_step import TorchStep
+
+Inputs = dict[str, "StepResult | Path"]
+
+
+def timing_candidate(plan: Plan, recipe: str, profile: str) -> PlannedCandidate | None:
+    """Return the candidate whose runtime, precision and first setting layers are timed in: fp32 where there is one.
+
+    None where all are int8: a layer by itself isn't calibrated.
+    """
+    found = [c for c in plan.candidates if (c.recipe, c.profile) == (recipe, profile) and c.precision.kind != "int8"]
+    return min(found, key=lambda c: c.precision.kind != "fp32", default=None)
+
+
+def untimed(project: Project, options: Options) -> str:
+    """Return why a build times no layer on whatever device; empty where it may."""
+    if options.no_measure:
+        return "nothing is measured in this build (--no-measure)"
+    objective = project.build.objective
+    return f"the build's objective is {objective}, not time" if objective in {"size", "memory"} else ""
+
+
+def why_untimed(world: World, planned: PlannedCandidate | None) -> str:
+    """Return why no layer is timed in this build; empty where they are."""
+    if world.emulated:
+        return "an emulated device gives no times"
+    return untimed(world.project, world.options) or ("" if planned else "the profile builds nothing but int8")
+
+
+def time_layers(
+    step: TorchStep, inputs: Mapping[str, StepResult | Path], planned: PlannedCandidate | None, batch: int, world: World
+) -> tuple[Inputs, tuple[str, ...]]:
+    """Return what a technique's step is told of its layers' times, as further inputs, and what to note.
+
+    A pair that can't be compiled, crashes or is disturbed has no time, which is noted; it is tried again in the next
+    build. Raises what the device and the store raise.
+    """
+    if not step.times_layers:
+        return {}, ()
+    why = why_untimed(world, planned)
+    if why or planned is None:
+        return {}, (f"{step.kind}: no layer was timed on the target: {why}",)
+    who = f"recipe {planned.recipe} for {planned.profile}"
+    wanted = {name: inputs[name] for name in ("model", "calibration")}
+    exported = world.run(
+        ExportLayerPairs.of(step, batch), wanted, label=f"{who}: layers that {step.kind} would replace"
+    )
+    pairs = read_pairs(exported.path)
+    told: Inputs = {PAIRS: exported}
+    notes = []
+    with world.progress.task("Timing layers", total=pairs.count) as task:
+        for number in range(pairs.count):
+            world.check()
+            layers = ", ".join(pairs.of(number))
+            try:
+                told[time_input(number)] = _timed(exported.path / str(number), f"layer {layers}", planned, who, world)
+            except StoreError:
+                raise
+            except (ModelError, EnvironmentGap) as error:
+                notes.append(f"{step.kind}: {layers} could not be timed: {error.message}")
+            except RunnerFailed as error:
+                require_alive(world.client)
+                notes.append(f"{step.kind}: {layers} could not be timed: {error.sentence}")
+            task.advance(note=layers)
+    return told, tuple(notes)
+
+
+def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, world: World) -> StepResult:
+    """Compile both sides of a pair as the candidate is compiled, and time them with its first setting."""
+    contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
+    more: dict[str, Any] = {"accelerator": planned.accelerator} if planned.accelerator else {}
+    compiled: Inputs = {}
+    for side in SIDES:
+        backend = world.backends[planned.backend]
+        step = backend.compile_step(precision=planned.precision, contract=contract, client=world.client, **more)
+        compiled[side] = world.run(step, {"model": folder / side}, label=f"{who}: compile {layer}, {side}")
+    timing = TimeLayer(
+        client=world.client,
+        runner_digest=world.client.runner_digest,
+        protocol=world.options.layers,
+        who=layer,
+        settings=planned.settings[0] if planned.settings else (),
+        pin_clocks=world.pin_clocks,
+    )
+    return world.run(timing, {**compiled, "data": folder / "data"}, label=f"{who}: time {layer}")

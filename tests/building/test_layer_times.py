@@ -1,0 +1,150 @@
+"""From a recipe's step to what the target said of its layers, through the store, the compiler and the real runner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgebuild.backends.table import backends
+from edgebuild.building.layer_times import time_layers, timing_candidate, why_untimed
+from edgebuild.building.world import Options, World
+from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.local import LocalDevice
+from edgebuild.errors import ModelError
+from edgebuild.execution.executor import Executor
+from edgebuild.execution.store import Store
+from edgebuild.planning.plan import PlannedCandidate
+from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.layer_times import PAIRS, read_pairs, read_times
+from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.torch_step import read_report
+from tests.measuring.test_layer_times import LAYERS
+from tests.techniques import zoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INT8 = Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="edgebuild")
+FP16 = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
+FP32 = Precision(kind="fp32")
+
+
+def planned(precision: Precision = FP32, recipe: str = "thin") -> PlannedCandidate:
+    return PlannedCandidate(
+        id=f"p/{recipe}/{precision.label}",
+        profile="p",
+        backend="onnxruntime",
+        precision=precision,
+        settings=((("threads", 1), ("spinning", False)), (("threads", 2),)),
+        raced=True,
+        recipe=recipe,
+    )
+
+
+def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
+    """A build's world, with a device of its own and no project but its objective."""
+    table = backends()
+    client = RunnerClient(LocalDevice(folder / "device"), {name: each.device_file for name, each in table.items()})
+    executor = Executor(
+        store=Store.open(folder / "store"),
+        progress=NoProgress(),
+        check=never_stop,
+        seed=0,
+        isa="",
+        device_configuration={"cpu": "this"},
+    )
+    given = {
+        "project": SimpleNamespace(build=SimpleNamespace(objective=objective)),
+        "options": Options(layers=LAYERS),
+        "home": folder,
+        "executor": executor,
+        "client": client,
+        "backends": table,
+        "probe": {},
+        "code_digest": "",
+        "budget": None,
+    }
+    return World(**{**given, **more})
+
+
+def test_what_was_timed_decides_and_is_found_again(tmp_path: Path) -> None:
+    world, animal = world_in(tmp_path), zoo.ZOO["residual"]
+    inputs = zoo.write_inputs(animal, tmp_path / "zoo")
+    skip = ("stem.*", "one.*", "two.*", "head", "short")
+    step = zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], "skip": skip})
+    told, notes = time_layers(step, inputs, planned(), 1, world)
+    assert notes == ()
+    assert set(told) == {PAIRS, "time-000"}
+    paths: dict[str, Any] = {name: getattr(each, "path", each) for name, each in told.items()}
+    assert read_pairs(paths[PAIRS]).layers == (("down.0", 0),)
+    times = read_times(paths)
+    assert times is not None
+    faster = [layer for layer, time in times.known.items() if time.comparison.outcome == "better"]
+    if faster:
+        made = world.run(step, {**inputs, **told}, label="factorise")
+        assert [said.layer for said in read_report(made.path).layers if not said.reason] == faster
+    else:
+        with pytest.raises(ModelError, match=r"down\.0: it gets no faster on the target"):
+            world.run(step, {**inputs, **told}, label="factorise")
+    ran = len(world.executor.records)
+    again, _ = time_layers(step, inputs, planned(), 1, world)
+    assert all(record.reused for record in world.executor.records[ran:])
+    assert {name: each.path for name, each in again.items()} == paths  # type: ignore[union-attr]
+
+
+def test_a_pair_that_cannot_be_compiled_has_no_time_and_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise ModelError("the runtime has no such kernel")
+
+    world, animal = world_in(tmp_path), zoo.ZOO["residual"]
+    monkeypatch.setitem(world.backends, "onnxruntime", SimpleNamespace(compile_step=refuse))
+    skip = ("stem.*", "down.*", "head", "short")
+    step = zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], "skip": skip})
+    told, notes = time_layers(step, zoo.write_inputs(animal, tmp_path / "zoo"), planned(), 1, world)
+    assert set(told) == {PAIRS}
+    assert notes == ("factorise: one.0, two.0 could not be timed: the runtime has no such kernel",)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"objective": "size"}, "the build's objective is size, not time"),
+        ({"objective": "memory"}, "the build's objective is memory, not time"),
+        ({"options": Options(no_measure=True), "measured": False}, "nothing is measured in this build (--no-measure)"),
+    ],
+)
+def test_where_nothing_can_be_timed_operations_decide_and_it_is_said(
+    more: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    step = zoo.step_of(Factorise, zoo.ZOO["residual"])
+    told, notes = time_layers(step, {}, planned(), 1, world_in(tmp_path, **more))
+    assert (told, notes) == ({}, (f"factorise: no layer was timed on the target: {why}",))
+
+
+def test_other_reasons_to_time_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_in(tmp_path)
+    assert why_untimed(world, None) == "the profile builds nothing but int8"
+    assert why_untimed(world, planned()) == ""
+    assert why_untimed(replace(world, options=Options(no_measure=True)), planned()) != ""
+    monkeypatch.setattr(LocalDevice, "emulated", True)
+    assert why_untimed(world, planned()) == "an emulated device gives no times"
+    assert time_layers(zoo.step_of(PruneStructured, zoo.ZOO["residual"]), {}, planned(), 1, world) == ({}, ())
+
+
+def test_layers_are_timed_in_fp32_where_the_profile_has_it() -> None:
+    def chosen(*precisions: Precision) -> PlannedCandidate | None:
+        plan: Any = SimpleNamespace(
+            candidates=[planned(recipe="other"), *(planned(precision) for precision in precisions)]
+        )
+        return timing_candidate(plan, "thin", "p")
+
+    assert chosen(INT8, FP16, FP32) == planned(FP32)
+    assert chosen(INT8, FP16) == planned(FP16)
+    assert chosen(INT8) is None
