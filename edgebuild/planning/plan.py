@@ -208,10 +208,10 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
     finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
     evaluations = len(candidates)
     quantised = sum(1 for c in candidates if c.precision.kind == "int8")
-    compressed = len({(c.recipe, c.profile) for c in candidates if c.recipe})
+    compress_s = _compress_s(candidates, inputs)
     stages = (
         StageCost(stage="data, export and reference", seconds=unit.prepare_s),
-        StageCost(stage="compress", seconds=compressed * unit.compress_s),
+        StageCost(stage="compress", seconds=compress_s),
         StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),
@@ -223,7 +223,21 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
         ),
         StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
     )
-    return tuple(stage for stage in stages if stage.stage != "compress" or compressed)
+    return tuple(stage for stage in stages if stage.stage != "compress" or compress_s)
+
+
+def _compress_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> float:
+    """Estimate all steps of recipes: each once for profiles of the same widths, and for recipes that begin alike."""
+    widths = {profile.name: profile.channel_multiple for profile in inputs.target.profiles}
+    recipes = {recipe.name: recipe for recipe in inputs.recipes}
+    wanted = dict.fromkeys((c.recipe, widths[c.profile]) for c in candidates if c.recipe)
+    begun = dict.fromkeys(
+        (recipes[name].steps[:count], width)
+        for name, width in wanted
+        for count in range(1, len(recipes[name].steps) + 1)
+    )
+    unit = inputs.costs
+    return sum((unit.compress_s + steps[-1].learns * unit.train_sample_s for steps, _ in begun), 0.0)
 
 
 def plan_digest(plan: Plan) -> str:

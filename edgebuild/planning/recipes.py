@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 class RecipeStep(Value):
-    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come."""
+    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come.
+
+    ``learns`` is about how many samples it trains on, those of every epoch counted; for estimates only.
+    """
 
     technique: str
     parameters: str = ""
+    learns: int = 0
     needs: Needs = Needs()
     changes: tuple[Change, ...] = ()
     not_after: tuple[tuple[Change, str], ...] = ()
