@@ -16,6 +16,7 @@ from edgebuild.models.stored import UserCode, read_model
 from edgebuild.models.stored_steps import ExportStored, StoreOriginal
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.compression_table import compression_techniques
+from edgebuild.techniques.learning import TrainingParameters
 from edgebuild.techniques.torch_step import plain_parameters, read_report
 
 if TYPE_CHECKING:
@@ -61,14 +62,17 @@ TOLD_LAYERS = 5
 Models = dict[tuple[str, str], Compressed]
 
 
-def planned_recipes(project: Project, options: Options) -> tuple[Recipe, ...]:
-    """Return the recipes that are asked for, as planning sees them; raises ``ConfigError`` for one that isn't right."""
+def planned_recipes(project: Project, options: Options, frames: int) -> tuple[Recipe, ...]:
+    """Return the recipes that are asked for, as planning sees them; raises ``ConfigError`` for one that isn't right.
+
+    ``frames`` is how many samples there are to train on, or assumed to be.
+    """
     tables = chosen_recipes(project.recipes, options.recipes)
     if not tables:
         return ()
     techniques = compression_techniques()
     return tuple(
-        Recipe(name=table.name, steps=tuple(_planned(kind, p) for kind, p in _typed(table, techniques)))
+        Recipe(name=table.name, steps=tuple(_planned(kind, p, frames) for kind, p in _typed(table, techniques)))
         for table in tables
     )
 
@@ -80,11 +84,13 @@ def _typed(table: RecipeTable, techniques: Mapping[str, type[TorchStep]]) -> lis
     return [(techniques[name], parameters) for name, parameters in typed]
 
 
-def _planned(technique: type[TorchStep], parameters: Any) -> RecipeStep:
+def _planned(technique: type[TorchStep], parameters: Any, frames: int) -> RecipeStep:
+    needs = technique.needs(parameters)
     return RecipeStep(
         technique=technique.kind,
         parameters=plain_parameters(parameters),
-        needs=technique.needs(parameters),
+        learns=parameters.learns_from(frames) if needs.train and isinstance(parameters, TrainingParameters) else 0,
+        needs=needs,
         changes=tuple(sorted(technique.changes)),
         not_after=tuple(sorted(technique.not_after.items())),
         times_layers=technique.times_layers,

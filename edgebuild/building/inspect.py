@@ -43,7 +43,11 @@ ASSUMED_FRAMES = 5_000
 #: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
 #: unoptimised, which is taken to be five times as long.
 UNOPTIMISED_FRAMES = 32 * 9 * 5
-ASSUMED_COMPRESS_S = 20.0
+#: What a step of a recipe takes beside its training. A sample of the training is taken for as much arithmetic as four
+#: inferences: forwards, twice that backwards, and what the teacher answers.
+ASSUMED_COMPRESS_S = 10.0
+ASSUMED_TRAIN_FRAMES = 50_000
+TRAINING_INFERENCES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +106,19 @@ def plan_inputs(
             f"Nothing can be built for {target_name} on this device: {reasons}.",
             hint="`edgebuild targets` lists what can be built for; `edgebuild doctor` says what this machine is.",
         )
-    frame_s = ASSUMED_FRAME_S + (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
+    arithmetic_s = (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
+    frame_s = ASSUMED_FRAME_S + arithmetic_s
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
-    notes: tuple[str, ...] = () if frames else (f"data not read yet: times assume {ASSUMED_FRAMES} frames per split",)
-    recipes = planned_recipes(project, options)
+    recipes = planned_recipes(project, options, frames.get("train", ASSUMED_TRAIN_FRAMES))
     trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
+    assumed = f"{ASSUMED_FRAMES} frames per split" + (f", {ASSUMED_TRAIN_FRAMES} to train on" if trains else "")
+    notes: tuple[str, ...] = () if frames else (f"data not read yet: times assume {assumed}",)
     if trains and project.training.loader is not None and project.training.data_version is None:
         notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
     costs = UnitCosts(
         compress_s=ASSUMED_COMPRESS_S,
         time_layer_s=0.0 if untimed(project, options) else 2 * options.layers.launches * options.layers.launch_s,
+        train_sample_s=TRAINING_INFERENCES * arithmetic_s,
         prepare_s=5.0 + 2 * frame_s * validation,
         quantise_s=2.0 + 400 * frame_s,
         compile_s=1.0,

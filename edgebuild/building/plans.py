@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebuild.building.compress import planned_recipes
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.places import enrolled, not_this_machine
+from edgebuild.building.prepare import materialise
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import Options, World
     from edgebuild.catalogue.project import Project
+    from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan
 
 #: What a plan says of a target that is neither this machine nor one of the inventory.
@@ -40,7 +43,10 @@ def plan_target(world: World, prepared: Prepared) -> Plan:
         macs=facts.macs,
         domains=custom_domains(facts),
     )
-    frames = json.loads((prepared.validation.path / "data.json").read_bytes())["frames"]
+    frames = {"validation": _frames(prepared.validation)}
+    recipes = planned_recipes(world.project, world.options, 0)
+    if world.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
+        frames["train"] = _frames(materialise(world, "train"))
     inputs = plan_inputs(
         world.project,
         world.target,
@@ -49,10 +55,15 @@ def plan_target(world: World, prepared: Prepared) -> Plan:
         backends=world.backends,
         budget=world.budget,
         options=world.options,
-        frames={"validation": frames},
+        frames=frames,
         here=world.measured and isinstance(world.client.device, LocalDevice),
     )
     return make_plan(inputs)
+
+
+def _frames(data: StepResult) -> int:
+    count: int = json.loads((data.path / "data.json").read_bytes())["frames"]
+    return count
 
 
 def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:

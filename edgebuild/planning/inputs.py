@@ -20,6 +20,7 @@ class UnitCosts(Value):
     prepare_s: float = 0.0
     compress_s: float = 0.0
     time_layer_s: float = 0.0
+    train_sample_s: float = 0.0
     quantise_s: float = 0.0
     compile_s: float = 0.0
     evaluate_s: float = 0.0

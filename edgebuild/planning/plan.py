@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
-from edgebuild.planning.recipes import Recipe, precision_refusal, profile_refusal, recipe_refusal
+from edgebuild.planning.recipes import Recipe, RecipeStep, precision_refusal, profile_refusal, recipe_refusal
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -216,12 +216,10 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
     finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
     evaluations = len(candidates)
     quantised = sum(1 for c in candidates if c.precision.kind == "int8")
-    compressed = {(c.recipe, c.profile) for c in candidates if c.recipe}
-    timing = {recipe.name: sum(step.times_layers for step in recipe.steps) for recipe in inputs.recipes}
-    timed = inputs.quantisable_ops * sum(timing[name] for name, _ in compressed)
+    compress_s = _compress_s(candidates, inputs)
     stages = (
         StageCost(stage="data, export and reference", seconds=unit.prepare_s),
-        StageCost(stage="compress", seconds=len(compressed) * unit.compress_s + timed * unit.time_layer_s),
+        StageCost(stage="compress", seconds=compress_s),
         StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
         StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
         StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),
@@ -233,7 +231,27 @@ def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[Stag
         ),
         StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
     )
-    return tuple(stage for stage in stages if stage.stage != "compress" or compressed)
+    return tuple(stage for stage in stages if stage.stage != "compress" or compress_s)
+
+
+def _compress_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> float:
+    """Estimate all steps of recipes: each once for profiles of the same widths, and for recipes that begin alike.
+
+    From the first step on that has layers timed, each profile has steps of its own.
+    """
+    widths = {profile.name: profile.channel_multiple for profile in inputs.target.profiles}
+    recipes = {recipe.name: recipe for recipe in inputs.recipes}
+    begun: dict[tuple[tuple[RecipeStep, ...], int | str], None] = {}
+    for name, profile in dict.fromkeys((c.recipe, c.profile) for c in candidates if c.recipe):
+        steps = recipes[name].steps
+        for count in range(1, len(steps) + 1):
+            timed = any(step.times_layers for step in steps[:count])
+            begun[steps[:count], profile if timed else widths[profile]] = None
+    unit, seconds = inputs.costs, 0.0
+    for steps, _ in begun:
+        seconds += unit.compress_s + steps[-1].learns * unit.train_sample_s
+        seconds += inputs.quantisable_ops * unit.time_layer_s * steps[-1].times_layers
+    return seconds
 
 
 def plan_digest(plan: Plan) -> str:

@@ -18,10 +18,12 @@ class RecipeStep(Value):
     """One step as planning sees it: what it needs, what it changes, and after which changes it may not come.
 
     ``times_layers`` says that it has layers timed on the target, where that can be done.
+    ``learns`` is about how many samples it trains on, those of every epoch counted; for estimates only.
     """
 
     technique: str
     parameters: str = ""
+    learns: int = 0
     needs: Needs = Needs()
     changes: tuple[Change, ...] = ()
     not_after: tuple[tuple[Change, str], ...] = ()

@@ -65,6 +65,11 @@ class TrainingParameters(Parameters):
             own["epochs"] = EPOCHS
         return TrainingPlan(**{**own, **changes})
 
+    def learns_from(self, frames: int) -> int:
+        """Return about how many samples are learnt from where an epoch has ``frames``; for estimates only."""
+        plan = self.plan()
+        return plan.steps * self.batch_size if plan.steps is not None else (plan.epochs or 0) * frames
+
     @property
     def references(self) -> tuple[str, ...]:
         """The user's functions that training calls."""

@@ -43,3 +43,7 @@ class PruneParameters(TuningParameters):
         "passing their input on when their weights are zero.",
     )
     samples: int = Field(default=512, ge=1, description="Samples that `taylor` and the worth of blocks are taken from.")
+
+    def learns_from(self, frames: int) -> int:
+        """Return about how many samples are learnt from: every cut is followed by a training."""
+        return self.rounds * super().learns_from(frames)

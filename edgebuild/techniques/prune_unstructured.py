@@ -75,6 +75,11 @@ class PruneUnstructuredParameters(TrainingParameters):
             raise ValueError('pattern = "2:4" is one cut: leave `cuts` and `rounds` out')
         return self
 
+    def learns_from(self, frames: int) -> int:
+        """Return about how many samples are learnt from: iterative cuts are followed by a training each."""
+        rounds = (self.rounds or ITERATIVE_CUTS) if self.cuts == "iterative" else 1
+        return rounds * super().learns_from(frames)
+
     @property
     def references(self) -> tuple[str, ...]:
         """The user's functions that are called."""

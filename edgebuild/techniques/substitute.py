@@ -68,6 +68,11 @@ class SubstituteParameters(TuningParameters):
         """Always: new layers know nothing."""
         return True
 
+    def learns_from(self, frames: int) -> int:
+        """Return about how many samples are learnt from, by all backbones or by the layers first."""
+        whole = super().learns_from(frames)
+        return whole * len(self.backbones) if self.backbones else whole + self.block_epochs * frames
+
     @property
     def references(self) -> tuple[str, ...]:
         """The user's functions that are called."""

@@ -34,9 +34,11 @@ class BasicBlock(nn.Module):
 class ResNet8(nn.Module):
     """Takes float32 images (batch, 1, 28, 28) and gives float32 logits (batch, 10)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stem_stride: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 16, 3, stride=stem_stride, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
         self.stages = nn.Sequential(
             BasicBlock(16, 16, stride=1), BasicBlock(16, 32, stride=2), BasicBlock(32, 64, stride=2)
         )
@@ -52,3 +54,10 @@ class ResNet8(nn.Module):
 def resnet8() -> ResNet8:
     """An untrained ResNet-8; edgebuild calls this and loads `weights.safetensors` into it."""
     return ResNet8()
+
+
+def coarse_student(original: nn.Module) -> ResNet8:
+    """A ResNet-8 that halves the image in its first layer: a quarter of the arithmetic, and the original's weights."""
+    student = ResNet8(stem_stride=2)
+    student.load_state_dict(original.state_dict())
+    return student

@@ -73,7 +73,7 @@ def test_two_of_four_is_planned_where_kernels_skip_zeros_and_refused_elsewhere(
     target: str, profile: str | None, tmp_path: Path
 ) -> None:
     steps = [{"technique": "prune-unstructured", "pattern": "2:4", "epochs": 1}]
-    recipes = planned_recipes(project(tmp_path, recipes=[{"name": "half", "steps": steps}]), Options())
+    recipes = planned_recipes(project(tmp_path, recipes=[{"name": "half", "steps": steps}]), Options(), 0)
     profiles = resolve(load_targets()[target], load_profiles(), {}).profiles
     plan = make_plan(inputs(*profiles, recipes=recipes, ground=RecipeGround(torch=True, train=True)))
     made = [candidate for candidate in plan.candidates if candidate.recipe]
@@ -131,8 +131,30 @@ def test_a_loader_that_fails_is_told_with_its_name(tmp_path: Path) -> None:
 def test_recipes_that_were_not_checked_when_loaded_are_checked_when_planned(tmp_path: Path) -> None:
     steps = [{"technique": "factorise", "skp": ["a"]}]
     with pytest.raises(ConfigError, match='skp: unknown key; did you mean "skip"'):
-        planned_recipes(project(tmp_path, recipes=[{"name": "a", "steps": steps}]), Options())
+        planned_recipes(project(tmp_path, recipes=[{"name": "a", "steps": steps}]), Options(), 0)
     (recipe,) = planned_recipes(
-        project(tmp_path, recipes=[{"name": "a", "steps": [{"technique": "factorise", "skip": ["a"]}]}]), Options()
+        project(tmp_path, recipes=[{"name": "a", "steps": [{"technique": "factorise", "skip": ["a"]}]}]), Options(), 100
     )
     assert recipe.text == 'factorise (skip = ["a"])'
+    assert [step.learns for step in recipe.steps] == [0]
+
+
+#: What a step is told, and how many samples it learns from where an epoch has 100.
+LEARNS = (
+    ({"technique": "distil", "epochs": 3}, 300),
+    ({"technique": "qat"}, 300 * 64),
+    ({"technique": "qat", "steps": 5, "batch_size": 10}, 50),
+    ({"technique": "prune-structured"}, 0),
+    ({"technique": "prune-structured", "rounds": 2, "epochs": 3}, 600),
+    ({"technique": "prune-unstructured", "epochs": 2}, 200),
+    ({"technique": "prune-unstructured", "epochs": 2, "cuts": "iterative", "rounds": 3}, 600),
+    ({"technique": "substitute", "epochs": 2, "block_epochs": 1}, 300),
+    ({"technique": "substitute", "epochs": 2, "backbones": ["a:b", "a:c"]}, 400),
+    ({"technique": "share-weights", "tune": False}, 0),
+)
+
+
+def test_what_a_step_learns_from_is_known_beforehand(tmp_path: Path) -> None:
+    told = project(tmp_path, recipes=[{"name": "a", "steps": [step for step, _ in LEARNS]}])
+    (recipe,) = planned_recipes(told, Options(), 100)
+    assert [step.learns for step in recipe.steps] == [count for _, count in LEARNS]

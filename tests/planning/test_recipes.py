@@ -37,9 +37,6 @@ def test_a_recipe_adds_candidates_and_the_original_keeps_its_own() -> None:
     assert {c.recipe for c in both.candidates} == {"", "narrow"}
     assert both.channel_multiples == (("a", 8), ("b", 8))
     assert alone.channel_multiples == ()
-    costed = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50})
-    stages = {cost.stage: cost.seconds for cost in plan_of(recipe(PRUNE), costs=costed).costs}
-    assert stages["compress"] == 100
     assert "compress" not in {cost.stage for cost in alone.costs}
 
 
@@ -49,8 +46,24 @@ def test_layers_that_are_timed_take_their_time() -> None:
     stages = [
         {cost.stage: cost.seconds for cost in plan_of(recipe(step), costs=costs).costs} for step in (PRUNE, timing)
     ]
-    # Two profiles, three layers each.
-    assert [found["compress"] for found in stages] == [100, 160]
+    # Two profiles of three layers each, and what is timed isn't shared.
+    assert [found["compress"] for found in stages] == [50, 160]
+
+
+def test_what_compressing_takes_counts_each_step_that_runs_once() -> None:
+    costs = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50, "train_sample_s": 0.01})
+    taught = RecipeStep(technique="distil", learns=1_000)
+
+    def compressing(*recipes: Recipe, wide: int = 8) -> float:
+        found = (profile("a"), profile("b").model_copy(update={"channel_multiple": wide}))
+        plan = make_plan(inputs(*found, recipes=recipes, ground=TORCH, costs=costs))
+        return next(cost.seconds for cost in plan.costs if cost.stage == "compress")
+
+    assert compressing(recipe(PRUNE)) == 50
+    assert compressing(recipe(PRUNE), wide=16) == 100
+    assert compressing(recipe(PRUNE, taught)) == 110
+    assert compressing(recipe(PRUNE), recipe(PRUNE, taught, name="both")) == 110
+    assert compressing(recipe(PRUNE, taught), recipe(taught, name="alone")) == 170
 
 
 REFUSED = {
