@@ -176,7 +176,6 @@ def figures(row: Row, result: SessionResult) -> dict[str, Any]:
         "size_bytes": best.size_bytes,
         "macs": [sizes[0][0], sizes[-1][1]] if sizes else None,
         "parameters": [sizes[0][2], sizes[-1][3]] if sizes else None,
-        "settings": dict(best.settings),
     }
     if best.id in result.measurements and best.id not in {**result.failed, **disturbed(result, [best.id])}:
         found["latency"] = summary_of(result, best.id, 1).model_dump(mode="json")
@@ -216,6 +215,16 @@ def times(found: dict[str, Any] | None) -> str:
     return f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}], {found['outcome']}" if found else "–"
 
 
+def ends(row: Row, found: dict[str, Any]) -> list[str]:
+    """Where the inferences of a chain ended, and its slow end."""
+    latency = found.get("latency")
+    if not latency or not latency["exits"]:
+        return []
+    where = ", ".join(f"{share:.1%} at {name}" for name, share in latency["exits"])
+    slow = next(each["value_ms"] for each in latency["percentiles"] if each["p"] == 99)
+    return ["", f"Inferences of `{row.recipe}` ended: {where}; p99 {slow:.4g} ms."]
+
+
 def page(record: BuildRecord, rows: Sequence[Row], numbers: Sequence[dict[str, Any]]) -> str:
     """Return the page's text."""
     head = (
@@ -227,13 +236,14 @@ def page(record: BuildRecord, rows: Sequence[Row], numbers: Sequence[dict[str, A
         "",
         "`best as` is the precision that was fastest in screening, of those not refused on validation; a recipe "
         "without a latency was refused in all. Latency is the median, of `early` the mean, under the certify protocol, "
-        f"all rows in one session of {PROTOCOL.launches} launches each; `/ fp32` and `/ int8` are times over those of "
-        "the original on the same runtime, paired by round. Points lost are against the original in torch, with 95 % "
-        "intervals.",
+        f"all rows in one session of {PROTOCOL.launches} launches each, with the runtime settings that come first in "
+        "the profile; `/ fp32` and `/ int8` are times over those of the original on the same runtime, paired by round. "
+        "Points lost are against the original in torch, with 95 % intervals.",
     ]
     for profile in dict.fromkeys(row.profile for row in rows):
         pairs = [(row, found) for row, found in zip(rows, numbers, strict=True) if row.profile == profile]
         lines += ["", f"## {profile}", "", *head, *(line(row, found) for row, found in pairs)]
+        lines += [told for row, found in pairs for told in ends(row, found)]
     lines += ["", "## What each recipe did", ""]
     for name in dict.fromkeys(row.recipe for row in rows if row.recipe):
         best = next(row.best for row in rows if row.recipe == name)
