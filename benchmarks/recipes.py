@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py --train    compresses, compiles and evaluates; times nothing: a busy machine will do
     python benchmarks/recipes.py            builds, measures and writes docs/results/recipes.md: on a quiet machine
+    … --recipe NAME …                       these recipes only
 
 One build tries all recipes, with one thread everywhere. It certifies four finalists at most; so the best candidate of
 each recipe on each runtime is then measured once more beside the original's fp32 and best int8, all in one session
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 WORK = cache_home() / "recipes-benchmark" / "fashion-mnist"
 COMMAND = "python benchmarks/recipes.py"
-OPTIONS = Options(targets=("this-machine",), command=COMMAND)
 #: All launches are made in one go: a second look at one pair would launch every arm again.
 PROTOCOL = CERTIFY.model_copy(update={"max_launches": CERTIFY.launches})
 SIZES = re.compile(r"([\d,]+) → ([\d,]+) multiply-accumulates, ([\d,]+) → ([\d,]+) parameters")
@@ -83,11 +83,11 @@ def copied() -> Project:
 
 
 @contextlib.contextmanager
-def made(project: Project) -> Iterator[tuple[World, Prepared, Sequence[Built]]]:
+def made(project: Project, options: Options) -> Iterator[tuple[World, Prepared, Sequence[Built]]]:
     """Do all that a build does before it measures; steps that were done before come from the store."""
     with (
-        world.open_world(project, OPTIONS, progress=make_progress()) as opened,
-        places.open_places(opened, OPTIONS.targets) as (at,),
+        world.open_world(project, options, progress=make_progress()) as opened,
+        places.open_places(opened, options.targets) as (at,),
     ):
         common = prepare.prepare(at)
         plan = plans.plan_target(at, common)
@@ -95,10 +95,10 @@ def made(project: Project) -> Iterator[tuple[World, Prepared, Sequence[Built]]]:
         yield at, common, candidates.make_candidates(plan, models, common, at)
 
 
-def train(project: Project) -> None:
+def train(project: Project, options: Options) -> None:
     """Do everything but the timing, and say what took long."""
     started = time.monotonic()
-    with made(project) as (at, _, built):
+    with made(project, options) as (at, _, built):
         for step in at.executor.records:
             if step.label.startswith("recipe "):
                 print(f"{step.seconds:8.1f} s  {'reused' if step.reused else 'done  '}  {step.label}")
@@ -110,13 +110,14 @@ def train(project: Project) -> None:
     print(f"{time.monotonic() - started:.0f} s in all")
 
 
-def finished(project: Project) -> BuildRecord:
-    """Return the build of all recipes, made now where there is none."""
-    try:
-        return load_record(find_build(WORK / HOME))
-    except UsageError:
-        (record,) = build(project, OPTIONS, progress=make_progress())
-        return record
+def finished(project: Project, options: Options) -> BuildRecord:
+    """Return a build of the recipes that are asked for, made now where the newest isn't one."""
+    with contextlib.suppress(UsageError):
+        record = load_record(find_build(WORK / HOME))
+        if {c.recipe for c in record.candidates if c.recipe} == set(options.recipes):
+            return record
+    (record,) = build(project, options, progress=make_progress())
+    return record
 
 
 def rows_of(record: BuildRecord) -> list[Row]:
@@ -139,9 +140,9 @@ def rows_of(record: BuildRecord) -> list[Row]:
     return sorted(rows, key=lambda row: row.profile)
 
 
-def measured(project: Project, rows: Sequence[Row]) -> SessionResult:
+def measured(project: Project, options: Options, rows: Sequence[Row]) -> SessionResult:
     """Measure the best of all rows in one session."""
-    with made(project) as (at, common, built):
+    with made(project, options) as (at, common, built):
         by_id = {each.planned.id: each for each in built}
         arms = []
         for row in rows:
@@ -256,16 +257,24 @@ def main() -> None:
     """Do what was asked for."""
     parser = argparse.ArgumentParser(description="Measure the recipes of examples/fashion-mnist.")
     parser.add_argument("--train", action="store_true", help="everything but the timing")
-    project = copied()
-    if parser.parse_args().train:
-        train(project)
+    parser.add_argument("--recipe", nargs="+", metavar="NAME", help="these only")
+    arguments, project = parser.parse_args(), copied()
+    every = tuple(recipe.name for recipe in project.recipes)
+    chosen = tuple(arguments.recipe or every)
+    command = COMMAND if chosen == every else f"{COMMAND} --recipe {' '.join(chosen)}"
+    options = Options(targets=("this-machine",), recipes=chosen, command=command)
+    if arguments.train:
+        train(project, options)
         return
-    record = finished(project)
+    record = finished(project, options)
     rows = rows_of(record)
-    result = measured(project, rows)
+    result = measured(project, options, rows)
     numbers = [figures(row, result) for row in rows]
     told = {"rows": numbers, "build": record.model_dump(mode="json", exclude={"facts", "steps"})}
-    print(write_results("recipes", "The recipes of fashion-mnist", COMMAND, page(record, rows, numbers), told))
+    text = page(record, rows, numbers)
+    if left := [name for name in every if name not in chosen]:
+        text += f"\n\nNot measured yet: {', '.join(left)}."
+    print(write_results("recipes", "The recipes of fashion-mnist", command, text, told))
 
 
 if __name__ == "__main__":
