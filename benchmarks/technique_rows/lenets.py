@@ -44,6 +44,8 @@ BATCH = 64
 #: How every arm is trained; only the number of epochs differs from stage to stage, the same for all arms.
 FIRST: Mapping[str, Any] = {"learning_rate": 0.05, "weight_decay": 0.0005}
 TUNING: Mapping[str, Any] = {"learning_rate": 0.02, "weight_decay": 0.0005}
+#: LeNet-5 has no normalisation and diverges at those rates: it takes a fifth of the first, a quarter of the second.
+GENTLER = ({**FIRST, "learning_rate": 0.01}, {**TUNING, "learning_rate": 0.005})
 #: What Deep Compression kept of both nets: Han 2016, tables 2 and 3.
 SPARSITY = 0.92
 #: A ticket keeps 15 %.
@@ -155,18 +157,20 @@ def pooled(run: Callable[[Bench], dict[str, Any]], factory: Callable[[], nn.Modu
 
 @dataclass(frozen=True)
 class Epochs:
-    """Of the first training, pruning, and training shared values."""
+    """Of the first training, pruning, and training shared values; and how the first two are trained."""
 
     first: int
     prune: int
     share: int
+    rates: tuple[Mapping[str, Any], Mapping[str, Any]] = (FIRST, TUNING)
 
 
 def deep_compression(bench: Bench, epochs: Epochs) -> dict[str, Any]:
     """Prune, share, write the file, read it, and answer with what was read; a dense net is trained as long."""
-    dense = bench.train(bench.started(), "dense", epochs=epochs.first, **FIRST)
+    first_rate, tuning = epochs.rates
+    dense = bench.train(bench.started(), "dense", epochs=epochs.first, **first_rate)
     model = bench.keep(dense, "dense")
-    pruned = bench.run(PruneUnstructured, model, "pruned", epochs=epochs.prune, sparsity=SPARSITY, **TUNING)
+    pruned = bench.run(PruneUnstructured, model, "pruned", epochs=epochs.prune, sparsity=SPARSITY, **tuning)
     shared = bench.run(ShareWeights, pruned, "shared", epochs=epochs.share, bits=5, conv_bits=8)
     tensors = plain_tensors(bench.load(shared))
     path = bench.scratch / "weights.ebw"
@@ -175,7 +179,7 @@ def deep_compression(bench: Bench, epochs: Epochs) -> dict[str, Any]:
     assert all(read[name].tobytes() == value.tobytes() for name, value in tensors.items())
     decoded = bench.started({name: torch.from_numpy(value) for name, value in read.items()})
     first = bench.right(bench.load(model))
-    longer = bench.train(bench.load(model), "longer", epochs=epochs.prune, **TUNING)
+    longer = bench.train(bench.load(model), "longer", epochs=epochs.prune, **tuning)
     longer = bench.train(longer, "longest", epochs=epochs.share, optimiser="adamw", learning_rate=0.0005)
     plain = sum(value.nbytes for value in tensors.values())
     return {
@@ -285,7 +289,7 @@ ROWS = (
         published="1720 → 44 KB (39x)",
         data=f"LeNet-5, {DATA}",
         claims=(SMALLER, LOST),
-        run=deep_row(lenet_5, Epochs(5, 6, 2)),
+        run=deep_row(lenet_5, Epochs(9, 8, 2, GENTLER)),
     ),
     Row(
         name="lottery-ticket",
