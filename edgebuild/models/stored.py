@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from edgebuild.errors import ModelError
+from edgebuild.errors import EdgebuildError, ModelError
 from edgebuild.models.edits import CompressedModel
 
 if TYPE_CHECKING:
@@ -38,10 +38,36 @@ class UserCode:
     modules: tuple[str, ...] = ()
 
     def module_maker(self, reference: str) -> Callable[..., Any]:
-        """Return what makes a ``UserModule``; raises ``ModelError`` for a reference that the project doesn't name."""
+        """Return what a reference names, such as the maker of a ``UserModule``; its own errors come as ``ModelError``.
+
+        Raises ``ModelError`` for a reference that the project doesn't name.
+        """
         if reference not in self.modules:
             raise ModelError(f"The edits name {reference}, which the project doesn't.", hint="Name it in a recipe.")
-        return self.load(reference)
+        function = self.load(reference)
+
+        def called(*args: Any, **named: Any) -> Any:
+            try:
+                return function(*args, **named)
+            except EdgebuildError:
+                raise
+            except Exception as error:  # whatever the user's code raises
+                raise ModelError(
+                    f"{reference} failed: {type(error).__name__}: {error}", hint="Call it by itself to see where."
+                ) from error
+
+        return called
+
+    def made(self, reference: str, original: nn.Module) -> nn.Module:
+        """Return the model that a reference makes of the original; raises ``ModelError`` where it makes none."""
+        from torch import nn
+
+        module = self.module_maker(reference)(original)
+        if not isinstance(module, nn.Module):
+            raise ModelError(
+                f"{reference} returned a {type(module).__name__}, not a torch.nn.Module.", hint="Return the model."
+            )
+        return module
 
 
 def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 #: The longest gaps that are tried.
 SPANS = (7, 15, 31, 63, 127, 255)
-MOST_ENTRIES = 1 << 16
 #: Symbols that are turned into bits at once.
 CHUNK = 1 << 16
 
@@ -98,7 +97,7 @@ def _values(bits: NDArray[Any]) -> bytes:
 def _shared(bits: NDArray[Any]) -> bytes | None:
     """A codebook of all different values, and the code; None where there are too many of them for it to pay."""
     book, index = np.unique(bits, return_inverse=True)
-    if len(book) > MOST_ENTRIES or 2 * len(book) > len(bits):
+    if len(book) > form.MOST_ENTRIES or 2 * len(book) > len(bits):
         return None
     return struct.pack("<I", len(book)) + book.tobytes() + _huffman(index.reshape(-1), len(book))
 

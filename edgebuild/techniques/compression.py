@@ -23,6 +23,7 @@ from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
 from edgebuild.techniques.layer_times import read_times
 from edgebuild.techniques.sizes import count_macs, count_parameters
 from edgebuild.techniques.torch_step import LayerReport, TechniqueReport
+from edgebuild.training.losses import UNKNOWN, known_l2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -225,28 +226,49 @@ class Compression:
     def loss(self, outputs: list[torch.Tensor], target: torch.Tensor | None) -> torch.Tensor:
         """Return the task's loss: the user's own, else cross-entropy for whole targets and squared error for others.
 
-        Without targets: the outputs' mean square, whose gradient says what the outputs hang on.
+        Unknown targets (-1, NaN) have no share. Without targets: the outputs' mean square, whose gradient says what the
+        outputs hang on. Raises ``ModelError`` where it can't be taken.
         """
-        if self.step.loss:
-            return self._own_loss(outputs, target)
-        heads = len(self.module.heads) if isinstance(self.module, WithHeads) else 0
-        first = outputs[heads]
+        try:
+            return self._own_loss(outputs, target) if self.step.loss else self._task_loss(outputs, target)
+        except EdgebuildError:
+            raise
+        except Exception as error:  # whatever the user's loss raises, and torch for classes that the model doesn't have
+            raise ModelError(
+                f"The loss failed: {type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
+                hint="Check that it fits the model's outputs and the data's targets.",
+            ) from error
+
+    def _task_loss(self, outputs: list[torch.Tensor], target: torch.Tensor | None) -> torch.Tensor:
+        first = self._own(outputs)[0]
         if target is None:
             return torch.stack([output.float().pow(2).mean() for output in outputs]).sum()
         if not target.is_floating_point() and first.dim() == target.dim() + 1:
-            return nn.functional.cross_entropy(first.float(), target.long())
+            classes = target.long()
+            if bool((classes == UNKNOWN).all()):
+                return 0.0 * first.float().sum()
+            return nn.functional.cross_entropy(first.float(), classes, ignore_index=UNKNOWN)
         if target.is_floating_point() and target.shape == first.shape:
-            return nn.functional.mse_loss(first.float(), target.float())
+            known = ~torch.isnan(target)
+            if bool(known.all()):
+                return nn.functional.mse_loss(first.float(), target.float())
+            return known_l2(first.float(), target)
         raise DataError(
             f"No loss is known for targets {target.dtype} {list(target.shape)} and outputs {list(first.shape)}.",
             hint='Name yours as [training].loss = "module:function", called with the outputs and the targets.',
         )
 
     def _own_loss(self, outputs: list[torch.Tensor], target: torch.Tensor | None) -> torch.Tensor:
-        value = self.step.code.load(self.step.loss)(outputs if len(outputs) > 1 else outputs[0], target)
+        own = self._own(outputs)
+        value = self.step.code.load(self.step.loss)(own if len(own) > 1 else own[0], target)
         if not isinstance(value, torch.Tensor) or value.dim() != 0:
             raise DataError(f"{self.step.loss} must return one number as a tensor.", hint="Return loss.mean().")
         return value
+
+    def _own(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the model's own outputs, behind those of its heads; a head's answer given alone stands for them."""
+        heads = len(self.module.heads) if isinstance(self.module, WithHeads) else 0
+        return outputs[heads:] or outputs
 
     def sizes(self, module: nn.Module) -> tuple[int, int]:
         """Return multiply-accumulates of one sample, and parameters."""

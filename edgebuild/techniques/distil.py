@@ -16,10 +16,11 @@ from edgebuild.techniques.learning import TrainingParameters, array_loader, lear
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
+    from edgebuild.models.stored import UserCode
     from edgebuild.techniques.compression import Compression
     from edgebuild.training.batches import ArrayLoader
     from edgebuild.training.losses import Match, Teacher
@@ -197,14 +198,13 @@ def _teacher(work: Compression, p: DistilParameters, plan: TrainingPlan, arrays:
     from edgebuild.training.labels import cached_teacher
     from edgebuild.training.teachers import Ensemble, LiveTeacher, Specialists
 
-    original, maker = work.teacher(), work.step.code.module_maker
+    original, code = work.teacher(), work.step.code
     teacher: Teacher = LiveTeacher(original)
     if p.teachers:
-        others = [LiveTeacher(maker(reference)(original)) for reference in p.teachers]
+        others = [LiveTeacher(code.made(reference, original)) for reference in p.teachers]
         teacher = Ensemble([teacher, *others])
     if p.specialists:
-        made = [maker(reference)(original) for reference in p.specialists]
-        teacher = Specialists(teacher, [(LiveTeacher(module), classes) for module, classes in made])
+        teacher = Specialists(teacher, [_specialist(code, reference, original) for reference in p.specialists])
     if not p.cache or arrays is None:
         return teacher
     epochs = plan.epochs or math.ceil((plan.steps or 1) / arrays.length())
@@ -223,6 +223,25 @@ def _teacher(work: Compression, p: DistilParameters, plan: TrainingPlan, arrays:
         progress=work.ctx.progress,
         check=work.ctx.check,
     )
+
+
+def _specialist(code: UserCode, reference: str, original: nn.Module) -> tuple[Teacher, Sequence[int]]:
+    from torch import nn
+
+    from edgebuild.training.teachers import LiveTeacher
+
+    found = code.module_maker(reference)(original)
+    try:
+        module, classes = found
+        numbers = tuple(int(each) for each in classes)
+    except (TypeError, ValueError):
+        module = numbers = None
+    if not isinstance(module, nn.Module) or not numbers:
+        raise ModelError(
+            f"{reference} returned no specialist, but a {type(found).__name__}.",
+            hint="Return (module, [class, ...]): a torch.nn.Module and the numbers of the classes that it knows.",
+        )
+    return LiveTeacher(module), numbers
 
 
 def _loss(work: Compression, p: DistilParameters, teacher: Teacher, loader: Any) -> Any:

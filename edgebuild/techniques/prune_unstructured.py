@@ -176,7 +176,7 @@ def _train_rounds(work: Compression, p: PruneUnstructuredParameters, cuts: Seque
     """Cut, go back to the early weights where there are any, train; as often as there are cuts."""
     loader = user_loader(work, p) or array_loader(work, p)
     loss = relearning_loss(work)
-    early = work.step.code.module_maker(p.rewind)(work.teacher()).state_dict() if p.rewind else None
+    early = work.step.code.made(p.rewind, work.teacher()).state_dict() if p.rewind else None
     for number, cut in enumerate(cuts, start=1):
         cut()
         if early is not None:

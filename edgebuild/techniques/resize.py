@@ -64,7 +64,7 @@ class Resize(TorchStep):
 
     kind: ClassVar[str] = "resize"
     title: ClassVar[str] = "lets the model see its images smaller"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = ResizeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure", "values"})

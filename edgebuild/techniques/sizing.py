@@ -307,7 +307,10 @@ def _score(work: Compression, module: nn.Module) -> float:
             "loss of a size can't be told.",
             hint="Give `size`; the build then judges it by your metric.",
         )
-    return overlap(got, right) if got.ndim > 1 else float((got == right).mean())
+    known = right >= 0
+    if not known.any():
+        raise DataError("No target of the calibration data is known.", hint="Give `size`, or label some samples.")
+    return overlap(got, right) if got.ndim > 1 else float((got == right)[known].mean())
 
 
 def _answers(output: torch.Tensor, *, labelled: bool) -> NDArray[Any]:

@@ -78,6 +78,11 @@ class Specialists:
         likeliest = logits.argmax(1)
         heard: list[tuple[torch.Tensor, tuple[int, ...], torch.Tensor]] = []
         for teacher, classes in self.specialists:
+            if not all(0 <= each < logits.shape[1] for each in classes):
+                raise ModelError(
+                    f"A specialist knows the classes {list(classes)}, and the model has {logits.shape[1]}.",
+                    hint="Classes are counted from 0.",
+                )
             own = torch.isin(likeliest, torch.tensor(classes, device=logits.device))
             answer = teacher(batch)[0]
             if answer.shape[1] != len(classes) + 1:

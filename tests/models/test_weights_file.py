@@ -119,7 +119,11 @@ def test_damage_under_a_digest_that_fits_is_refused_or_decodes_within_the_limit(
     assert sum(value.nbytes for value in found.values()) <= 1 << 20
 
 
+#: A symbol takes 16 bits, so a codebook of 70,000 entries would be read by other ones.
+LARGE = struct.pack("<I", 70_000) + bytes(70_000) + bytes(69_999) + b"\1" + struct.pack("<I", 70_000) + bytes(8750)
 HOSTILE = {
+    "an empty tensor with axes beyond memory": tensor(0, (0, 2**32 - 1, 2**32 - 1, 2**32 - 1), b""),
+    "a codebook that no symbol reaches": tensor(form.CODEBOOK, (70_000,), LARGE, dtype=4),
     "a tensor of exabytes": tensor(0, (2**32 - 1, 2**32 - 1), b""),
     "zeros beyond the limit": tensor(form.GAPS, (1 << 28,), struct.pack("<BI", 7, 0) + bytes(8) + bytes(4)),
     "more gaps than elements": tensor(form.GAPS, (3,), struct.pack("<BI", 7, 1 << 31) + bytes(8) + bytes(4)),
@@ -156,6 +160,12 @@ def test_hostile_files_are_refused_without_taking_memory(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
+
+
+def test_a_code_that_is_never_used_is_no_damage() -> None:
+    empty = struct.pack("<BI", 7, 0) + b"\1\1" + bytes(6) + struct.pack("<I", 0)
+    found = form.decode(sealed(tensor(form.GAPS, (4,), empty), 1))
+    assert found["w"].tolist() == [0, 0, 0, 0]
 
 
 def test_a_later_version_and_other_files_are_named(tmp_path: Path) -> None:

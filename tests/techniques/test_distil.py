@@ -44,6 +44,18 @@ def expert(original: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), (1, 4)
 
 
+def lost(original: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), (1, 5)
+
+
+def failing(*anything: Any) -> Any:
+    raise KeyError("nothing there")
+
+
+def number(original: nn.Module) -> int:
+    return 3
+
+
 def noisy(inputs: Any, draws: Draws) -> Any:
     (image,) = inputs
     return (image + 0.1 * draws.uniform(*image.shape[1:]),)
@@ -130,6 +142,13 @@ def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
         ("residual", {"student": f"{HERE}:wrong"}, r"changed the model's outputs from float32 \[\d, 5\] to .*4\]"),
         ("residual", {"hint": ["nowhere", "two"]}, "no layer 'nowhere'"),
         ("residual", {"blocks": ["head", "nowhere"]}, "no layer 'nowhere'"),
+        ("residual", {"student": f"{HERE}:failing"}, "failing failed: KeyError: 'nothing there'"),
+        ("residual", {"teachers": [f"{HERE}:failing"]}, "failing failed: KeyError"),
+        ("residual", {"teachers": [f"{HERE}:number"]}, "number returned a int, not a torch.nn.Module"),
+        ("residual", {"specialists": [f"{HERE}:failing"]}, "failing failed: KeyError"),
+        ("residual", {"specialists": [f"{HERE}:number"]}, "number returned no specialist, but a int"),
+        ("residual", {"specialists": [f"{HERE}:lost"]}, r"knows the classes \[1, 5\], and the model has 5"),
+        ("residual", {"augment": f"{HERE}:failing"}, "failing failed: KeyError"),
         ("unet", {"match": ["kl", "l2", "l1"]}, "names 3 losses for the model's 2 outputs"),
         ("residual", {"match": ["none"], "hard_weight": 0}, "nothing to learn from"),
         ("unet", {"match": ["none", "none"]}, "nothing to learn from"),

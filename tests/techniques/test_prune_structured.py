@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,14 +194,37 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
     losses: dict[str, Any] = {
         "loss:nan": lambda outputs, _: outputs.sum() * float("nan"),
         "loss:many": lambda outputs, _: outputs,
+        "loss:failing": lambda outputs, _: {}[len(outputs)],
         animal.reference: dead,
     }
     code = stored.UserCode(factory=animal.reference, load=losses.__getitem__)
-    for loss, kind, words in (("loss:nan", ModelError, "NaN or infinite"), ("loss:many", DataError, "one number")):
+    for loss, kind, words in (
+        ("loss:nan", ModelError, "NaN or infinite"),
+        ("loss:many", DataError, "one number"),
+        ("loss:failing", ModelError, "The loss failed: KeyError: 24"),
+    ):
         ill = type(step)(**{**vars(step), "code": code, "loss": loss})
         (tmp_path / loss).mkdir()
         with pytest.raises(kind, match=words):
             ill.run(inputs, tmp_path / loss, zoo.context(tmp_path / "scratch"))
+
+
+def test_unknown_labels_have_no_share_in_importance_and_wrong_ones_are_told(tmp_path: Path) -> None:
+    animal = make(dead)
+    inputs = zoo.write_inputs(animal, tmp_path)
+    step = zoo.step_of(PruneStructured, animal, multiple=1)
+    target = inputs["calibration"] / "target.npy"
+    labels = np.load(target)
+    kept = []
+    for name, known in (("all", labels), ("some", np.where(np.arange(len(labels)) < 8, labels, -1))):
+        np.save(target, known)
+        (tmp_path / name).mkdir()
+        step.run(inputs, tmp_path / name, zoo.context(tmp_path / f"{name}-scratch"))
+        kept.append(stored.read_model(tmp_path / name).edits)
+    assert kept[0] == kept[1]  # the dead channels go, whoever says so
+    np.save(target, np.full_like(labels, CLASSES))
+    with pytest.raises(ModelError, match=f"The loss failed: IndexError: Target {CLASSES} is out of bounds"):
+        step.run(inputs, tmp_path / "wrong", zoo.context(tmp_path / "wrong-scratch"))
 
 
 def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:

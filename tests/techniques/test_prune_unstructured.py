@@ -225,3 +225,19 @@ def test_the_cubic_schedule_begins_fast_and_ends_flat() -> None:
     steps = [b - a for a, b in itertools.pairwise(shares)]
     assert (shares[0], shares[-1]) == (0.0, 0.9)
     assert steps == sorted(steps, reverse=True)
+
+
+def failing(original: nn.Module) -> nn.Module:
+    raise KeyError("nothing there")
+
+
+def number(original: nn.Module) -> int:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("rewind", "message"), [("failing", "failing failed: KeyError"), ("number", "number returned a int, not a torch")]
+)
+def test_early_weights_that_are_none_are_told(rewind: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        pruned(tmp_path, cuts="iterative", rewind=f"{HERE}:{rewind}")

@@ -125,6 +125,17 @@ def test_the_smallest_size_that_loses_no_more_than_allowed_is_taken(tmp_path: Pa
     assert report.notes[-1].endswith("100.00 points lost on calibration data.")
 
 
+def test_samples_without_a_label_do_not_water_down_what_is_lost(tmp_path: Path) -> None:
+    inputs = inputs_of(STRIPES, tmp_path)
+    target = inputs["calibration"] / "target.npy"
+    np.save(target, np.where(np.arange(16) < 2, np.load(target), -1))
+    (tmp_path / "out").mkdir()
+    zoo.step_of(Resize, STRIPES, step=4, points=10.0).run(inputs, tmp_path / "out", zoo.context(tmp_path / "scratch"))
+    (edit,) = stored.read_model(tmp_path / "out").edits
+    assert isinstance(edit, ResizeInput)
+    assert edit.size == (12, 12)
+
+
 def test_a_head_that_is_tuned_goes_further(tmp_path: Path) -> None:
     before, _ = resized(tmp_path / "a", points=0.0, step=4)
     after, _ = resized(tmp_path / "b", points=0.0, step=4, tune="head", epochs=60, learning_rate=0.5, batch_size=16)

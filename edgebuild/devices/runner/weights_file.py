@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import sys
 
 import numpy as np
 
@@ -26,6 +27,7 @@ DTYPES = ("<f4", "<f2", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", 
 GAPS, CODEBOOK = 1, 2
 LONGEST = 16
 MOST_AXES = 32
+MOST_ENTRIES = 1 << LONGEST
 #: Bytes of a stream that are looked up at once.
 CHUNK = 8192
 LIMIT = 1 << 30
@@ -99,9 +101,11 @@ class _Reader:
             raise Damaged("tensor %r is of no known kind" % name)
         dtype = np.dtype(DTYPES[kind])
         shape = self.numbers("%dI" % axes)
-        elements = 1
+        elements = extent = 1
         for size in shape:
-            elements *= size
+            elements, extent = elements * size, extent * max(size, 1)
+        if extent * dtype.itemsize > sys.maxsize:  # numpy has no such array, though it were empty
+            raise Damaged("tensor %r has axes beyond all memory" % name)
         self.room -= elements * dtype.itemsize
         if self.room < 0:
             raise Damaged("its tensors take more than the limit")
@@ -129,6 +133,8 @@ class _Reader:
         (entries,) = self.numbers("I")
         if entries > count:
             raise Damaged("tensor %r has a codebook larger than itself" % name)
+        if entries > MOST_ENTRIES:
+            raise Damaged("tensor %r has a codebook of more than %d entries" % (name, MOST_ENTRIES))
         book = np.frombuffer(self.take(entries * dtype.itemsize), dtype)
         return book[self._symbols(name, entries, count)]
 
@@ -178,4 +184,4 @@ def symbols(stream: bytes, bits: int, lengths: Any, count: int) -> Any:
         parts.append(symbol_at[windows[starts]])
     if at != bits or found != count:
         raise Damaged("a stream holds %d symbols, not %d" % (found, count))
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
