@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
     losses: dict[str, Any] = {
         "loss:nan": lambda outputs, _: outputs.sum() * float("nan"),
         "loss:many": lambda outputs, _: outputs,
-        "loss:failing": lambda outputs, _: {}[len(outputs)],
+        "loss:failing": lambda outputs, _: dict[int, Any]()[len(outputs)],
         animal.reference: dead,
     }
     code = stored.UserCode(factory=animal.reference, load=losses.__getitem__)
