@@ -142,6 +142,7 @@ def plan_inputs(
         max_finalists=MAX_FINALISTS,
         costs=costs,
         recipes=recipes,
+        recipes_named=bool(options.recipes),
         ground=RecipeGround(
             torch=project.model.factory is not None,
             stateful=project.stateful,

@@ -12,7 +12,7 @@ from edgebuild.building.world import Options
 from edgebuild.catalogue.inventory import DeviceEntry, save_entry
 from edgebuild.catalogue.project import load_project
 from edgebuild.errors import EnvironmentGap, UsageError
-from edgebuild.pipeline import plan
+from edgebuild.pipeline import build, plan
 from tests.cli.example import QUICK_PROFILE, QUICK_TARGET, write_project, write_quick
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ def test_a_target_without_a_device_is_planned_from_its_facts(project: Project) -
 def test_this_machine_is_no_target_without_a_device(project: Project) -> None:
     (made,) = plan(project, Options(targets=("quick",)))
     assert FROM_FACTS not in made.notes
+
+
+def test_a_target_that_states_nothing_cannot_go_without_a_device(project: Project) -> None:
+    silent = Options(targets=("this-machine",), no_measure=True)
+    for ask in (plan, build):
+        with pytest.raises(UsageError, match="this-machine has none: it is known by probing it") as caught:
+            ask(project, silent)
+        assert "Leave --no-measure out" in caught.value.hint
 
 
 def test_of_two_devices_one_must_be_named(project: Project) -> None:
