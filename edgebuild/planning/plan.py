@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
-from edgebuild.errors import EdgebuildError, EnvironmentGap, UsageError
-from edgebuild.planning.recipes import Recipe, precision_refusal, profile_refusal, recipe_refusal
+from edgebuild.errors import EnvironmentGap
+from edgebuild.planning.recipes import Recipe, check_named, precision_refusal, profile_refusal, recipe_refusal
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -124,10 +124,10 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
     """Return the candidates of every recipe that can be carried out, and why the others can't."""
     candidates: list[PlannedCandidate] = []
     refused: list[Refusal] = []
+    if inputs.recipes_named:
+        check_named(inputs.recipes, inputs.ground, inputs.missing)
     for recipe in inputs.recipes:
         reason = recipe_refusal(recipe, inputs.ground, inputs.missing)
-        if reason is not None and inputs.recipes_named:
-            raise _named_refusal(recipe, reason, inputs)
         if reason is not None:
             refused.append(Refusal(what=f"recipe {recipe.name}", reason=reason))
             continue
@@ -144,16 +144,6 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
                 elif _precision_refusal(profile, precision, inputs) is None:
                     candidates.append(_candidate(profile, precision, inputs, baseline=False, recipe=recipe))
     return candidates, refused
-
-
-def _named_refusal(recipe: Recipe, reason: str, inputs: PlanInputs) -> EdgebuildError:
-    """Whoever names a recipe wants that one, not a build of the original that says in passing that it was left out."""
-    lacking = any(module in inputs.missing for step in recipe.steps for module in step.needs.modules)
-    kind = EnvironmentGap if lacking else UsageError
-    return kind(
-        f"Recipe {recipe.name} can't be carried out: {reason}.",
-        hint="Each technique's needs are in docs/techniques.md; without --recipe the rest of the project is built.",
-    )
 
 
 def _profile_refusal(profile: ResolvedProfile, inputs: PlanInputs) -> str | None:

@@ -72,6 +72,11 @@ REFUSED = {
         TORCH,
         "tune needs nncf, which is not installed (pip install it)",
     ),
+    "not the first": (
+        recipe(RecipeStep(technique="sparse"), RecipeStep(technique="teach", needs=Needs(untouched="student"))),
+        TORCH,
+        "teach (student) must be the first step",
+    ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
 }
 
@@ -83,6 +88,12 @@ def test_what_cannot_be_carried_out_is_refused_with_the_reason(name: str) -> Non
     assert words in refusals(plan)["recipe narrow"]
     assert plan.candidates == plan_of(missing={"nncf": "pip install it"}).candidates
     assert plan.recipes == ()
+
+
+def test_what_must_be_first_may_be() -> None:
+    teach = RecipeStep(technique="teach", needs=Needs(untouched="student"))
+    assert recipe_refusal(recipe(teach, SPARSE), TORCH, {}) is None
+    assert recipe_refusal(recipe(teach, teach), TORCH, {}) is not None
 
 
 def test_the_other_order_is_fine() -> None:
