@@ -38,9 +38,10 @@ def build(
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
     then is kept, and a second call goes on from there.
     """
-    from edgebuild.building import candidates, compress, conclude, places, plans, prepare, race, world
+    from edgebuild.building import candidates, compress, conclude, inspect, places, plans, prepare, race, world
 
     with world.open_world(project, options or world.Options(), progress=progress or NoProgress(), check=check) as w:
+        inspect.check_recipes(w.project, w.options)
         targets = world.targets_of(w.project, w.options)
         with places.open_places(w, targets) as there:
             common = prepare.prepare(w)

@@ -21,16 +21,17 @@ from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
 from edgebuild.planning.plan import candidate_id
-from edgebuild.planning.recipes import RecipeGround
+from edgebuild.planning.recipes import RecipeGround, check_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.building.world import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.resolve import ResolvedTarget
     from edgebuild.judging.budget import Budget
+    from edgebuild.planning.recipes import Recipe
 
 #: Operators (and torch modules) that int8 kernels exist for.
 QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Conv1d", "Conv2d", "Conv3d", "Linear"})
@@ -141,7 +142,7 @@ def plan_inputs(
         missing={
             **_missing_backends(backends, probe, here=here),
             **_missing_quantisers(),
-            **_missing_modules({module for r in recipes for step in r.steps for module in step.needs.modules}),
+            **_missing_modules(recipes),
         },
         backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
         precision_refusals=_precision_refusals(resolved, probe, backends),
@@ -149,13 +150,25 @@ def plan_inputs(
         max_finalists=MAX_FINALISTS,
         costs=costs,
         recipes=recipes,
-        ground=RecipeGround(
-            torch=project.model.factory is not None,
-            stateful=project.stateful,
-            train=project.data.train is not None or project.training.loader is not None,
-            labels=project.metric is not None,
-        ),
+        recipes_named=bool(options.recipes),
+        ground=_ground(project),
         notes=notes,
+    )
+
+
+def check_recipes(project: Project, options: Options) -> None:
+    """Raise, before any work, for a recipe that was asked for by name and can't be carried out (``check_named``)."""
+    if options.recipes:
+        recipes = planned_recipes(project, options)
+        check_named(recipes, _ground(project), _missing_modules(recipes))
+
+
+def _ground(project: Project) -> RecipeGround:
+    return RecipeGround(
+        torch=project.model.factory is not None,
+        stateful=project.stateful,
+        train=project.data.train is not None or project.training.loader is not None,
+        labels=project.metric is not None,
     )
 
 
@@ -174,7 +187,8 @@ def _missing_quantisers() -> dict[str, str]:
     }
 
 
-def _missing_modules(names: set[str]) -> dict[str, str]:
+def _missing_modules(recipes: Iterable[Recipe]) -> dict[str, str]:
+    names = {module for recipe in recipes for step in recipe.steps for module in step.needs.modules}
     return {name: "pip install 'edgebuild[compress]'" for name in sorted(names) if tool_version(name) == NOT_INSTALLED}
 
 

@@ -28,7 +28,8 @@ def open_places(world: World, targets: Sequence[str]) -> Iterator[tuple[World, .
     """Yield one world per target, in order: the same project and store, with the target's own device.
 
     Raises ``EnvironmentGap`` for a target that this machine isn't and no device is known for, ``UsageError`` where
-    several devices fit, ``DeviceError`` for one that doesn't answer.
+    several devices fit, or nothing is known of a target that isn't measured, ``DeviceError`` for one that doesn't
+    answer.
     """
     with contextlib.ExitStack() as stack:
         clients: dict[str, RunnerClient] = {}
@@ -66,6 +67,7 @@ def _moved(world: World, target: str, client: RunnerClient) -> World:
 def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
     """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
     if options.no_measure:
+        check_facts(target, project)
         return None
     entry = enrolled(target, options)
     if entry is None and (differs := not_this_machine(target, project, here)):
@@ -76,6 +78,16 @@ def device_of(target: str, project: Project, options: Options, here: Mapping[str
             "--no-measure compiles without one and proves nothing.",
         )
     return entry
+
+
+def check_facts(target: str, project: Project) -> None:
+    """Raise ``UsageError`` where a target's file says nothing: without a device that is all that is known of it."""
+    if pick("targets", target, load_targets(project.folder)).facts.arch is None:
+        raise UsageError(
+            f"--no-measure builds for what a target's facts say, and {target} has none: it is known by probing it.",
+            hint="Leave --no-measure out, or name a target that states its architecture; `edgebuild targets` lists "
+            "them.",
+        )
 
 
 def enrolled(target: str, options: Options) -> DeviceEntry | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
-from edgebuild.building.places import enrolled, not_this_machine
+from edgebuild.building.places import check_facts, enrolled, not_this_machine
 from edgebuild.building.prepare import materialise
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
@@ -102,6 +102,7 @@ def _probe_of(
 ) -> tuple[Mapping[str, str], tuple[str, ...]]:
     """Return what is known of a target's device, and what to say of it."""
     if options.no_measure:
+        check_facts(target, project)
         return {}, (FROM_FACTS,)
     entry = enrolled(target, options)
     if entry is not None:

@@ -103,8 +103,7 @@ def disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         launches = screen.measurements[name].launches
         if launches and not any(launch.valid for launch in launches):
-            reasons = sorted({reason for launch in launches for reason in launch.invalid})
-            found[name] = f"none of its {len(launches)} launches counts: {'; '.join(reasons)}"
+            found[name] = f"none of its {len(launches)} launches counts: {statistics.disturbances(launches)}"
     return found
 
 

@@ -31,8 +31,8 @@ def recipe_problems(recipes: Sequence[RecipeTable], techniques: Mapping[str, typ
             if techniques is not None and step.technique not in techniques:
                 yield f"{where}.technique: {unknown('technique', step.technique, techniques)}"
             elif techniques is not None:
-                _, problems = collect(techniques[step.technique], step.parameters)
-                yield from (f"{where}.{problem}" for problem in problems)
+                _, problems = collect(techniques[step.technique], step.parameters, where)
+                yield from problems
 
 
 def typed_parameters(step: RecipeStepTable, techniques: Mapping[str, type[BaseModel]], where: str) -> Any:

@@ -19,6 +19,16 @@ PLACEHOLDER = "FILL IN"
 #: Files that may run code of whoever wrote them when they are loaded.
 PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
+#: Ways to compress a torch model; an ONNX file has none.
+RECIPES = """
+# [[recipes]]                           # each is tried beside the original; docs/techniques.md has all techniques
+# name = "narrow"
+# steps = [
+#   { technique = "prune-structured", keep = 0.5 },
+#   { technique = "distil", epochs = 10 },          # needs [data].train
+# ]
+"""
+
 
 def starter_from_onnx(name: str, onnx: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
     """Return an `edgebuild.toml` for an ONNX file with these inputs and outputs; ``onnx`` is its path as written.
@@ -44,7 +54,7 @@ weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the fa
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
 """
-    return _document(name, model, (), "")
+    return _document(name, model, (), "") + RECIPES
 
 
 def conversion_advice(checkpoint: Path) -> str:
@@ -106,7 +116,7 @@ name = {toml_text(name)}
 calibration = "data:calibration"        # {PLACEHOLDER}: a few hundred samples, targets not needed
 validation = "data:validation"          # {PLACEHOLDER}: candidates are chosen on these
 test = "data:test"                      # {PLACEHOLDER}: sealed; opened once, to certify the result
-# train = "data:train"
+# train = "data:train"                  # for recipes with techniques that train
 
 [metric]{f" # {note}" if note else ""}
 name = "accuracy"                       # {PLACEHOLDER}: a built-in metric, or one of yours:

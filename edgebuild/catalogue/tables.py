@@ -72,13 +72,14 @@ def validate(model: type[T], data: Mapping[str, Any], source: str, *, hint: str 
     return value
 
 
-def collect(model: type[T], data: Mapping[str, Any]) -> tuple[T | None, tuple[str, ...]]:
-    """Return the value and no problem, or no value and every problem, one sentence each."""
+def collect(model: type[T], data: Mapping[str, Any], where: str = "") -> tuple[T | None, tuple[str, ...]]:
+    """Return the value and no problem, or no value and every problem, one sentence each, behind the table's path."""
     try:
         # Through JSON, because pydantic's strict mode takes lists for tuples and text for enumerations only there.
         return model.model_validate_json(json.dumps(data, default=str), strict=True), ()
     except ValidationError as error:
-        return None, tuple(_sentence(model, data, d) for d in error.errors(include_url=False) if not _is_echo(d))
+        errors = [details for details in error.errors(include_url=False) if not _is_echo(details)]
+        return None, tuple(_sentence(model, data, details, where) for details in errors)
 
 
 def _is_echo(details: ErrorDetails) -> bool:
@@ -180,9 +181,9 @@ _MUST_BE = {
 }
 
 
-def _sentence(model: type[BaseModel], data: Mapping[str, Any], details: ErrorDetails) -> str:
+def _sentence(model: type[BaseModel], data: Mapping[str, Any], details: ErrorDetails, where: str) -> str:
     loc, kind, given = details["loc"], details["type"], details["input"]
-    path = key_path(loc, data)
+    path = ".".join(filter(None, (where, key_path(loc, data))))
     if kind == "extra_forbidden":
         known = _table_at(model, loc[:-1])
         return f"{path}: unknown key; {suggestion(str(loc[-1]), known.model_fields if known else ())}"

@@ -66,8 +66,10 @@ def show_plans(plans: Sequence[Plan]) -> None:
         for recipe in plan.recipes:
             console.print(f"Recipe {recipe.name}: {recipe.text}", markup=False, highlight=False)
         _show_candidates(plan, console)
-        for refusal in plan.refused:
-            console.print(f"Not tried: {refusal.what}: {refusal.reason}", markup=False)
+        for reason in dict.fromkeys(refusal.reason for refusal in plan.refused):
+            what = [refusal.what for refusal in plan.refused if refusal.reason == reason]
+            told = f"{what[0]}: {reason}" if len(what) == 1 else f"{reason}: {', '.join(what)}"
+            console.print(f"Not tried: {told}", markup=False)
         for note in plan.notes:
             console.print(f"Note: {note}", markup=False)
         console.print("\nAbout how long:", markup=False)
@@ -79,7 +81,11 @@ def _show_candidates(plan: Plan, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("Candidate", "Runtime settings raced", box=None, pad_edge=False)
+    longest = max(len(candidate.id) for candidate in plan.candidates)
+    table = Table(box=None, pad_edge=False)
+    # An id is what `explain` is asked with: it is never cut.
+    table.add_column("Candidate", overflow="fold", no_wrap=True, min_width=longest)
+    table.add_column("Runtime settings raced")
     for candidate in plan.candidates:
         labels = [" ".join(f"{k}={str(v).lower()}" for k, v in settings) for settings in candidate.settings]
         raced = "; ".join(labels) if candidate.raced else "not raced: judged on size and memory"

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgebuild.catalogue.project import PROJECT_FILE
 from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.starter import PICKLED_SUFFIXES, conversion_advice, starter_from_factory, starter_from_onnx
+from edgebuild.catalogue.tables import toml_text
 from edgebuild.errors import StoreError, UsageError
 
 DEFAULT_FACTORY = "model:build"
@@ -35,6 +36,11 @@ def write_starter(model: str | None, project: Path) -> None:
 def _starter(model: str | None, name: str, folder: Path) -> str:
     if model is None or is_reference(model):
         return starter_from_factory(name, model or DEFAULT_FACTORY)
+    if model.endswith(".safetensors"):
+        raise UsageError(
+            f"{model!r} holds weights only: the model is what a factory of yours returns.",
+            hint=f"Give package.module:function, and name the file in edgebuild.toml: weights = {toml_text(model)}.",
+        )
     if not model.endswith(".onnx"):
         raise UsageError(
             f"{model!r} is neither an .onnx file, nor a factory, nor a checkpoint.",

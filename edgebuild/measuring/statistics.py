@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics as stdlib
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from edgebuild.core.measurement import Comparison, LatencySummary, Launch, Perce
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -134,12 +135,20 @@ def summarise_throughput(
 def _valid(launches: Sequence[Launch]) -> list[Launch]:
     valid = [launch for launch in launches if launch.valid and launch.count]
     if not valid:
-        reasons = sorted({reason for launch in launches for reason in launch.invalid})
+        reasons = disturbances(launches)
         raise DeviceError(
-            f"none of {len(launches)} launches counts" + (f": {'; '.join(reasons)}" if reasons else ""),
+            f"none of {len(launches)} launches counts" + (f": {reasons}" if reasons else ""),
             hint="repeat it when the machine is quieter",
         )
     return valid
+
+
+def disturbances(launches: Iterable[Launch]) -> str:
+    """Return why launches don't count, each kind of reason once, however its figures differ from launch to launch."""
+    kinds: dict[str, str] = {}
+    for reason in sorted({reason for launch in launches for reason in launch.invalid}):
+        kinds.setdefault(re.sub(r"\d[\d.,]*", "", reason), reason)
+    return "; ".join(kinds.values())
 
 
 def _cold_start_s(launch: Launch) -> float | None:

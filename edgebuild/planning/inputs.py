@@ -37,7 +37,8 @@ class PlanInputs(Value):
 
     ``missing`` maps a backend, quantiser or distribution that isn't installed to how to get it. ``backend_refusals``
     maps a backend to the reason why it can't take this model, ``precision_refusals`` a profile with a precision
-    (``candidate_id``) to the reason why its backend can't build that precision for this device.
+    (``candidate_id``) to the reason why its backend can't build that precision for this device. ``recipes_named`` says
+    that the recipes were asked for by name: they are tried, or it is an error that they can't be.
     """
 
     target: ResolvedTarget
@@ -51,5 +52,6 @@ class PlanInputs(Value):
     max_finalists: int = 4
     costs: UnitCosts = UnitCosts()
     recipes: tuple[Recipe, ...] = ()
+    recipes_named: bool = False
     ground: RecipeGround = RecipeGround()
     notes: tuple[str, ...] = ()

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
-from edgebuild.planning.recipes import Recipe, RecipeStep, precision_refusal, profile_refusal, recipe_refusal
+from edgebuild.planning.recipes import (
+    Recipe,
+    RecipeStep,
+    check_named,
+    precision_refusal,
+    profile_refusal,
+    recipe_refusal,
+)
 
 if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
@@ -77,7 +84,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     What is refused is left out with the reason, and the rest cut to the time asked for. The original's fp32 artifact on
     the first usable profile, with its default settings, is the baseline that others are held against. Guarantees: equal
     inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
-    Raises ``EnvironmentGap`` with every reason when nothing is left to try.
+    Raises ``EnvironmentGap`` with every reason when nothing is left to try, and, as ``UsageError`` does, when a recipe
+    that was asked for by name can't be carried out.
     """
     refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
     candidates: list[PlannedCandidate] = []
@@ -105,16 +113,17 @@ def make_plan(inputs: PlanInputs) -> Plan:
     candidates, dropped = _fit_time([*candidates, *compressed], inputs)
     refused.extend([*without, *dropped])
     left = {candidate.recipe for candidate in candidates}
+    costs = _costs(candidates, inputs)
     return Plan(
         target=inputs.target.name,
         objective=inputs.objective,
         budget=inputs.budget,
         candidates=tuple(candidates),
         refused=tuple(refused),
-        costs=_costs(candidates, inputs),
+        costs=costs,
         recipes=tuple(recipe for recipe in inputs.recipes if recipe.name in left),
         channel_multiples=tuple((p.name, p.channel_multiple) for p in usable) if compressed else (),
-        notes=inputs.notes,
+        notes=(*inputs.notes, *_over_time(costs, inputs)),
     )
 
 
@@ -122,6 +131,8 @@ def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[
     """Return the candidates of every recipe that can be carried out, and why the others can't."""
     candidates: list[PlannedCandidate] = []
     refused: list[Refusal] = []
+    if inputs.recipes_named:
+        check_named(inputs.recipes, inputs.ground, inputs.missing)
     for recipe in inputs.recipes:
         reason = recipe_refusal(recipe, inputs.ground, inputs.missing)
         if reason is not None:
@@ -187,7 +198,10 @@ def _candidate(
 
 
 def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:
-    """Drop work until the estimate fits the time: other quantisers first, then settings, then recipes, last first."""
+    """Drop work until the estimate fits the time: other quantisers first, then settings, then recipes, last first.
+
+    Recipes that were asked for by name stay.
+    """
     refused: list[Refusal] = []
     if inputs.time_s is None:
         return candidates, refused
@@ -201,12 +215,21 @@ def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[l
     if raced and sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
         candidates = [c.model_copy(update={"settings": c.settings[:1]}) for c in candidates]
         refused.append(Refusal(what="all runtime settings but the first", reason=reason))
-    for recipe in list(dict.fromkeys(c.recipe for c in candidates if c.recipe))[::-1]:
+    spare = [] if inputs.recipes_named else list(dict.fromkeys(c.recipe for c in candidates if c.recipe))
+    for recipe in spare[::-1]:
         if sum(cost.seconds for cost in _costs(candidates, inputs)) <= inputs.time_s:
             break
         candidates = [c for c in candidates if c.recipe != recipe]
         refused.append(Refusal(what=f"recipe {recipe}", reason=reason))
     return candidates, refused
+
+
+def _over_time(costs: tuple[StageCost, ...], inputs: PlanInputs) -> tuple[str, ...]:
+    """Say so where what can't be left out takes longer than the time asked for."""
+    seconds = sum(cost.seconds for cost in costs)
+    if inputs.time_s is None or seconds <= inputs.time_s:
+        return ()
+    return (f"about {seconds:.0f} s is the least for what is left, more than the {inputs.time_s:.0f} s asked for",)
 
 
 def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[StageCost, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgebuild.core.values import Value
+from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.techniques.torch_step import Change, Needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgebuild.catalogue.resolve import ResolvedProfile
     from edgebuild.core.artifact import Precision
@@ -74,6 +75,23 @@ def recipe_refusal(recipe: Recipe, ground: RecipeGround, missing: Mapping[str, s
     return _order_refusal(recipe)
 
 
+def check_named(recipes: Iterable[Recipe], ground: RecipeGround, missing: Mapping[str, str]) -> None:
+    """Raise ``UsageError``, or ``EnvironmentGap`` for a missing package, where one can't be carried out.
+
+    Whoever names a recipe wants that one, not a build of the original that says in passing that it was left out.
+    """
+    for recipe in recipes:
+        reason = recipe_refusal(recipe, ground, missing)
+        if reason is None:
+            continue
+        lacking = any(module in missing for step in recipe.steps for module in step.needs.modules)
+        kind = EnvironmentGap if lacking else UsageError
+        raise kind(
+            f"Recipe {recipe.name} can't be carried out: {reason}.",
+            hint="Each technique's needs are in docs/techniques.md; without --recipe the rest of the project is built.",
+        )
+
+
 def profile_refusal(recipe: Recipe, profile: ResolvedProfile) -> str | None:
     """Return why a recipe is of no use on a profile, or None."""
     for step in recipe.steps:
@@ -103,11 +121,13 @@ def _step_refusal(step: RecipeStep, ground: RecipeGround, missing: Mapping[str, 
 
 
 def _order_refusal(recipe: Recipe) -> str | None:
-    """An earlier step's change may be one that a later step can't come after."""
+    """An earlier step's change may be one that a later step can't come after, and some steps begin anew."""
     changed: dict[Change, str] = {}
-    for step in recipe.steps:
+    for number, step in enumerate(recipe.steps):
         for change, reason in step.not_after:
             if change in changed:
                 return f"{step.technique} can't come after {changed[change]}: {reason}"
+        if step.needs.untouched and number:
+            return f"{step.technique} ({step.needs.untouched}) must be the first step: it throws away what others made"
         changed.update(dict.fromkeys(step.changes, step.technique))
     return None

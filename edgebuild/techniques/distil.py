@@ -129,6 +129,7 @@ class Distil(TorchStep):
             train=True,
             labels=bool(parameters.hard_weight),
             modules=("lightning-fabric",),
+            untouched="student" if parameters.student else "",
             references=parameters.references,
         )
 

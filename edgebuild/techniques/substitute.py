@@ -103,7 +103,8 @@ class Substitute(TorchStep):
     def needs(cls, parameters: Any) -> Needs:
         """See ``TorchStep``."""
         needs: Needs = parameters.needs()
-        return needs.model_copy(update={"validation": bool(parameters.backbones)})
+        chosen = bool(parameters.backbones)
+        return needs.model_copy(update={"validation": chosen, "untouched": "backbones" if chosen else ""})
 
     def compress(self, work: Compression) -> str:
         """See ``TorchStep``."""

@@ -47,7 +47,8 @@ class Needs(Value):
     """What a step needs, known from its parameters alone and checked while planning.
 
     ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
-    ``modules`` are distributions that must be installed. ``references`` are functions of the user's that it calls.
+    ``modules`` are distributions that must be installed. ``untouched`` names a parameter that puts another model in the
+    original's place, which no step may have changed before. ``references`` are functions of the user's that it calls.
     """
 
     train: bool = False
@@ -55,6 +56,7 @@ class Needs(Value):
     validation: bool = False
     features: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    untouched: str = ""
     references: tuple[str, ...] = ()
 
 

@@ -11,8 +11,9 @@ from edgebuild.building.plans import FROM_FACTS
 from edgebuild.building.world import Options
 from edgebuild.catalogue.inventory import DeviceEntry, save_entry
 from edgebuild.catalogue.project import load_project
+from edgebuild.catalogue.project_tables import RecipeStepTable, RecipeTable
 from edgebuild.errors import EnvironmentGap, UsageError
-from edgebuild.pipeline import plan
+from edgebuild.pipeline import build, plan
 from tests.cli.example import QUICK_PROFILE, QUICK_TARGET, write_project, write_quick
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def test_this_machine_is_no_target_without_a_device(project: Project) -> None:
     assert FROM_FACTS not in made.notes
 
 
+def test_a_target_that_states_nothing_cannot_go_without_a_device(project: Project) -> None:
+    silent = Options(targets=("this-machine",), no_measure=True)
+    for ask in (plan, build):
+        with pytest.raises(UsageError, match="this-machine has none: it is known by probing it") as caught:
+            ask(project, silent)
+        assert "Leave --no-measure out" in caught.value.hint
+
+
 def test_of_two_devices_one_must_be_named(project: Project) -> None:
     save_entry(board("one"))
     save_entry(board("two", **{"runtime.onnxruntime": "unknown"}))
@@ -88,3 +97,15 @@ def test_a_profile_of_a_backend_that_is_not_there_says_so(project: Project) -> N
     write_quick(project.folder, target=QUICK_TARGET, profile=QUICK_PROFILE.replace("onnxruntime", "onnxruntme"))
     with pytest.raises(EnvironmentGap, match='unknown backend "onnxruntme"; did you mean "onnxruntime"'):
         plan(project, Options(targets=("quick",)))
+
+
+def test_a_named_recipe_that_cannot_be_carried_out_ends_a_build_before_data_are_read(project: Project) -> None:
+    step = RecipeStepTable.model_validate({"technique": "qat"})
+    recipe = RecipeTable(name="r", steps=(step,))
+    asked = project.model_copy(update={"recipes": (recipe,)})
+    for ask in (plan, build):
+        with pytest.raises(UsageError, match=r"Recipe r can't be carried out: recipes change the torch model"):
+            ask(asked, Options(recipes=("r",)))
+    assert not list((project.folder / ".edgebuild" / "store").glob("entries/*"))
+    (made,) = plan(asked, Options())
+    assert {candidate.recipe for candidate in made.candidates} == {""}

@@ -51,12 +51,13 @@ def test_all_problems_at_once_with_what_was_meant(tmp_path: Path) -> None:
             {"technique": "prune-structred"},
             {"technique": "prune-structured", "keep": 0, "importence": "l2", "rounds": 1.5},
             {"technique": "factorise", "ranks": "vbfm"},
+            {"technique": "factorise", "epochs": 1, "steps": 1},
             {"keep": 0.5},
         ],
     }
     broken = problems(tmp_path, wrong)
-    assert any("[[recipes]]#1.steps#4.technique: is missing" in problem for problem in broken)
-    wrong["steps"] = wrong["steps"][:3]
+    assert any("[[recipes]]#1.steps#5.technique: is missing" in problem for problem in broken)
+    wrong["steps"] = wrong["steps"][:4]
     assert problems(tmp_path, wrong, THIN, THIN, {"name": "none", "steps": [{"technique": "factorise"}]}) == (
         '[[recipes]]: two recipes are called "thin"',
         '[[recipes]]#1.steps#1.technique: unknown technique "prune-structred"; did you mean "prune-structured"?',
@@ -64,6 +65,7 @@ def test_all_problems_at_once_with_what_was_meant(tmp_path: Path) -> None:
         "[[recipes]]#1.steps#2.rounds: must be a whole number, got 1.5",
         '[[recipes]]#1.steps#2.importence: unknown key; did you mean "importance"?',
         '[[recipes]]#1.steps#3.ranks: must be "vbmf" or "share", got "vbfm"; did you mean "vbmf"?',
+        "[[recipes]]#1.steps#4: needs either `epochs` or `steps`, not both",
         '[[recipes]]#4.name: "none" means the original alone; give it another name',
     )
 

@@ -15,6 +15,7 @@ from edgebuild.catalogue.starter import (
     starter_from_onnx,
 )
 from edgebuild.core.artifact import TensorSpec
+from edgebuild.techniques.compression_table import parameter_models
 
 SILERO = (
     TensorSpec(name="input", shape=("axis0", "axis1"), dtype="float32"),
@@ -73,6 +74,14 @@ def test_what_is_commented_out_is_right_too(tmp_path: Path) -> None:
     assert project.contract.preprocess == "data:preprocess"
     assert project.limits.load_time_ms == 500.0
     assert project.build.threads == 2
+
+
+def test_the_recipe_that_is_commented_out_is_right_too(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    text = uncommented(starter_from_factory("net", "model:build"), "[[recipes]]", "]")
+    (tmp_path / "edgebuild.toml").write_text(text)
+    (recipe,) = load_project(tmp_path, techniques=parameter_models).recipes
+    assert [step.technique for step in recipe.steps] == ["prune-structured", "distil"]
 
 
 names = st.text(min_size=1, max_size=12)

@@ -214,6 +214,19 @@ def test_init_of_what_is_no_model(tmp_path: Path) -> None:
     assert not (tmp_path / "edgebuild.toml").exists()
 
 
+def test_init_of_weights_without_their_model(tmp_path: Path) -> None:
+    refused(
+        tmp_path,
+        "init",
+        "net.safetensors",
+        code=2,
+        message="'net.safetensors' holds weights only: the model is what a factory of yours returns.",
+        hint='Give package.module:function, and name the file in edgebuild.toml: weights = "net.safetensors".',
+        driver=False,
+    )
+    assert not (tmp_path / "edgebuild.toml").exists()
+
+
 def test_what_was_never_built_can_not_be_shown(project: Path) -> None:
     for command in (("report",), ("explain", "quick"), ("doctor", "--against", "2026")):
         refused(

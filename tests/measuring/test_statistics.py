@@ -98,6 +98,16 @@ def test_no_valid_launch_is_an_error_that_says_why() -> None:
         s.summarise([launch(i, raw, invalid=("swap-in",)) for i in range(2)], lambda _: raw)
 
 
+def test_reasons_that_differ_in_their_figures_are_told_once() -> None:
+    raw = np.full(20, 1_000_000, dtype=np.int64)
+    busy = [
+        launch(i, raw, invalid=(f"waited {share} of the time (at most 0.1)",)) for i, share in enumerate((1.6, 1.7))
+    ]
+    with pytest.raises(DeviceError) as caught:
+        s.summarise([*busy, launch(2, raw, invalid=("swap-in",))], lambda _: raw)
+    assert caught.value.message == "none of 3 launches counts: swap-in; waited 1.6 of the time (at most 0.1)"
+
+
 def test_pairs_skip_rounds_with_an_invalid_launch() -> None:
     raw = np.full(3, 10, dtype=np.int64)
     left = [launch(0, raw), launch(2, raw, invalid=("x",)), launch(4, raw * 3)]

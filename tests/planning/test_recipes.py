@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.plan import make_plan
 from edgebuild.planning.recipes import Recipe, RecipeGround, RecipeStep, recipe_refusal
@@ -84,6 +85,11 @@ REFUSED = {
         TORCH,
         "tune needs nncf, which is not installed (pip install it)",
     ),
+    "not the first": (
+        recipe(RecipeStep(technique="sparse"), RecipeStep(technique="teach", needs=Needs(untouched="student"))),
+        TORCH,
+        "teach (student) must be the first step",
+    ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
 }
 
@@ -97,6 +103,12 @@ def test_what_cannot_be_carried_out_is_refused_with_the_reason(name: str) -> Non
     assert plan.recipes == ()
 
 
+def test_what_must_be_first_may_be() -> None:
+    teach = RecipeStep(technique="teach", needs=Needs(untouched="student"))
+    assert recipe_refusal(recipe(teach, SPARSE), TORCH, {}) is None
+    assert recipe_refusal(recipe(teach, teach), TORCH, {}) is not None
+
+
 def test_the_other_order_is_fine() -> None:
     assert recipe_refusal(recipe(PRUNE, SPARSE), TORCH, {}) is None
 
@@ -107,6 +119,23 @@ def test_a_profile_without_a_feature_refuses_the_recipe_there_only() -> None:
     plan = make_plan(inputs(*found, recipes=(sparse,), ground=TORCH))
     assert {c.profile for c in plan.candidates if c.recipe} == {"b"}
     assert refusals(plan)["recipe narrow on a"] == "two-four needs 2:4, which a doesn't have"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_recipe_that_was_asked_for_by_name_is_refused_aloud(name: str) -> None:
+    refused, ground, words = REFUSED[name]
+    kind = EnvironmentGap if name == "not installed" else UsageError
+    with pytest.raises(kind, match="Recipe narrow can't be carried out") as caught:
+        plan_of(refused, ground=ground, missing={"nncf": "pip install it"}, recipes_named=True)
+    assert words in caught.value.message
+
+
+def test_a_recipe_that_was_asked_for_by_name_stays_however_little_time_there_is() -> None:
+    costs = UnitCosts(**{**COSTS.model_dump(), "compress_s": 50})
+    plan = plan_of(recipe(PRUNE), costs=costs, time_s=1, recipes_named=True)
+    assert [kept.name for kept in plan.recipes] == ["narrow"]
+    assert plan.notes == (f"about {plan.seconds:.0f} s is the least for what is left, more than the 1 s asked for",)
+    assert plan_of(recipe(PRUNE), costs=costs, time_s=plan.seconds, recipes_named=True).notes == ()
 
 
 @given(st.floats(0, 3000))
