@@ -81,12 +81,13 @@ def _typed(table: RecipeTable, techniques: Mapping[str, type[TorchStep]]) -> lis
 
 
 def _planned(technique: type[TorchStep], parameters: Any) -> RecipeStep:
+    needs = technique.needs(parameters)
     return RecipeStep(
         technique=technique.kind,
         parameters=plain_parameters(parameters),
-        needs=technique.needs(parameters),
+        needs=needs,
         changes=tuple(sorted(technique.changes)),
-        not_after=tuple(sorted(technique.not_after.items())),
+        not_after=tuple(sorted({**technique.not_after, **dict(needs.not_after)}.items())),
         times_layers=technique.times_layers,
     )
 

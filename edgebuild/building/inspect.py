@@ -14,6 +14,7 @@ from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.tables import unknown
 from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
@@ -147,6 +148,7 @@ def plan_inputs(
             stateful=project.stateful,
             train=project.data.train is not None or project.training.loader is not None,
             labels=project.metric is not None,
+            one_by_one=project.freeze.get(BATCH_AXIS, 1) == 1 and BATCH_AXIS not in project.build.keep_dynamic,
         ),
         notes=notes,
     )

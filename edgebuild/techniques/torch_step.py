@@ -48,6 +48,7 @@ class Needs(Value):
 
     ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
     ``modules`` are distributions that must be installed. ``references`` are functions of the user's that it calls.
+    ``not_after`` are changes that it may not come after with these parameters, each with the reason.
     """
 
     train: bool = False
@@ -56,6 +57,7 @@ class Needs(Value):
     features: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    not_after: tuple[tuple[Change, str], ...] = ()
 
 
 class Proposal(NamedTuple):

@@ -71,6 +71,11 @@ REFUSED = {
         TORCH,
         "tune needs nncf, which is not installed (pip install it)",
     ),
+    "exits and a batch": (
+        recipe(RecipeStep(technique="exit", changes=("heads",))),
+        RecipeGround(torch=True, one_by_one=False),
+        "exit answers one sample at a time; set batch = 1 under [freeze]",
+    ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
 }
 
