@@ -154,7 +154,7 @@ def test_recipes_that_were_not_checked_when_loaded_are_checked_when_planned(tmp_
 def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
     technique: str, parameters: dict[str, Any], refused: bool
 ) -> None:
-    kinds = (TABLE["exit-early"], {}), (TABLE[technique], parameters)
+    kinds: Any = (TABLE["exit-early"], {}), (TABLE[technique], parameters)
     steps = tuple(_planned(kind, kind.Parameters(**given)) for kind, given in kinds)
     reason = recipe_refusal(Recipe(name="r", steps=steps), RecipeGround(torch=True, train=True, labels=True), {})
     assert (reason is not None) == refused
