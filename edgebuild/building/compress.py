@@ -92,7 +92,7 @@ def _planned(technique: type[TorchStep], parameters: Any, frames: int) -> Recipe
         learns=parameters.learns_from(frames) if needs.train and isinstance(parameters, TrainingParameters) else 0,
         needs=needs,
         changes=tuple(sorted(technique.changes)),
-        not_after=tuple(sorted(technique.not_after.items())),
+        not_after=tuple(sorted({**technique.not_after, **dict(needs.not_after)}.items())),
         times_layers=technique.times_layers,
     )
 

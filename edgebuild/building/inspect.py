@@ -14,6 +14,7 @@ from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.tables import unknown
 from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
@@ -159,7 +160,7 @@ def plan_inputs(
 def check_recipes(project: Project, options: Options) -> None:
     """Raise, before any work, for a recipe that was asked for by name and can't be carried out (``check_named``)."""
     if options.recipes:
-        recipes = planned_recipes(project, options)
+        recipes = planned_recipes(project, options, 0)
         check_named(recipes, _ground(project), _missing_modules(recipes))
 
 
@@ -169,6 +170,7 @@ def _ground(project: Project) -> RecipeGround:
         stateful=project.stateful,
         train=project.data.train is not None or project.training.loader is not None,
         labels=project.metric is not None,
+        one_by_one=project.freeze.get(BATCH_AXIS, 1) == 1 and BATCH_AXIS not in project.build.keep_dynamic,
     )
 
 

@@ -54,12 +54,16 @@ class Recipe(Value):
 
 
 class RecipeGround(Value):
-    """What recipes stand on: whether the model is a torch module and carries state, and which data there are."""
+    """What recipes stand on: whether the model is a torch module and carries state, and which data there are.
+
+    ``one_by_one`` says that it ships for a batch of one sample.
+    """
 
     torch: bool = False
     stateful: bool = False
     train: bool = False
     labels: bool = False
+    one_by_one: bool = True
 
 
 def recipe_refusal(recipe: Recipe, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:
@@ -117,6 +121,8 @@ def _step_refusal(step: RecipeStep, ground: RecipeGround, missing: Mapping[str, 
         return "needs training data; name them as [data].train or [training].loader"
     if step.needs.labels and not ground.labels:
         return "needs labels, and the project's data have none"
+    if "heads" in step.changes and not ground.one_by_one:
+        return "answers one sample at a time; set batch = 1 under [freeze], and take it out of [build].keep_dynamic"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from edgebuild.techniques.learning import TrainingParameters, array_loader, lear
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
 
@@ -45,7 +46,7 @@ class Apprentice(TorchStep):
 
     kind: ClassVar[str] = "apprentice"
     title: ClassVar[str] = "trains weights of 2 to 4 bits beside the original"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = ApprenticeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
@@ -115,10 +116,28 @@ class Apprentice(TorchStep):
 def begin_anew(module: nn.Module, seed: int) -> None:
     """Give every layer of torch's own the weights that it starts with, by the seed."""
     import torch
+    from torch import nn
+    from torch.nn.utils import parametrize
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for layer in module.modules():
-            reset: Any = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-            if callable(reset):
+        layers: Iterator[Any] = module.modules()
+        for layer in layers:
+            reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+            if not callable(reset):
+                continue
+            if not parametrize.is_parametrized(layer):
                 reset()
+                continue
+            # What is masked is computed anew at every look: drawing into it would change nothing.
+            hidden = {name: each.original for name, each in layer.parametrizations.items()}
+            plain = copy.deepcopy(layer)
+            # Not removed one by one: copies share the class that looks through them.
+            plain.__class__ = parametrize.type_before_parametrizations(layer)
+            del plain.parametrizations
+            for name, value in hidden.items():
+                plain.register_parameter(name, nn.Parameter(value.detach().clone()))
+            getattr(plain, reset.__name__)()
+            with torch.no_grad():
+                for name, value in plain.named_parameters(recurse=False):
+                    hidden.get(name, getattr(layer, name)).copy_(value)

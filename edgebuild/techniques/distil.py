@@ -147,18 +147,24 @@ class Distil(TorchStep):
 
 
 def teach(
-    work: Compression, module: nn.Module, p: DistilParameters, *, name: str = "distil", title: str = "Distilling"
+    work: Compression,
+    module: nn.Module,
+    p: DistilParameters,
+    *,
+    name: str = "distil",
+    title: str = "Distilling",
+    before: nn.Module | None = None,
 ) -> TrainReport:
     """Train a module, ``work``'s own or another with the same outputs, on what its teacher answers.
 
     ``name`` keeps its checkpoint apart from those of other parts of a technique's work; the teacher's answers are
-    shared between parts that see the same samples.
+    shared between parts that see the same samples. ``blocks`` learn what those of ``before`` do, else the original's.
     """
     plan, own = p.plan(), user_loader(work, p)
     arrays = None if own is not None else array_loader(work, p, views=p.views)
     loader = own if arrays is None else arrays
     if p.blocks:
-        _teach_blocks(work, module, p, loader, f"{name}-blocks")
+        _teach_blocks(work, (module, before or work.teacher()), p, loader, f"{name}-blocks")
     teacher = _teacher(work, p, plan, arrays)
     loss = _loss(work, p, teacher, loader)
     if not p.hint:
@@ -296,11 +302,13 @@ def _deviation(teacher: Teacher, loader: Any, output: int, work: Compression) ->
     return torch.cat([teacher(batch)[output] for batch in batches]).std(dim=0, correction=0)
 
 
-def _teach_blocks(work: Compression, module: nn.Module, p: DistilParameters, loader: Any, name: str) -> None:
+def _teach_blocks(
+    work: Compression, nets: tuple[nn.Module, nn.Module], p: DistilParameters, loader: Any, name: str
+) -> None:
     from edgebuild.training.losses import matched_pairs
     from edgebuild.training.pairs import Blockwise
 
-    pairs = Blockwise(module, work.teacher(), [(block, block) for block in p.blocks])
+    pairs = Blockwise(*nets, [(block, block) for block in p.blocks])
     try:
         plan = p.plan(epochs=p.block_epochs, steps=None)
         report = learn(work, pairs, plan, loader, matched_pairs, name=name, title="Teaching blocks")

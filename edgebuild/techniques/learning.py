@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgebuild.training.hooks import AfterStep
     from edgebuild.training.run import Loss
 
+#: Why nothing is trained by itself once a model has early exits.
+HEADS = "early exits are trained together with the model; training it alone would leave them behind"
 #: Epochs where neither epochs nor steps are given.
 EPOCHS = 10
 
@@ -108,6 +110,12 @@ def user_loader(work: Compression, parameters: TrainingParameters) -> Any | None
     return work.loader if hasattr(first, "__next__") else first
 
 
+def any_loader(work: Compression, parameters: TrainingParameters) -> Any:
+    """Return the project's own loader, though it were empty or of unknown length, else one over its data."""
+    own = user_loader(work, parameters)
+    return array_loader(work, parameters) if own is None else own
+
+
 def learn(
     work: Compression,
     module: nn.Module,
@@ -151,9 +159,12 @@ def task_loss(work: Compression) -> Loss:
 
 def relearning_loss(work: Compression) -> Loss:
     """Return what a changed model learns from: the labels where there are any, else the original's outputs."""
+    from edgebuild.models.replacements import WithHeads
     from edgebuild.training import losses
     from edgebuild.training.teachers import LiveTeacher
 
+    if isinstance(work.module, WithHeads):
+        raise ModelError(f"{work.step.kind} can't train this model: {HEADS}.", hint="Let exit-early come after it.")
     if work.step.loader or work.dataset(train=True).labelled:
         return task_loss(work)
     matches = [

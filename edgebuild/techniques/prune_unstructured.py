@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Mask
-from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, relearning_loss, user_loader
+from edgebuild.techniques.learning import HEADS, TrainingParameters, any_loader, learn, relearning_loss
 from edgebuild.techniques.skipping import is_skipped
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
@@ -99,6 +99,7 @@ class PruneUnstructured(TorchStep):
     not_after: ClassVar[Mapping[Change, str]] = {
         "codebooks": "the weights share their values already, and pruning would change which do",
         "grids": "the weights are on a grid already, which was fitted to those that would go",
+        "heads": HEADS,
     }
 
     @classmethod
@@ -174,7 +175,7 @@ def _cut(
 
 def _train_rounds(work: Compression, p: PruneUnstructuredParameters, cuts: Sequence[Callable[[], None]]) -> None:
     """Cut, go back to the early weights where there are any, train; as often as there are cuts."""
-    loader = user_loader(work, p) or array_loader(work, p)
+    loader = any_loader(work, p)
     loss = relearning_loss(work)
     early = work.step.code.made(p.rewind, work.teacher()).state_dict() if p.rewind else None
     for number, cut in enumerate(cuts, start=1):
@@ -206,7 +207,7 @@ def _train_gradually(work: Compression, p: PruneUnstructuredParameters, weights:
     _cut(work, p, weights, p.sparsity)()
     for mask, kept in masks:
         mask.mask.copy_(kept)
-    loader = user_loader(work, p) or array_loader(work, p)
+    loader = any_loader(work, p)
     report = learn(
         work,
         work.module,

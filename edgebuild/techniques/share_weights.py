@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Codebook
-from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, relearning_loss, user_loader
+from edgebuild.techniques.learning import HEADS, TrainingParameters, any_loader, learn, relearning_loss
 from edgebuild.techniques.skipping import is_skipped
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
@@ -55,6 +55,7 @@ class ShareWeights(TorchStep):
             train=parameters.tune,
             modules=("lightning-fabric",) if parameters.tune else (),
             references=parameters.references,
+            not_after=(("heads", HEADS),) if parameters.tune else (),
         )
 
     def compress(self, work: Compression) -> str:
@@ -62,7 +63,7 @@ class ShareWeights(TorchStep):
         p: ShareWeightsParameters = self.parameters
         shared = _share(work, p)
         if p.tune:
-            loader = user_loader(work, p) or array_loader(work, p)
+            loader = any_loader(work, p)
             loss = relearning_loss(work)
             report = learn(work, work.module, p.plan(), loader, loss, name="share", title="Training shared values")
             went = f"from {report.losses[0]:.4g} to {report.losses[-1]:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,7 +89,7 @@ class Substitute(TorchStep):
 
     kind: ClassVar[str] = "substitute"
     title: ClassVar[str] = "puts depthwise-separable layers, or a smaller model, in place and teaches them"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = SubstituteParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
@@ -120,6 +121,7 @@ def _separate(work: Compression, p: SubstituteParameters) -> str:
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     names = [name for name, layer in layers(work.module) if name and isinstance(layer, kinds)]
+    before = copy.deepcopy(work.module).requires_grad_(False)
     swapped = tuple(name for name in names if _swap(work, p, name))
     if not swapped:
         why = "; ".join(f"{said.layer}: {said.reason}" for said in work.said[:3])
@@ -128,7 +130,7 @@ def _separate(work: Compression, p: SubstituteParameters) -> str:
             f"substitute makes no layer of the model cheaper ({why or f'it has no convolution, but {others}'}).",
             hint="Name smaller models in `backbones`; else leave the technique out.",
         )
-    _teach(work, work.module, p, name="separable", blocks=swapped, block_epochs=p.block_epochs)
+    _teach(work, work.module, p, name="separable", before=before, blocks=swapped, block_epochs=p.block_epochs)
     return f"{len(swapped)} of {len(names)} convolutions made depthwise-separable"
 
 

@@ -49,6 +49,7 @@ class Needs(Value):
     ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
     ``modules`` are distributions that must be installed. ``untouched`` names a parameter that puts another model in the
     original's place, which no step may have changed before. ``references`` are functions of the user's that it calls.
+    ``not_after`` are changes that it may not come after with these parameters, each with the reason.
     """
 
     train: bool = False
@@ -58,6 +59,7 @@ class Needs(Value):
     modules: tuple[str, ...] = ()
     untouched: str = ""
     references: tuple[str, ...] = ()
+    not_after: tuple[tuple[Change, str], ...] = ()
 
 
 class Proposal(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from edgebuild.techniques.distil import DistilParameters, teach
-from edgebuild.techniques.learning import TrainingParameters
+from edgebuild.techniques.learning import HEADS, TrainingParameters
 from edgebuild.techniques.torch_step import Needs
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class TuningParameters(TrainingParameters):
             labels=bool(self.hard_weight),
             modules=(*modules, "lightning-fabric"),
             references=self.references,
+            not_after=(("heads", HEADS),),
         )
 
     def distillation(self, **more: Any) -> DistilParameters:
@@ -53,6 +54,17 @@ class TuningParameters(TrainingParameters):
         return DistilParameters(**shared, hard_weight=self.hard_weight, temperature=self.temperature, **more)
 
 
-def tune(work: Compression, module: nn.Module, p: TuningParameters, *, name: str, **more: Any) -> TrainReport | None:
-    """Teach a module to answer as the original does, and leave it in eval mode; None where nothing is trained."""
-    return teach(work, module, p.distillation(**more), name=name, title="Tuning") if p.tunes else None
+def tune(
+    work: Compression,
+    module: nn.Module,
+    p: TuningParameters,
+    *,
+    name: str,
+    before: nn.Module | None = None,
+    **more: Any,
+) -> TrainReport | None:
+    """Teach a module to answer as the original does, and leave it in eval mode; None where nothing is trained.
+
+    ``before``: see ``teach``.
+    """
+    return teach(work, module, p.distillation(**more), name=name, title="Tuning", before=before) if p.tunes else None

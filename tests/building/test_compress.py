@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgebuild.building.compress import Wants, int8_of, planned_recipes, step_of
+from edgebuild.building.compress import Wants, _planned, int8_of, planned_recipes, step_of
 from edgebuild.building.world import Options
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import parse_project
@@ -17,8 +17,9 @@ from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, DataError
 from edgebuild.models.stored import UserCode
 from edgebuild.planning.plan import make_plan
-from edgebuild.planning.recipes import RecipeGround
+from edgebuild.planning.recipes import Recipe, RecipeGround, recipe_refusal
 from edgebuild.techniques.compression import Compression
+from edgebuild.techniques.compression_table import TABLE
 from edgebuild.techniques.factorise import Factorise
 from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.qat import Qat
@@ -158,3 +159,26 @@ def test_what_a_step_learns_from_is_known_beforehand(tmp_path: Path) -> None:
     told = project(tmp_path, recipes=[{"name": "a", "steps": [step for step, _ in LEARNS]}])
     (recipe,) = planned_recipes(told, Options(), 100)
     assert [step.learns for step in recipe.steps] == [count for _, count in LEARNS]
+
+
+@pytest.mark.parametrize(
+    ("technique", "parameters", "refused"),
+    [
+        ("prune-unstructured", {}, True),
+        ("share-weights", {}, True),
+        ("share-weights", {"tune": False}, False),
+        ("factorise", {"epochs": 1}, True),
+        ("factorise", {}, False),
+        ("prune-structured", {"steps": 5}, True),
+        ("prune-structured", {}, False),
+    ],
+)
+def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
+    technique: str, parameters: dict[str, Any], refused: bool
+) -> None:
+    kinds: Any = (TABLE["exit-early"], {}), (TABLE[technique], parameters)
+    steps = tuple(_planned(kind, kind.Parameters(**given), 0) for kind, given in kinds)
+    reason = recipe_refusal(Recipe(name="r", steps=steps), RecipeGround(torch=True, train=True, labels=True), {})
+    assert (reason is not None) == refused
+    if reason is not None:
+        assert reason.startswith(f"{technique} can't come after exit-early: early exits are trained together")

@@ -90,6 +90,11 @@ REFUSED = {
         TORCH,
         "teach (student) must be the first step",
     ),
+    "exits and a batch": (
+        recipe(RecipeStep(technique="exit", changes=("heads",))),
+        RecipeGround(torch=True, one_by_one=False),
+        "exit answers one sample at a time; set batch = 1 under [freeze]",
+    ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
 }
 

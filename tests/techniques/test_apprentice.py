@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from edgebuild.errors import ModelError
 from edgebuild.models import stored, trained_grids
+from edgebuild.models.edits import Mask
+from edgebuild.models.interpreter import apply_edits
 from edgebuild.techniques.apprentice import Apprentice, ApprenticeParameters, begin_anew
 from edgebuild.techniques.torch_step import read_report
 
@@ -95,6 +97,17 @@ def test_beginning_anew_is_seeded_and_leaves_no_trace_of_training() -> None:
     begin_anew(other, 5)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_masked_layer_begins_anew_too() -> None:
+    masked = apply_edits(zoo.grown(RESIDUAL), [Mask(module="one.0")])
+    layer: Any = masked.get_submodule("one.0")
+    before = layer.weight.detach().clone()
+    begin_anew(masked, 5)
+    plain = zoo.grown(RESIDUAL)
+    begin_anew(plain, 5)
+    assert not torch.equal(layer.weight, before)
+    assert torch.equal(layer.weight, plain.state_dict()["one.0.weight"])
 
 
 def test_all_layers_can_have_low_precision_and_some_stay_in_float(tmp_path: Path) -> None:

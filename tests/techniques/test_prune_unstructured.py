@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgebuild.core.steps import StepContext
-from edgebuild.errors import Interrupted, ModelError
+from edgebuild.errors import DataError, Interrupted, ModelError
 from edgebuild.models import stored
-from edgebuild.models.edits import Mask
+from edgebuild.models.edits import AddHead, Mask
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.techniques.distil import Distil
 from edgebuild.techniques.masking import WeightOf, prunable, prune_to, prune_two_of_four, sparsity_of
 from edgebuild.techniques.prune_unstructured import PruneUnstructured, cubic
+from edgebuild.techniques.share_weights import ShareWeights
 from edgebuild.techniques.torch_step import TorchStep, read_report
 
 from . import zoo
@@ -241,3 +242,31 @@ def number(original: nn.Module) -> int:
 def test_early_weights_that_are_none_are_told(rewind: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
         pruned(tmp_path, cuts="iterative", rewind=f"{HERE}:{rewind}")
+
+
+class Endless(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(torch.zeros(3, 8, 8), 1)] * 8)
+
+
+@pytest.mark.parametrize("technique", [PruneUnstructured, ShareWeights])
+def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type[TorchStep], tmp_path: Path) -> None:
+    loaders: dict[str, Any] = {"u:none": list, "u:stream": lambda: torch.utils.data.DataLoader(Endless(), batch_size=4)}
+    step = step_of(technique, epochs=None, steps=2)
+    code = stored.UserCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
+    (tmp_path / "out").mkdir()
+    replace(step, code=code, loader="u:stream").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "a"))
+    with pytest.raises(DataError, match="loader is empty"):
+        replace(step, code=code, loader="u:none").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("technique", [PruneUnstructured, ShareWeights])
+def test_a_model_with_an_exit_is_not_trained_alone(technique: type[TorchStep], tmp_path: Path) -> None:
+    inputs = folders(tmp_path)
+    module, model = stored.load_model(inputs["model"], zoo.code_of(zoo.ZOO["residual"]))
+    head = AddHead(name="early", after="two", features=16, outputs=zoo.CLASSES)
+    for name in ("headed", "out"):
+        (tmp_path / name).mkdir()
+    stored.write_model(apply_edits(module, [head]), model.model_copy(update={"edits": (head,)}), tmp_path / "headed")
+    with pytest.raises(ModelError, match="early exits are trained together"):
+        step_of(technique).run({**inputs, "model": tmp_path / "headed"}, tmp_path / "out", zoo.context(tmp_path / "s"))

@@ -12,6 +12,7 @@ from edgebuild.errors import ModelError
 from edgebuild.models import stored
 from edgebuild.models.edits import CompressedModel, KeepChannels, ReplaceModule, SeparableConv, UserModule
 from edgebuild.models.interpreter import apply_edits
+from edgebuild.techniques.prune_structured import PruneStructured
 from edgebuild.techniques.substitute import Substitute, SubstituteParameters
 from edgebuild.techniques.torch_step import TechniqueReport, read_report
 from tests.techniques import zoo
@@ -127,3 +128,15 @@ def _first(folder: Path) -> object:
     edit = stored.read_model(folder / "out").edits[0]
     assert isinstance(edit, ReplaceModule)
     return edit.by
+
+
+def test_blocks_learn_from_the_model_as_earlier_steps_left_it(tmp_path: Path) -> None:
+    inputs = zoo.write_inputs(ZOO["residual"], tmp_path)
+    narrow, out = tmp_path / "narrow", tmp_path / "out"
+    for folder in (narrow, out):
+        folder.mkdir()
+    pruning = zoo.step_of(PruneStructured, ZOO["residual"], multiple=4, importance="l2")
+    pruning.run(inputs, narrow, zoo.context(tmp_path / "narrow-scratch"))
+    step = zoo.step_of(Substitute, ZOO["residual"], epochs=1, block_epochs=1)
+    step.run({**inputs, "model": narrow}, out, zoo.context(tmp_path / "out-scratch"))
+    assert any(said.after == "depthwise-separable" for said in read_report(out).layers)
