@@ -6,7 +6,8 @@
     python benchmarks/techniques.py --page           the page from what is on record
     python benchmarks/techniques.py --list
 
-Each (row, seed) is written as it ends, keyed by the code of its row, so that a killed run goes on where it was.
+Each (row, seed) is written as it ends, keyed by the code of its row and the version of its technique's step, so that a
+killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from technique_rows.reasons import REASONS
 from technique_rows.rows import Finding, Row, judge
 
 from edgebuild.building.world import cache_home
+from edgebuild.techniques.compression_table import TABLE
 
 HERE = Path(__file__).resolve().parent
 COMMAND = "python benchmarks/techniques.py"
@@ -44,9 +46,10 @@ def rows() -> dict[str, Row]:
 
 
 def place(row: Row) -> Path:
-    """Where a row's seeds are kept: another folder when the row's code changes."""
+    """Where a row's seeds are kept: another folder when the row's code changes, or what its technique gives."""
     source = Path(sys.modules[row.run.__module__].__file__ or "").read_bytes()
-    return cache_home() / "techniques" / f"{row.name}-{hashlib.sha256(source).hexdigest()[:12]}"
+    key = hashlib.sha256(source + f"{row.technique} {TABLE[row.technique].version}".encode())
+    return cache_home() / "techniques" / f"{row.name}-{key.hexdigest()[:12]}"
 
 
 def run(row: Row, seed: int) -> dict[str, Any]:
