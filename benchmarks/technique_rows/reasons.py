@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 REASONS: Mapping[str, str] = {
     "distil-hints": "the two can't be told apart: 2,000 held-out digits resolve about half a point.",
     "prune-unstructured": "the dense net that is trained as long gets better, too; cut in one go it loses as much.",
-    "deep-compression-lenet-300-100": "against the first training it loses half of that; the rest is what a dense net gains "
-    "by the same further epochs. A net of 11 % loses no less, and files of 35x need no fewer weights.",
-    "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, so that a teacher has nothing to win "
-    "back; at 2 bits it wins less than asked.",
+    "deep-compression-lenet-300-100": "against the first training it loses half of that; the rest is what a dense net "
+    "gains by the same further epochs.",
+    "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, so that a teacher has nothing to "
+    "win back; at 2 bits it wins less than asked.",
 }
