@@ -12,6 +12,6 @@ REASONS: Mapping[str, str] = {
     "prune-unstructured": "the dense net that is trained as long gets better, too; cut in one go it loses as much.",
     "deep-compression-lenet-300-100": "against the first training it loses half of that; the rest is what a dense net "
     "gains by the same further epochs.",
-    "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, so that a teacher has nothing to "
+    "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, and leaves a teacher nothing to "
     "win back; at 2 bits it wins less than asked.",
 }
