@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, task_loss, user_loader
+from edgebuild.techniques.learning import (
+    OPTIMISER,
+    Optimiser,
+    TrainingParameters,
+    array_loader,
+    learn,
+    task_loss,
+    user_loader,
+)
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ HARD_WEIGHT = 0.5
 class BinaryParameters(TrainingParameters):
     """What `binary-weights` can be told."""
 
-    optimiser: Literal["sgd", "adamw"] = Field(default="adamw", description="SGD with Nesterov's momentum, or AdamW.")
+    optimiser: Optimiser = Field(default="adamw", description=OPTIMISER)
     learning_rate: float = Field(default=0.002, gt=0, description="The highest learning rate.")
     temperature: float = Field(default=4.0, gt=0, description="The temperature at which classes are compared.")
     hard_weight: float | None = Field(

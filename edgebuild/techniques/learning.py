@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.techniques.torch_step import Parameters
@@ -26,13 +27,26 @@ HEADS = "early exits are trained together with the model; training it alone woul
 EPOCHS = 10
 
 
+def _known(optimiser: str) -> str:
+    if optimiser in ("sgd", "adamw") or re.fullmatch(r"[\w.]+:\w+", optimiser):
+        return optimiser
+    raise ValueError(f'takes "sgd", "adamw" or "module:function", not "{optimiser}"')
+
+
+Optimiser: TypeAlias = Annotated[str, AfterValidator(_known)]
+OPTIMISER = (
+    "`sgd` (with Nesterov's momentum), `adamw`, or `module:function(parameters)`, which makes a torch optimiser with a "
+    "learning rate of its own."
+)
+
+
 class TrainingParameters(Parameters):
     """What techniques that train can be told about it."""
 
     epochs: int | None = Field(default=None, ge=1, description=f"Passes over the training data; {EPOCHS} by default.")
     steps: int | None = Field(default=None, ge=1, description="Batches to learn from, in place of `epochs`.")
     batch_size: int = Field(default=64, ge=1, description="Samples per batch.")
-    optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with Nesterov's momentum, or AdamW.")
+    optimiser: Optimiser = Field(default="sgd", description=OPTIMISER)
     learning_rate: float = Field(default=0.02, gt=0, description="The highest learning rate.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="The momentum of SGD.")
     weight_decay: float = Field(default=0.0, ge=0, description="The weight decay.")
@@ -63,6 +77,8 @@ class TrainingParameters(Parameters):
     def plan(self, **changes: Any) -> TrainingPlan:
         """Return the plan of a run with these parameters."""
         own = {name: getattr(self, name) for name in TrainingPlan.model_fields if name in type(self).model_fields}
+        if ":" in self.optimiser:
+            del own["optimiser"]
         if self.epochs is None and self.steps is None:
             own["epochs"] = EPOCHS
         return TrainingPlan(**{**own, **changes})
@@ -75,7 +91,8 @@ class TrainingParameters(Parameters):
     @property
     def references(self) -> tuple[str, ...]:
         """The user's functions that training calls."""
-        return (self.augment,) if self.augment else ()
+        own = (self.augment, self.optimiser if ":" in self.optimiser else "")
+        return tuple(filter(None, own))
 
 
 def array_loader(work: Compression, parameters: TrainingParameters, *, views: int | None = None) -> ArrayLoader:
@@ -130,11 +147,13 @@ def learn(
     """Train a part of a technique's work; ``name`` keeps its checkpoint apart from those of other parts."""
     from edgebuild.training.loop import train
 
+    told = work.step.parameters.optimiser
     return train(
         module,
         plan,
         loader,
         loss,
+        optimiser=work.step.code.module_maker(told) if ":" in told else None,
         scratch=work.ctx.scratch / name,
         progress=work.ctx.progress,
         check=work.ctx.check,

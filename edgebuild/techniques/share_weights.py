@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Codebook
-from edgebuild.techniques.learning import HEADS, TrainingParameters, any_loader, learn, relearning_loss
+from edgebuild.techniques.learning import (
+    HEADS,
+    OPTIMISER,
+    Optimiser,
+    TrainingParameters,
+    any_loader,
+    learn,
+    relearning_loss,
+)
 from edgebuild.techniques.skipping import is_skipped
 from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
 
@@ -26,7 +34,7 @@ class ShareWeightsParameters(TrainingParameters):
     bits: int = Field(default=5, ge=1, le=8, description="A dense layer's weights take 2 to the power of this values.")
     conv_bits: int = Field(default=8, ge=1, le=8, description="The same for convolutions.")
     tune: bool = Field(default=True, description="Whether the values are trained afterwards.")
-    optimiser: Literal["sgd", "adamw"] = Field(default="adamw", description="AdamW, or SGD with Nesterov's momentum.")
+    optimiser: Optimiser = Field(default="adamw", description=OPTIMISER)
     learning_rate: float = Field(
         default=0.0005, gt=0, description="The highest learning rate: a value's gradient is the sum over its weights."
     )

@@ -61,6 +61,15 @@ def noisy(inputs: Any, draws: Draws) -> Any:
     return (image + 0.1 * draws.uniform(*image.shape[1:]),)
 
 
+def careful(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(parameters, lr=0.01)
+
+
+def not_an_optimiser(parameters: list[nn.Parameter]) -> tuple[()]:
+    del parameters
+    return ()
+
+
 def distilled(tmp_path: Path, animal: str = "residual", *, name: str = "out", **parameters: Any) -> Path:
     inputs = tmp_path / "inputs" / animal
     found = {n: inputs / n for n in ("model", "calibration")} | {"teacher": inputs / "model"}
@@ -86,6 +95,15 @@ def test_the_same_seed_gives_the_same_model_and_the_report_says_how_it_went(tmp_
     assert read_report(one).summary.startswith("6 steps of distillation; the loss went from ")
 
 
+def test_an_optimiser_of_ones_own_is_the_one_that_trains(tmp_path: Path) -> None:
+    usual, own = distilled(tmp_path), distilled(tmp_path, name="own", optimiser=f"{HERE}:careful")
+    assert (usual / stored.WEIGHTS_FILE).read_bytes() != (own / stored.WEIGHTS_FILE).read_bytes()
+    with pytest.raises(ModelError, match="The optimiser callable returned a tuple"):
+        distilled(tmp_path, name="none", optimiser=f"{HERE}:not_an_optimiser")
+    with pytest.raises(ValueError, match='takes "sgd", "adamw" or "module:function", not "adam"'):
+        DistilParameters(optimiser="adam")
+
+
 @pytest.mark.parametrize("animal", zoo.ZOO)
 def test_every_model_can_be_distilled_into_itself(tmp_path: Path, animal: str) -> None:
     rebuilt(distilled(tmp_path, animal, epochs=1), animal)
@@ -97,13 +115,14 @@ def test_every_model_can_be_distilled_into_itself(tmp_path: Path, animal: str) -
         {"match": ["standardised-l2"], "hard_weight": 0},
         {"match": ["standardised-l2"], "cache": False},
         {"augment": f"{HERE}:noisy", "views": 2},
+        {"optimiser": f"{HERE}:careful"},
         {"hint": ["one", "two"]},
         {"blocks": ["one", "two"], "block_epochs": 1},
         {"teachers": [f"{HERE}:twin"]},
         {"specialists": [f"{HERE}:expert"]},
         {"ema": 0.9, "optimiser": "adamw", "steps": 4, "epochs": None},
     ],
-    ids=["mimic", "mimic-live", "augment", "hint", "blocks", "ensemble", "specialist", "steps"],
+    ids=["mimic", "mimic-live", "augment", "optimiser", "hint", "blocks", "ensemble", "specialist", "steps"],
 )
 def test_each_way_of_teaching_trains(tmp_path: Path, parameters: dict[str, Any]) -> None:
     before = rebuilt(_model(tmp_path)).state_dict()
