@@ -12,8 +12,8 @@ REASONS: Mapping[str, str] = {
     "prune-unstructured": "the dense net that is trained as long gets better, too; cut in one go it loses as much.",
     "deep-compression-lenet-300-100": "against the first training it loses half of that; the rest is what a dense net "
     "gains by the same further epochs.",
-    "deep-compression-lenet-5": "the file answers better than the first training by a quarter of a point; a dense net that "
-    "is trained as long gains twice that.",
+    "deep-compression-lenet-5": "the file answers better than the first training by a quarter of a point; a dense net "
+    "that is trained as long gains twice that.",
     "resize": "no smaller image keeps this net within 2 points on validation data, nor does one with its head tuned: "
     "images of 28x28 have no detail to spare. The net stays as it is.",
     "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, and leaves a teacher nothing to "
