@@ -161,7 +161,7 @@ def _others(table: dict[str, Row], numbers: dict[str, Any]) -> list[str]:
     for name, results in numbers.items():
         claimed = {claim.key for claim in table[name].claims} | {"seconds", "cpu_seconds"}
         shown = []
-        for key in sorted(set(results[0]) - claimed):
+        for key in sorted(set.intersection(*map(set, results)) - claimed):
             values = [result[key]["value"] if isinstance(result[key], dict) else result[key] for result in results]
             if all(isinstance(value, int | float) for value in values):
                 shown.append(f"{key} {', '.join(f'{value:.4g}' for value in values)}")
