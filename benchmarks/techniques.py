@@ -24,7 +24,7 @@ from typing import Any
 
 import technique_rows
 from evidence import RESULTS, write_results
-from technique_rows.reasons import REASONS
+from technique_rows.reasons import NOTES, REASONS
 from technique_rows.rows import Finding, Row, judge
 
 from edgebuild.building.world import cache_home
@@ -115,6 +115,7 @@ def page(table: dict[str, Row]) -> None:
             lines.append(f"| {' | '.join([*first, *_cells(judge(claim, results))])} | {minutes} |")
     lines += ["", *_others(table, numbers)]
     lines += ["", *_misses(table, numbers)]
+    lines += [f"- {name}: {note}" for name, note in NOTES.items() if name in numbers]
     if unrun := [name for name in missing if name not in numbers]:
         lines += ["", f"Not run yet: {', '.join(unrun)}."]
     print(write_results("techniques", "What the techniques are worth", COMMAND, "\n".join(lines), {"rows": numbers}))

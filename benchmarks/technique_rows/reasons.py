@@ -19,3 +19,10 @@ REASONS: Mapping[str, str] = {
     "apprentice": "at 3 and 4 bits the net alone is as good as its float twin already, and leaves a teacher nothing to "
     "win back; at 2 bits it wins less than asked.",
 }
+
+#: What a reader must know of how a row came to be what it is.
+NOTES: Mapping[str, str] = {
+    "factorise": "with 6 epochs, as first run, it lost 1.20 points; 20 were taken since they paid on validation data.",
+    "substitute": "with 6 epochs, as first run, it lost 2.67 points; 20 were taken since they paid on validation data.",
+    "deep-compression-lenet-5": "at the learning rates of the other LeNet it diverged on one fold.",
+}
