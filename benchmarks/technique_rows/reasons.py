@@ -22,7 +22,9 @@ REASONS: Mapping[str, str] = {
 
 #: What a reader must know of how a row came to be what it is.
 NOTES: Mapping[str, str] = {
-    "factorise": "with 6 epochs, as first run, it lost 1.20 points; 20 were taken since they paid on validation data.",
-    "substitute": "with 6 epochs, as first run, it lost 2.67 points; 20 were taken since they paid on validation data.",
+    "factorise": "with 6 epochs, as first run, it lost 1.20 points; 20 followed, which paid on validation data.",
+    "substitute": "with 6 epochs, as first run, it lost 2.67 points; 20 followed, which paid on validation data.",
+    "apprentice": "run with version 1 of its step; version 2 changed masked layers and schemes A and B only.",
+    "resize": "partly run with version 1 of its step; version 2 changed data with unknown labels only.",
     "deep-compression-lenet-5": "at the learning rates of the other LeNet it diverged on one fold.",
 }
