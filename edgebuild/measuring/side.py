@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from edgebuild.measuring.session import Arm, Bench
 
 
+#: For so long is an artifact run while its memory is watched.
+MEMORY_S = 1.0
+
+
 def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
     """Measure peak memory in a launch of its own, once per session and arm."""
-    answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50})
+    answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50, "seconds": MEMORY_S})
     return Memory.model_validate(answer)
 
 

@@ -9,17 +9,19 @@ import os
 from pathlib import Path
 
 from edgebuild.backends.ort.host import OnnxRuntime
-from edgebuild.measuring import evaluate, protocols
+from edgebuild.measuring import evaluate, protocols, session, side
 
 SHORT = {
-    "warmup_min_s": 0.05,
-    "warmup_cap_s": 0.5,
-    "sample_s": 0.1,
+    "warmup_min_s": 0.02,
+    "warmup_cap_s": 0.02,
+    "sample_s": 0.05,
     "waiting_ratio": 1e9,
     "steal_ratio": 1.0,
 }
 protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
 protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 3, "max_launches": 3})
+session.ANCHOR_SAMPLE_S = 0.05
+side.MEMORY_S = 0.05
 evaluate.SILENCE_S = float(os.environ.get("TEST_SILENCE_S", evaluate.SILENCE_S))
 if "TEST_DEVICE_FILE" in os.environ:
     OnnxRuntime.device_file = Path(os.environ["TEST_DEVICE_FILE"])

@@ -189,11 +189,11 @@ class Bench:
 
     def warm_up(self, options: Fields) -> bool:
         """Run until two consecutive windows agree; False when the cap came first."""
-        start = time.monotonic()
+        start, window_s = time.monotonic(), min(options["warmup_window_s"], options["warmup_cap_s"])
         self.warmups += self.run(options["warmup_min_s"], int(options["warmup_min_inferences"]))
         last = 0.0
         while True:
-            count = self.run(options["warmup_window_s"], WINDOW_MIN_INFERENCES)
+            count = self.run(window_s, WINDOW_MIN_INFERENCES)
             self.warmups += count
             centre = self.centre(count)
             if last and abs(centre / last - 1.0) <= options["warmup_tolerance"]:
