@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 30
 #: Steps per turn: a second or so, so that what a run costs once is seen as the small thing it is.
-STEPS = {"dense": 400, "convolutional": 40}
+STEPS = {"dense": 1000, "convolutional": 120}
 BATCH = 64
 LIMIT = 0.05
 SAMPLES = 8192

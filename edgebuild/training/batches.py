@@ -135,15 +135,16 @@ class ArrayLoader:
     def rows(self, index: Any, epoch: int, number: int = 0) -> Batch:
         """Return the samples of ``index`` as epoch ``epoch`` shows them."""
 
+        numbers = torch.from_numpy(index)
+
         def pick(array: Any) -> torch.Tensor:
-            rows = array[torch.from_numpy(index)] if isinstance(array, torch.Tensor) else np.asarray(array[index])
-            return rows if isinstance(rows, torch.Tensor) else torch.from_numpy(rows)
+            return array[numbers] if isinstance(array, torch.Tensor) else torch.from_numpy(np.asarray(array[index]))
 
         inputs = _mapped(self.inputs, pick)
         if self.augment is not None:
             inputs = self.augment(inputs, Draws(self.seed, self.view_of(epoch), index))
         target = _mapped(self.target, pick)
-        return Batch(inputs=inputs, target=target, index=torch.from_numpy(index), epoch=epoch, number=number)
+        return Batch(inputs=inputs, target=target, index=numbers, epoch=epoch, number=number)
 
 
 @dataclass(frozen=True, kw_only=True)

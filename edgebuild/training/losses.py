@@ -6,6 +6,7 @@ Functions take logits or maps with axis 0 the samples (classes on axis 1) and re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -102,9 +103,11 @@ def same_shape(student: torch.Tensor, teacher: torch.Tensor) -> None:
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy over the samples (or pixels) whose class is known; 0 where none is."""
     classes = target.long()
-    known = (classes != UNKNOWN).sum()
-    total = functional.cross_entropy(logits, classes, ignore_index=UNKNOWN, reduction="sum")
-    return total / known.clamp(min=1)
+    loss = functional.cross_entropy(logits, classes, ignore_index=UNKNOWN)
+    # The mean over nothing is NaN. Counting the known ones of every batch would be felt by small nets.
+    if math.isnan(float(loss.detach())) and bool((classes == UNKNOWN).all()):
+        return logits.sum() * 0.0
+    return loss
 
 
 def known_l2(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -63,9 +64,12 @@ class Run:
         self.trained = [p for p in self.parts.parameters() if p.requires_grad]
         if not any(p.requires_grad for p in module.parameters()):
             raise ModelError("The model has no parameter to train: all are frozen.", hint="Set requires_grad on some.")
-        self.wrapped = fabric.setup_module(module)
+        wrapped = fabric.setup_module(module)
         self.optimiser = _make_optimiser(needs, self.trained)
-        self.stepper = fabric.setup_optimizers(self.optimiser)
+        # In one process and full precision Fabric hands all through, and small nets feel what its wrappers cost.
+        self.direct = fabric.world_size == 1 and needs.plan.precision == "32-true"
+        self.forward = module if self.direct else wrapped
+        self.stepper = self.optimiser if self.direct else fabric.setup_optimizers(self.optimiser)
         self.rates = [float(group["lr"]) for group in self.optimiser.param_groups]
         decay = needs.plan.ema
         self.average = {k: v.detach().clone() for k, v in module.state_dict().items()} if decay is not None else {}
@@ -74,7 +78,7 @@ class Run:
         self.statistics_before = [buffer.clone() for buffer in self.statistics]
         self.step = self.epoch = self.number = 0
         self.losses: list[float] = []
-        self.sum = torch.zeros((), dtype=torch.float64)
+        self.sum = 0.0
         self.resumed_at: int | None = None
         self.seconds = 0.0
         self._started = self._told = time.monotonic()
@@ -99,11 +103,14 @@ class Run:
         if self.statistics:
             torch._foreach_copy_(self.statistics_before, self.statistics)
         loss = self._loss(batch)
-        value = self._mean(loss)
-        if not bool(torch.isfinite(value)):
-            self._diverged(batch, f"The loss became {float(value)}")
+        value = float(self._mean(loss))
+        if not math.isfinite(value):
+            self._diverged(batch, f"The loss became {value}")
         self.optimiser.zero_grad(set_to_none=True)
-        fabric.backward(loss)
+        if self.direct:
+            torch.autograd.backward(loss)
+        else:
+            fabric.backward(loss)
         self._share_loss_gradients()
         if plan.clip is not None:
             fabric.strategy.precision.unscale_gradients(self.stepper)
@@ -113,8 +120,9 @@ class Run:
         self.stepper.step()
         self.step += 1
         self.number += 1
-        self.sum += value.double().cpu()
-        self._after_step()
+        self.sum += value
+        if self.needs.after_step or self.average:
+            self._after_step()
 
     def _own(self, batch: Batch) -> Batch:
         """Return this process's share of a batch, on its device."""
@@ -132,7 +140,7 @@ class Run:
     def _loss(self, batch: Batch) -> torch.Tensor:
         where = f"epoch {self.epoch + 1}, batch {self.number + 1}"
         try:
-            outputs = call_on(self.wrapped, batch.inputs)
+            outputs = call_on(self.forward, batch.inputs)
         except Exception as error:
             layer = failing_layer(error, self.module)
             if len(batch) == 1 and "more than 1 value per channel" in str(error):
@@ -157,7 +165,8 @@ class Run:
             got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
             got = "a number that depends on no trained weight" if getattr(loss, "shape", None) == () else got
             raise ModelError(f"The loss returned {got} ({where}).", hint="It must return one differentiable number.")
-        return loss.reshape(())
+        # A view would be one more node to go back through.
+        return loss if loss.ndim == 0 else loss.reshape(())
 
     def _mean(self, loss: torch.Tensor) -> torch.Tensor:
         value = loss.detach()
@@ -195,8 +204,8 @@ class Run:
 
     def end_epoch(self) -> None:
         """Count the epoch."""
-        self.losses.append(float(self.sum) / self.number)
-        self.sum.zero_()
+        self.losses.append(self.sum / self.number)
+        self.sum = 0.0
         self.epoch, self.number = self.epoch + 1, 0
 
     def tell(self, advance: Callable[[float, str], None]) -> None:
@@ -205,7 +214,7 @@ class Run:
         now = time.monotonic()
         if now - self._told >= TELL_S or self.step == self.total:
             of = "" if self.needs.plan.epochs is None else f"/{self.needs.plan.epochs}"
-            advance(float(self._untold), f"epoch {self.epoch + 1}{of}, loss {float(self.sum) / self.number:.4g}")
+            advance(float(self._untold), f"epoch {self.epoch + 1}{of}, loss {self.sum / self.number:.4g}")
             self._told, self._untold = now, 0
 
     def _diverged(self, batch: Batch, what: str) -> NoReturn:
