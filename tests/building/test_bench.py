@@ -19,7 +19,7 @@ from tests.cli.example import write_project
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHORT = {"warmup_min_s": 0.05, "warmup_cap_s": 0.2, "sample_s": 0.05, "launches": 2, "max_launches": 2}
+SHORT = {"warmup_min_s": 0.02, "warmup_cap_s": 0.02, "sample_s": 0.05, "launches": 2, "max_launches": 2}
 #: A busy machine must not fail a test of behaviour.
 PATIENT = {"waiting_ratio": 1e9, "steal_ratio": 1.0}
 #: Stands for a Jetson's, and for the sudo that others than root call it by: the clocks are a file.

@@ -98,25 +98,6 @@ def test_a_board_that_is_not_its_target_is_refused(board: Board, inventory: Path
     assert not inventory.exists()
 
 
-def test_a_build_on_a_board_is_the_build_of_this_machine(
-    board: Board, inventory: Path, tmp_path: Path, project: Path
-) -> None:
-    from edgebuild.devices.ssh_connection import fingerprint
-
-    known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
-    added = run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path)
-    assert added.code == 0, added
-    built = run("build", "--device", "bench", cwd=project)
-    assert built.code == 0, built
-    assert "ssh-bench" in next((project / ".edgebuild" / "builds").glob("*/build.json")).read_text()
-    assert (tmp_path / "board" / "blobs").is_dir()
-    assert not list((tmp_path / "board" / "work").glob("*"))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "board" / "blobs").iterdir()}
-    again = run("build", "--device", "bench", "--remeasure", cwd=project)
-    assert again.code == 0, again
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "board" / "blobs").iterdir()}
-
-
 def test_a_bench_on_a_board_needs_no_project(
     board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +112,7 @@ def test_a_bench_on_a_board_needs_no_project(
 def test_several_targets_are_each_built_where_they_are(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
+    """One is this machine, the other a board: a build there is as one here, and its files are sent once."""
     from edgebuild.devices.ssh_connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
@@ -147,6 +129,15 @@ def test_several_targets_are_each_built_where_they_are(
     shared = [[s["key"] for s in record["steps"] if s["kind"] == "freeze-model"] for record in records]
     assert kinds
     assert shared[0] == shared[1]
+
+    blobs, work = tmp_path / "board" / "blobs", tmp_path / "board" / "work"
+    before = {path: path.stat().st_mtime_ns for path in blobs.iterdir()}
+    assert before
+    assert not list(work.glob("*"))
+    again = run("build", "--target", "second", "--remeasure", cwd=project)
+    assert again.code == 0, again
+    assert before == {path: path.stat().st_mtime_ns for path in blobs.iterdir()}
+    assert not list(work.glob("*"))
 
 
 def test_an_unknown_device_and_one_of_another_target_are_said(inventory: Path, project: Path) -> None:

@@ -71,7 +71,7 @@ def slow_model() -> onnx.ModelProto:
     """A model of a few tens of milliseconds, so that its evaluation can be caught while it runs."""
     generator = np.random.default_rng(0)
     weights: dict[str, NDArray[Any]] = {
-        "repeats": np.array([1, 1, 56, 56], dtype=np.int64),
+        "repeats": np.array([1, 1, 40, 40], dtype=np.int64),
         "w": (generator.standard_normal((16, 1, 3, 3)) / 3).astype(np.float32),
         "v": (generator.standard_normal((16, 16, 3, 3)) / 12).astype(np.float32),
         "u": (generator.standard_normal((16, 4))).astype(np.float32),
@@ -170,11 +170,11 @@ def test_a_killed_runner(slow: Path) -> None:
 
 def test_a_runner_that_hangs(slow: Path) -> None:
     before = stored(slow / ".edgebuild" / "store")
-    with started("build", cwd=slow, env={"TEST_SILENCE_S": "10"}) as process:
+    with started("build", cwd=slow, env={"TEST_SILENCE_S": "5"}) as process:
         os.kill(waiting_runner(slow, process), signal.SIGSTOP)
         ended = finished(process)
     assert told(ended.err) == (
-        f"edgebuild: The runner on local-{socket.gethostname()} (evaluate) said nothing for 10 s and was stopped.\n"
+        f"edgebuild: The runner on local-{socket.gethostname()} (evaluate) said nothing for 5 s and was stopped.\n"
         "  how to fix it: Try again; `edgebuild doctor` checks the device."
     )
     assert ended.code == 5

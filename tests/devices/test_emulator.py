@@ -110,6 +110,7 @@ def test_the_system_is_left_as_it_was(emulator: Emulator) -> None:
     assert recipe.VERSION == 1
 
 
+@pytest.mark.proof
 def test_a_tiny_build_is_marked_and_undecided(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from tests.cli.example import DATA, SHAPE, Ended, record, run, toml, write_quick
-from tests.integration.test_recipes import MODEL, answers, weights
+from tests.cli.example import Ended, record, run
+from tests.integration.torch_project import weights, write_torch_project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,27 +24,11 @@ steps = [{ technique = "share-weights", bits = 6, tune = false }]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    folder = tmp_path_factory.mktemp("packed") / "project"
-    folder.mkdir()
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(2)
     # As large as they were, and without zeros: as it is, this model doesn't shrink.
     w = {name: generator.standard_normal(value.shape).astype(np.float32) / 5 for name, value in weights().items()}
-    w["5.bias"] = -answers(generator.standard_normal((500, *SHAPE)).astype(np.float32), w).mean(axis=0)
-    save_file(w, folder / "weights.safetensors")
-    tables = {
-        "model": 'factory = "net:make"\nweights = "weights.safetensors"\noutputs = ["logits"]',
-        "budget": "points = 10",
-        "limits": f"file_size_mb = {LIMIT_MB}",
-    }
-    (folder / "edgebuild.toml").write_text(toml(tables) + RECIPE)
-    (folder / "net.py").write_text(MODEL)
-    (folder / "data.py").write_text(DATA)
-    for split, count in (("calibration", 64), ("validation", 200), ("test", 201)):
-        images = generator.standard_normal((count, *SHAPE)).astype(np.float32)
-        labels = (answers(images, w) + w["5.bias"]).argmax(axis=1)
-        with (folder / f"{split}_arrays").open("wb") as file:
-            np.savez(file, image=images, label=labels)
-    write_quick(folder)
+    tables = {"budget": "points = 10", "limits": f"file_size_mb = {LIMIT_MB}"}
+    folder = write_torch_project(tmp_path_factory.mktemp("packed") / "project", w, tables, RECIPE)
     return folder, run("build", cwd=folder)
 
 

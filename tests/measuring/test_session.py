@@ -36,8 +36,8 @@ QUICK = Protocol(
     launches=2,
     max_launches=2,
     sample_s=0.05,
-    warmup_min_s=0.05,
-    warmup_cap_s=0.2,
+    warmup_min_s=0.02,
+    warmup_cap_s=0.02,
     waiting_ratio=1e9,
     steal_ratio=1.0,
 )

@@ -1,0 +1,15 @@
+"""What all tests have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgebuild.measuring import session, side
+
+
+@pytest.fixture(autouse=True)
+def brief_measuring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of behaviour don't wait for figures that nobody reads; proofs measure as a build does."""
+    if request.node.get_closest_marker("proof") is None:
+        monkeypatch.setattr(session, "ANCHOR_SAMPLE_S", 0.05)
+        monkeypatch.setattr(side, "MEMORY_S", 0.05)
