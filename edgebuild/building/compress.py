@@ -9,8 +9,9 @@ from edgebuild.building.exits import cut_exits
 from edgebuild.building.layer_times import time_layers, timing_candidate
 from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
+from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
-from edgebuild.errors import EnvironmentGap, ModelError, StoreError
+from edgebuild.errors import ConfigError, EnvironmentGap, ModelError, StoreError
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.models.stored import UserCode, read_model
 from edgebuild.models.stored_steps import ExportStored, StoreOriginal
@@ -71,10 +72,25 @@ def planned_recipes(project: Project, options: Options, frames: int) -> tuple[Re
     if not tables:
         return ()
     techniques = compression_techniques()
-    return tuple(
+    recipes = tuple(
         Recipe(name=table.name, steps=tuple(_planned(kind, p, frames) for kind, p in _typed(table, techniques)))
         for table in tables
     )
+    _check_references(recipes, project)
+    return recipes
+
+
+def _check_references(recipes: tuple[Recipe, ...], project: Project) -> None:
+    """Raise ``ConfigError`` for functions that the project doesn't have: before hours of training, not after."""
+    problems = [
+        f"{step.technique} of recipe {recipe.name}: {problem}"
+        for recipe in recipes
+        for step in recipe.steps
+        for reference in step.needs.references
+        if (problem := reference_problem(reference, project.folder)) is not None
+    ]
+    if problems:
+        raise ConfigError("[[recipes]]", tuple(problems), hint="A function is named as module:function.")
 
 
 def _typed(table: RecipeTable, techniques: Mapping[str, type[TorchStep]]) -> list[tuple[type[TorchStep], Any]]:

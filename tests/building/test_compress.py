@@ -140,6 +140,20 @@ def test_recipes_that_were_not_checked_when_loaded_are_checked_when_planned(tmp_
     assert [step.learns for step in recipe.steps] == [0]
 
 
+def test_functions_that_the_project_does_not_have_are_all_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def make(): ...\ndef student(): ...\n")
+    steps = [
+        {"technique": "distil", "student": "net:studnet", "epochs": 1},
+        {"technique": "distil", "augment": "nte:flip", "epochs": 1},
+    ]
+    with pytest.raises(ConfigError) as raised:
+        planned_recipes(project(tmp_path, recipes=[{"name": "a", "steps": steps}]), Options(), 0)
+    first, second = raised.value.problems
+    assert first.startswith('distil of recipe a: "net:studnet": there is no "studnet" in ')
+    assert first.endswith('did you mean "student"?')
+    assert second.startswith('distil of recipe a: "nte:flip": there is no module "nte"')
+
+
 #: What a step is told, and how many samples it learns from where an epoch has 100.
 LEARNS = (
     ({"technique": "distil", "epochs": 3}, 300),
@@ -150,7 +164,7 @@ LEARNS = (
     ({"technique": "prune-unstructured", "epochs": 2}, 200),
     ({"technique": "prune-unstructured", "epochs": 2, "cuts": "iterative", "rounds": 3}, 600),
     ({"technique": "substitute", "epochs": 2, "block_epochs": 1}, 300),
-    ({"technique": "substitute", "epochs": 2, "backbones": ["a:b", "a:c"]}, 400),
+    ({"technique": "substitute", "epochs": 2, "backbones": ["json:loads", "json:load"]}, 400),
     ({"technique": "share-weights", "tune": False}, 0),
 )
 

@@ -85,6 +85,11 @@ def test_a_layer_that_would_not_get_cheaper_stays_with_the_reason(tmp_path: Path
     assert {layer.layer for layer in report.layers if not layer.reason} == {"5"}
 
 
+def test_a_layer_to_skip_that_the_model_does_not_have_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='`skip` names "7", which fits no layer'):
+        run(low_rank, tmp_path, skip=("0", "7"))
+
+
 def test_nothing_gets_cheaper_is_a_refusal(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="makes no layer of the model cheaper"):
         run(low_rank, tmp_path, skip=("*",))
