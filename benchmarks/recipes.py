@@ -248,7 +248,8 @@ def page(record: BuildRecord, rows: Sequence[Row], numbers: Sequence[dict[str, A
     lines += ["", "## What each recipe did", ""]
     for name in dict.fromkeys(row.recipe for row in rows if row.recipe):
         best = next(row.best for row in rows if row.recipe == name)
-        lines += [f"**{name}**", "", *(f"- {note}" for note in best.notes if not note.startswith("screened")), ""]
+        notes = [note for note in best.notes if not note.startswith("screened")] or [best.reason]
+        lines += [f"**{name}**", "", *(f"- {note}" for note in notes), ""]
     built = examples.section(record).partition("\n")[2].strip()
     return "\n".join([*lines, "## The build", "", built])
 

@@ -314,12 +314,11 @@ def _make_optimiser(needs: Needs, parameters: list[nn.Parameter]) -> torch.optim
         if not isinstance(made, torch.optim.Optimizer):
             raise ModelError(f"The optimiser callable returned a {type(made).__name__}, not a torch.optim.Optimizer.")
         return made
+    # A CPU's weights are stepped one by one from Python unless this is said: the same bits, more time in small nets.
+    common: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay, "foreach": True}
     if plan.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    nesterov = plan.momentum > 0
-    return torch.optim.SGD(
-        parameters, lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov
-    )
+        return torch.optim.AdamW(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=plan.momentum, nesterov=plan.momentum > 0, **common)
 
 
 def train_mode(module: nn.Module) -> None:
