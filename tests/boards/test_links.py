@@ -70,6 +70,7 @@ def large(folder: Path) -> Path:
     return made
 
 
+@pytest.mark.proof
 def test_a_session_over_a_link_of_100_ms_is_a_valid_record(board: Board, link: Link, tmp_path: Path) -> None:
     """100 ms there and back. The board takes the times itself: the link's delay is in no sample."""
     ort = backends()["onnxruntime"]
