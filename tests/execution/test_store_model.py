@@ -26,6 +26,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = Store.open(self.folder / "store")
         self.kept: dict[str, bytes] = {}
+        #: Entries whose content was damaged, which nobody has noticed yet.
+        self.torn: dict[str, bytes] = {}
         self.used: set[str] = set()
 
     def teardown(self) -> None:
@@ -38,13 +40,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(name=NAMES, data=DATA)
     def commit(self, name: str, data: bytes) -> None:
         commit(self.store, name, data)
+        self.torn.pop(name, None)
         self.kept.setdefault(name, data)
+        # The same content is whole again, and so is every entry that names it.
+        for other in [other for other, content in self.torn.items() if content == data]:
+            del self.torn[other]
+            if self.store.layout.entry(key(other)).exists():
+                self.kept[other] = data
         self.used.add(name)
 
     @rule(name=NAMES)
     def lookup(self, name: str) -> None:
         found = self.store.lookup(key(name))
         self.used.add(name)
+        self.torn.pop(name, None)
         assert (contents(found.path) if found else None) == ({"data": self.kept[name]} if name in self.kept else None)
 
     @rule()
@@ -57,12 +66,14 @@ class StoreMachine(RuleBasedStateMachine):
     def damage_content(self, name: str) -> None:
         found = self.store.lookup(key(name))
         self.used.add(name)
+        self.torn.pop(name, None)
         if found is None or not self.kept[name]:
             return
         blob = self.store.layout.blob(found.files[0].sha256)
         blob.chmod(0o644)
         blob.write_bytes(b"?" * len(self.kept[name]))
-        self.kept = {other: data for other, data in self.kept.items() if data != self.kept[name]}
+        self.torn |= {other: data for other, data in self.kept.items() if data == self.kept[name]}
+        self.kept = {other: data for other, data in self.kept.items() if other not in self.torn}
 
     @rule(name=NAMES)
     def damage_manifest(self, name: str) -> None:
