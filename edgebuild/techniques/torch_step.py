@@ -157,11 +157,12 @@ class TorchStep:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step`` and the module."""
+        from edgebuild.models.interpreter import layers
         from edgebuild.techniques.compression import Compression
         from edgebuild.techniques.skipping import require_layers
 
         work = Compression.open(self, inputs, ctx)
-        require_layers((name for name, _ in work.module.named_modules()), getattr(self.parameters, "skip", ()))
+        require_layers((name for name, _ in layers(work.module)), getattr(self.parameters, "skip", ()))
         summary = self.compress(work)
         ctx.check()
         work.store(out_dir, with_onnx="structure" in self.changes or "heads" in self.changes)

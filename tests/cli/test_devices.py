@@ -112,7 +112,7 @@ def test_a_bench_on_a_board_needs_no_project(
 def test_several_targets_are_each_built_where_they_are(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
-    """One is this machine, the other a board: a build there is as one here, and leaves only files to be used again."""
+    """One is this machine, the other a board: a build there is as one here, and its files are sent once."""
     from edgebuild.devices.ssh_connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
@@ -130,8 +130,14 @@ def test_several_targets_are_each_built_where_they_are(
     assert kinds
     assert shared[0] == shared[1]
 
-    assert any((tmp_path / "board" / "blobs").iterdir())
-    assert not list((tmp_path / "board" / "work").glob("*"))
+    blobs, work = tmp_path / "board" / "blobs", tmp_path / "board" / "work"
+    before = {path: path.stat().st_mtime_ns for path in blobs.iterdir()}
+    assert before
+    assert not list(work.glob("*"))
+    again = run("build", "--target", "second", "--device", "bench", "--remeasure", cwd=project)
+    assert again.code == 0, again
+    assert before == {path: path.stat().st_mtime_ns for path in blobs.iterdir()}
+    assert not list(work.glob("*"))
 
 
 def test_an_unknown_device_and_one_of_another_target_are_said(inventory: Path, project: Path) -> None:
