@@ -57,7 +57,7 @@ ODD: tuple[Any, ...] = (
 
 def damaged(data: bytes, seed: int) -> bytes:
     """Return ``data`` with one to three damages: flipped, lost, doubled, moved, made-up or edge-valued bytes."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     out = bytearray(data)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         at = chance.randrange(len(out) + 1)
@@ -82,7 +82,7 @@ def damaged(data: bytes, seed: int) -> bytes:
 
 def flipped(data: bytes, seed: int) -> bytes:
     """Return ``data`` with exactly one bit flipped."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     out = bytearray(data)
     out[chance.randrange(len(out))] ^= 1 << chance.randrange(8)
     return bytes(out)
@@ -90,7 +90,7 @@ def flipped(data: bytes, seed: int) -> bytes:
 
 def altered(value: Any, seed: int) -> Any:
     """Return a JSON value with one to three alterations somewhere in it: fields lost, added, or of another kind."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     holder = [copy.deepcopy(value)]
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         where, key = chance.choice(_spots(holder))
