@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.devices.address import SshAddress
+from tests import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgebuild.devices.ssh import SshDevice
 
 PREFIX = "ebt"
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+SSHD = needs.where("sshd") or "sshd"
 DISK_BYTES = 96 << 20
 CONFIG = """
 Port 22
@@ -57,13 +58,16 @@ def missing() -> str:
     """Return why boards can't exist on this machine, or nothing."""
     if sys.platform != "linux" or os.getuid() != 0:
         return "boards are network namespaces, which need Linux and root"
-    for program, package in ((SSHD, "openssh-server"), ("ip", "iproute2"), ("tc", "iproute2"), ("mount", "mount")):
-        if shutil.which(program) is None:
-            return f"boards need {Path(program).name} (Debian: {package})"
-    try:
-        import asyncssh  # noqa: F401
-    except ImportError:
-        return "boards need the extra ssh (asyncssh)"
+    packages = {
+        "sshd": "openssh-server",
+        "ssh-keygen": "openssh-client",
+        "ip": "iproute2",
+        "tc": "iproute2",
+        "mount": "mount",
+    }
+    programs = [needs.program(name, package) for name, package in packages.items()]
+    if lacking := needs.reason(*programs, needs.module("asyncssh", "asyncssh")):
+        return lacking
     name = f"{PREFIX}-{os.getpid()}-try"
     try:
         command("ip", "netns", "add", name)
@@ -240,12 +244,6 @@ class Board:
         shutil.rmtree(self.root / "edgebuild", ignore_errors=True)
 
 
-def python38() -> str:
-    """A Python of the oldest kind that a board may have, else this one."""
-    found = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python"))
-    return str(found[-1]) if found else shutil.which("python3.8") or sys.executable
-
-
 @contextlib.contextmanager
 def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
     """Yield boards on one switch; the last has Python 3.8. Nothing is left at the end."""
@@ -267,7 +265,8 @@ def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
             made.append(board)
             _wire(board, bridge, folder)
             board.start()
-        made[-1].python = python38()
+        # The oldest that a board may have, else this one.
+        made[-1].python = needs.python("3.8") or sys.executable
         yield made
     finally:
         for board in made:

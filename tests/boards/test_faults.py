@@ -18,6 +18,7 @@ from edgebuild.devices.client import MAX_TOTAL_BYTES, RunnerClient
 from edgebuild.devices.probe import read_probe
 from edgebuild.devices.transport import MAX_LINE_BYTES
 from edgebuild.errors import DeviceError
+from tests import needs
 
 if TYPE_CHECKING:
     from .rig import Board
@@ -67,7 +68,7 @@ def test_three_boards_answer_and_one_has_an_old_python(boards: list[Board], tmp_
         usable(board, tmp_path)
     old = read_probe(RunnerClient(boards[-1].device(), {"quick": backend(tmp_path, QUICK)}))
     if boards[-1].python == sys.executable:
-        pytest.skip("there is no Python 3.8 on this machine")
+        needs.skip_without(needs.python_need("3.8"))
     assert old["python"].startswith("3.8.")
 
 

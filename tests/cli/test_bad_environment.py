@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 from .example import (
     PIPES,
     Ended,
@@ -110,14 +112,7 @@ def test_a_damaged_result_is_made_again_and_explained(built: Path) -> None:
 # Disks, for real: a file system of its own in a mount namespace, where the machine allows that
 
 
-def namespaces_allowed() -> bool:
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-needs_namespaces = pytest.mark.skipif(not namespaces_allowed(), reason="needs a mount namespace of its own")
+needs_namespaces = pytest.mark.skipif(bool(needs.no_namespaces()), reason=needs.no_namespaces())
 
 
 def run_mounted(mount: str, *args: str, cwd: Path, after: str = "true") -> Ended:

@@ -10,12 +10,15 @@ import onnx
 import pytest
 from onnx import helper
 
+from tests import needs
+
 from .example import CLASSES, SHAPE, classifier_weights, model_of, newest, record, refused, run, toml
 
 # Found, not imported: importing it switches protobuf to its slow form, here and in every process started later.
+needs.skip_without(needs.module("onnxruntime_extensions", "onnxruntime-extensions"))
 _SPEC = importlib.util.find_spec("onnxruntime_extensions")
-if _SPEC is None or _SPEC.origin is None:
-    pytest.skip("onnxruntime-extensions is not installed", allow_module_level=True)
+assert _SPEC is not None
+assert _SPEC.origin is not None
 (LIBRARY,) = Path(_SPEC.origin).parent.glob("_extensions_pydll*.so")
 
 DOMAIN = "ai.onnx.contrib"

@@ -17,7 +17,6 @@ from tests.devices.wheels import make_wheel
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("asyncssh")
 pytestmark = needs_sshd
 __all__ = ["board"]  # the fixture
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,15 +15,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.devices.address import SshAddress
+from tests import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgebuild.devices.ssh import SshDevice
 
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+SSHD = needs.where("sshd") or "sshd"
 #: For ``pytestmark`` of the tests that need it.
-needs_sshd = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd on this machine (Debian: openssh-server)")
+needs_sshd = needs.marked(
+    needs.program("sshd", "openssh-server"),
+    needs.program("ssh-keygen", "openssh-client"),
+    needs.program("pgrep", "procps"),
+    needs.module("asyncssh", "asyncssh"),
+)
 CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1

@@ -17,7 +17,6 @@ from tests.devices.sshd import Board, board, needs_sshd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest.importorskip("asyncssh")
 pytestmark = needs_sshd
 __all__ = ["board"]  # the fixture
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import py_compile
-import shutil
 import subprocess
 import sys
 import time
@@ -23,17 +22,15 @@ from edgebuild.devices.runner.energy import find_sensor
 from edgebuild.devices.runner.environment import BOUNDS, Snapshot, compare, page_cache
 from edgebuild.devices.runner.machine import Machine
 from edgebuild.errors import DeviceError, UsageError
+from tests import needs
 
 FILES = {backend.name: backend.device_file for backend in TABLE}
 
 
 def python38() -> str:
     """Return a real Python 3.8, or skip."""
-    found = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python"))
-    path = str(found[-1]) if found else shutil.which("python3.8")
-    if path is None:
-        pytest.skip("there is no Python 3.8 on this machine")
-    return path
+    needs.skip_without(needs.python_need("3.8"))
+    return str(needs.python("3.8"))
 
 
 def client(root: Path, python: str = sys.executable) -> RunnerClient:

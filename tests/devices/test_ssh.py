@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edgebuild.devices.ssh import SshDevice
 
-pytest.importorskip("asyncssh")
 __all__ = ["board"]  # the fixture
 pytestmark = needs_sshd
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edgebuild.catalogue.callables import load_callable
 from edgebuild.catalogue.project import load_project
 from edgebuild.errors import DataError, EnvironmentGap
+from tests import needs
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -38,7 +39,8 @@ def sound_folder(project: dict[str, ModuleType]) -> Path:
     try:
         folder: Path = project["sounds"].folder()
     except EnvironmentGap as gap:
-        pytest.skip(f"neither a cache of the sounds nor a network: {gap.message}")
+        needs.skip_without(needs.Need("silero-vad's sounds", "apt", " ".join(project["sounds"].PACKAGES)))
+        raise gap
     return folder
 
 
@@ -105,8 +107,8 @@ def test_steps_carry_the_context_that_silero_gives_them(project: dict[str, Modul
 def test_silero_itself_agrees(project: dict[str, ModuleType]) -> None:
     """The same scores as the package's own loop over the same file."""
     import onnxruntime
+    import torch
 
-    torch = pytest.importorskip("torch")
     data = project["data"]
     audio = np.random.default_rng(0).standard_normal(512 * 20).astype(np.float32) * 0.1
     session = data._reference_session(onnxruntime)

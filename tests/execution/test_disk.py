@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edgebuild.errors import StoreError
 from edgebuild.execution.disk import disk_errors, write_atomically
+from tests import needs
 
 from .example import python
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def namespaces_allowed() -> bool:
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 IN_NAMESPACE = """
@@ -105,7 +98,7 @@ print("as it should be")
 )
 
 
-@pytest.mark.skipif(not namespaces_allowed(), reason="this machine allows no mount namespaces")
+@pytest.mark.skipif(bool(needs.no_namespaces()), reason=needs.no_namespaces())
 @pytest.mark.parametrize("script", [FULL, READ_ONLY], ids=["full", "read-only"])
 def test_a_disk_that_refuses_leaves_the_store_as_it_was(tmp_path: Path, script: str) -> None:
     child = python(script, tmp_path)

@@ -25,6 +25,7 @@ from edgebuild.models.onnx_files import (
     shipped_contract,
     simplify,
 )
+from tests import needs
 from tests.models import nets
 
 if TYPE_CHECKING:
@@ -323,9 +324,10 @@ class TestFreezing:
 
 
 def installed(package: str, inside: str) -> Path:
+    needs.skip_without(needs.module(package, package.replace("_", "-")))
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"{package} is not installed")
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations))) / inside
 
 

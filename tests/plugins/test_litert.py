@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -21,13 +22,15 @@ from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ModelError
 from edgebuild.testing.backends import check_backend
+from tests import needs
 from tests.backends.nets import FP16, FP32, model
 from tests.cli.example import record, run, write_project
 
 if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend
 
-interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+needs.skip_without(needs.module("ai_edge_litert", "ai-edge-litert"))
+interpreter = importlib.import_module("ai_edge_litert.interpreter")
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "litert"
 DOCS = PLUGIN.parents[2] / "docs" / "extending.md"

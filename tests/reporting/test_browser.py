@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.reporting.html import render
+from tests import needs
 
 from . import browser_check, sample_record
 from .test_html import VARIANTS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.skipif(browser_check.chromium() is None, reason="chromium isn't installed"),
+    needs.marked(None if browser_check.chromium() else needs.program("chromium", "chromium")),
 ]
 
 

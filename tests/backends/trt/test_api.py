@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import tomllib
 import types
@@ -16,6 +15,7 @@ import pytest
 
 from edgebuild.backends.trt import device, gate
 from edgebuild.backends.trt.device import engine
+from tests import needs
 from tests.backends.trt.api_look import arguments, miscounted, missing
 from tests.backends.trt.api_names import ASKED_FOR, calls, used
 
@@ -149,7 +149,7 @@ def test_signatures_are_read() -> None:
     assert arguments(text) == (1, 2)
 
 
-@pytest.mark.skipif(gate.installed() is None, reason="TensorRT-RTX is not installed")
+@needs.marked(needs.module(gate.PACKAGE, gate.DISTRIBUTION))
 def test_the_rtx_bindings_have_what_is_used() -> None:
     module = importlib.import_module(gate.PACKAGE)
     assert set(missing(module, used())) <= ASKED_FOR
@@ -199,8 +199,5 @@ def bindings_8_5() -> Path:
 
 def python_3_10() -> str:
     """The only Python that has wheels of it."""
-    places = [shutil.which("python3.10"), *map(str, sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10")))]
-    for place in filter(None, places):
-        if subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
-            return place
-    pytest.skip("there is no Python 3.10")
+    needs.skip_without(needs.python_need("3.10"))
+    return str(needs.python("3.10"))

@@ -11,6 +11,7 @@ import pytest
 
 from edgebuild.backends.trt import device, gate
 from edgebuild.backends.trt.device import engine
+from tests import needs
 from tests.backends.nets import conv_net
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def rtx(monkeypatch: pytest.MonkeyPatch) -> Any:
     """TensorRT-RTX's bindings in TensorRT's place."""
-    if gate.installed() is None:
-        pytest.skip("TensorRT-RTX is not installed")
+    needs.skip_without(needs.module(gate.PACKAGE, gate.DISTRIBUTION))
     module = importlib.import_module(gate.PACKAGE)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     return module

@@ -29,10 +29,11 @@ from edgebuild.backends.trt.host import (
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
 from edgebuild.errors import ModelError, UsageError
+from tests import needs
 from tests.backends.nets import FP32, conv_net
 from tests.backends.trt.test_typed import quantised
 
-needs_rtx = pytest.mark.skipif(gating.installed() is None, reason="TensorRT-RTX is not installed")
+needs_rtx = needs.marked(needs.module(gating.PACKAGE, gating.DISTRIBUTION))
 COMPUTE = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
 SCHEME = Int8Scheme(activations="int8", symmetric_activations=True)
 INT8 = Precision(kind="int8", scheme=SCHEME, quantiser="edgebuild")
