@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from evidence import write_results
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, prepare, race, raced, world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
@@ -84,7 +85,7 @@ def _row(
     arms, sqnr = [], None
     for label, model, precision in (("int8", quantised, INT8), ("fp32", common.frozen, Precision(kind="fp32"))):
         backend = w.backends[runtime]
-        step = backend.compile_step(precision=precision, contract=common.contract, client=w.client)
+        step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
         compiled = w.run(step, {"model": model}, label=f"compile {label} for {runtime}")
         artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
         artifact = artifact.with_settings(backend.default_settings(1))

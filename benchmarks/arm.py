@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from evidence import RESULTS, write_results
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt.typed import to_half
 from edgebuild.building import candidates, emulated, places, prepare, world
 from edgebuild.building.world import Options
@@ -86,7 +87,9 @@ def half(name: str, target: str) -> Seen:
         folder.mkdir(exist_ok=True)
         onnx.save(model, str(folder / "model.onnx"))
         precision = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
-        step = at.backends["onnxruntime"].compile_step(precision=precision, contract=common.contract, client=at.client)
+        step = at.backends["onnxruntime"].compile_step(
+            CompileRequest(precision=precision, contract=common.contract, client=at.client)
+        )
         try:
             compiled = at.run(step, {"model": folder}, label=f"compile {name} in fp16")
         except ModelError as error:

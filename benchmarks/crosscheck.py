@@ -23,6 +23,7 @@ import numpy as np
 from evidence import write_results
 from quantisers import ARMS, NETS, RUNTIMES, project_folder
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, prepare, world
 from edgebuild.building.crosscheck import SAMPLE_FRAMES, SAMPLE_STEPS, cross_check
 from edgebuild.building.crosscheck_steps import TakeFrames
@@ -112,7 +113,7 @@ def check(
         settings=(),
         raced=True,
     )
-    step = backend.compile_step(precision=precision, contract=common.contract, client=w.client)
+    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(step, {"model": model}, label="compile")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes()).with_settings(settings)
     outputs = candidates.evaluate(w, artifact, compiled, common.validation, "sample", planned.id)

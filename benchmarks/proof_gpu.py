@@ -19,6 +19,7 @@ from evidence import write_results
 from quantisers import project_folder
 from trt_gate import NETS, precisions
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.host import TensorRt
 from edgebuild.building import candidates, prepare, world
@@ -70,7 +71,7 @@ def _prove(w: world.World, common: prepare.Prepared, precision: Precision) -> di
         step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
         model = w.run(step, {"model": model, "calibration": common.calibration}, label=precision.label)
     backend = TensorRt()
-    build = backend.compile_step(precision=precision, contract=common.contract, client=w.client)
+    build = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(build, {"model": model}, label=f"engine in {precision.label}")
     found = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     artifact = found.with_settings(backend.default_settings(1))

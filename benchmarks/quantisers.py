@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from evidence import write_results
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, prepare, race, world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
@@ -154,7 +155,7 @@ def _compile(
     w: world.World, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
 ) -> tuple[Artifact, StepResult]:
     backend = w.backends[runtime]
-    step = backend.compile_step(precision=precision, contract=common.contract, client=w.client)
+    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(step, {"model": model}, label=f"compile for {runtime}")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     return artifact.with_settings(backend.default_settings(1)), compiled

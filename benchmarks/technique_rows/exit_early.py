@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.building.exits import CutExits, LinkChain, read_chain
 from edgebuild.catalogue.project_tables import MetricTable
@@ -121,7 +122,7 @@ def build(seed: int, scratch: Path) -> dict[str, Path]:
 def compile_plain(backend: Backend, model: Path, out: Path) -> Path:
     """Compile a frozen model with a backend, in fp32."""
     contract = Contract.model_validate_json((model / "contract.json").read_bytes())
-    return _ran(backend.compile_step(precision=FP32, contract=contract), {"model": model}, out, 0)
+    return _ran(backend.compile_step(CompileRequest(precision=FP32, contract=contract)), {"model": model}, out, 0)
 
 
 def compile_stages(backend: Backend, chain: Path, out: Path) -> Path:
@@ -142,7 +143,7 @@ def run(seed: int, scratch: Path) -> Mapping[str, Any]:
     }
     right, ended = {}, []
     for name, artifact in arms.items():
-        step = EvaluateArtifact(client=client, split="test", runner_digest=client.runner_digest)
+        step = EvaluateArtifact(client=client, split="test")
         out = _ran(step, {"artifact": artifact, "data": made["test"]}, scratch / f"{name}-test", seed)
         target = np.asarray(Dataset.open(made["test"]).target)
         right[name] = np.asarray(read_outputs(out)["logits"]).argmax(axis=1) == target

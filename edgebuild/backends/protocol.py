@@ -62,6 +62,23 @@ class SettingSpec:
     least: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompileRequest:
+    """How a model is compiled. A variant of a model is compiled as the model is: by the same request, but its contract.
+
+    ``client`` lets a backend compile on the device where that is better; None where there is none. ``libraries`` are
+    custom-op libraries. ``accelerator`` is the profile's; ``features`` are those of the profile's kernels that the
+    candidate's recipe is made for.
+    """
+
+    precision: Precision
+    contract: Contract
+    client: RunnerClient | None = None
+    libraries: tuple[Path, ...] = ()
+    accelerator: str | None = None
+    features: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Backend(Protocol):
     """One runtime. A new one is a folder with these names, a line in the table (or an entry point), and a test."""
@@ -106,19 +123,10 @@ class Backend(Protocol):
         """
         ...
 
-    def compile_step(
-        self,
-        *,
-        precision: Precision,
-        contract: Contract,
-        client: RunnerClient | None = None,
-        libraries: tuple[Path, ...] = (),
-    ) -> Step:
+    def compile_step(self, request: CompileRequest) -> Step:
         """Return the step that turns {"model": folder with model.onnx} into an artifact folder with artifact.json.
 
-        ``client`` lets a backend compile on the device where that is better. ``libraries`` are custom-op libraries.
-        A backend that a profile with an ``accelerator`` names takes that name as a further keyword; one whose profile
-        has ``features`` takes as such those that the candidate's recipe is made for.
+        All of ``request`` shapes what comes out. What the backend doesn't have is refused (``check_request``).
         """
         ...
 
@@ -156,6 +164,20 @@ def check_settings(backend: Backend, settings: Settings) -> None:
         if not fits or (isinstance(value, int) and not isinstance(value, bool) and value < spec.least):
             allowed = " or ".join(str(c) for c in spec.choices) or f"{spec.type.__name__} of {spec.least} or more"
             raise UsageError(f"{backend.name}: {name} = {value!r} is not {allowed}.", hint=spec.meaning)
+
+
+def check_request(
+    backend: Backend, request: CompileRequest, *, accelerators: tuple[str, ...] = (), features: tuple[str, ...] = ()
+) -> None:
+    """Raise ``UsageError`` for an accelerator or a feature in ``request`` that the backend doesn't have."""
+    asked = ("" if request.accelerator is None else request.accelerator,)
+    for what, wanted, known in (("accelerator", asked, accelerators), ("feature", request.features, features)):
+        for name in wanted:
+            if name and name not in known:
+                raise UsageError(
+                    f"{backend.name} has no {what} {name!r}.",
+                    hint=f"The profile may name {' or '.join(map(repr, known))}." if known else "",
+                )
 
 
 def write_artifact(

@@ -6,9 +6,10 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building.places import entry_of
 from edgebuild.building.reach import connect
-from edgebuild.building.world import cache_home, configuration_of, kernels_of
+from edgebuild.building.world import cache_home, configuration_of, kernels_of, platform_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
@@ -165,7 +166,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             check=check,
             seed=0,
             isa=isa,
-            device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
+            device_configuration=platform_of(client, probe),
             project="bench",
         )
         cores = probe.get("cores", "")
@@ -285,7 +286,9 @@ def _compile_onnx(path: Path, request: BenchRequest, ground: _Ground) -> tuple[A
     frozen = executor.run(FreezeShapes(shapes=shapes), {"model": imported.entry}, label=f"freeze {path.name}")
     backend = _backend(request.backend or "onnxruntime", ground)
     contract = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
-    step = backend.compile_step(precision=Precision(kind="fp32"), contract=contract, client=ground.client)
+    step = backend.compile_step(
+        CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=ground.client)
+    )
     compiled = executor.run(step, {"model": frozen.entry}, label=f"compile {path.name}")
     return _with_defaults(_read_artifact(compiled.path), backend, ground), compiled.path
 

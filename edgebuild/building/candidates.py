@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgebuild.backends.protocol import read_notes
 from edgebuild.building import emulated
+from edgebuild.building.compiling import compile_request
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged
@@ -115,16 +116,11 @@ def _make(
         return Built(planned=planned, failure=made.failure if made else "the recipe made no model")
     model = _precision_step(planned, frozen, contract, prepared, world)
     backend = world.backends[planned.backend]
-    more: dict[str, Any] = {
-        "client": world.client if world.measured else None,
-        "libraries": tuple(filter(None, (world.project.custom_ops_path,))),
-        **({"accelerator": planned.accelerator} if planned.accelerator else {}),
-        **({"features": planned.features} if planned.features else {}),
-    }
+    request = compile_request(world, planned, contract)
     if made is not None and made.chain is not None:
-        compiled = compile_chain(world, backend, made.chain, planned.precision, planned.id, **more)
+        compiled = compile_chain(world, backend, made.chain, request, planned.id)
     else:
-        step = backend.compile_step(precision=planned.precision, contract=contract, **more)
+        step = backend.compile_step(request)
         compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     compiled = packed(world, backend, compiled, planned.id)
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
@@ -194,7 +190,6 @@ def evaluate(
     step = EvaluateArtifact(
         client=world.client,
         split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if world.emulated else split,
-        runner_digest=world.client.runner_digest,
         settings=artifact.settings,
     )
     return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.building import crosscheck_steps as steps
+from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Artifact, Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
 from edgebuild.devices.probe import require_alive
@@ -123,10 +124,7 @@ class _Check:
             shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
             contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
             step = self.world.backends[self.planned.backend].compile_step(
-                precision=self.planned.precision,
-                contract=contract,
-                client=self.world.client,
-                libraries=tuple(path for path in (self.world.project.custom_ops_path,) if path),
+                compile_request(self.world, self.planned, contract)
             )
             compiled = self._run(step, {"model": shown}, "compile the layers of")
             outputs = self._evaluate(compiled, few)
@@ -148,7 +146,6 @@ class _Check:
         """Say so where the runtime itself says that it computes the layer in something else than 8 bits."""
         step = steps.ReadLayers(
             client=self.world.client,
-            runner_digest=self.world.client.runner_digest,
             settings=self.artifact.settings,
         )
         read = self._run(step, {"artifact": compiled, "data": few}, "precision of")
@@ -161,7 +158,6 @@ class _Check:
         step = EvaluateArtifact(
             client=self.world.client,
             split="the cross-check's sample",
-            runner_digest=self.world.client.runner_digest,
             settings=self.artifact.settings,
         )
         return self._run(step, {"artifact": compiled, "data": data}, "run")

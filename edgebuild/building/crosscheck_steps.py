@@ -267,11 +267,10 @@ class ReadLayers:
     """Asks the runtime on the device what it computes each layer of an artifact in. Writes ``layers.json``."""
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration"
+        "client": "how the device is reached; what it is and runs is in the device's configuration"
     }
 
     client: RunnerClient
-    runner_digest: str
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "read-layers"
     version: ClassVar[int] = 1

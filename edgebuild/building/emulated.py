@@ -184,7 +184,6 @@ def profiling(world: World, settings: tuple[tuple[str, Setting], ...]) -> Profil
     return ProfileEmulated(
         client=world.client,
         files={name: backend.device_file for name, backend in world.backends.items()},
-        runner_digest=world.client.runner_digest,
         plugin_digest=plugin_digest(),
         settings=settings,
     )

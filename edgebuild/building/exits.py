@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.building.judge import JudgeOutputs, labels_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgebuild.backends.protocol import Backend
+    from edgebuild.backends.protocol import Backend, CompileRequest
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
     from edgebuild.catalogue.project_tables import MetricTable
@@ -290,17 +290,15 @@ def cut_exits(
     return world.run(step, inputs, label=label)
 
 
-def compile_chain(
-    world: World, backend: Backend, chain: StepResult, precision: Precision, who: str, **more: Any
-) -> StepResult:
-    """Compile every stage with the backend and link them up; ``more`` goes to the backend's compile step."""
+def compile_chain(world: World, backend: Backend, chain: StepResult, request: CompileRequest, who: str) -> StepResult:
+    """Compile every stage as ``request`` says, each with its own contract, and link them up."""
     compiled: dict[str, StepResult | Path] = {"chain": chain}
     for stage in read_chain(chain.path).stages:
         folder = chain.path / stage.folder
         contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
-        step = backend.compile_step(precision=precision, contract=contract, **more)
+        step = backend.compile_step(replace(request, contract=contract))
         compiled[stage.folder] = world.run(step, {"model": folder}, label=f"compile {who}, {stage.folder}")
-    return world.run(LinkChain(backend=backend.name, precision=precision), compiled, label=f"link {who}")
+    return world.run(LinkChain(backend=backend.name, precision=request.precision), compiled, label=f"link {who}")
 
 
 def exit_notes(outputs: Path) -> tuple[str, ...]:

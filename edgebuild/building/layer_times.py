@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
 from edgebuild.devices.probe import require_alive
 from edgebuild.errors import EnvironmentGap, ModelError, RunnerFailed, StoreError
@@ -89,15 +90,13 @@ def time_layers(
 def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, world: World) -> StepResult:
     """Compile both sides of a pair as the candidate is compiled, and time them with its first setting."""
     contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
-    more: dict[str, Any] = {"accelerator": planned.accelerator} if planned.accelerator else {}
     compiled: Inputs = {}
     for side in SIDES:
         backend = world.backends[planned.backend]
-        step = backend.compile_step(precision=planned.precision, contract=contract, client=world.client, **more)
+        step = backend.compile_step(compile_request(world, planned, contract))
         compiled[side] = world.run(step, {"model": folder / side}, label=f"{who}: compile {layer}, {side}")
     timing = TimeLayer(
         client=world.client,
-        runner_digest=world.client.runner_digest,
         protocol=world.options.layers,
         who=layer,
         settings=planned.settings[0] if planned.settings else (),

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgebuild.building.world import configuration_of
+from edgebuild.building.world import platform_of
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -60,8 +60,8 @@ def _connected(entry: DeviceEntry, world: World, stack: contextlib.ExitStack) ->
 def _moved(world: World, target: str, client: RunnerClient) -> World:
     """The world with another device in it; steps on the host stay what they were."""
     probe = read_probe(client)
-    configuration = {fact.name: fact.value for fact in configuration_of(probe)}
-    return replace(world, target=target, client=client, probe=probe, executor=world.executor.on(configuration))
+    executor = world.executor.on(platform_of(client, probe))
+    return replace(world, target=target, client=client, probe=probe, executor=executor)
 
 
 def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:

@@ -146,6 +146,14 @@ def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
     return tuple(Fact(name=name, value=probe[name]) for name in names)
 
 
+def platform_of(client: RunnerClient, probe: Mapping[str, str]) -> dict[str, str]:
+    """Return what a result of a device depends on: its configuration, and the digest of what we run there.
+
+    Part of the keys of all device steps: the code of the runner and of the backends' device files is in no lock file.
+    """
+    return {**{fact.name: fact.value for fact in configuration_of(probe)}, "runner": client.runner_digest}
+
+
 def kernels_of(probe: Mapping[str, str]) -> str:
     """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
     isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
@@ -203,7 +211,7 @@ def open_world(
             check=check,
             seed=project.build.seed,
             isa=kernels_of(probe),
-            device_configuration={fact.name: fact.value for fact in configuration_of(probe)},
+            device_configuration=platform_of(client, probe),
             project=project.name,
         )
         yield World(

@@ -114,7 +114,9 @@ def never_stop() -> None:
 def fields_of(step: Any, *, without: Mapping[str, str]) -> dict[str, Json]:
     """Return the fields of a dataclass step that belong into its key: all that differ from their defaults.
 
-    ``without`` names fields that don't, with the reason for each.
+    ``without`` names fields that don't, with the reason for each. Raises ``TypeError`` for a field that isn't made of
+    plain data and values: whatever text stood for a path, a function or an object would not tell two of them apart, or
+    would differ in every process.
     """
     from dataclasses import MISSING, fields
 
@@ -126,7 +128,13 @@ def fields_of(step: Any, *, without: Mapping[str, str]) -> dict[str, Json]:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.name in without or (default is not MISSING and value == default):
             continue
-        key[field.name] = _plain(value, Value)
+        try:
+            key[field.name] = _plain(value, Value)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(step).__name__}.{field.name} can't be part of a key: {error}; "
+                "exclude it with the reason, or write key_fields() out"
+            ) from error
     return key
 
 
@@ -135,8 +143,8 @@ def _plain(value: Any, value_type: type) -> Json:
         return value.model_dump(mode="json")  # type: ignore[attr-defined,no-any-return]
     if isinstance(value, tuple | list):
         return [_plain(item, value_type) for item in value]
-    if isinstance(value, dict):
-        return {str(k): _plain(v, value_type) for k, v in value.items()}
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _plain(item, value_type) for name, item in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(value)
+    raise TypeError(f"{type(value).__name__} has no text of its own")

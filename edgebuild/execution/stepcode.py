@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 
 #: What the class of a step must have; a field without default shows in the annotations only.
 STEP_MEMBERS = ("kind", "version", "place", "tools", "key_fields", "run")
+
+#: What decides nothing that a step makes, with the reason; it isn't followed further. A package stands for all in it,
+#: the top one only for itself.
+NEUTRAL = {
+    "edgebuild": "names of the public API, imported when they are asked for",
+    "edgebuild.errors": "sentences and exit codes: what raises is never stored",
+    "edgebuild.execution": "keeps what steps make; how keys are made has a version of its own",
+    "edgebuild.devices": "how a device is reached; what runs there is part of the keys by its digest",
+}
+#: The exception: a board's code of which a step on the host calls a function or two.
+RUNS_HERE_TOO = "edgebuild.devices.runner."
 
 
 def discover_steps(package: ModuleType, skip: Callable[[str], bool]) -> list[type[Any]]:
@@ -54,35 +66,46 @@ def step_name(step: type[Any]) -> str:
 
 
 def code_digest(step: type[Any]) -> str:
-    """Return the digest of the module that defines ``step`` and of all it imports from its own package.
+    """Return the digest of the module that defines ``step`` and of all that it imports from its own top package.
 
-    Comments, docstrings, blank lines and indentation width of continued lines don't count.
+    That is every file that decides what the step makes, but ``NEUTRAL`` ones. Comments, docstrings, blank lines and
+    indentation width of continued lines don't count.
+    """
+    return digest_json({name: bare_source(path.read_text("utf-8")) for name, path in code_of(step)})
+
+
+def code_of(step: type[Any]) -> Iterator[tuple[str, Path]]:
+    """Yield each module that decides what ``step`` makes, with its file.
+
+    Those that its module reaches by imports, also by those inside functions. What is imported for types alone doesn't
+    run. A ``host`` module brings the ``device`` module of its folder along: the one lets the device run the other.
     """
     module = inspect.getmodule(step)
     if module is None:
         raise TypeError(f"{step!r} has no module")
-    package = module.__package__ or module.__name__
-    return digest_json(
-        {name: bare_source(path.read_text("utf-8")) for name, path in _closure(module.__name__, package)}
-    )
-
-
-def _closure(start: str, package: str) -> Iterator[tuple[str, Path]]:
-    """Yield each module that ``start`` reaches by imports inside ``package``, also by those inside functions."""
-    waiting, seen = [start], set()
+    package = module.__name__.partition(".")[0]
+    waiting, seen = [module.__name__], set()
     while waiting:
         name = waiting.pop()
-        if name in seen:
-            continue
+        path = None if name in seen or _neutral(name) else source_of(name)
         seen.add(name)
-        path = _source_of(name)
         if path is None:
             continue
         yield name, path
-        waiting += [each for each in _imports(path, name) if f"{each}.".startswith(f"{package}.")]
+        folder, _, last = name.rpartition(".")
+        waiting += [f"{folder}.device"] if last == "host" else []
+        parent = name if path.name == "__init__.py" else folder
+        waiting += [each for each in _imports(path.read_text("utf-8"), parent) if each.partition(".")[0] == package]
 
 
-def _source_of(name: str) -> Path | None:
+def _neutral(name: str) -> bool:
+    return not f"{name}.".startswith(RUNS_HERE_TOO) and any(
+        name == each or (name.startswith(f"{each}.") and each.count(".")) for each in NEUTRAL
+    )
+
+
+def source_of(name: str) -> Path | None:
+    """Return the file of a module; None for a thing inside one, and for what isn't there."""
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:  # ``name`` is a thing inside a module, not a module
@@ -90,18 +113,31 @@ def _source_of(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _imports(path: Path, name: str) -> Iterator[str]:
-    parent = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+@functools.cache
+def _imports(source: str, parent: str) -> tuple[str, ...]:
+    """Return what a module in the package ``parent`` imports when it runs: modules, and things that may be modules."""
+    found: list[str] = []
+    for node in _running(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(relative, parent) if node.level else relative
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those under ``if TYPE_CHECKING:``."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        typing_only = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        waiting += node.orelse if typing_only and isinstance(node, ast.If) else ast.iter_child_nodes(node)
+
+
+@functools.cache
 def bare_source(source: str) -> list[str]:
     """Return the lines of Python source without comments, docstrings, blank lines and outer spaces of joined lines."""
     lines = io.StringIO(source).readlines()

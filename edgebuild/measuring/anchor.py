@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import Place, StepContext
@@ -122,7 +123,7 @@ def anchor_arm(backends: Mapping[str, Backend], client: RunnerClient, executor: 
         precision = Precision(kind="fp32")
         model = executor.run(AnchorModel(), {}, label="anchor model")
         data = executor.run(AnchorData(), {}, label="anchor data")
-        step = backend.compile_step(precision=precision, contract=_CONTRACT, client=client)
+        step = backend.compile_step(CompileRequest(precision=precision, contract=_CONTRACT, client=client))
         compiled = executor.run(step, {"model": model.entry}, label="compile the anchor")
         artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
         return Arm(

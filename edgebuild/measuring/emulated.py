@@ -35,13 +35,12 @@ class ProfileEmulated:
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration",
+        "client": "how the device is reached; what it is and runs is in the device's configuration",
         "files": "the device code of the backends; it is part of the runner's digest",
     }
 
     client: RunnerClient
     files: Mapping[str, Path]
-    runner_digest: str
     plugin_digest: str
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "profile-emulated"

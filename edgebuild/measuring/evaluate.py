@@ -33,13 +33,12 @@ class EvaluateArtifact:
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration",
+        "client": "how the device is reached; what it is and runs is in the device's configuration",
         "split": "shown to people only; the data itself is an input",
     }
 
     client: RunnerClient
     split: str
-    runner_digest: str
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "evaluate-artifact"
     version: ClassVar[int] = 1

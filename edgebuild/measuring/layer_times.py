@@ -40,12 +40,11 @@ class TimeLayer:
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration",
+        "client": "how the device is reached; what it is and runs is in the device's configuration",
         "who": "shown to people only",
     }
 
     client: RunnerClient
-    runner_digest: str
     protocol: Protocol
     who: str
     settings: tuple[tuple[str, Setting], ...] = ()

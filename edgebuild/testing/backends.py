@@ -6,7 +6,7 @@ import ast
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.backends.protocol import Backend, check_settings
+from edgebuild.backends.protocol import Backend, CompileRequest, check_settings
 from edgebuild.core.artifact import Artifact, Contract, Precision, StateLink, TensorSpec
 from edgebuild.core.measurement import Launch, Layer, Memory
 from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
@@ -97,7 +97,7 @@ def _compiled(
     source = scratch / f"{name}-model"
     source.mkdir()
     (source / "model.onnx").write_bytes(model)
-    step = backend.compile_step(precision=Precision(kind="fp32"), contract=contract, client=client)
+    step = backend.compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=client))
     require(isinstance(step, Step), "compile_step returns a step")
     artifacts = []
     for turn in ("a", "b"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
@@ -114,7 +115,7 @@ class Bench:
         data = net if isinstance(net, bytes) else net.SerializeToString()
         (source / "model.onnx").write_bytes(data)
         options.setdefault("client", self.client)
-        step = self.backends[backend].compile_step(precision=precision, contract=contract, **options)
+        step = self.backends[backend].compile_step(CompileRequest(precision=precision, contract=contract, **options))
         step.run(
             {"model": source}, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.root)
         )

@@ -14,9 +14,10 @@ from onnx import helper
 
 from edgebuild.backends.ort.host import OnnxRuntime, OptimizeOnnx, ShipOnnx
 from edgebuild.backends.ov.host import OpenVino
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import Place
-from edgebuild.errors import ModelError
+from edgebuild.errors import ModelError, UsageError
 from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
 
 if TYPE_CHECKING:
@@ -134,17 +135,27 @@ def test_every_setting_is_taken(tmp_path: Path) -> None:
         assert np.abs(answers[0] - answers[1]).max() < 1e-4
 
 
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=lambda each: each.name)
+@pytest.mark.parametrize("more", [{"accelerator": "dla"}, {"features": ("2:4",)}], ids=str)
+def test_what_a_profile_may_not_name_is_refused(backend: Any, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{backend.name} has no (accelerator 'dla'|feature '2:4')"):
+        backend.compile_step(CompileRequest(precision=FP32, contract=conv_net()[1], **more))
+
+
 def test_where_steps_run() -> None:
     _, contract = conv_net()
     client: Any = object()
     ort = OnnxRuntime()
-    assert ort.compile_step(precision=FP32, contract=contract).place is Place.HOST
-    assert isinstance(ort.compile_step(precision=FP16, contract=contract, client=client), ShipOnnx)
-    device = ort.compile_step(precision=FP32, contract=contract, client=client)
+    assert ort.compile_step(CompileRequest(precision=FP32, contract=contract)).place is Place.HOST
+    assert isinstance(ort.compile_step(CompileRequest(precision=FP16, contract=contract, client=client)), ShipOnnx)
+    device = ort.compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
     assert isinstance(device, OptimizeOnnx)
     assert device.place is Place.DEVICE
     assert "client" not in device.key_fields()
-    assert OpenVino().compile_step(precision=FP32, contract=contract, client=client).place is Place.HOST_KERNELS
+    assert (
+        OpenVino().compile_step(CompileRequest(precision=FP32, contract=contract, client=client)).place
+        is Place.HOST_KERNELS
+    )
 
 
 def test_fp16_arithmetic_is_refused_where_the_cpu_has_none() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, crosscheck_steps
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.world import Options, World, open_world
@@ -138,16 +139,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield opened
 
 
-def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN) -> CrossCheck:
+def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN, **more: Any) -> CrossCheck:
     """Compile for a runtime, evaluate on validation, cross-check, as a build does."""
     made = world.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
     backend = world.backends[runtime]
-    step = backend.compile_step(precision=PRECISION, contract=contract, client=world.client)
+    step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, client=world.client))
     compiled = world.run(step, {"model": made}, label="compile")
     artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
     artifact = artifact.with_settings(backend.default_settings(1))
     planned = PlannedCandidate(
-        id="net", profile=runtime, backend=runtime, precision=PRECISION, settings=(artifact.settings,), raced=True
+        id="net",
+        profile=runtime,
+        backend=runtime,
+        precision=PRECISION,
+        settings=(artifact.settings,),
+        raced=True,
+        **more,
     )
     outputs = candidates.evaluate(world, artifact, compiled, made, "validation", "net")
     return cross_check(
@@ -181,6 +188,32 @@ def test_sums_that_saturate_are_found_and_the_layer_is_named(
     assert found.steps is not None
     assert found.steps > 10
     assert found.sample == "32 of 40 validation frames, spread evenly"
+
+
+class Noting:
+    """A backend that notes how it is asked to compile, and leaves out what it doesn't have."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.requests = backend, list[CompileRequest]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def compile_step(self, request: CompileRequest) -> Any:
+        self.requests.append(request)
+        return self.backend.compile_step(replace(request, accelerator=None, features=()))
+
+
+def test_the_layers_are_shown_of_what_the_candidate_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = without_vnni(world, "openvino", monkeypatch)
+    noting = Noting(there.backends["openvino"])
+    there = replace(there, backends={**there.backends, "openvino": noting})
+    found = checked(there, "openvino", quantised_net(largest=124), accelerator="npu", features=("2:4",))
+    assert found.cause == "layer"
+    asked = noting.requests[-1]
+    assert len(asked.contract.outputs) > len(PLAIN.outputs), "the variant that shows its layers"
+    assert (asked.precision, asked.accelerator, asked.features) == (PRECISION, "npu", ("2:4",))
+    assert asked.client is there.client
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

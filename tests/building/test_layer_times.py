@@ -29,6 +29,8 @@ from tests.techniques import zoo
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebuild.backends.protocol import CompileRequest
+
 INT8 = Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="edgebuild")
 FP16 = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
 FP32 = Precision(kind="fp32")
@@ -59,7 +61,7 @@ def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
         device_configuration={"cpu": "this"},
     )
     given = {
-        "project": SimpleNamespace(build=SimpleNamespace(objective=objective)),
+        "project": SimpleNamespace(build=SimpleNamespace(objective=objective), custom_ops_path=None),
         "options": Options(layers=LAYERS),
         "home": folder,
         "executor": executor,
@@ -100,15 +102,20 @@ def test_what_was_timed_decides_and_is_found_again(tmp_path: Path) -> None:
 def test_a_pair_that_cannot_be_compiled_has_no_time_and_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: Any) -> Any:
+    asked: list[CompileRequest] = []
+
+    def refuse(request: CompileRequest) -> Any:
+        asked.append(request)
         raise ModelError("the runtime has no such kernel")
 
     world, animal = world_in(tmp_path), zoo.ZOO["residual"]
     monkeypatch.setitem(world.backends, "onnxruntime", SimpleNamespace(compile_step=refuse))
     skip = ("stem.*", "down.*", "head", "short")
     step = zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], "skip": skip})
-    told, notes = time_layers(step, zoo.write_inputs(animal, tmp_path / "zoo"), planned(), 1, world)
+    candidate = planned().model_copy(update={"accelerator": "npu", "features": ("2:4",)})
+    told, notes = time_layers(step, zoo.write_inputs(animal, tmp_path / "zoo"), candidate, 1, world)
     assert set(told) == {PAIRS}
+    assert {(each.precision, each.accelerator, each.features) for each in asked} == {(FP32, "npu", ("2:4",))}
     assert notes == ("factorise: one.0, two.0 could not be timed: the runtime has no such kernel",)
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from edgebuild.building.world import Options, configuration_of, kernels_of, open_world
+from edgebuild.building.world import Options, configuration_of, kernels_of, open_world, platform_of
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, Place
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.runner.facts import KERNEL_SWITCHES
+from edgebuild.execution.keys import key_of, key_parts
 from tests.cli.example import write_project
 
 if TYPE_CHECKING:
@@ -74,3 +77,20 @@ def test_what_is_set_is_told_and_what_is_not_set_leaves_no_trace(
     with open_world(load_project(project), Options(), progress=NoProgress()) as world:
         told = {fact.name: fact.value for fact in world.configuration}["kernel_switches"]
     assert told == "DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell"
+
+
+def test_what_runs_on_a_device_is_part_of_the_keys_of_its_steps(project: Path, tmp_path: Path) -> None:
+    with open_world(load_project(project), Options(), progress=NoProgress()) as world:
+        code = tmp_path / "device.py"
+        code.write_text(world.backends["onnxruntime"].device_file.read_text() + "\nVERIFY_TOLERANCE = 1.0\n")
+        other = RunnerClient(LocalDevice(tmp_path / "device"), {"onnxruntime": code})
+        there = platform_of(other, world.probe)
+        keys = {
+            place: [
+                key_of(key_parts(Nothing(place=place), {}, seed=0, isa="", device_configuration=configuration))
+                for configuration in (world.executor.configuration, there)
+            ]
+            for place in Place
+        }
+    assert {place for place, (before, after) in keys.items() if before != after} == {Place.DEVICE}
+    assert world.executor.configuration["runner"] == world.client.runner_digest

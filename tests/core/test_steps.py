@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import fields_of
 
@@ -30,3 +32,21 @@ def test_values_and_tuples_become_plain_json() -> None:
     scheme = key["scheme"]
     assert isinstance(scheme, dict)
     assert scheme["activations"] == "int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Anything:
+    it: object
+
+
+class _Thing:
+    def __str__(self) -> str:
+        return "a thing"
+
+
+@pytest.mark.parametrize(
+    "it", [Path("/a"), _Thing(), len, {1: "a"}, b"a", {"a"}, 1j, (Path("a"),), {"a": [_Thing()]}], ids=repr
+)
+def test_what_has_no_one_text_is_refused_in_a_key(it: object) -> None:
+    with pytest.raises(TypeError, match=r"_Anything\.it can't be part of a key"):
+        fields_of(_Anything(it=it), without={})

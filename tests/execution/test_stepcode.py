@@ -3,18 +3,19 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgebuild.execution.stepcode import bare_source, code_digest, discover_steps
+import edgebuild
+from edgebuild.execution import stepcode
+from edgebuild.execution.stepcode import NEUTRAL, bare_source, code_digest, discover_steps, step_name
 
 from . import step_lock
 from .example import Repeat
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLAIN = """
 x = 1
@@ -98,15 +99,80 @@ def test_steps_are_discovered_once_each(plant: Path) -> None:
     assert [step.__name__ for step in found(plant)] == ["Prune"]
 
 
-def test_the_digest_covers_what_the_step_imports_from_its_own_folder(plant: Path) -> None:
+def test_the_digest_covers_all_that_the_step_imports_from_its_package(plant: Path) -> None:
     (step,) = found(plant)
     before = code_digest(step)
-    (plant / "far.py").write_text("y = 2")
-    assert code_digest(step) == before
     (plant / "sub" / "helper.py").write_text("from plant import far\ndef work(): return 1  # one")
     assert code_digest(step) == before
+    (plant / "far.py").write_text("y = 2")
+    assert (after := code_digest(step)) != before
     (plant / "sub" / "helper.py").write_text("from plant import far\ndef work(): return 2")
-    assert code_digest(step) != before
+    assert code_digest(step) not in {before, after}
+
+
+def test_what_is_imported_for_its_types_alone_does_not_count(plant: Path) -> None:
+    (step,) = found(plant)
+    (plant / "types.py").write_text("class A: ...")
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from plant.types import A\n"
+    (plant / "sub" / "helper.py").write_text(text)
+    before = code_digest(step)
+    (plant / "types.py").write_text("class A:\n    x = 1")
+    assert code_digest(step) == before
+    (plant / "sub" / "helper.py").write_text(f"{text}else:\n    from plant.types import A")
+    other = code_digest(step)
+    (plant / "types.py").write_text("class A: ...")
+    assert code_digest(step) != other
+
+
+#: A file that decides what a step in another folder makes, a change in it, and the step.
+DECIDING = [
+    (
+        "judging/intervals.py",
+        "_normal_quantile((1 + level) / 2)",
+        "_normal_quantile((1 + level) / 3)",
+        "building.judge.JudgeOutputs",
+    ),
+    ("backends/ort/device.py", "VERIFY_TOLERANCE = ", "VERIFY_TOLERANCE = 10 * ", "backends.ort.host.OptimizeOnnx"),
+    ("models/qdq.py", "import ", "import string\nimport ", "building.crosscheck_steps.CompareWithGraph"),
+    ("training/loop.py", "import ", "import string\nimport ", "techniques.distil.Distil"),
+    ("devices/runner/feeding.py", "import ", "import string\nimport ", "models.steps.MaterialiseData"),
+]
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package, whose files are what code digests are taken of."""
+    here = Path(edgebuild.__file__).parent
+    copy = shutil.copytree(here, tmp_path / "edgebuild", ignore=shutil.ignore_patterns("__pycache__"))
+    source_of = stepcode.source_of
+
+    def copied(name: str) -> Path | None:
+        path = source_of(name)
+        return path and copy / path.relative_to(here)
+
+    monkeypatch.setattr(stepcode, "source_of", copied)
+    return copy
+
+
+@pytest.mark.parametrize(("file", "old", "new", "step"), DECIDING, ids=lambda value: value if "/" in value else "")
+def test_a_change_in_another_folder_is_noticed_until_a_version_is_raised(
+    file: str, old: str, new: str, step: str, tree: Path
+) -> None:
+    name = f"edgebuild.{step}"
+    (made,) = [each for each in step_lock.steps() if step_name(each) == name]
+    assert code_digest(made) == locked()[name]["code"], "as it is"
+    text = (tree / file).read_text()
+    assert old in text
+    (tree / file).write_text(text.replace(old, new, 1))
+    changed = {"version": made.version, "code": code_digest(made)}
+    assert "raise its version" in str(complaint(name, locked()[name], changed))
+    assert "has a new version" in str(complaint(name, locked()[name], {**changed, "version": made.version + 1}))
+
+
+def test_what_is_neutral_is_there_and_has_a_reason() -> None:
+    for name, reason in NEUTRAL.items():
+        assert stepcode.source_of(name) is not None, name
+        assert reason.strip()
 
 
 def locked() -> dict[str, dict[str, Any]]:

@@ -30,7 +30,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 def step(ground: Ground, **more: Any) -> TimeLayer:
     given = {"protocol": LAYERS, "settings": (("threads", 1),), **more}
-    return TimeLayer(client=ground.client, runner_digest=ground.client.runner_digest, who="layer a", **given)
+    return TimeLayer(client=ground.client, who="layer a", **given)
 
 
 def run(ground: Ground, root: Path, *, check: Any = never_stop, **more: Any) -> Path:
@@ -78,5 +78,5 @@ def test_an_emulated_device_times_nothing(ground: Ground, tmp_path: Path, monkey
 def test_the_key_holds_how_it_is_timed_and_not_of_whom(ground: Ground) -> None:
     one = step(ground)
     assert one.place is Place.DEVICE
-    assert set(one.key_fields()) == {"runner_digest", "protocol", "settings"}
+    assert set(one.key_fields()) == {"protocol", "settings"}
     assert set(step(ground, pin_clocks=True).key_fields()) - set(one.key_fields()) == {"pin_clocks"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.data import Sample
@@ -66,7 +67,9 @@ def net(folder: Path, layers: int, width: int) -> Path:
 
 def compiled(root: Path, *, layers: int, width: int) -> tuple[Artifact, Path]:
     contract = Contract(inputs=(SPEC,), outputs=(TensorSpec(name="out/y", shape=(1, 2), dtype="float32"),))
-    step = backends()["onnxruntime"].compile_step(precision=Precision(kind="fp32"), contract=contract, client=None)
+    step = backends()["onnxruntime"].compile_step(
+        CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=None)
+    )
     out = root / "artifact"
     out.mkdir(parents=True)
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=root)
@@ -372,7 +375,7 @@ def test_an_evaluation_gives_every_sample_its_row_under_any_name(ground: Ground,
     _, folder = ground.light
     out = tmp_path / "out"
     out.mkdir()
-    step = EvaluateArtifact(client=ground.client, split="validation", runner_digest=ground.client.runner_digest)
+    step = EvaluateArtifact(client=ground.client, split="validation")
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
     step.run({"artifact": folder, "data": ground.data}, out, context)
     found = read_outputs(out)

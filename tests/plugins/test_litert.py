@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import GROUP, backends
 from edgebuild.core.artifact import Contract, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
@@ -72,7 +73,7 @@ def test_refuses_what_it_does_not_convert(litert: Backend, tmp_path: Path) -> No
     (tmp_path / "model.onnx").write_bytes(
         model([helper.make_node("Erf", ["x"], ["y"], name="odd")], contract, {}).SerializeToString()
     )
-    step = litert.compile_step(precision=Precision(kind="fp32"), contract=contract)
+    step = litert.compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract))
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
     with pytest.raises(ModelError, match=r"the node 'odd' \(Erf\) isn't among the operators"):
         step.run({"model": tmp_path}, tmp_path, context)
@@ -96,7 +97,7 @@ def test_a_convolution_with_uneven_padding_and_strides_answers_like_onnxruntime(
     net = model(nodes, contract, weights).SerializeToString()
     (tmp_path / "model.onnx").write_bytes(net)
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
-    litert.compile_step(precision=FP32, contract=contract).run({"model": tmp_path}, tmp_path, context)
+    litert.compile_step(CompileRequest(precision=FP32, contract=contract)).run({"model": tmp_path}, tmp_path, context)
     x = generator.standard_normal((2, 3, 9, 8)).astype(np.float32)
     (want,) = onnxruntime.InferenceSession(net, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     ran = interpreter.Interpreter(model_path=str(tmp_path / "model.tflite"))

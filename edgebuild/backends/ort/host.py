@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
 from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.core.values import digest_file
@@ -16,7 +16,7 @@ from edgebuild.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.backends.protocol import Settings
+    from edgebuild.backends.protocol import CompileRequest, Settings
     from edgebuild.core.artifact import Contract, Precision
     from edgebuild.core.steps import Step, StepContext
     from edgebuild.core.values import Json
@@ -78,23 +78,18 @@ class OnnxRuntime:
             return "ONNX Runtime computes in fp16 only on Arm CPUs with fp16 vectors (asimdhp)"
         return None
 
-    def compile_step(
-        self,
-        *,
-        precision: Precision,
-        contract: Contract,
-        client: RunnerClient | None = None,
-        libraries: tuple[Path, ...] = (),
-    ) -> Step:
+    def compile_step(self, request: CompileRequest) -> Step:
         """Return a step on the device where there is one and the optimised form may be kept, else a copy.
 
         Optimising folds the Casts of fp16 storage back into fp32 weights: such files stay as they are. A custom-op
         library is code: it is shipped, and loaded by the session, but not run while building.
         """
+        check_request(self, request)
+        precision, contract, libraries = request.precision, request.contract, request.libraries
         names = tuple((path.name, digest_file(path)) for path in libraries)
-        if client is None or libraries or precision.fp16 is Fp16Meaning.STORAGE:
+        if request.client is None or libraries or precision.fp16 is Fp16Meaning.STORAGE:
             return ShipOnnx(precision=precision, contract=contract, libraries=names, library_paths=libraries)
-        return OptimizeOnnx(precision=precision, contract=contract, client=client)
+        return OptimizeOnnx(precision=precision, contract=contract, client=request.client)
 
     def pack_step(self) -> Step:
         """See ``Packing``: the runtime takes weights from memory since its version 1.12."""
@@ -140,7 +135,7 @@ class OptimizeOnnx:
     """Lets the device optimise the file for its own CPU, fully, once; the session then only loads it."""
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration"
+        "client": "how the device is reached; what it is and runs is in the device's configuration"
     }
 
     precision: Precision

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
 from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.errors import EnvironmentGap, ModelError
@@ -15,11 +15,10 @@ from edgebuild.errors import EnvironmentGap, ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.backends.protocol import Settings
+    from edgebuild.backends.protocol import CompileRequest, Settings
     from edgebuild.core.artifact import Contract, Precision
     from edgebuild.core.steps import Step, StepContext
     from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
 
 NAME = "openvino"
 INSTALL = "pip install 'edgebuild[openvino]'"
@@ -79,21 +78,14 @@ class OpenVino:
             return "OpenVINO computes in fp16 only on CPUs with fp16 arithmetic (avx512_fp16 or asimdhp)"
         return None
 
-    def compile_step(
-        self,
-        *,
-        precision: Precision,
-        contract: Contract,
-        client: RunnerClient | None = None,
-        libraries: tuple[Path, ...] = (),
-    ) -> Step:
+    def compile_step(self, request: CompileRequest) -> Step:
         """Return the conversion to IR, which is the same for every CPU; ``client`` isn't needed."""
-        del client
-        if libraries:
+        check_request(self, request)
+        if request.libraries:
             raise ModelError(
                 "OpenVINO can't load ONNX Runtime's custom-op libraries.", hint="Build this model for ONNX Runtime."
             )
-        return ConvertToIr(precision=precision, contract=contract)
+        return ConvertToIr(precision=request.precision, contract=request.contract)
 
     def pack_step(self) -> Step:
         """See ``Packing``."""

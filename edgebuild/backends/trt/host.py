@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, write_artifact, write_notes
+from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact, write_notes
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.gate import DISTRIBUTION, gate
 from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
@@ -17,7 +17,7 @@ from edgebuild.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.backends.protocol import Settings
+    from edgebuild.backends.protocol import CompileRequest, Settings
     from edgebuild.core.artifact import Contract, Precision
     from edgebuild.core.steps import Step, StepContext
     from edgebuild.core.values import Json
@@ -90,42 +90,30 @@ class TensorRt:
             return "TensorRT's int8 is symmetric, for activations and weights"
         return None
 
-    def compile_step(
-        self,
-        *,
-        precision: Precision,
-        contract: Contract,
-        client: RunnerClient | None = None,
-        libraries: tuple[Path, ...] = (),
-        accelerator: str | None = None,
-        features: tuple[str, ...] = (),
-    ) -> Step:
+    def compile_step(self, request: CompileRequest) -> Step:
         """Return the step that builds the engine on the device, or without one the step that only gates the file.
 
         Raises ``ModelError`` for what a DLA can't take.
         """
-        strange = sorted(set(features) - {TWO_OF_FOUR})
-        if strange:
-            raise UsageError(f"TensorRT has no feature {strange[0]!r}.", hint=f"The profile may name {TWO_OF_FOUR!r}.")
-        if libraries:
+        check_request(self, request, accelerators=(DLA,), features=(TWO_OF_FOUR,))
+        precision, contract, accelerator = request.precision, request.contract, request.accelerator
+        if request.libraries:
             raise UsageError("TensorRT takes no custom-op library.", hint="Export the model without custom operators.")
         if accelerator is not None:
-            _check_accelerator(accelerator, precision, contract)
-        if client is None:
+            _check_dla(precision, contract)
+        if request.client is None:
             return GateOnnx(precision=precision, contract=contract, accelerator=accelerator)
         return BuildEngine(
             precision=precision,
             contract=contract,
-            client=client,
+            client=request.client,
             accelerator=accelerator,
-            sparse=TWO_OF_FOUR in features,
+            sparse=TWO_OF_FOUR in request.features,
         )
 
 
-def _check_accelerator(accelerator: str, precision: Precision, contract: Contract) -> None:
+def _check_dla(precision: Precision, contract: Contract) -> None:
     """Raise for what a DLA can't take, as NVIDIA's «Working with DLA» says."""
-    if accelerator != DLA:
-        raise UsageError(f"TensorRT has no accelerator {accelerator!r}.", hint=f"The profile may name {DLA!r}.")
     if precision.fp16 is not Fp16Meaning.COMPUTE:
         raise ModelError(
             f"A DLA can't take {precision.label}: it has no fp32, and takes int8 by calibrated ranges, not by Q/DQ.",
@@ -171,7 +159,7 @@ class BuildEngine:
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is, is in the device's configuration"
+        "client": "how the device is reached; what it is and runs is in the device's configuration"
     }
 
     precision: Precision

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgebuild.backends.protocol import NOTES, check_settings, read_notes
+from edgebuild.backends.protocol import NOTES, CompileRequest, check_settings, read_notes
 from edgebuild.backends.trt import gate as gating
 from edgebuild.backends.trt.host import (
     DEVICE_FILE,
@@ -122,19 +122,19 @@ def test_without_the_gate_there_is_a_note_and_no_pass(tmp_path: Path, monkeypatc
 def test_a_dla_takes_fp16_of_fixed_shape() -> None:
     _, contract = conv_net()
     backend = TensorRt()
-    plain = backend.compile_step(precision=COMPUTE, contract=contract)
-    step = backend.compile_step(precision=COMPUTE, contract=contract, accelerator="dla")
+    plain = backend.compile_step(CompileRequest(precision=COMPUTE, contract=contract))
+    step = backend.compile_step(CompileRequest(precision=COMPUTE, contract=contract, accelerator="dla"))
     assert dict(step.key_fields()) == {**plain.key_fields(), "accelerator": "dla"}
     for precision in (FP32, INT8):
         with pytest.raises(ModelError, match="A DLA can't take"):
-            backend.compile_step(precision=precision, contract=contract, accelerator="dla")
+            backend.compile_step(CompileRequest(precision=precision, contract=contract, accelerator="dla"))
     dynamic = Contract(
         inputs=(TensorSpec(name="image", shape=("batch", 3, 16, 16), dtype="float32"),), outputs=contract.outputs
     )
     with pytest.raises(ModelError, match="fixed shapes only, and image has a dynamic axis"):
-        backend.compile_step(precision=COMPUTE, contract=dynamic, accelerator="dla")
+        backend.compile_step(CompileRequest(precision=COMPUTE, contract=dynamic, accelerator="dla"))
     with pytest.raises(UsageError, match="no accelerator 'npu'"):
-        backend.compile_step(precision=COMPUTE, contract=contract, accelerator="npu")
+        backend.compile_step(CompileRequest(precision=COMPUTE, contract=contract, accelerator="npu"))
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_settings_and_refusals() -> None:
 def test_the_engine_is_built_on_the_device() -> None:
     _, contract = conv_net()
     client: Any = object()
-    step = TensorRt().compile_step(precision=FP32, contract=contract, client=client)
+    step = TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
     assert step.place is Place.DEVICE
     assert "client" not in step.key_fields()
-    assert TensorRt().compile_step(precision=FP32, contract=contract).place is Place.HOST
+    assert TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract)).place is Place.HOST
 
 
 class Board:
@@ -212,8 +212,10 @@ def test_a_device_is_asked_to_skip_zeros_where_the_recipe_is_made_for_it(
     monkeypatch.setattr(gating, "DISTRIBUTION", "a-distribution-that-is-not-there")
     board: Any = Board()
     net, contract = conv_net()
-    step = TensorRt().compile_step(precision=COMPUTE, contract=contract, client=board, features=features)
-    plain = TensorRt().compile_step(precision=COMPUTE, contract=contract, client=board)
+    step = TensorRt().compile_step(
+        CompileRequest(precision=COMPUTE, contract=contract, client=board, features=features)
+    )
+    plain = TensorRt().compile_step(CompileRequest(precision=COMPUTE, contract=contract, client=board))
     assert set(step.key_fields()) - set(plain.key_fields()) == ({"sparse"} if features else set())
     out = tmp_path / "out"
     out.mkdir()
@@ -225,8 +227,8 @@ def test_a_device_is_asked_to_skip_zeros_where_the_recipe_is_made_for_it(
 
 
 def test_a_feature_that_tensorrt_lacks_is_refused() -> None:
-    with pytest.raises(UsageError, match="TensorRT has no feature '1:8'"):
-        TensorRt().compile_step(precision=COMPUTE, contract=conv_net()[1], features=("1:8",))
+    with pytest.raises(UsageError, match="tensorrt has no feature '1:8'"):
+        TensorRt().compile_step(CompileRequest(precision=COMPUTE, contract=conv_net()[1], features=("1:8",)))
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists() or Path("/dev/nvmap").exists(), reason="there is a GPU here")

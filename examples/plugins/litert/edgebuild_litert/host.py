@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, write_artifact
+from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.backends.protocol import Settings
+    from edgebuild.backends.protocol import CompileRequest, Settings
     from edgebuild.core.artifact import Contract, Precision
     from edgebuild.core.steps import Step, StepContext
     from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
 
 NAME = "litert"
 MODEL = "model.tflite"
@@ -51,19 +50,12 @@ class LiteRt:
             return "ai-edge-litert is not installed on the device"
         return None if precision.kind == "fp32" else "this example converts fp32 only"
 
-    def compile_step(
-        self,
-        *,
-        precision: Precision,
-        contract: Contract,
-        client: RunnerClient | None = None,
-        libraries: tuple[Path, ...] = (),
-    ) -> Step:
+    def compile_step(self, request: CompileRequest) -> Step:
         """Return the conversion, which is the same for every CPU; ``client`` isn't needed."""
-        del client
-        if libraries:
+        check_request(self, request)
+        if request.libraries:
             raise ModelError("LiteRT can't load custom-op libraries.", hint="Build this model for ONNX Runtime.")
-        return ConvertToTflite(precision=precision, contract=contract)
+        return ConvertToTflite(precision=request.precision, contract=request.contract)
 
 
 @dataclass(frozen=True, kw_only=True)

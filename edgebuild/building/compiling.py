@@ -1,0 +1,24 @@
+"""How a candidate is compiled, said once: what stands in for it elsewhere is compiled by the same request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.backends.protocol import CompileRequest
+
+if TYPE_CHECKING:
+    from edgebuild.building.world import World
+    from edgebuild.core.artifact import Contract
+    from edgebuild.planning.plan import PlannedCandidate
+
+
+def compile_request(world: World, planned: PlannedCandidate, contract: Contract) -> CompileRequest:
+    """Return how the candidate is compiled, and with it a stage, a layer or a variant of it, each with its contract."""
+    return CompileRequest(
+        precision=planned.precision,
+        contract=contract,
+        client=world.client if world.measured else None,
+        libraries=tuple(path for path in (world.project.custom_ops_path,) if path is not None),
+        accelerator=planned.accelerator,
+        features=planned.features,
+    )
