@@ -17,6 +17,7 @@ from edgebuild.backends.ov.host import OpenVino
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import Place
+from edgebuild.devices.runner.facts import KERNEL_SWITCHES
 from edgebuild.errors import ModelError, UsageError
 from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
 
@@ -108,14 +109,17 @@ def test_layers_say_what_really_runs(tmp_path: Path, runtime: str) -> None:
     assert any((layer["time_us"] or 0) > 0 for layer in floats)
 
 
-def test_float_layers_never_run_in_bfloat16_unasked(tmp_path: Path) -> None:
+def test_float_layers_never_run_in_bfloat16_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for switch in KERNEL_SWITCHES:
+        monkeypatch.delenv(switch, raising=False)
     bench = Bench.open(tmp_path)
     net, contract = conv_net(channels=64)
     artifact, data = bench.compile("openvino", net, contract), data_folder(tmp_path / "data", images(2))
     assert {layer["precision"] for layer in bench.call("layers", artifact, data)["layers"]} == {"fp32"}
     asked = bench.call("layers", artifact, data, settings={"inference_precision": "bf16"})["layers"]
-    flags = str(bench.client.call("probe", {}, time_limit_s=60.0)["isa"])
-    assert ("bf16" in {layer["precision"] for layer in asked}) is ("avx512_bf16" in flags)
+    # Without these instructions OpenVINO either computes in fp32 or emulates: both answer what was asked.
+    if "avx512_bf16" in str(bench.client.call("probe", {}, time_limit_s=60.0)["isa"]):
+        assert "bf16" in {layer["precision"] for layer in asked}
 
 
 def test_every_setting_is_taken(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ steps = [{ technique = "exit-early", after = ["1"], epochs = 20, distil_weight =
 OPENVINO = """\
 title = "OpenVINO, one candidate"
 backend = "openvino"
-requires_arch = ["x86_64"]
+requires_arch = ["x86_64", "aarch64"]
 precisions = ["fp32"]
 
 [[settings]]

@@ -149,8 +149,11 @@ def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
     module = rebuilt(out)
     (x,) = zoo.feeds(zoo.ZOO["residual"], 24, seed=1)
     with torch.no_grad():
-        agree = module(x).argmax(1) == zoo.grown(zoo.ZOO["residual"])(x).argmax(1)
-    assert float(agree.float().mean()) > 0.9
+        got, expected = module(x).log_softmax(1), zoo.grown(zoo.ZOO["residual"])(x).log_softmax(1)
+    # How much of what tells the teacher's samples apart is missed: 200 times it after one epoch. The likeliest classes
+    # are no such measure: two of them are so close that kernels decide.
+    missed = (got - expected).pow(2).mean() / (expected - expected.mean(0)).pow(2).mean()
+    assert float(missed) < 0.2
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,18 @@ if TYPE_CHECKING:
     from edgebuild.training.batches import ArrayLoader
 
 
+def decided() -> nets.Mlp:
+    """A net whose predictions tell samples apart."""
+    net = nets.Mlp()
+    with torch.no_grad():
+        net.last.weight *= 20
+    return net
+
+
 class Counted:
     def __init__(self) -> None:
         self.calls = 0
-        self._live = LiveTeacher(nets.seeded(nets.Mlp))
+        self._live = LiveTeacher(nets.seeded(decided))
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         self.calls += 1
@@ -48,7 +56,8 @@ def test_training_on_stored_predictions_is_training_on_live_ones(tmp_path: Path,
         student = nets.seeded(nets.Mlp, 1)
         loss = losses.Distil(source, hard_weight=0.1)
         reports.append(train(student, TrainingPlan(epochs=3), loader, loss, scratch=tmp_path / name))
-    assert np.allclose(reports[0].losses, reports[1].losses, atol=1e-6, rtol=0)
+    # Kernels may round a sample otherwise in a batch of another size; the next sample's predictions are 0.1 off.
+    assert np.allclose(reports[0].losses, reports[1].losses, atol=1e-4, rtol=0)
     assert stored.outputs[0].shape == (3 if augment else 1, 200, 10)
     assert isinstance(stored.outputs[0], np.memmap)
     again = Counted()
