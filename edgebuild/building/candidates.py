@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.backends.protocol import read_notes
@@ -10,7 +10,7 @@ from edgebuild.building import emulated
 from edgebuild.building.compiling import compile_request
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.exits import compile_chain, exit_notes
-from edgebuild.building.judge import JudgeOutputs, judged
+from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
@@ -215,6 +215,9 @@ def judge(
         level=level,
         code_digest=world.code_digest if project.metric and project.metric.callable else "",
     )
+    metric = step.build_metric() if step.function is not None and world.budget.agreement is None else None
+    if metric is not None:
+        step = replace(step, values=metric_values(metric, (reference.path, outputs.path), data.path))
     inputs = {"reference": reference, "outputs": outputs, "data": data}
     result = world.run(step, inputs, label=f"judge {who} on {split}")
     verdict, closeness = judged(result.path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.data import materialise, model_digest
 from edgebuild.building.exits import cut_exits
 from edgebuild.building.layer_times import time_layers, timing_candidate
-from edgebuild.building.prepare import freeze_model, materialise, model_specs, weights_of
+from edgebuild.building.prepare import freeze_model, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
@@ -167,7 +168,7 @@ def _carry_out(
     references = tuple(r for technique, p in steps for r in technique.needs(p).references)
     code = UserCode(factory=project.model.factory, load=world.load, modules=references)
     original = world.run(
-        StoreOriginal(factory=code.factory, code=code, code_digest=world.code_digest),
+        StoreOriginal(factory=code.factory, code=code, code_digest=world.code_digest, model_digest=model_digest(world)),
         dict(weights_of(world)),
         label="store the original torch model",
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.candidates import Built, evaluate, judge
+from edgebuild.building.data import materialise
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
-from edgebuild.building.prepare import materialise, run_reference
+from edgebuild.building.prepare import run_reference
 from edgebuild.building.race import CLOSE
 from edgebuild.building.raced import cost_of, figure_of
 from edgebuild.building.record import write_record
@@ -62,14 +63,21 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
     finalists = {(at.target, c.artifact.digest()): (c, at) for race, at in places for c in race.finalists}
     if not finalists:
         return Opened(opening=None, verdicts={})
+    from edgebuild.models.dataset import Dataset
+    from edgebuild.models.digests import dataset_digest
+
     world = worlds[0]
     test = materialise(world, "test")
     opening = open_seal(
         world.home / "seal.jsonl",
         project=world.project.name,
-        test_digest=test.entry.digest,
+        test_digest=dataset_digest(Dataset.open(test.path)),
+        # What older lines name the set by: the digest of the files that it is kept in, in that order of samples.
+        also=(test.entry.digest,),
         artifacts=dict.fromkeys(digest for _, digest in finalists),
     )
+    for note in opening.notes:
+        world.say(note)
     reference = run_reference(world, prepared.imported, prepared.given, test, "test")
     baselines = {(at.target, race.finalists[0].artifact.digest()) for race, at in places if race.finalists}
     verdicts, failed, samples = {}, {}, {}

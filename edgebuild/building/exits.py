@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.building.judge import JudgeOutputs, labels_of
+from edgebuild.building.judge import JudgeOutputs, labels_of, metric_values
 from edgebuild.core.artifact import Contract, Exit, Stage
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.core.values import Value
@@ -62,6 +62,7 @@ class CutExits:
     budget: Budget
     function: Callable[..., Any] | None
     code_digest: str
+    values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST_KERNELS
@@ -112,6 +113,17 @@ class CutExits:
         )
         (out_dir / CHAIN).write_text(chosen.to_json())
 
+    def judging(self) -> JudgeOutputs:
+        """The judge of the chain's outputs on validation."""
+        return JudgeOutputs(
+            metric=self.metric,
+            budget=self.budget,
+            function=self.function,
+            split="validation",
+            level=LEVEL,
+            code_digest=self.code_digest,
+        )
+
     def _shipped(self) -> Contract:
         """The contract of the chain: it answers with the model's own output only."""
         from edgebuild.models.exits import exit_output
@@ -142,15 +154,7 @@ class CutExits:
         from edgebuild.models.exits import NEVER
 
         (output,) = (spec.name for spec in self._shipped().outputs)
-        judging = JudgeOutputs(
-            metric=self.metric,
-            budget=self.budget,
-            function=self.function,
-            split="validation",
-            level=LEVEL,
-            code_digest=self.code_digest,
-        )
-        metric, (groups, slices) = judging.build_metric(), labels_of(data)
+        metric, (groups, slices) = self.judging().build_metric(), labels_of(data)
         confidences = np.concatenate([found[part.confidence].ravel() for part in parts if part.confidence])
         tried = np.unique(np.quantile(confidences, np.linspace(0, 1, TRIED)))
         answers = np.stack([found[part.output or output] for part in parts])
@@ -280,6 +284,10 @@ def cut_exits(
         function=function,
         code_digest=world.code_digest if function else "",
     )
+    metric = step.judging().build_metric() if function is not None and world.budget.agreement is None else None
+    if metric is not None:
+        values = metric_values(metric, (prepared.reference.path,), prepared.validation.path)
+        step = replace(step, values=values)
     inputs: dict[str, StepResult | Path] = {
         "model": frozen,
         "data": prepared.validation,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.core.verdict import Closeness, Verdict
+from edgebuild.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from edgebuild.catalogue.project_tables import MetricTable
@@ -25,7 +26,7 @@ class JudgeOutputs:
     """Judges an artifact's outputs against the reference's on identical samples.
 
     Inputs: ``reference`` and ``outputs`` (outputs folders), ``data`` (dataset folder). Writes ``verdict.json`` and
-    ``closeness.json``.
+    ``closeness.json``. ``values`` is what a callable metric says now of both (``metric_values``): it may read files.
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"function": "the imported metric; its code is in code_digest"}
@@ -36,6 +37,7 @@ class JudgeOutputs:
     split: Literal["validation", "test"]
     level: float
     code_digest: str
+    values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST
@@ -80,6 +82,23 @@ class JudgeOutputs:
             return None
         scale = None if table.scale is None else (table.scale[0], table.scale[1])
         return custom(self.function, name=table.callable, direction=table.direction, scale=scale)
+
+
+def metric_values(metric: Metric, outputs: Iterable[Path], data: Path) -> tuple[str, ...]:
+    """Return what a metric says of each outputs folder, or why it says nothing: for a key, exact to the last bit."""
+    from edgebuild.models.dataset import Dataset
+    from edgebuild.models.outputs import read_outputs
+
+    targets = Dataset.open(data).target
+    if targets is None:
+        return ()
+    values = []
+    for folder in outputs:
+        try:
+            values.append(repr(metric.value(read_outputs(folder), targets)))
+        except DataError as error:
+            values.append(error.message)
+    return tuple(values)
 
 
 def labels_of(data: Dataset) -> tuple[Any, Any]:

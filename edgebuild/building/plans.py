@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.compress import planned_recipes
+from edgebuild.building.data import materialise
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.places import check_facts, enrolled, not_this_machine
-from edgebuild.building.prepare import materialise
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe

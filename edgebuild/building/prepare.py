@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.catalogue.samples import Split, open_split
+from edgebuild.building.data import materialise, model_digest
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
-from edgebuild.errors import DataError, ModelError
-from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, MaterialiseData, ReferenceOutputs
+from edgebuild.errors import ModelError
+from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, ReferenceOutputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from edgebuild.building.world import World
     from edgebuild.catalogue.project import Project
-    from edgebuild.core.data import Sample
     from edgebuild.execution.executor import StepResult
 
 #: Frames that the torch reference is fed at once; its outputs don't depend on it beyond rounding.
@@ -75,38 +73,6 @@ def freeze_model(
     return frozen, Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
 
 
-def materialise(world: World, split: Split) -> StepResult:
-    """Write one split of the user's data to disk, once."""
-    project = world.project
-    source = getattr(project.data, split)
-    if source is None:
-        raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
-    step = MaterialiseData(
-        source=source,
-        call=_Samples(project, split),
-        specs=tuple(_shipped_lengths(project, spec) for spec in project.sample_specs),
-        stateful=project.stateful,
-        code_digest=world.code_digest,
-    )
-    return world.run(step, world.data_files(source), label=f"read the {split} data")
-
-
-def _shipped_lengths(project: Project, spec: TensorSpec) -> TensorSpec:
-    """Samples come in the sizes that ship; only how many of them make a batch is left open."""
-    return spec.model_copy(update={"shape": (*spec.shape[:1], *project.shipped_shape(spec.shape[1:]))})
-
-
-class _Samples:
-    """Opens a split when it is asked for: a cached split needs no import of the user's code."""
-
-    def __init__(self, project: Project, split: Split) -> None:
-        self._project, self._split = project, split
-
-    def __call__(self) -> Iterable[Sample]:
-        opened = open_split(self._project, self._split)
-        return opened() if opened is not None else ()
-
-
 def _batch_is_free(project: Project) -> bool:
     return not project.stateful and all(BATCH_AXIS in spec.shape[:1] for spec in project.sample_specs)
 
@@ -129,6 +95,7 @@ def run_reference(
             factory=project.model.factory,
             call=world.load(project.model.factory),
             code_digest=world.code_digest,
+            model_digest=model_digest(world),
         )
         inputs.update(weights_of(world))
     return world.run(step, inputs, label=f"reference on {split}")
@@ -164,6 +131,7 @@ def _export_torch(world: World, samples: StepResult) -> StepResult:
         specs=model_specs(project),
         contract=_torch_contract(world),
         code_digest=world.code_digest,
+        model_digest=model_digest(world),
     )
     return world.run(step, {"samples": samples, **weights_of(world)}, label="export the torch model")
 

@@ -115,6 +115,7 @@ def write_record(
         anchor_ms=race.anchor_ms,
         host_peak_bytes=_peak_bytes(),
         emulated=race.emulated.text if race.emulated else "",
+        notes=tuple(world.said),
     )
     for name, finalist in names.items():
         _keep_samples(finalist, folder / "samples", name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.execution.executor import Executor, StepResult
+    from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
     from edgebuild.measuring.protocols import Protocol
@@ -57,6 +57,7 @@ class Options:
     recipes: tuple[str, ...] = ()
     time_s: float | None = None
     remeasure: bool = False
+    reread: bool = False
     device: str | None = None
     no_measure: bool = False
     command: str = ""
@@ -70,7 +71,8 @@ class World:
     """Everything effects go through. Made by ``open_world`` for this machine, by ``open_places`` for each target.
 
     ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
-    ``pin_clocks`` says that the user asked for pinned clocks while measuring.
+    ``pin_clocks`` says that the user asked for pinned clocks while measuring. ``read`` holds the digests of the data
+    and the model as this build read them, ``said`` what a user was told while it ran: all targets share them.
     """
 
     project: Project
@@ -88,6 +90,8 @@ class World:
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     started: float = field(default_factory=time.monotonic)
+    read: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     @property
     def configuration(self) -> tuple[Fact, ...]:
@@ -101,10 +105,17 @@ class World:
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""
-        from edgebuild.execution.executor import given
+        return self.executor.run(step, _ready(inputs), label=label)
 
-        ready = {name: given(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
-        return self.executor.run(step, ready, label=label)
+    def stored(self, step: Step, inputs: Mapping[str, StepResult | Path]) -> bool:
+        """Whether what a step makes is in the store."""
+        return self.executor.stored(step, _ready(inputs))
+
+    def say(self, text: str) -> None:
+        """Tell the user something now, and keep it for the record."""
+        if text not in self.said:
+            self.said.append(text)
+            self.progress.say(text)
 
     def load(self, reference: str) -> Callable[..., Any]:
         """Return a callable of the project's; its module (and torch with it) is imported when it is first called."""
@@ -115,10 +126,6 @@ class World:
 
         return call
 
-    def data_files(self, source: str) -> dict[str, Path]:
-        """Return the files that a data source reads and whose digest belongs into its key."""
-        return {"file": self.project.folder / source} if source.endswith(".npz") else {}
-
     def check_inputs(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         """Raise ``ModelError`` where edgebuild.toml and the ONNX file disagree about inputs, outputs or states."""
         problems = list(_input_problems(self.project, inputs, outputs))
@@ -127,6 +134,12 @@ class World:
                 f"edgebuild.toml and the ONNX model disagree: {'; '.join(problems)}.",
                 hint="`edgebuild init MODEL.onnx` writes [[inputs]] as the file has them.",
             )
+
+
+def _ready(inputs: Mapping[str, StepResult | Path]) -> dict[str, Input]:
+    from edgebuild.execution.executor import given
+
+    return {name: given(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
 
 
 def cache_home() -> Path:

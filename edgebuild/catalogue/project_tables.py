@@ -175,6 +175,11 @@ class DataTable(Table):
     calibration: DataSource = Field(description="Samples that quantisers calibrate on; no targets needed.")
     validation: DataSource = Field(description="Samples that candidates are chosen on.")
     test: DataSource = Field(description="The sealed set: opened once, to certify the finalists.")
+    data_version: Text | None = Field(
+        default=None,
+        description="What the callables yield, as a version of yours: change it when the data change. Without it every "
+        "build reads all samples, to see whether they changed.",
+    )
 
 
 class MetricTable(Table):

@@ -143,6 +143,7 @@ def build(
     recipe: RecipesOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="Read all data, in spite of [data].data_version.")] = False,
     device: DeviceOption = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
@@ -156,7 +157,9 @@ def build(
         from edgebuild.errors import UsageError
 
         raise UsageError("--device and --no-measure exclude each other.", hint="Leave one of them out.")
-    options = replace(_options(target, budget, recipe, time, remeasure), device=device, no_measure=no_measure)
+    options = replace(
+        _options(target, budget, recipe, time, remeasure), reread=reread, device=device, no_measure=no_measure
+    )
     raise typer.Exit(run_build(_load(project), options))
 
 

@@ -34,6 +34,10 @@ class TerminalProgress:
         """Open a bar; ``total`` None shows activity only."""
         return _TerminalTask(self, self._progress, title, total)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(_line(text), markup=False, highlight=False, soft_wrap=True)
+
     def opened(self) -> None:
         """Start drawing with the first open task."""
         self._open += 1
@@ -74,6 +78,10 @@ class LogProgress:
         """See ``Progress``."""
         return _LogTask(title, total)
 
+    def say(self, text: str) -> None:
+        """See ``Progress``."""
+        print(_line(text), file=sys.stderr, flush=True)
+
 
 class _LogTask:
     EVERY_S = 30.0
@@ -101,6 +109,13 @@ class _LogTask:
         took = time.monotonic() - self._started
         if took >= QUIET_BELOW_S:
             print(f"  {self._title}: {took:.0f} s", file=sys.stderr, flush=True)
+
+
+def _line(text: str) -> str:
+    """A note as a line of its own; nothing in it can steer the terminal."""
+    from edgebuild.reporting.figures import clean
+
+    return f"  note: {clean(text)}"
 
 
 def make_progress() -> TerminalProgress | LogProgress:

@@ -28,6 +28,10 @@ class Progress(Protocol):
         """Open a line of progress; use it as a context manager."""
         ...
 
+    def say(self, text: str) -> None:
+        """Tell the user something that stays."""
+        ...
+
 
 class Task(Protocol):
     """One line of progress."""
@@ -95,6 +99,10 @@ class NoProgress:
         """Return a task that says nothing."""
         del title, total
         return self
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+        del text
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Say nothing."""

@@ -203,7 +203,8 @@ class BuildRecord(Value):
     """Everything one build for one target found out; lies as ``build.json`` beside its report.
 
     ``kept`` is the candidate whose artifact lies beside the record: the chosen one, else the one that came nearest.
-    ``emulated`` says what the device was emulated as and on which samples; empty for a real one.
+    ``emulated`` says what the device was emulated as and on which samples; empty for a real one. ``notes`` is what a
+    reader should know of the build as a whole.
     """
 
     schema_version: Literal[1] = 1
@@ -232,6 +233,7 @@ class BuildRecord(Value):
     anchor_ms: tuple[float, ...] = ()
     host_peak_bytes: int | None = None
     emulated: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class MeasurementRef(Value):

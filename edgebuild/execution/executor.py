@@ -142,10 +142,7 @@ class Executor:
         started = time.monotonic()
         try:
             self._check()
-            digests = {name: value.digest for name, value in inputs.items()}
-            parts = key_parts(
-                step, digests, seed=self._seed, isa=self._isa, device_configuration=self._device_configuration
-            )
+            parts = self._parts(step, inputs)
             entry, why = self._reuse_or_make(step, inputs, parts, label)
         except KeyboardInterrupt as error:
             raise Interrupted(
@@ -165,6 +162,14 @@ class Executor:
             )
         )
         return result
+
+    def stored(self, step: Step, inputs: Mapping[str, Input]) -> bool:
+        """Whether ``run`` would find in the store what ``step`` makes of ``inputs``."""
+        return self._store.lookup(key_of(self._parts(step, inputs))) is not None
+
+    def _parts(self, step: Step, inputs: Mapping[str, Input]) -> dict[str, Json]:
+        digests = {name: value.digest for name, value in inputs.items()}
+        return key_parts(step, digests, seed=self._seed, isa=self._isa, device_configuration=self._device_configuration)
 
     def _reuse_or_make(
         self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str

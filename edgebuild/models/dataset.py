@@ -17,9 +17,10 @@ import numpy as np
 from edgebuild.core.data import Sample
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.errors import DataError, EdgebuildError, ModelError
+from edgebuild.models.digests import SamplesDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -79,6 +80,16 @@ class Dataset:
         """The slice of every sample."""
         return tuple(json.loads((self.folder / "slices.json").read_text()))
 
+    def __iter__(self) -> Iterator[tuple[dict[str, NDArray[Any]], str | None, str | None]]:
+        """Yield every sample: its arrays with frames on axis 0 (``target`` among them), its group and its slice."""
+        arrays = {name: self.array(name) for name in self.inputs}
+        if (target := self.target) is not None:
+            arrays["target"] = target
+        start = 0
+        for length, group, slice_ in zip(self.lengths.tolist(), self.groups(), self.slices(), strict=True):
+            yield {name: array[start : start + length] for name, array in arrays.items()}, group, slice_
+            start += length
+
 
 @dataclass
 class _Writer:
@@ -117,8 +128,9 @@ def write_dataset(
     source: str,
     task: Task,
     check: Callable[[], None],
+    digest: SamplesDigest | None = None,
 ) -> Dataset:
-    """Write samples into ``folder`` one at a time, checking each against the model's inputs.
+    """Write samples into ``folder`` one at a time, checking each against the model's inputs; ``digest`` takes them in.
 
     Raises ``DataError`` naming ``source``, the sample and the input for a wrong shape, dtype, a NaN or an infinity, a
     missing or unknown input, an empty set, or samples of which only some are labelled; ``ModelError`` for an input
@@ -130,14 +142,13 @@ def write_dataset(
     groups: list[str | None] = []
     slices: list[str | None] = []
     try:
-        for index, sample in enumerate(_iterate(samples, source)):
-            check()
-            where = f"{source}: sample {index}"
-            frames = _frames(sample, specs, stateful, where)
-            _append(writers, folder, frames, where)
+        for index, (sample, frames) in enumerate(_checked_samples(samples, specs, stateful, source, check)):
+            _append(writers, folder, frames, f"{source}: sample {index}")
             lengths.append(len(next(iter(frames.values()))))
             groups.append(sample.group)
             slices.append(sample.slice)
+            if digest is not None:
+                digest.add(frames, sample.group, sample.slice)
             task.advance()
     finally:
         for writer in writers.values():
@@ -155,6 +166,31 @@ def write_dataset(
     }
     (folder / "data.json").write_text(json.dumps(facts, sort_keys=True))
     return Dataset.open(folder)
+
+
+def digest_samples(
+    samples: Iterable[Sample],
+    *,
+    specs: tuple[TensorSpec, ...],
+    stateful: bool,
+    source: str,
+    task: Task,
+    check: Callable[[], None],
+) -> str:
+    """Return the digest that ``write_dataset`` would find, writing nothing. Raises ``DataError`` as it does."""
+    digest = SamplesDigest()
+    for sample, frames in _checked_samples(samples, specs, stateful, source, check):
+        digest.add(frames, sample.group, sample.slice)
+        task.advance()
+    return digest.value
+
+
+def _checked_samples(
+    samples: Iterable[Sample], specs: tuple[TensorSpec, ...], stateful: bool, source: str, check: Callable[[], None]
+) -> Iterator[tuple[Sample, dict[str, NDArray[Any]]]]:
+    for index, sample in enumerate(_iterate(samples, source)):
+        check()
+        yield sample, _frames(sample, specs, stateful, f"{source}: sample {index}")
 
 
 def _refuse_names(specs: tuple[TensorSpec, ...]) -> None:

@@ -30,17 +30,22 @@ _CALL_REASON = "the imported callable; its code is in code_digest"
 
 @dataclass(frozen=True, kw_only=True)
 class MaterialiseData:
-    """Calls a data callable of the user's once and writes its samples as mapped arrays. Writes a dataset folder."""
+    """Calls a data callable of the user's once and writes its samples as mapped arrays. Writes a dataset folder.
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
+    ``content`` is the digest of the samples that were read before (``dataset.digest_samples``): with it they, and not
+    the code that yields them, decide what is reused. Empty for a file, which is an input of the step. Raises
+    ``DataError`` when the callable now yields other samples.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": "the imported callable; what it yields is in content"}
 
     source: str
     call: Callable[[], Iterable[Sample]]
     specs: tuple[TensorSpec, ...]
     stateful: bool
-    code_digest: str
+    content: str = ""
     kind: ClassVar[str] = "materialise-data"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
@@ -49,12 +54,14 @@ class MaterialiseData:
         return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
-        """See ``Step``; takes no inputs."""
+        """See ``Step``; a file of samples is its only input."""
         del inputs
+        from edgebuild.errors import DataError
         from edgebuild.models.dataset import write_dataset
+        from edgebuild.models.digests import SamplesDigest
 
-        samples = _user_call(self.call, self.source)
-        with ctx.progress.task(f"Reading {self.source}") as task:
+        samples, digest = call_for_samples(self.call, self.source), SamplesDigest()
+        with ctx.progress.task(f"Writing {self.source}") as task:
             write_dataset(
                 samples,
                 out_dir,
@@ -63,10 +70,17 @@ class MaterialiseData:
                 source=self.source,
                 task=task,
                 check=ctx.check,
+                digest=digest,
+            )
+        if self.content and digest.value != self.content:
+            raise DataError(
+                f"{self.source} yields other samples at each call: two readings in a row differ.",
+                hint="Fix its seed and its order; augmented training data come from [training].loader.",
             )
 
 
-def _user_call(call: Callable[[], Iterable[Sample]], source: str) -> Iterable[Sample]:
+def call_for_samples(call: Callable[[], Iterable[Sample]], source: str) -> Iterable[Sample]:
+    """Return what a data callable returns; raises ``DataError`` naming it where it fails."""
     from edgebuild.errors import DataError, EdgebuildError
 
     try:
@@ -84,8 +98,9 @@ def _user_call(call: Callable[[], Iterable[Sample]], source: str) -> Iterable[Sa
 class ExportTorch:
     """Exports the user's torch module to ONNX with its named axes dynamic, and compares both on real samples.
 
-    Inputs: ``samples`` (a dataset folder), ``weights`` (a .safetensors file, optional). Writes ``model.onnx`` and
-    ``export.json``. Raises ``ModelError`` naming the worst sample when torch and ONNX disagree at any batch size.
+    Inputs: ``samples`` (a dataset folder), ``weights`` (a .safetensors file, optional). ``model_digest`` says which
+    tensors the factory gives, whatever file it reads them from. Writes ``model.onnx`` and ``export.json``. Raises
+    ``ModelError`` naming the worst sample when torch and ONNX disagree at any batch size.
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
@@ -95,6 +110,7 @@ class ExportTorch:
     specs: tuple[TensorSpec, ...]
     contract: Contract
     code_digest: str
+    model_digest: str = ""
     kind: ClassVar[str] = "export-torch"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST_KERNELS
@@ -265,7 +281,8 @@ class ReferenceOutputs:
     """The model as given, over a data set: torch eager fp32, or ONNX in onnxruntime with optimisation off.
 
     Inputs: ``data`` (dataset folder) and ``model`` (ONNX folder), or ``weights`` (optional) when ``call`` builds a
-    torch module. Writes an outputs folder. Raises ``DataError`` when the reference answers NaN or infinity.
+    torch module, whose tensors ``model_digest`` stands for. Writes an outputs folder. Raises ``DataError`` when the
+    reference answers NaN or infinity.
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
@@ -277,6 +294,7 @@ class ReferenceOutputs:
     factory: str | None = None
     call: Callable[[], Any] | None = None
     code_digest: str = ""
+    model_digest: str = ""
     kind: ClassVar[str] = "reference-outputs"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST_KERNELS

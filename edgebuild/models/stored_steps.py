@@ -28,6 +28,7 @@ class StoreOriginal:
     factory: str
     code: UserCode
     code_digest: str
+    model_digest: str = ""
     kind: ClassVar[str] = "store-original"
     version: ClassVar[int] = 1
     place: ClassVar[Place] = Place.HOST

@@ -268,6 +268,7 @@ def reproduce(record: BuildRecord) -> Section:
         ("objective", record.objective),
         ("budget", record.budget_text),
         ("sealed test set", record.seal or "not opened"),
+        *(("note", note) for note in record.notes),
         *[(f"artifact of {name}", digest) for name, digest in dict(digests).items()],
     ]
     command = tag("pre", tag("code", record.command), tabindex="0") if record.command else None

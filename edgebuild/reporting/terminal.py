@@ -55,7 +55,8 @@ def summary(record: BuildRecord) -> Group:
 def _footnote(record: BuildRecord) -> list[RichText]:
     screened = any(c.screen and not c.certify for c in record.candidates)
     notes = [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
-    return notes + [_text(line) for line in story.emulation_lines(record)]
+    lines = (*story.emulation_lines(record), *(f"Note: {note}" for note in record.notes))
+    return notes + [_text(line) for line in lines]
 
 
 def _text(*pieces: str | tuple[str, str]) -> RichText:

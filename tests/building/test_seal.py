@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebuild.building.seal import Opening, open_seal
+from edgebuild.building.seal import Opening, open_seal, openings_of
 from edgebuild.core.values import digest_json
 from edgebuild.errors import StoreError
 from edgebuild.judging.intervals import level_for_opening
+from tests.mutants import COUNTS, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +105,6 @@ def test_a_line_that_was_changed_removed_moved_or_put_in_is_noticed(path: Path) 
         (2, [one, "not json", three]),
         (2, [one, "[]", three]),
         (2, [one, '{"previous": 1}', three]),
-        (3, [one, two, three[:-20]]),
         (2, [one, "", three]),
     ):
         path.write_text("\n".join(lines) + "\n")
@@ -112,6 +113,164 @@ def test_a_line_that_was_changed_removed_moved_or_put_in_is_noticed(path: Path) 
             opened(path, "d")
         assert "honest" in caught.value.hint
         assert path.read_bytes() == before, "a damaged record is evidence: it is left as it is"
+
+
+def head(path: Path) -> Path:
+    return path.with_name("seal.head.json")
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_lines_cut_off_the_end_are_noticed(path: Path, left: int) -> None:
+    for artifact in "abc":
+        opened(path, artifact)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:left]))
+    with pytest.raises(StoreError, match=f"lost its end: it has {left} whole lines, and had 3"):
+        opened(path, "d")
+
+
+def test_a_record_that_is_gone_altogether_is_noticed_by_what_lies_beside_it(path: Path) -> None:
+    opened(path, "a")
+    path.unlink()
+    with pytest.raises(StoreError, match="lost its end: it has 0 whole lines, and had 1"):
+        opened(path, "b")
+
+
+def test_a_record_written_anew_with_all_digests_right_is_noticed(path: Path, tmp_path: Path) -> None:
+    opened(path, "a")
+    other = tmp_path / "other.jsonl"
+    opened(other, "x")
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(StoreError, match="was written anew: line 1 isn't"):
+        opened(path, "b")
+
+
+def test_a_record_without_its_head_counts_on_and_says_so_once(path: Path) -> None:
+    for artifact in "abc":
+        opened(path, artifact)
+    for content in (None, "{", "[]", "null", '{"head": "", "lines": 0, "digest": ""}'):
+        head(path).unlink()
+        if content is not None:
+            head(path).write_text(content)
+        again = opened(path, "a")
+        assert again.number == 1
+        assert "missing or damaged: nothing shows whether seal.jsonl lost its end" in again.notes[0]
+        assert opened(path, "a").notes == ()
+
+
+@pytest.mark.parametrize("torn", ["{", '{"artifacts":["b"],"at":"20', "\0" * 300])
+def test_half_a_line_at_the_end_is_put_aside_and_said(path: Path, torn: str) -> None:
+    opened(path, "a")
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn.encode())
+    again = opened(path, "a")
+    assert (again.number, path.read_bytes()) == (1, whole)
+    assert "half a line" in again.notes[0]
+    (aside,) = path.parent.glob("seal.torn-*")
+    assert aside.read_bytes() == torn.encode()
+    assert opened(path, "b").number == 2
+    assert opened(path, "b").notes == ()
+
+
+def test_an_opening_cut_into_after_it_was_used_is_not_taken_for_one_that_never_was(path: Path) -> None:
+    for artifact in "abc":
+        opened(path, artifact)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StoreError, match="lost its end: it has 2 whole lines, and had 3"):
+        opened(path, "d")
+
+
+def test_a_last_line_that_lacks_its_line_end_only_is_counted(path: Path) -> None:
+    opened(path, "a")
+    opened(path, "b")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert opened(path, "b").number == 2
+    assert opened(path, "c").number == 3
+    assert len(path.read_bytes().splitlines()) == 3
+    assert opened(path, "c").notes == ()
+
+
+def test_the_name_that_older_lines_give_a_test_set_counts(path: Path) -> None:
+    opened(path, "a", test="old")
+    later = open_seal(path, project="p", test_digest="new", also=("old",), artifacts=("b",))
+    assert (later.number, later.others) == (2, 0)
+    assert opened(path, "c", test="new").number == 3
+    assert openings_of(path, project="p", test_digest="new", also=("old",)) == 3
+    assert openings_of(path, project="q", test_digest="new") == 0
+
+
+def test_openings_of_other_test_data_are_told(path: Path) -> None:
+    opened(path, "a")
+    opened(path, "b")
+    other = opened(path, "c", test="u")
+    assert other.text.endswith("; 2 of other test data are on record")
+
+
+@pytest.mark.parametrize("name", ["seal.jsonl", "seal.head.json"])
+def test_a_link_is_not_followed(path: Path, name: str) -> None:
+    """Nothing outside the project is written, and what a link points to isn't read as the record."""
+    outside = path.with_name("outside")
+    outside.write_text("kept")
+    path.with_name(name).symlink_to(outside)
+    if name == "seal.jsonl":
+        with pytest.raises(StoreError, match="can't be read: it is a link"):
+            opened(path, "a")
+        path.unlink()
+        path.symlink_to(path.with_name("not-there"))
+        with pytest.raises(StoreError, match="can't be read: it is a link"):
+            opened(path, "a")
+    else:
+        assert opened(path, "a").number == 1
+        assert not head(path).is_symlink()
+    assert outside.read_text() == "kept"
+    assert not path.with_name("not-there").exists()
+
+
+def test_a_pipe_in_its_place_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match="can't be read: it is no plain file"):
+        opened(path, "a")
+
+
+@pytest.fixture
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of records needn't survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("with_head", [True, False])
+def test_damage_is_refused_or_mended_and_never_lowers_the_count_in_silence(
+    path: Path, count: int, with_head: bool
+) -> None:
+    for artifact in "abc":
+        opened(path, artifact)
+    record, beside = path.read_bytes(), head(path).read_bytes()
+    mended = 0
+    for seed in range(count):
+        path.write_bytes(damaged(record, seed))
+        head(path).unlink(missing_ok=True)
+        if with_head:
+            head(path).write_bytes(beside)
+        try:
+            found = opened(path, "d")
+        except StoreError:
+            continue
+        mended += 1
+        assert found.number == 4 or (not with_head and found.notes), seed
+    assert mended < count
+
+
+@pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_damaged_head_lowers_no_count(path: Path, count: int) -> None:
+    for artifact in "abc":
+        opened(path, artifact)
+    record, beside = path.read_bytes(), head(path).read_bytes()
+    for seed in range(count):
+        path.write_bytes(record)
+        head(path).write_bytes(damaged(beside, seed))
+        assert opened(path, "d").number == 4, seed
 
 
 def test_a_record_that_can_t_be_written_keeps_the_set_sealed(tmp_path: Path) -> None:

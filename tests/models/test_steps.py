@@ -233,7 +233,7 @@ def test_shapes_alone_are_frozen_for_a_model_that_nobody_judges(tmp_path: Path) 
 
 
 def materialise(call: Any, **more: Any) -> MaterialiseData:
-    fields = {"source": "data:test", "specs": (spec("x", "batch", 2),), "stateful": False, "code_digest": "c"}
+    fields = {"source": "data:test", "specs": (spec("x", "batch", 2),), "stateful": False}
     return MaterialiseData(call=call, **{**fields, **more})
 
 
@@ -259,7 +259,7 @@ def test_a_callable_that_fails_at_once_is_named(tmp_path: Path) -> None:
 
 STEPS: list[tuple[Step, Step]] = [
     (materialise(print), materialise(print, stateful=True)),
-    (materialise(print), materialise(print, code_digest="d")),
+    (materialise(print), materialise(print, content="d")),
     (materialise(print), materialise(print, specs=(spec("x", "batch", 3),))),
     (
         FreezeModel(contract=DENSE, shapes=(("x", (4, 6)),)),

@@ -1,0 +1,159 @@
+"""The user's data and model as they are now: every build reads them, and what is read decides what is reused.
+
+Code alone doesn't say what a callable yields or what a factory loads: the files behind it may have changed. So samples
+are read and digested each time, a factory's tensors too. ``[data].data_version`` says that samples are what they were;
+``<home>/data.json`` keeps what they were then. ``--reread`` reads them all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.catalogue.samples import Split, open_split
+from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.errors import DataError
+from edgebuild.measuring.evidence import write_atomic
+from edgebuild.models.steps import MaterialiseData, call_for_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from edgebuild.building.world import World
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.artifact import TensorSpec
+    from edgebuild.core.data import Sample
+    from edgebuild.execution.executor import StepResult
+
+
+def materialise(world: World, split: Split) -> StepResult:
+    """Return one split of the user's data on disk: what is stored where the samples are the same, else read anew."""
+    project = world.project
+    source = getattr(project.data, split)
+    if source is None:
+        raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
+    if source.endswith(".npz"):
+        step, inputs = _step(project, split, source, ""), {"file": project.folder / source}
+    else:
+        step, inputs = _read(world, split, source), {}
+    return world.run(step, inputs, label=f"read the {split} data")
+
+
+def sample_specs(project: Project) -> tuple[TensorSpec, ...]:
+    """Samples come in the sizes that ship; only how many of them make a batch is left open."""
+    return tuple(
+        spec.model_copy(update={"shape": (*spec.shape[:1], *project.shipped_shape(spec.shape[1:]))})
+        for spec in project.sample_specs
+    )
+
+
+def _step(project: Project, split: Split, source: str, content: str) -> MaterialiseData:
+    return MaterialiseData(
+        source=source,
+        call=_Samples(project, split),
+        specs=sample_specs(project),
+        stateful=project.stateful,
+        content=content,
+    )
+
+
+class _Samples:
+    """Opens a split when it is asked for: data that aren't read need no import of the user's code."""
+
+    def __init__(self, project: Project, split: Split) -> None:
+        self._project, self._split = project, split
+
+    def __call__(self) -> Iterable[Sample]:
+        opened = open_split(self._project, self._split)
+        return opened() if opened is not None else ()
+
+
+def _read(world: World, split: Split, source: str) -> MaterialiseData:
+    """Return the step for the samples that the callable yields now, which are read once in a build."""
+    project = world.project
+    if (content := world.read.get(split)) is not None:
+        return _step(project, split, source, content)
+    declared = _declared(world, source)
+    known = _Known(world.home / "data.json", split, declared)
+    if known.content and not world.options.reread:
+        step = _step(project, split, source, known.content)
+        if world.stored(step, {}):
+            world.read[split] = known.content
+            world.say(
+                f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
+                f"as when they were read on {known.at[:10]}"
+            )
+            return step
+    content = _digest(world, split, source)
+    if known.content and known.content != content:
+        world.say(
+            f"the {split} data changed although [data].data_version is still {project.data.data_version!r}; "
+            "give them a new version, so that every build notices"
+        )
+    if declared:
+        known.keep(content)
+    world.read[split] = content
+    return _step(project, split, source, content)
+
+
+def _digest(world: World, split: Split, source: str) -> str:
+    from edgebuild.models.dataset import digest_samples
+
+    project = world.project
+    with world.progress.task(f"Reading {source}") as task:
+        return digest_samples(
+            call_for_samples(_Samples(project, split), source),
+            specs=sample_specs(project),
+            stateful=project.stateful,
+            source=source,
+            task=task,
+            check=world.check,
+        )
+
+
+def _declared(world: World, source: str) -> str:
+    """Return what a declared version stands for; empty where none is declared. Other code may yield other samples."""
+    project = world.project
+    version = project.data.data_version
+    if version is None:
+        return ""
+    specs = [spec.model_dump(mode="json") for spec in sample_specs(project)]
+    return digest_json([source, version, world.code_digest, specs, project.stateful])
+
+
+class _Known:
+    """What one split's samples were when they were last read under what is declared now; nothing where unreadable."""
+
+    def __init__(self, path: Path, split: Split, declared: str) -> None:
+        self._path, self._split, self._declared = path, split, declared
+        found = self._all().get(split)
+        mine = found if isinstance(found, dict) and declared and found.get("declared") == declared else {}
+        self.content, self.at = str(mine.get("content", "")), str(mine.get("at", ""))
+
+    def _all(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads(self._path.read_bytes())
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def keep(self, content: str) -> None:
+        """Remember what was read."""
+        now = {"declared": self._declared, "content": content, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomic(self._path, canonical_json({**self._all(), self._split: now}))
+
+
+def model_digest(world: World) -> str:
+    """Return the digest of the tensors that the project's factory gives now; empty without a factory."""
+    factory = world.project.model.factory
+    if factory is None:
+        return ""
+    if "model" not in world.read:
+        from edgebuild.models.digests import module_digest
+        from edgebuild.models.torch_models import make_module
+
+        module = make_module(world.load(factory), factory, world.project.weights_path)
+        world.read["model"] = module_digest(module)
+    return world.read["model"]

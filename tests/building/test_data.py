@@ -1,0 +1,242 @@
+"""The data that a callable yields now decide what is reused: files behind it change without a change of its code."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from edgebuild.building.data import materialise, model_digest
+from edgebuild.building.world import Options, World, store_of
+from edgebuild.catalogue.code_digest import project_code_digest
+from edgebuild.catalogue.project import load_project
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import DataError
+from edgebuild.execution.executor import Executor
+from edgebuild.judging.budget import Budget
+from edgebuild.models.dataset import Dataset
+from edgebuild.models.digests import dataset_digest, sample_digest
+from tests.cli.example import write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SPLITS = 'calibration = "data:calibration"\nvalidation = "data:validation"\ntest = "data:test"'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_project(tmp_path / "project")
+
+
+@contextmanager
+def opened(folder: Path, *, reread: bool = False) -> Iterator[World]:
+    """A world without a device: reading data asks for none."""
+    project = load_project(folder)
+    with store_of(project) as store:
+        yield World(
+            project=project,
+            options=Options(reread=reread),
+            home=folder / ".edgebuild",
+            executor=Executor(
+                store=store, progress=NoProgress(), check=never_stop, seed=0, isa="", device_configuration={}
+            ),
+            client=cast("Any", None),
+            backends={},
+            probe={},
+            code_digest=project_code_digest(folder),
+            budget=Budget(points=1.0),
+        )
+
+
+def read(project: Path, *, reread: bool = False) -> tuple[bool, str, str, list[str]]:
+    """Read the test data; return whether they were reused, their digest, the set's in any order, and what was said."""
+    with opened(project, reread=reread) as world:
+        found = materialise(world, "test")
+        assert materialise(world, "test").entry == found.entry
+        return found.reused, found.entry.digest, dataset_digest(Dataset.open(found.path)), world.said
+
+
+def change(project: Path, alter: Callable[[dict[str, Any]], Any]) -> None:
+    path = project / "test_arrays"
+    with np.load(path) as file:
+        arrays = dict(file)
+    alter(arrays)
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def one_label(arrays: dict[str, Any]) -> None:
+    arrays["label"][7] = (arrays["label"][7] + 1) % 4
+
+
+def one_pixel(arrays: dict[str, Any]) -> None:
+    arrays["image"][7, 0, 0, 0] += 1e-3
+
+
+def one_less(arrays: dict[str, Any]) -> None:
+    for name in arrays:
+        arrays[name] = arrays[name][:-1]
+
+
+def one_more(arrays: dict[str, Any]) -> None:
+    for name in arrays:
+        arrays[name] = np.concatenate([arrays[name], arrays[name][:1]])
+
+
+def another_order(arrays: dict[str, Any]) -> None:
+    for name in arrays:
+        arrays[name] = arrays[name][::-1].copy()
+
+
+def test_what_did_not_change_is_reused_whatever_becomes_of_code_and_files(project: Path) -> None:
+    first = read(project)
+    assert not first[0]
+    change(project, dict.copy)
+    with (project / "data.py").open("a") as file:
+        file.write("\nUNUSED = 1\n")
+    assert read(project) == (True, *first[1:])
+
+
+@pytest.mark.parametrize("alter", [one_label, one_pixel, one_less, one_more])
+def test_data_that_changed_are_read_anew_and_are_another_test_set(
+    project: Path, alter: Callable[[dict[str, Any]], None]
+) -> None:
+    _, digest, whole, _ = read(project)
+    change(project, alter)
+    again = read(project)
+    assert not again[0]
+    assert again[1] != digest
+    assert again[2] != whole
+
+
+def test_another_order_is_read_anew_and_is_the_same_test_set(project: Path) -> None:
+    _, digest, whole, _ = read(project)
+    change(project, another_order)
+    again = read(project)
+    assert not again[0]
+    assert again[1] != digest
+    assert again[2] == whole
+
+
+def versioned(project: Path, version: str) -> None:
+    write_project(project, {"data": f'{SPLITS}\ndata_version = "{version}"'})
+
+
+def test_a_declared_version_skips_reading_and_says_so_and_reread_reads(project: Path) -> None:
+    versioned(project, "1")
+    first = read(project)
+    assert (first[0], first[3]) == (False, [])
+    change(project, one_label)
+    kept = read(project)
+    assert kept[:3] == (True, *first[1:3])
+    (said,) = kept[3]
+    assert said.startswith("test data not read: [data].data_version is '1', as when they were read on 2")
+    again = read(project, reread=True)
+    assert not again[0]
+    assert again[2] != first[2]
+    assert again[3] == [
+        "the test data changed although [data].data_version is still '1'; give them a new version, so that every build "
+        "notices"
+    ]
+    # What was read last is what the version stands for from now on.
+    assert read(project)[:3] == (True, *again[1:3])
+    assert read(project, reread=True) == (True, *again[1:3], [])
+
+
+def test_another_version_other_code_or_a_lost_result_is_read(project: Path) -> None:
+    versioned(project, "1")
+    first = read(project)
+    change(project, one_label)
+    text = (project / "edgebuild.toml").read_text()
+    (project / "edgebuild.toml").write_text(text.replace('data_version = "1"', 'data_version = "2"'))
+    second = read(project)
+    assert second[1] != first[1]
+    change(project, one_pixel)
+    with (project / "data.py").open("a") as file:
+        file.write("\nUNUSED = 1\n")
+    third = read(project)
+    assert third[1] not in {first[1], second[1]}
+    change(project, one_less)
+    for path in (project / ".edgebuild" / "store" / "entries").iterdir():
+        path.unlink()
+    assert read(project)[1] not in {first[1], second[1], third[1]}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"test": 3}', '{"test": {"declared": 1}}', "[" * 100_000])
+def test_what_was_kept_of_a_version_is_read_again_where_it_is_damaged(project: Path, content: str) -> None:
+    versioned(project, "1")
+    first = read(project)
+    change(project, one_label)
+    (project / ".edgebuild" / "data.json").write_text(content)
+    assert read(project)[1] != first[1]
+    assert json.loads((project / ".edgebuild" / "data.json").read_bytes())["test"]["content"]
+
+
+def test_a_callable_that_yields_other_samples_at_each_call_is_refused(project: Path) -> None:
+    with (project / "data.py").open("a") as file:
+        file.write(
+            "\nimport itertools\nCALLS = itertools.count()\n"
+            "def test():\n    n = next(CALLS)\n"
+            "    yield Sample(inputs={'image': np.full((1, 8, 8), n, np.float32)}, target=0)\n"
+        )
+    with pytest.raises(DataError, match="yields other samples at each call") as caught:
+        read(project)
+    assert "[training].loader" in caught.value.hint
+
+
+def test_a_digest_tells_apart_what_differs_and_nothing_else() -> None:
+    one = {"x": np.arange(6, dtype=np.float32).reshape(1, 6), "target": np.array([3])}
+    digest = sample_digest(one, "g", "s")
+    assert digest == sample_digest({**one, "target": np.array([3], np.uint8)}, "g", "s"), "the same label"
+    others = [
+        ({**one, "target": np.array([4])}, "g", "s"),
+        ({**one, "target": np.array([3.0])}, "g", "s"),
+        ({**one, "x": one["x"].reshape(1, 2, 3)}, "g", "s"),
+        ({**one, "x": one["x"].view(np.int32)}, "g", "s"),
+        ({"y": one["x"], "target": one["target"]}, "g", "s"),
+        ({"x": one["x"]}, "g", "s"),
+        (one, None, "s"),
+        (one, "g", None),
+        (one, "gs", ""),
+    ]
+    assert len({digest, *(sample_digest(*other) for other in others)}) == 1 + len(others)
+    short, long = np.array(["ab"]), np.array(["ab", "longer"])[:1]
+    assert short.dtype != long.dtype
+    assert sample_digest({"target": short}) == sample_digest({"target": long})
+
+
+FACTORY = """
+import torch
+
+def make():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    net.load_state_dict(torch.load(__file__.replace("model.py", "weights.pt"), weights_only=True))
+    return net
+"""
+
+
+def test_weights_that_a_factory_reads_by_itself_are_known_by_what_they_are(project: Path) -> None:
+    import torch
+
+    tables = {"model": 'factory = "model:make"\noutputs = ["scores"]'}
+    write_project(project, tables)
+    (project / "model.py").write_text(FACTORY)
+
+    def digest(scale: float) -> str:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+        torch.save({name: value * scale for name, value in net.state_dict().items()}, project / "weights.pt")
+        with opened(project) as world:
+            return model_digest(world)
+
+    assert digest(1.0) == digest(1.0) != digest(2.0)
+
+
+def test_a_model_from_a_file_needs_no_digest_of_its_own(project: Path) -> None:
+    with opened(project) as world:
+        assert model_digest(world) == ""
