@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,11 @@ def trained(scratch: Path, plan: TrainingPlan = SHORT, *, seed: int = 0, **setti
     module = nets.seeded(nets.Mlp)
     train(module, plan, settings.pop("loader", nets.loader()), Supervised(), scratch=scratch, seed=seed, **settings)
     return nets.state(module)
+
+
+def test_tests_compute_with_the_threads_that_were_asked_for() -> None:
+    """Not where something imports torch before ``tests/__init__.py`` has run, which no other test would notice."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 def test_it_learns_and_says_what_it_did(tmp_path: Path) -> None:
