@@ -221,7 +221,17 @@ class WithHeads(nn.Module):
 def _expect_linear(layer: nn.Module, where: str) -> nn.Linear:
     if not isinstance(layer, nn.Linear):
         raise refuse(where, f"it is a {type(layer).__name__}, not a dense layer")
+    _expect_plain(layer, where)
     return layer
+
+
+def _expect_plain(layer: nn.Module, where: str) -> None:
+    """What a layer computes beyond its weights (standardising them, say, or by hooks) would be lost with it."""
+    own = type(layer)
+    base = next(kind for kind in own.__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    alike = all(getattr(own, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
+    if not alike or layer._forward_pre_hooks or layer._forward_hooks:
+        raise refuse(where, f"as a {own.__name__} it computes in a way of its own, which would be lost")
 
 
 def _expect_conv(layer: nn.Module, where: str) -> nn.modules.conv._ConvNd:
@@ -229,6 +239,7 @@ def _expect_conv(layer: nn.Module, where: str) -> nn.modules.conv._ConvNd:
         raise refuse(where, f"it is a {type(layer).__name__}, not a convolution")
     if layer.groups != 1:
         raise refuse(where, f"it has {layer.groups} groups already")
+    _expect_plain(layer, where)
     return layer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ from edgebuild.errors import ModelError
 from edgebuild.models.edits import KeepHeads
 from edgebuild.models.interpreter import layer_at, layers
 from edgebuild.models.replacements import Heads
-from edgebuild.techniques.cutting import Cut, require_same
+from edgebuild.techniques.cutting import Cut
 from edgebuild.techniques.importance import taylor_scores, times_gradient
+from edgebuild.techniques.proof import require_proven
 from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def _by_head(module: Any, worth: torch.Tensor) -> torch.Tensor:
 
 def _prove(work: Compression, name: str, heads: int, edit: KeepHeads) -> None:
     """Raise ``ModelError`` unless the model without these heads runs and is the model that hears nothing of them."""
-    silent = copy.deepcopy(work.module)
-    weight = _out(layer_at(silent, name)).weight
-    width = weight.shape[1] // heads
-    with torch.no_grad():
-        for head in set(range(heads)) - set(edit.heads):
-            weight[:, head * width : (head + 1) * width] = 0
-    require_same(work, work.tried(edit), silent, name)
+
+    def silence(module: nn.Module) -> None:
+        weight = _out(layer_at(module, name)).weight
+        width = weight.shape[1] // heads
+        with torch.no_grad():
+            for head in set(range(heads)) - set(edit.heads):
+                weight[:, head * width : (head + 1) * width] = 0
+
+    require_proven(work, name, [edit], silence)

@@ -37,8 +37,9 @@ NARROWABLE = (
 )
 #: Layers whose outputs a group starts from.
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
-#: Layers that compute over all their channels at once: without some of them the others change too.
-ACROSS = (nn.GroupNorm, nn.LayerNorm)
+
+#: Indices that a group may have in one layer are bounded by four times the widest layer, and by no less than this.
+LEAST_BOUND = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,25 @@ class ChannelGroups(Protocol):
         ...
 
 
+class _Bounded(list[Any]):
+    """The library's mappings of one dependency. Ever more indices are an error: following them would never end."""
+
+    def __init__(self, mappings: Iterable[Any], most: int) -> None:
+        super().__init__(mappings)
+        self._most = most
+
+    def __iter__(self) -> Iterator[Any]:
+        return (mapping and self._bounded(mapping) for mapping in super().__iter__())
+
+    def _bounded(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def bounded(indices: Any) -> Any:
+            if len(indices) > self._most:
+                raise ValueError(f"its channels become more than {self._most} indices, without end")
+            return mapping(indices)
+
+        return bounded
+
+
 class DependencyGroups:
     """``ChannelGroups`` by Torch-Pruning (Fang et al. 2023, "DepGraph")."""
 
@@ -104,6 +124,10 @@ class DependencyGroups:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
+        widest = max((size for layer in self._names if isinstance(layer, ROOTS) for size in sizes(layer)), default=0)
+        for node in self._graph.module2node.values():
+            for dependency in node.dependencies:
+                dependency.index_mapping = _Bounded(dependency.index_mapping, max(4 * widest, LEAST_BOUND))
 
     def groups(self) -> tuple[Group, ...]:
         """See ``ChannelGroups``."""
@@ -191,6 +215,10 @@ class DependencyGroups:
 
     def edits(self, removed: Iterable[tuple[Group, Sequence[int]]]) -> tuple[Edit, ...]:
         """See ``ChannelGroups``; the indices are those of the module as it was given."""
+        return tuple(self._edits(self.lost(removed)))
+
+    def lost(self, removed: Iterable[tuple[Group, Sequence[int]]]) -> dict[tuple[str, str | int], set[int]]:
+        """Return what each side of each layer loses when channels are taken out of groups: see ``Member``."""
         gone: dict[tuple[str, str | int], set[int]] = {}
         for group, channels in removed:
             if not channels:
@@ -199,7 +227,7 @@ class DependencyGroups:
             for member in group.members:
                 own = {i for i, root in zip(member.indices, member.roots, strict=True) if root in lost}
                 gone.setdefault((member.layer, member.side), set()).update(own)
-        return tuple(self._edits(gone))
+        return gone
 
     def _edits(self, gone: dict[tuple[str, str | int], set[int]]) -> Iterator[Edit]:
         for name in dict.fromkeys(layer for layer, _ in gone):

@@ -5,29 +5,23 @@ Imports torch: import it inside functions.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models.interpreter import layer_at
-from edgebuild.models.narrowing import is_depthwise
-from edgebuild.techniques.channel_groups import ACROSS, DependencyGroups
+from edgebuild.techniques.channel_groups import DependencyGroups
 from edgebuild.techniques.importance import group_scores
+from edgebuild.techniques.proof import require_proven, silencing
 from edgebuild.techniques.skipping import is_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.techniques.channel_groups import Group, Member
+    from edgebuild.techniques.channel_groups import Group
     from edgebuild.techniques.compression import Compression
     from edgebuild.techniques.prune_parameters import PruneParameters
-
-#: How far a cut model may be from the same model with those channels at zero, relative to the outputs.
-TOLERANCE = 1e-3
 
 
 class Cut(NamedTuple):
@@ -60,7 +54,9 @@ def cut(work: Compression, p: PruneParameters, multiple: int, turn: int) -> list
             continue
         lost = _lost(scores[group.name], width, group.sections)
         try:
-            _prove(work, finder, group, lost, accepted)
+            # With all that was accepted before: what is proven is the very net that comes out.
+            cuts = [*accepted, (group, lost)]
+            require_proven(work, group.name, finder.edits(cuts), silencing(finder.lost(cuts)))
         except ModelError as error:
             done.append(Cut(group.name, group.width, group.width, error.message))
             continue
@@ -105,66 +101,3 @@ def _lost(score: torch.Tensor, width: int, sections: int) -> list[int]:
         order = score[start : start + size].argsort(stable=True)
         found += [start + int(i) for i in order[:each]]
     return sorted(found)
-
-
-def _prove(
-    work: Compression,
-    finder: DependencyGroups,
-    group: Group,
-    lost: Sequence[int],
-    accepted: list[tuple[Group, Sequence[int]]],
-) -> None:
-    """Raise ``ModelError`` unless the model without these channels runs and is the model with them at zero."""
-    narrow = work.tried(*finder.edits([*accepted, (group, lost)]))
-    alone = work.tried(*finder.edits([(group, lost)])) if accepted else narrow
-    layers = [layer_at(work.module, m.layer) for m in group.members if isinstance(m.side, str)]
-    if any(isinstance(layer, ACROSS) for layer in layers):
-        return
-    silent = copy.deepcopy(work.module)
-    for member in group.members:
-        own = [i for i, root in zip(member.indices, member.roots, strict=True) if root in set(lost)]
-        _silence(silent, member, own)
-    require_same(work, alone, silent, group.name)
-
-
-def require_same(work: Compression, narrow: nn.Module, silent: nn.Module, name: str) -> None:
-    """Raise ``ModelError`` unless a cut model answers as the model does with the same channels at zero."""
-    with torch.no_grad():
-        for mine, theirs in zip(work.run(narrow, work.examples), work.run(silent, work.examples), strict=True):
-            gap = (mine.double() - theirs.double()).abs().max()
-            if not gap <= TOLERANCE * theirs.double().abs().max().clamp_min(1e-6):
-                raise ModelError(
-                    f"{name!r}: without its channels the model isn't the one with them at zero.",
-                    hint="They reach the output by another way than through weights.",
-                )
-
-
-@torch.no_grad()
-def _silence(module: nn.Module, member: Member, own: list[int]) -> None:
-    """Let a reading layer read nothing from these channels."""
-    if isinstance(member.side, int) or not own:
-        return
-    layer = layer_at(module, member.layer)
-    if isinstance(layer, nn.LSTM | nn.GRU):
-        _silence_gates(layer, member, own)
-    elif member.side == "inputs" and isinstance(layer, nn.Linear):
-        layer.weight[:, own] = 0
-    elif member.side == "inputs" and isinstance(layer, nn.modules.conv._ConvNd) and not is_depthwise(layer):
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            layer.weight[own] = 0
-            return
-        width, height = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-        for index in own:
-            rows = slice(index // width * height, (index // width + 1) * height)
-            layer.weight[rows, index % width] = 0
-
-
-def _silence_gates(layer: nn.LSTM | nn.GRU, member: Member, own: list[int]) -> None:
-    for suffix, start in (("", 0), ("_reverse", layer.hidden_size)):
-        if suffix and not layer.bidirectional:
-            return
-        if member.side == "inputs":
-            getattr(layer, f"weight_ih_l0{suffix}")[:, own] = 0
-        else:
-            units = [i - start for i in own if start <= i < start + layer.hidden_size]
-            getattr(layer, f"weight_hh_l0{suffix}")[:, units] = 0

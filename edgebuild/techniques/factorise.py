@@ -58,7 +58,7 @@ class Factorise(TorchStep):
 
     kind: ClassVar[str] = "factorise"
     title: ClassVar[str] = "replaces layers by products of thin ones"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
     Parameters: ClassVar[type[Parameters]] = FactoriseParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})

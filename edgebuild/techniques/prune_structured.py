@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class PruneStructured(TorchStep):
     """Narrows a model by dependency groups; every cut is held against the model with the same channels at zero.
 
-    Where group or layer normalisation reads those channels, only running and keeping shapes is checked. A group whose
-    cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays as it is, with the
-    reason. Raises ``ModelError`` naming the layers when nothing can be narrowed.
+    Where group or layer normalisation reads those channels, its statistics there are those of the kept ones: see
+    ``proof``. A group whose cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays
+    as it is, with the reason. Raises ``ModelError`` naming the layers when nothing can be narrowed.
     """
 
     kind: ClassVar[str] = "prune-structured"
     title: ClassVar[str] = "takes whole channels out of layers that hang together"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = PruneParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})

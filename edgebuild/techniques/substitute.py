@@ -89,7 +89,7 @@ class Substitute(TorchStep):
 
     kind: ClassVar[str] = "substitute"
     title: ClassVar[str] = "puts depthwise-separable layers, or a smaller model, in place and teaches them"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar[type[Parameters]] = SubstituteParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})

@@ -183,3 +183,26 @@ def test_only_layers_that_were_measured_faster_are_replaced(tmp_path: Path) -> N
 def test_a_layer_without_a_time_stays(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no layer of the model faster .*2: it could not be timed on the target"):
         run(low_rank, tmp_path, times={"2": None}, skip=("0", "5", "6"))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes with another weight than its own."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        spread, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
+        result: torch.Tensor = self._conv_forward(input, (self.weight - mean) / spread, self.bias)
+        return result
+
+
+def standardised() -> nn.Module:
+    model = low_rank()
+    layer: Any = model[2]
+    model[2] = Standardised(16, 16, 3, stride=2, padding=1)  # type: ignore[operator]
+    model[2].load_state_dict(layer.state_dict())  # type: ignore[index]
+    return model
+
+
+def test_a_layer_that_computes_in_a_way_of_its_own_stays(tmp_path: Path) -> None:
+    thin_model, _, report = run(standardised, tmp_path, ranks="share", share=0.2)
+    assert isinstance(thin_model[2], Standardised)  # type: ignore[index]
+    assert any("as a Standardised it computes in a way of its own" in said.reason for said in report.layers)
