@@ -23,7 +23,7 @@ from evidence import write_results
 
 from edgebuild.building.record import find_build, load_record
 from edgebuild.building.world import HOME
-from edgebuild.core.measurement import Launch
+from edgebuild.measuring.evidence import SessionFolder
 
 if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord
@@ -46,7 +46,8 @@ def edgebuild(*arguments: str) -> float:
 
 def launches_s(home: Path) -> tuple[int, float]:
     """Return how many launches the build made and the seconds that their own processes account for."""
-    launches = [Launch.model_validate_json(path.read_bytes()) for path in home.glob("measurements/*/launch-*.json")]
+    folders = [SessionFolder(path=path, whole=True) for path in home.glob("measurements/*")]
+    launches = [launch for folder in folders for launch in folder.launches()]
     side = len([*home.glob("measurements/*/memory-*.json"), *home.glob("measurements/*/layers-*.json")])
     starts = [(x.start_s or 0.0) + x.import_s + x.load_s + x.first_inference_s for x in launches]
     loops = [(x.warmup_inferences + x.count) * x.median_ns / 1e9 for x in launches]

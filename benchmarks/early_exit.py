@@ -26,6 +26,7 @@ from edgebuild.devices.hold import hold_device
 from edgebuild.devices.local import LocalDevice
 from edgebuild.measuring import session, statistics
 from edgebuild.measuring.protocols import CERTIFY
+from edgebuild.measuring.samples import samples_reader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,7 @@ def _arm(name: str, folder: Path, settings: dict[str, bool | int | str], data: P
 
 def _figures(result: SessionResult) -> dict[str, Any]:
     """Means of launches, their ratio by rounds in which both count, p99 over all samples, and where the chain ended."""
-    read = session.samples_reader(result.folder.path)
+    read = samples_reader(result.folder.path)
     launches = {arm: found.launches for arm, found in result.measurements.items()}
     pairs = [
         (float(read(chain).mean()), float(read(plain).mean()))

@@ -19,6 +19,7 @@ from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
+from edgebuild.measuring.samples import samples_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -202,7 +203,7 @@ def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchRepor
                 settings=arm.artifact.settings,
                 size_bytes=arm.artifact.size_bytes,
                 summary=statistics.summarise(
-                    launches, session.samples_reader(measured.folder.path), batch=arm.artifact.contract.batch
+                    launches, samples_reader(measured.folder.path), batch=arm.artifact.contract.batch
                 ),
                 memory=side.measure_memory(bench, measured.folder, arm),
                 energy=side.measure_energy(bench, measured.folder, arm),

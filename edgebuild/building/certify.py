@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgebuild.building.candidates import crash_notes
@@ -57,6 +58,9 @@ def certify(
         if name not in lost and name not in crashed:
             with noting(bench, arm, crashed):
                 finalists.append(_certified(bench, sessions, arm, built, order[0], batch))
+    passed_over = tuple(each.folder.note for each in (screen, *sessions.values()) if each.folder.note)
+    if finalists and passed_over:
+        finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
     final = [finalist.arm for finalist in finalists]
     resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
     decisive = sessions["flight" if world.project.build.objective == "throughput" else "single"]

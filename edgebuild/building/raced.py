@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.measurement import LatencySummary, ThroughputSummary
 from edgebuild.devices.probe import require_alive
 from edgebuild.errors import RunnerFailed
-from edgebuild.measuring import session, statistics
+from edgebuild.measuring import statistics
+from edgebuild.measuring.samples import samples_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -73,15 +74,13 @@ def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
 
 def summary_of(result: SessionResult, arm_id: str, batch: int) -> LatencySummary:
     """Return the summary of one arm of a session."""
-    return statistics.summarise(
-        result.measurements[arm_id].launches, session.samples_reader(result.folder.path), batch=batch
-    )
+    return statistics.summarise(result.measurements[arm_id].launches, samples_reader(result.folder.path), batch=batch)
 
 
 def flight_summary_of(result: SessionResult, arm_id: str, batch: int) -> ThroughputSummary:
     """Return the summary of one arm of a session with several requests in flight."""
     return statistics.summarise_throughput(
-        result.measurements[arm_id].launches, session.samples_reader(result.folder.path), batch=batch
+        result.measurements[arm_id].launches, samples_reader(result.folder.path), batch=batch
     )
 
 

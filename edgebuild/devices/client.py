@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_bytes, digest_file, digest_json
+from edgebuild.devices import answers
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.devices.local import LocalDevice
+from edgebuild.devices.messages import MESSAGE_CHARACTERS, NotAMessage, printable, read_message
 from edgebuild.devices.runner.protocol import ABANDONED
 from edgebuild.errors import (
     DataError,
@@ -44,7 +46,6 @@ KNOCK_S = 5.0
 SILENCE_S = 30.0
 MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
-MESSAGE_CHARACTERS = 2_000
 #: Operations that run the user's model in a runtime: when one dies, that may be the model's doing.
 MODEL_OPS = frozenset({"compile", "evaluate", "measure", "throughput", "memory", "energy", "layers"})
 
@@ -86,7 +87,7 @@ class RunnerClient:
         silence_s: float | None = None,
         check: Callable[[], None] = never_stop,
     ) -> dict[str, Any]:
-        """Return the result of one operation in a fresh process.
+        """Return the result of one operation in a fresh process, as its schema in ``answers`` has it.
 
         Raises what the runner says went wrong (``ModelError``, ``DataError``, ``EnvironmentGap``), ``RunnerFailed`` for
         a runner that dies, hangs past ``time_limit_s`` or says nothing for ``silence_s`` while it runs a model,
@@ -155,7 +156,7 @@ class RunnerClient:
             for entry in entries:
                 self.device.put(folder / str(entry["path"]), f"blobs/{entry['sha256']}")
             staged = self.call("stage", {"digest": digest, "files": entries}, time_limit_s=600.0)
-            self._folders[digest] = _text(staged, "path")
+            self._folders[digest] = str(staged["path"])
         return self._folders[digest]
 
     @contextlib.contextmanager
@@ -171,12 +172,19 @@ class RunnerClient:
             raise
         self.device.remove(path)
 
-    def fetch(self, remote_folder: str, names: Sequence[str], destination: Path) -> None:
-        """Copy files of a folder on the device into ``destination``; refuses names that leave either folder."""
-        for name in names:
-            if "/" in name or name in ("", ".", ".."):
-                raise DeviceError(f"{self.device.id}: the runner named a file {name!r} outside of its folder.")
-            self.device.get(f"{remote_folder}/{name}", destination / name)
+    def fetch(self, remote_folder: str, files: Sequence[answers.RemoteFile], destination: Path) -> None:
+        """Copy files of a folder on the device into ``destination``, each as the device said that it is.
+
+        Raises ``DeviceError`` for one that arrives with another size or digest, and keeps nothing of it.
+        """
+        for file in files:
+            path = destination / file.name
+            self.device.get(f"{remote_folder}/{file.name}", path)
+            if path.stat().st_size != file.size_bytes or digest_file(path) != file.sha256:
+                path.unlink()
+                raise DeviceError(
+                    f"{file.name} arrived damaged from {self.device.id}.", hint="Run the same command again."
+                )
 
     def _installed(self) -> str:
         if not self._runner:
@@ -224,6 +232,7 @@ class _Conversation:
         check: Callable[[], None],
     ) -> None:
         self._channel = channel
+        self._op = op
         self._who = f"The runner on {device} ({op})"
         self._runs_model = op in MODEL_OPS
         self._limit_s = limit_s
@@ -237,12 +246,12 @@ class _Conversation:
         while True:
             message = self._next()
             if "event" in message:
+                event = answers.checked(answers.Event, message, self._who)
                 if on_event is not None:
-                    on_event(message)
+                    on_event(event)
             elif isinstance(message.get("result"), dict):
                 self._end()
-                found: dict[str, Any] = message["result"]
-                return found
+                return answers.answered(self._op, message["result"], self._who)
             elif isinstance(message.get("error"), dict):
                 raise self._error(message["error"])
             else:
@@ -257,12 +266,9 @@ class _Conversation:
         if self._bytes > MAX_TOTAL_BYTES or self._lines > MAX_LINES:
             raise self._broken(f"wrote more than {MAX_TOTAL_BYTES} bytes or {MAX_LINES} lines and was stopped")
         try:
-            message = json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
+            return read_message(line)
+        except NotAMessage:
             raise self._nonsense(line) from None
-        if not isinstance(message, dict):
-            raise self._nonsense(line)
-        return message
 
     def _line(self) -> str | None:
         patience = time.monotonic() + self._silence_s
@@ -306,13 +312,13 @@ class _Conversation:
         if not isinstance(message, str) or not isinstance(hint, str):
             return self._nonsense(json.dumps(error))
         if kind is RunnerFailed:
-            return self._failed(f"failed: {_printable(message)}", hint=_printable(hint))
+            return self._failed(f"failed: {printable(message)}", hint=printable(hint))
         if kind is DeviceError:
-            return self._broken(f"failed: {_printable(message)}", hint=_printable(hint))
-        return kind(_printable(message), hint=_printable(hint))
+            return self._broken(f"failed: {printable(message)}", hint=printable(hint))
+        return kind(printable(message), hint=printable(hint))
 
     def _nonsense(self, line: str) -> DeviceError:
-        return self._broken(f"wrote something that is not its protocol: {_printable(line[:200])!r}")
+        return self._broken(f"wrote something that is not its protocol: {printable(line[:200])!r}")
 
     def _broken(self, what: str, *, hint: str = "") -> DeviceError:
         """The device or the way to it is at fault, not what the runner ran."""
@@ -321,7 +327,7 @@ class _Conversation:
 
     def _failed(self, what: str, *, hint: str = "") -> DeviceError:
         """This process is at fault; where it ran a model, perhaps that."""
-        said = _printable(self._channel.stderr_tail()[-MESSAGE_CHARACTERS:])
+        said = printable(self._channel.stderr_tail()[-MESSAGE_CHARACTERS:])
         failed = RunnerFailed(
             f"{self._who} {what}.", hint=hint or "Try again; `edgebuild doctor` checks the device.", said=said
         )
@@ -332,23 +338,6 @@ def _signature(folder: Path) -> tuple[object, ...]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     facts = ((str(path), path.stat()) for path in files)
     return (str(folder), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in facts))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _printable(text: str) -> str:
-    """A device's text must not steer the terminal that shows it."""
-    shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return shown.strip()[:MESSAGE_CHARACTERS]
-
-
-def _text(result: Mapping[str, Any], field: str) -> str:
-    value = result.get(field)
-    if not isinstance(value, str):
-        raise DeviceError(f"The runner's answer has no text {field!r}.", hint="The runner and this edgebuild differ.")
-    return value
 
 
 def _how_it_ended(status: int) -> str:

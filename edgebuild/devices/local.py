@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgebuild.devices.transport import MAX_LINE_BYTES
+from edgebuild.devices.transport import MAX_FILE_BYTES, MAX_LINE_BYTES
 from edgebuild.errors import DeviceError, EnvironmentGap, StoreError
 
 if TYPE_CHECKING:
@@ -90,12 +91,20 @@ class LocalDevice:
                 shutil.rmtree(scratch, ignore_errors=True)
         return str(target)
 
-    def get(self, remote: str, destination: Path) -> None:
-        """Copy a file out of the device's folder."""
+    def get(self, remote: str, destination: Path, *, most_bytes: int = MAX_FILE_BYTES) -> None:
+        """Copy a plain file out of the device's folder."""
         source = self._inside(remote)
         partial = destination.with_name(destination.name + ".part")
         try:
-            shutil.copyfile(source, partial)
+            # No link is followed, and opening a pipe doesn't wait for whoever writes to it.
+            handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(handle, "rb") as file:
+                found = os.fstat(handle)
+                if not stat.S_ISREG(found.st_mode) or found.st_size > most_bytes:
+                    what = "too large" if stat.S_ISREG(found.st_mode) else "no plain file"
+                    raise DeviceError(f"{self.id}: can't fetch {remote}: it is {what}.")
+                with partial.open("wb") as target:
+                    shutil.copyfileobj(file, target, READ_BYTES)
             partial.replace(destination)
         except OSError as error:
             partial.unlink(missing_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.devices.answers import MAX_TEXT
+from edgebuild.devices.messages import one_line
+
 if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
@@ -13,7 +16,7 @@ EMULATED = "emulated"
 
 
 def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
-    """Ask the device what it is; nested readings are flattened with dots.
+    """Ask the device what it is; nested readings are flattened with dots, each one line of printable text.
 
     ``light`` leaves out what only a runtime can tell, which may take seconds. Whether it is emulated is the transport's
     word, not the device's.
@@ -34,8 +37,8 @@ def require_alive(client: RunnerClient) -> None:
 def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
-            _flatten(f"{prefix}.{name}" if prefix else str(name), inner, into)
+            _flatten(f"{prefix}.{one_line(name)}" if prefix else one_line(name), inner, into)
     elif isinstance(value, list):
-        into[prefix] = " ".join(str(item) for item in value)
+        into[prefix] = one_line(" ".join(map(str, value)), MAX_TEXT)
     else:
-        into[prefix] = "unknown" if value is None else str(value)
+        into[prefix] = "unknown" if value is None else one_line(str(value), MAX_TEXT)

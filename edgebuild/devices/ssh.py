@@ -16,6 +16,7 @@ from edgebuild.devices.room import ROOM_SCRIPT
 from edgebuild.devices.ssh_channel import SshChannel
 from edgebuild.devices.ssh_connection import CONNECT_S, connected
 from edgebuild.devices.ssh_loop import Loop, import_asyncssh
+from edgebuild.devices.transport import MAX_FILE_BYTES
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 #: No single file operation may take longer without moving a byte.
 FILE_S = 60.0
 CHUNK_BYTES = 1 << 18
-#: What a board may send as one file.
-MAX_FILE_BYTES = 8 << 30
+#: SFTP's word for a plain file (SSH_FILEXFER_TYPE_REGULAR).
+PLAIN_FILE = 1
 #: A script of ours prints a number or a few lines.
 MAX_SCRIPT_BYTES = 64 << 10
 
@@ -128,15 +129,21 @@ class SshDevice:
         self._do(self._sftp.posix_rename(partial, target), f"place {target}", FILE_S)
         return target
 
-    def get(self, remote: str, destination: Path) -> None:
-        """Fetch a file."""
+    def get(self, remote: str, destination: Path, *, most_bytes: int = MAX_FILE_BYTES) -> None:
+        """Fetch a plain file."""
         source = self._inside(remote)
         partial = destination.with_name(destination.name + ".part")
-        size = self._size(source)
-        if size is None or size > MAX_FILE_BYTES:
-            raise DeviceError(f"{self.id}: can't fetch {remote}: {'no such file' if size is None else 'too large'}.")
+        kind, size = self._do(self._kind(source), f"look at {remote}", FILE_S)
+        if kind != PLAIN_FILE or size > most_bytes:
+            what = "too large" if kind == PLAIN_FILE else "no plain file"
+            raise DeviceError(f"{self.id}: can't fetch {remote}: it is {what}.")
+
+        def within(_: bytes, __: bytes, copied: int, ___: int) -> None:
+            if copied > most_bytes:
+                raise DeviceError(f"{self.id}: can't fetch {remote}: it grows beyond what it was said to be.")
+
         try:
-            self._do(self._sftp.get(source, str(partial)), f"fetch {remote}", None)
+            self._do(self._sftp.get(source, str(partial), progress_handler=within), f"fetch {remote}", None)
             partial.replace(destination)
         finally:
             partial.unlink(missing_ok=True)
@@ -270,12 +277,17 @@ class SshDevice:
                 return "its disk is full"
         return str(error) or type(error).__name__
 
-    def _size(self, path: str) -> int | None:
-        size: int | None = self._do(self._stat(path), f"look at {path}", FILE_S)
-        return size
-
     async def _stats(self, *paths: str) -> list[int | None]:
         return await asyncio.gather(*map(self._stat, paths))
+
+    async def _kind(self, path: str) -> tuple[int | None, int]:
+        """Return what kind of file lies there, None for nothing, and its size; a link is a link."""
+        asyncssh = import_asyncssh()
+        try:
+            found = await self._sftp.lstat(path)
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            return None, 0
+        return found.type, found.size or 0
 
     async def _stat(self, path: str) -> int | None:
         asyncssh = import_asyncssh()

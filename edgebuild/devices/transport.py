@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: A longer line from a device is an attack or a bug, not a result.
 MAX_LINE_BYTES = 4 << 20
+#: What a device may send as one file.
+MAX_FILE_BYTES = 8 << 30
 
 
 @runtime_checkable
@@ -79,8 +81,11 @@ class Device(Protocol):
         """
         ...
 
-    def get(self, remote: str, destination: Path) -> None:
-        """Copy a file of the device to ``destination``, whole or not at all."""
+    def get(self, remote: str, destination: Path, *, most_bytes: int = MAX_FILE_BYTES) -> None:
+        """Copy a plain file of the device to ``destination``, whole or not at all.
+
+        Raises ``DeviceError`` for a link, a pipe, a folder, and what holds more than ``most_bytes``.
+        """
         ...
 
     def remove(self, remote: str) -> None:

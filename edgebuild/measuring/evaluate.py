@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.core.artifact import Artifact
 from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.devices.answers import outputs_of
+from edgebuild.measuring.outputs import require_asked, require_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,11 +75,11 @@ class EvaluateArtifact:
                 silence_s=SILENCE_S,
                 check=ctx.check,
             )
-            outputs = answer["outputs"]
-            client.fetch(remote, [output["file"] for output in outputs], out_dir)
-        names = [output["name"] for output in outputs]
-        non_finite = sum(output["non_finite"] for output in outputs)
-        kept = {"frames": answer["frames"], "outputs": names, "non_finite": non_finite}
+            require_asked(answer, artifact, frames, client.device.id)
+            client.fetch(remote, outputs_of(answer), out_dir)
+        require_outputs(out_dir, answer, client.device.id)
+        names = [spec.name for spec in artifact.contract.outputs]
+        kept = {"frames": frames, "outputs": names, "non_finite": answer["non_finite"]}
         kept |= {"exits": answer["exits"]} if "exits" in answer else {}
         (out_dir / "outputs.json").write_text(json.dumps(kept, sort_keys=True))
 

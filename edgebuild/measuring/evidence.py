@@ -1,22 +1,23 @@
 """Where measurements lie: append-only folders with the raw samples, one per session, resumable launch by launch.
 
 ``<root>/<protocol>-<key>-<time>/``: ``session.json`` (what is measured and in which order), ``launch-0007.json`` with
-``launch-0007.i64`` (raw latencies), and ``result.json``, which is written last and makes the session whole.
+``launch-0007.i64`` (raw latencies), and ``result.json``, which is written last and makes the session whole. Every one
+of these JSON files carries the digest of all that it says: a damaged one counts as never written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from edgebuild.core.checked_json import read_with_digest, with_digest
 from edgebuild.core.measurement import Launch
-from edgebuild.core.values import canonical_json, digest_file
+from edgebuild.core.values import digest_file
 from edgebuild.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ RESUME_AGE = timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFolder:
-    """One session's folder."""
+    """One session's folder. ``note`` says which earlier evidence was passed over since it is damaged, if any was."""
 
     path: Path
     whole: bool
+    note: str = field(default="", compare=False)
 
     def launches(self) -> tuple[Launch, ...]:
         """Return the launches recorded so far, in order, up to the first that is missing or damaged.
@@ -49,55 +51,61 @@ class SessionFolder:
         return tuple(found)
 
     def _launch(self, index: int) -> Launch | None:
+        name = f"launch-{index:04d}"
         try:
-            launch = Launch.model_validate_json((self.path / f"launch-{index:04d}.json").read_bytes())
-            sound = launch.index == index and digest_file(self.path / launch.samples) == launch.samples_sha256
+            launch = Launch.model_validate(self.extras(name))
+            sound = launch.index == index and launch.samples == f"{name}.i64"
+            return launch if sound and digest_file(self.path / launch.samples) == launch.samples_sha256 else None
         except (ValidationError, OSError):
             return None
-        return launch if sound else None
 
     def record(self, launch: Launch) -> None:
         """Write one launch; its samples lie beside it already."""
-        write_atomic(self.path / f"launch-{launch.index:04d}.json", launch.to_json())
+        write_atomic(self.path / f"launch-{launch.index:04d}.json", with_digest(launch.model_dump(mode="json")))
 
     def extras(self, name: str) -> Any:
-        """Return a recorded extra (memory, energy, layers …), or None."""
-        path = self.path / f"{name}.json"
+        """Return a recorded extra (memory, energy, layers …), or None where there is none or it is damaged."""
         try:
-            return json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            return read_with_digest((self.path / f"{name}.json").read_bytes())
+        except OSError:
             return None
 
-    def record_extra(self, name: str, value: Json) -> None:
+    def record_extra(self, name: str, value: Mapping[str, Json]) -> None:
         """Write an extra beside the launches."""
-        write_atomic(self.path / f"{name}.json", canonical_json(value))
+        write_atomic(self.path / f"{name}.json", with_digest(value))
 
     def finish(self, result: Mapping[str, Json]) -> None:
         """Make the session whole."""
-        write_atomic(self.path / "result.json", canonical_json(dict(result)))
+        write_atomic(self.path / "result.json", with_digest(result))
 
 
 def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
     """Return the newest session with this key that may be reused or gone on with, else a new one."""
     now = datetime.now(UTC)
+    note = ""
     if not remeasure:
         for path in sorted(root.glob(f"{protocol}-{key[:16]}-*"), reverse=True):
+            found = _found(path)
+            note = note or found.note
             age = now - _taken_at(path)
-            whole = _whole(path)
-            if age < (REUSE_AGE if whole else RESUME_AGE) and (path / "session.json").is_file():
-                return SessionFolder(path=path, whole=whole)
+            if age < (REUSE_AGE if found.whole else RESUME_AGE) and found.extras("session") is not None:
+                return replace(found, note=note)
     path = root / f"{protocol}-{key[:16]}-{now.strftime('%Y%m%dT%H%M%S%fZ')}"
     with _writing(path):
         path.mkdir(parents=True)
-    write_atomic(path / "session.json", canonical_json({**plan, "started_at": now.isoformat()}))
-    return SessionFolder(path=path, whole=False)
+    write_atomic(path / "session.json", with_digest({**plan, "started_at": now.isoformat()}))
+    return SessionFolder(path=path, whole=False, note=note)
 
 
-def _whole(path: Path) -> bool:
-    """Whether a session was finished and every launch that it counted is still there, undamaged."""
-    folder = SessionFolder(path=path, whole=True)
+def _found(path: Path) -> SessionFolder:
+    """Return an earlier session: whole where it was finished and every launch that it counted is still there."""
+    folder = SessionFolder(path=path, whole=False)
+    count = len(folder.launches())
     result = folder.extras("result")
-    return isinstance(result, dict) and result.get("launches") == len(folder.launches())
+    unread = [file.name for file in sorted(path.glob("*.json")) if folder.extras(file.stem) is None]
+    unread += [file.name for file in sorted(path.glob("launch-*.json"))[count : count + 1]]
+    note = f"{path.name}/{unread[0]} is damaged or of another version: measured again" if unread else ""
+    return replace(folder, whole=result is not None and result.get("launches") == count, note=note)
 
 
 def _taken_at(path: Path) -> datetime:

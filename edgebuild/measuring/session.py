@@ -12,19 +12,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
-from edgebuild.core.values import digest_file, digest_json
+from edgebuild.core.values import digest_json
+from edgebuild.devices import answers
 from edgebuild.devices.probe import read_probe, require_alive
-from edgebuild.errors import DeviceError, EnvironmentGap, RunnerFailed
+from edgebuild.errors import EnvironmentGap, RunnerFailed
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
+from edgebuild.measuring.samples import require_samples
 from edgebuild.measuring.thermal import CoolDown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.steps import Progress, Task
@@ -288,11 +287,14 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
             time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
             check=run.bench.check,
         )
-        client.device.get(f"{remote}/{found['samples']}", local)
-    if digest_file(local) != found["samples_sha256"]:
-        raise DeviceError(
-            f"The samples of launch {index} arrived damaged from {client.device.id}.", hint="Run the build again."
-        )
+        samples = answers.samples_of(found)
+        client.fetch(remote, [samples], run.folder.path)
+    fetched = run.folder.path / samples.name
+    try:
+        require_samples(fetched, found, client.device.id)
+        fetched.replace(local)
+    finally:
+        fetched.unlink(missing_ok=True)
     arm_name = ANCHOR if arm.id == ANCHOR else _labels(run.arms)[arm.id]
     launch = Launch.model_validate({**found, "index": index, "arm": arm_name, "samples": name})
     if not launch.valid and not last:
@@ -350,17 +352,6 @@ def _memory(run: _Run, arm: Arm) -> Memory | None:
 def _energy(run: _Run, arm: Arm) -> Energy | None:
     found = run.folder.extras(f"energy-{arm.artifact.digest()[:16]}")
     return None if found is None or "sensor" in found else Energy.model_validate(found)
-
-
-def samples_reader(folder: Path) -> Callable[[Launch], NDArray[np.int64]]:
-    """Return what reads the raw samples of a launch from a session's folder."""
-
-    def read(launch: Launch) -> NDArray[np.int64]:
-        import numpy as np
-
-        return np.fromfile(folder / launch.samples, dtype="<i8")
-
-    return read
 
 
 def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Comparison | None:

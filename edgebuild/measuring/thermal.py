@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ def hottest_c(probe: Mapping[str, str]) -> float | None:
     for name, value in probe.items():
         if name.startswith(_ZONE):
             try:
-                found.append(float(value))
+                degrees = float(value)
             except ValueError:
                 continue
+            found += [degrees] if math.isfinite(degrees) else []
     return max(found, default=None)
 
 

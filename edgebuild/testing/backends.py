@@ -11,6 +11,7 @@ from edgebuild.core.artifact import Artifact, Contract, Precision, StateLink, Te
 from edgebuild.core.measurement import Launch, Layer, Memory
 from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
 from edgebuild.core.values import digest_file
+from edgebuild.devices.answers import outputs_of
 from edgebuild.devices.bundle import PACKAGE_FILE
 from edgebuild.devices.client import RunnerClient
 from edgebuild.testing import require
@@ -125,7 +126,7 @@ def _check_evaluation(
     name = contract.outputs[0].name
     with client.workspace() as remote:
         answer = client.call("evaluate", {**request, "outputs": remote}, time_limit_s=LIMIT_S)
-        client.fetch(remote, [answer["outputs"][0]["file"]], scratch)
+        client.fetch(remote, outputs_of(answer), scratch)
     got = np.load(scratch / f"{name}.npy")
     x = np.load(scratch / "data" / "x.npy")
     lengths = np.load(scratch / "data" / "lengths.npy")

@@ -12,6 +12,7 @@ from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.devices.answers import outputs_of
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 
@@ -132,7 +133,7 @@ class Bench:
         out.mkdir(exist_ok=True)
         with self.client.workspace() as remote:
             answer = self.call("evaluate", artifact, data, outputs=remote, **request)
-            self.client.fetch(remote, [output["file"] for output in answer["outputs"]], out)
+            self.client.fetch(remote, outputs_of(answer), out)
         return {output["name"]: np.load(out / output["file"]) for output in answer["outputs"]}, answer
 
 

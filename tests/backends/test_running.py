@@ -14,6 +14,7 @@ from onnx import helper
 
 from edgebuild.core.artifact import ConstantInput, Contract, StateLink, TensorSpec
 from edgebuild.core.measurement import Launch, Memory
+from edgebuild.devices.answers import samples_of
 from edgebuild.errors import DataError, ModelError
 from tests.backends.nets import Bench, conv_net, data_folder, images, manifest, model
 
@@ -106,7 +107,7 @@ def measured(bench: Bench, artifact: Path, data: Path, **request: Any) -> Launch
     quick = {"warmup_min_s": 0.1, "warmup_cap_s": 0.3, "sample_s": 0.1, **request}
     with bench.client.workspace() as remote:
         answer = bench.call("measure", artifact, data, out=remote, **quick)
-        bench.client.fetch(remote, [answer["samples"]], bench.root)
+        bench.client.fetch(remote, [samples_of(answer)], bench.root)
     launch = Launch.model_validate({**answer, "index": 0, "arm": "a"})
     raw = (bench.root / launch.samples).read_bytes()
     samples = np.frombuffer(raw, dtype="<i8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgebuild.core.values import digest_bytes
+from edgebuild.devices import answers
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice, ProcessChannel
 from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, ModelError, RunnerFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class Rogue(LocalDevice):
@@ -136,19 +139,51 @@ def test_events_arrive_in_order_before_the_result(tmp_path: Path) -> None:
     program = (
         "import sys; sys.stdin.readline()\n"
         'print(\'{"event": "progress", "done": 1}\')\nprint(\'{"event": "progress", "done": 2}\')\n'
-        'print(\'{"result": {"ok": true}}\')'
+        'print(\'{"result": {"runtime": {"ok": "1"}, "isa": ["a", "b"]}}\')'
     )
     seen: list[object] = []
     client = RunnerClient(Rogue(tmp_path / "device", program), {})
-    assert client.call("probe", {}, on_event=lambda e: seen.append(e["done"]), time_limit_s=20.0) == {"ok": True}
+    assert client.call("probe", {}, on_event=lambda e: seen.append(e["done"]), time_limit_s=20.0) == {
+        "runtime": {"ok": "1"},
+        "isa": ["a", "b"],
+    }
     assert seen == [1, 2]
 
 
-def test_files_outside_of_the_folder_are_not_fetched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".", "", "a\0b"])
+def test_a_file_outside_of_the_folder_is_no_answer(name: str) -> None:
+    file = {"name": name, "sha256": "0" * 64, "size_bytes": 0}
+    with pytest.raises(DeviceError, match=r"board answers what makes no sense: files\.0\.name"):
+        answers.answered("compile", {"files": [file]}, "board")
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def other_bytes(path: Path) -> None:
+    path.write_bytes(b"other")
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(b"right" * 2)
+
+
+@pytest.mark.parametrize("make", [link, pipe, Path.mkdir, other_bytes, longer])
+def test_what_is_not_the_file_that_was_announced_is_not_kept(make: Callable[[Path], None], tmp_path: Path) -> None:
     client = RunnerClient(LocalDevice(tmp_path / "device"), {})
-    for name in ("../x", "/etc/passwd", "..", ""):
-        with pytest.raises(DeviceError, match="outside of its folder"):
-            client.fetch(f"{client.device.root}/work", [name], tmp_path)
+    work, into = tmp_path / "device" / "work", tmp_path / "into"
+    work.mkdir()
+    into.mkdir()
+    make(work / "file")
+    file = answers.RemoteFile(name="file", sha256=digest_bytes(b"right"), size_bytes=5)
+    with pytest.raises(DeviceError):
+        client.fetch(str(work), [file], into)
+    assert list(into.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from edgebuild.core.measurement import Launch
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import StoreError
 from edgebuild.measuring.evidence import RESUME_AGE, REUSE_AGE, SessionFolder, open_session, write_atomic
+from tests.mutants import COUNTS, damaged, flipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,3 +200,41 @@ def test_a_place_that_can_t_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="can't be written: Not a directory"):
         opened(tmp_path / "file" / "measurements")
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_flipped_bit_in_a_session_passes(count: int, tmp_path: Path) -> None:
+    """Whatever file of it, whatever byte: noticed, said, and never used."""
+    folder = whole(tmp_path)
+    folder.record_extra("memory-ab", {"baseline_bytes": 1, "load_peak_bytes": 2.5})
+    sound = {path: path.read_bytes() for path in folder.path.iterdir()}
+    paths = sorted(sound)
+    assert len(paths) == 2 * 3 + 3
+    for seed in range(count):
+        path = paths[seed % len(paths)]
+        bad = (flipped if seed % 3 else damaged)(sound[path], seed)
+        if bad == sound[path]:
+            continue
+        path.write_bytes(bad)
+        again = opened(tmp_path)
+        if path.name == "session.json":
+            assert again.path != folder.path, seed
+            (again.path / "session.json").unlink()
+            again.path.rmdir()
+        elif path.name.startswith("memory"):
+            assert again.extras("memory-ab") is None, seed
+        else:
+            assert not again.whole, seed
+            assert len(again.launches()) == (3 if path.name == "result.json" else int(path.stem[-4:])), seed
+        name = path.with_suffix(".json").name
+        assert again.note == f"{folder.path.name}/{name} is damaged or of another version: measured again", seed
+        path.write_bytes(sound[path])
+    assert opened(tmp_path).whole
+
+
+def test_a_session_of_before_there_were_digests_is_measured_again(tmp_path: Path) -> None:
+    folder = whole(tmp_path)
+    fields = json.loads((folder.path / "launch-0000.json").read_bytes())
+    fields.pop("sha256_of_the_rest")
+    (folder.path / "launch-0000.json").write_text(json.dumps(fields))
+    assert opened(tmp_path).launches() == ()

@@ -24,7 +24,8 @@ from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.measuring.evidence import SessionFolder
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.measuring.session import Arm, Bench, compare_arms, measure, samples_reader
+from edgebuild.measuring.samples import samples_reader
+from edgebuild.measuring.session import Arm, Bench, compare_arms, measure
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import read_outputs
 from tests.fragile import write_fragile
@@ -298,12 +299,12 @@ def test_samples_that_arrive_damaged_are_no_evidence(
 ) -> None:
     really = ground.client.device.get
 
-    def get(remote: str, destination: Path) -> None:
-        really(remote, destination)
+    def get(remote: str, destination: Path, **more: int) -> None:
+        really(remote, destination, **more)
         destination.write_bytes(destination.read_bytes()[:-8])
 
     monkeypatch.setattr(ground.client.device, "get", get)
-    with pytest.raises(DeviceError, match="samples of launch 0 arrived damaged from test-device"):
+    with pytest.raises(DeviceError, match=r"samples.i64 arrived damaged from test-device"):
         measure(ground.bench(tmp_path), ONCE, [ground.arm("a")], title="t")
     monkeypatch.undo()
     again = measure(ground.bench(tmp_path), ONCE, [ground.arm("a")], title="t")

@@ -10,7 +10,8 @@ import pytest
 
 from edgebuild.core.measurement import Launch
 from edgebuild.devices.runner.throughput import rate
-from edgebuild.measuring.session import measure, samples_reader
+from edgebuild.measuring.samples import samples_reader
+from edgebuild.measuring.session import measure
 from edgebuild.measuring.statistics import paired_medians, summarise_throughput
 
 from .test_session import CERTIFY, Ground

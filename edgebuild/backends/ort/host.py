@@ -11,7 +11,8 @@ from edgebuild.backends.protocol import SettingSpec, check_request, write_artifa
 from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.core.values import digest_file
-from edgebuild.errors import ModelError
+from edgebuild.devices.answers import files_of
+from edgebuild.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,11 +167,29 @@ class OptimizeOnnx:
                 )
                 optimized = answer.get("optimized") is True
                 if optimized:
-                    self.client.fetch(remote, [MODEL], out_dir)
+                    self.client.fetch(remote, files_of(answer, [MODEL], self.client.device.id), out_dir)
+                    _require_same_interface(source, out_dir / MODEL, self.client.device.id)
         if not optimized:
             _copy_model(inputs["model"], out_dir)
         load: Settings = (("optimized", True),) if optimized else ()
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
+
+
+def _require_same_interface(source: Path, compiled: Path, who: str) -> None:
+    """Raise ``DeviceError`` where what a device made of a model is no ONNX file with the same inputs and outputs."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    given = onnx.load(str(source), load_external_data=False)
+    try:
+        came = onnx.load(str(compiled), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise DeviceError(f"{who} sent back an optimised model that can't be read.", hint="Try again.") from error
+    fed = {tensor.name for model in (given, came) for tensor in model.graph.initializer}
+    for side in ("input", "output"):
+        names = [{value.name for value in getattr(model.graph, side)} - fed for model in (given, came)]
+        if names[0] != names[1]:
+            raise DeviceError(f"{who} sent back an optimised model with other {side}s.", hint="Try again.")
 
 
 def _external(model: Path) -> tuple[Path, ...]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact, write_notes
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.gate import DISTRIBUTION, gate
 from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
 from edgebuild.core.steps import Place, fields_of
+from edgebuild.devices.answers import Answer, RemoteFile, Text, checked, files_of
+from edgebuild.devices.messages import one_line
 from edgebuild.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -207,13 +211,25 @@ class BuildEngine:
                 time_limit_s=COMPILE_LIMIT_S,
                 check=ctx.check,
             )
-            self.client.fetch(remote, [ENGINE, "build.log", "layers.json"], out_dir)
+            who = self.client.device.id
+            answer = checked(EngineBuilt, answer, who)
+            self.client.fetch(remote, files_of(answer, [ENGINE, "build.log", "layers.json"], who), out_dir)
         return answer
+
+
+class EngineBuilt(Answer):
+    """What the device code says of an engine: TensorRT's version, and where layers went and what became of zeros."""
+
+    files: tuple[RemoteFile, ...]
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    fell_back: Annotated[tuple[Text, ...], Field(max_length=100_000)] = ()
+    on_dla: Annotated[tuple[Text, ...], Field(max_length=100_000)] = ()
+    sparsity: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
 
 
 def _phase(event: Mapping[str, Any]) -> str:
     """What a device says of its progress, made harmless for a terminal."""
-    phase = "".join(c for c in str(event.get("phase", "")) if c.isprintable())[:MOST_CHARACTERS]
+    phase = one_line(str(event.get("phase", "")), MOST_CHARACTERS)
     done, total = event.get("done"), event.get("total")
     return f"{phase} {done:g}/{total:g}" if isinstance(done, int | float) and isinstance(total, int | float) else phase
 
@@ -222,7 +238,7 @@ def _placement(answer: Mapping[str, Any]) -> list[str]:
     """Say which layers a DLA left to the GPU; nothing where no DLA was asked for."""
     if "fell_back" not in answer:
         return []
-    fell = [str(name) for name in answer["fell_back"]]
+    fell = [one_line(name) for name in answer["fell_back"]]
     regions = len(answer.get("on_dla", ()))
     if not fell:
         return [f"DLA: runs the whole model in {regions} parts"]
@@ -232,8 +248,7 @@ def _placement(answer: Mapping[str, Any]) -> list[str]:
 
 def _sparsity(answer: Mapping[str, Any]) -> list[str]:
     """Say what became of the 2:4 pattern; nothing where no kernel was to skip zeros."""
-    lines = (str(line) for line in answer.get("sparsity", ()))
-    return [f"{TWO_OF_FOUR}: {''.join(c for c in line if c.isprintable())[:MOST_NOTED]}" for line in lines]
+    return [f"{TWO_OF_FOUR}: {one_line(line, MOST_NOTED)}" for line in answer.get("sparsity", ())]
 
 
 def write_typed(source: Path, out: Path, precision: Precision, contract: Contract) -> tuple[dict[str, Any], str]:

@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from edgebuild.devices.local import LocalDevice
+from edgebuild.devices.transport import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,9 +74,9 @@ class EmulatedDevice:
         """See ``Device``."""
         return self._local.put(source, name)
 
-    def get(self, remote: str, destination: Path) -> None:
+    def get(self, remote: str, destination: Path, *, most_bytes: int = MAX_FILE_BYTES) -> None:
         """See ``Device``."""
-        self._local.get(remote, destination)
+        self._local.get(remote, destination, most_bytes=most_bytes)
 
     def remove(self, remote: str) -> None:
         """See ``Device``."""

@@ -10,6 +10,7 @@ import time
 from .chain import Chain
 from .machine import Machine
 from .protocol import Problem
+from .staging import digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +136,10 @@ def _layers(opened: Opened, manifest: Fields, folder: str, inputs: Fields) -> li
 
 
 def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation's name
-    """Let the backend compile ``model`` into the folder ``out`` on this device; returns what the backend says."""
+    """Let the backend compile ``model`` into the folder ``out`` on this device.
+
+    Returns what the backend says, and as ``files`` what it wrote: ``[{name, sha256, size_bytes}]``.
+    """
     import inspect
 
     backend = backend_module(request["backend"])
@@ -144,5 +148,11 @@ def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation
     _load_runtime(backend, request["backend"])
     os.makedirs(request["out"], exist_ok=True)
     telling = {"tell": wire.progress} if "tell" in inspect.signature(backend.compile).parameters else {}
-    result: Fields = backend.compile(request["model"], request["out"], request.get("options", {}), **telling)
-    return result
+    said: Fields = backend.compile(request["model"], request["out"], request.get("options", {}), **telling)
+    paths = [os.path.join(request["out"], name) for name in sorted(os.listdir(request["out"]))]
+    files = [
+        {"name": os.path.basename(path), "sha256": digest_of(path), "size_bytes": os.path.getsize(path)}
+        for path in paths
+        if os.path.isfile(path)
+    ]
+    return {**said, "files": files}

@@ -9,6 +9,7 @@ import time
 from .artifact import Opened
 from .feeding import Data, Loop, tensor_file
 from .protocol import Problem
+from .staging import digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Writer:
             "file": self._file,
             "dtype": self._array.dtype.name,
             "shape": list(self._array.shape),
+            "sha256": digest_of(self._path),
+            "size_bytes": os.path.getsize(self._path),
             "non_finite": self._nonfinite,
             "first_non_finite_frame": self._first,
         }

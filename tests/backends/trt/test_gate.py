@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
@@ -28,10 +28,14 @@ from edgebuild.backends.trt.host import (
 )
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
+from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ModelError, UsageError
 from tests import needs
 from tests.backends.nets import FP32, conv_net
 from tests.backends.trt.test_typed import quantised
+
+if TYPE_CHECKING:
+    from edgebuild.devices.answers import RemoteFile
 
 needs_rtx = needs.marked(needs.module(gating.PACKAGE, gating.DISTRIBUTION))
 COMPUTE = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
@@ -150,7 +154,10 @@ def test_what_fell_back_becomes_a_note(answer: dict[str, Any], said: list[str]) 
 
 
 def test_what_a_device_says_of_its_progress_cannot_steer_a_terminal() -> None:
-    assert _phase({"phase": "Tactic\x1b[2J search", "done": 3, "total": 8.0}) == "Tactic[2J search 3/8"
+    assert (
+        _phase({"phase": "Tactic\x1b[2J search", "done": 3, "total": 8.0})
+        == "Tactic\N{REPLACEMENT CHARACTER}[2J search 3/8"
+    )
     assert _phase({"phase": "x" * 999, "done": None}) == "x" * 80
 
 
@@ -182,7 +189,7 @@ def test_the_engine_is_built_on_the_device() -> None:
 class Board:
     """A device that keeps what it is asked to build, and builds nothing."""
 
-    device = SimpleNamespace(root="/board")
+    device = SimpleNamespace(root="/board", id="board")
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -197,12 +204,14 @@ class Board:
         assert op == "compile"
         self.options = request["options"]
         said = ["SPARSE_WEIGHTS is set", "picked\x1b[2J conv"] if "sparse_weights" in self.options else []
-        return {"version": "10.3.0", **({"sparsity": said} if said else {})}
+        names = ("engine.plan", "build.log", "layers.json")
+        files = [{"name": name, "sha256": digest_bytes(b"built"), "size_bytes": 5} for name in names]
+        return {"version": "10.3.0", "files": files, **({"sparsity": said} if said else {})}
 
-    def fetch(self, remote: str, names: list[str], destination: Path) -> None:
+    def fetch(self, remote: str, files: tuple[RemoteFile, ...], destination: Path) -> None:
         assert remote == "/board/work/1"
-        for name in names:
-            (destination / name).write_bytes(b"built")
+        for file in files:
+            (destination / file.name).write_bytes(b"built")
 
 
 @pytest.mark.parametrize("features", [(), ("2:4",)])
@@ -222,7 +231,7 @@ def test_a_device_is_asked_to_skip_zeros_where_the_recipe_is_made_for_it(
     saved(net, tmp_path)
     step.run({"model": tmp_path}, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path))
     assert board.options.get("sparse_weights", False) is bool(features)
-    said = ["2:4: SPARSE_WEIGHTS is set", "2:4: picked[2J conv"] if features else []
+    said = ["2:4: SPARSE_WEIGHTS is set", "2:4: picked\N{REPLACEMENT CHARACTER}[2J conv"] if features else []
     assert list(read_notes(out)[1:]) == said
 
 
