@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from edgebuild.devices.runner.turns import OVERRIDE
 from edgebuild.measuring import session, side
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 from . import needs
 
@@ -15,6 +21,21 @@ def brief_measuring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     if request.node.get_closest_marker("proof") is None:
         monkeypatch.setattr(session, "ANCHOR_SAMPLE_S", 0.05)
         monkeypatch.setattr(side, "MEMORY_S", 0.05)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lock_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A run of tests waits for no other one and for no measurement: only proofs measure anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OVERRIDE, str(tmp_path_factory.mktemp("machine") / "lock"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def lock_of_the_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs measure as a build does, one at a time on the whole machine."""
+    if request.node.get_closest_marker("proof") is not None:
+        monkeypatch.delenv(OVERRIDE, raising=False)
 
 
 @pytest.hookimpl(trylast=True)

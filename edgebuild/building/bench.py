@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building.places import entry_of
 from edgebuild.building.reach import connect
-from edgebuild.building.world import cache_home, configuration_of, kernels_of, platform_of
+from edgebuild.building.world import cache_home, configuration_of, holding, kernels_of, platform_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
@@ -168,6 +168,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             seed=0,
             isa=isa,
             device_configuration=platform_of(client, probe),
+            hold=holding(client, progress, check),
             project="bench",
         )
         cores = probe.get("cores", "")

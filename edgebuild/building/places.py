@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgebuild.building.world import platform_of
+from edgebuild.building.world import holding, platform_of
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -60,7 +60,7 @@ def _connected(entry: DeviceEntry, world: World, stack: contextlib.ExitStack) ->
 def _moved(world: World, target: str, client: RunnerClient) -> World:
     """The world with another device in it; steps on the host stay what they were."""
     probe = read_probe(client)
-    executor = world.executor.on(platform_of(client, probe))
+    executor = world.executor.on(platform_of(client, probe), holding(client, world.progress, world.check))
     return replace(world, target=target, client=client, probe=probe, executor=executor)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.execution.executor import Executor, Input, StepResult
+    from edgebuild.execution.executor import Executor, Hold, Input, StepResult
     from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
     from edgebuild.measuring.protocols import Protocol
@@ -167,6 +167,13 @@ def platform_of(client: RunnerClient, probe: Mapping[str, str]) -> dict[str, str
     return {**{fact.name: fact.value for fact in configuration_of(probe)}, "runner": client.runner_digest}
 
 
+def holding(client: RunnerClient, progress: Progress, check: Callable[[], None]) -> Hold:
+    """Return what holds the client's device while a step runs on it (see ``hold_device``)."""
+    from edgebuild.devices.hold import hold_device
+
+    return lambda what: hold_device(client, f"edgebuild: {what}", progress=progress, check=check)
+
+
 def kernels_of(probe: Mapping[str, str]) -> str:
     """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
     isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
@@ -225,6 +232,7 @@ def open_world(
             seed=project.build.seed,
             isa=kernels_of(probe),
             device_configuration=platform_of(client, probe),
+            hold=holding(client, progress, check),
             project=project.name,
         )
         yield World(

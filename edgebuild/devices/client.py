@@ -64,7 +64,7 @@ class RunnerClient:
 
     ``backend_device_files`` maps a backend's name to its ``device.py``; they travel inside the runner.
     ``runner_digest`` is the SHA-256 of what runs on the device. ``attempt`` is the number under which the device is
-    held (see ``hold_device``), while it is.
+    held (see ``hold_device``), while it is ``held`` and numbers them.
     """
 
     def __init__(self, device: Device, backend_device_files: Mapping[str, Path]) -> None:
@@ -73,6 +73,7 @@ class RunnerClient:
         self._bundle = build_bundle(backend_device_files)
         self.runner_digest = digest_bytes(self._bundle)
         self.attempt: int | None = None
+        self.held = False
         self._runner = ""
         self._folders: dict[str, str] = {}
         self._placed: dict[tuple[object, ...], str] = {}

@@ -30,16 +30,29 @@ HOLD_LIMIT_S = 7 * 86_400.0
 def hold_device(
     client: RunnerClient, what: str, *, progress: Progress | None = None, check: Callable[[], None] = never_stop
 ) -> Iterator[None]:
-    """Hold a device for measurements; waits while another host holds it, saying who.
+    """Hold a device for what is measured or computed on it; waits while another holds it, saying who.
 
-    On this machine it is the measurement lock. On a board the lock is its own kernel's: it ends with the connection,
-    however that ends. The board numbers the attempts, and every request carries the number, so that the requests of a
-    host that lost its turn without noticing are refused. ``check`` is called while waiting and may raise.
+    Whoever holds it already keeps it: what is done meanwhile may be made of parts that hold it too. On this machine,
+    and for an emulator that runs here, it is the measurement lock. On a board the lock is its own kernel's: it ends
+    with the connection, however that ends. The board numbers the attempts, and every request carries the number, so
+    that the requests of a host that lost its turn without noticing are refused. ``check`` is called while waiting and
+    may raise.
     """
-    if isinstance(client.device, LocalDevice):
-        with measurement_lock(what, progress=progress, check=check):
-            yield
+    if client.held:
+        yield
         return
+    here = isinstance(client.device, LocalDevice) or client.device.emulated
+    turn = measurement_lock(what, progress=progress, check=check) if here else _turn(client, what, progress, check)
+    with turn:
+        client.held = True
+        try:
+            yield
+        finally:
+            client.held = False
+
+
+@contextlib.contextmanager
+def _turn(client: RunnerClient, what: str, progress: Progress | None, check: Callable[[], None]) -> Iterator[None]:
     channel = client.start("hold", {"what": what}, time_limit_s=HOLD_LIMIT_S)
     over = threading.Event()
     knocking = threading.Thread(target=_knock, args=(channel, over), name="edgebuild-hold", daemon=True)

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.runner.turns import MachineLock, lock_path
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from edgebuild.core.steps import Progress
 
 POLL_S = 0.2
-
-
-def lock_path() -> Path:
-    """Return the lock file of this user on this machine: in XDG_RUNTIME_DIR, else in /tmp.
-
-    TMPDIR is not asked: two shells with different ones share the same cores.
-    """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) if runtime and os.access(runtime, os.W_OK) else Path("/tmp")  # noqa: S108  flock only
-    return folder / f"edgebuild-measuring-{os.getuid()}.lock"
 
 
 @contextlib.contextmanager
@@ -37,47 +25,30 @@ def measurement_lock(
 ) -> Iterator[None]:
     """Hold the machine for a measurement; waits while another process measures, saying who.
 
-    ``what`` is shown to whoever waits. The lock is the kernel's (flock): it is gone when the holder is, however it
-    ended. Not re-entrant. ``check`` is called while waiting and may raise.
+    ``what`` is shown to whoever waits. The lock is gone when the holder is, however it ended, and is the same for all
+    users. Not re-entrant. ``check`` is called while waiting and may raise. Raises ``EnvironmentGap`` where something
+    else is in the lock file's place.
     """
-    path = path or lock_path()
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise EnvironmentGap(
-            f"Can't open the measurement lock {path}: {error.strerror}.", hint="Remove that file, or fix its owner."
-        ) from error
-    try:
-        _wait(handle, progress or NoProgress(), check)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "what": what}).encode(), 0)
+    where = lock_path() if path is None else str(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = MachineLock(where)
+            stack.callback(lock.close)
+            _wait(lock, progress or NoProgress(), check)
+        except OSError as error:
+            raise EnvironmentGap(
+                f"Can't open the measurement lock {where}: {error.strerror}.", hint="Remove what is there."
+            ) from error
+        lock.note(what)
+        stack.callback(lock.note, "")
         yield
-        os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)
 
 
-def _wait(handle: int, progress: Progress, check: Callable[[], None]) -> None:
-    if _taken(handle):
+def _wait(lock: MachineLock, progress: Progress, check: Callable[[], None]) -> None:
+    if lock.take():
         return
-    with progress.task(f"waiting: {_holder(handle)} is measuring on this machine") as task:
-        while not _taken(handle):
+    with progress.task(f"waiting: {lock.holder()} is measuring on this machine") as task:
+        while not lock.take():
             check()
             time.sleep(POLL_S)
-            task.advance(0.0, _holder(handle))
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(handle: int) -> str:
-    try:
-        facts = json.loads(os.pread(handle, 4096, 0))
-        return f"process {facts['pid']} ({facts['what']})"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+            task.advance(0.0, lock.holder())

@@ -10,11 +10,11 @@ import copy
 import errno
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.core.steps import StepContext
+from edgebuild.core.steps import Place, StepContext
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
@@ -28,6 +28,7 @@ from edgebuild.execution.verification import signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from edgebuild.core.steps import Progress, Step, Task
@@ -74,6 +75,8 @@ def _changed(value: Given) -> bool:
 
 
 Input: TypeAlias = Entry | Given
+#: Keeps a device, for what its text says.
+Hold: TypeAlias = "Callable[[str], AbstractContextManager[None]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,9 @@ class StepResult:
 class Executor:
     """Runs steps against one store. ``records`` tells what each ran or reused, in order.
 
-    ``check`` raises ``Interrupted`` when the work must stop. ``project`` keeps apart the histories of projects that
-    share a store.
+    ``check`` raises ``Interrupted`` when the work must stop. ``hold`` keeps the device, for what its text says, while a
+    step runs there: nothing is computed on a device where another build measures. ``project`` keeps apart the histories
+    of projects that share a store.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Executor:
         seed: int,
         isa: str,
         device_configuration: Mapping[str, str],
+        hold: Hold | None = None,
         project: str = "",
     ) -> None:
         self._own: list[StepRecord] = []
@@ -113,6 +118,7 @@ class Executor:
         self._seed = seed
         self._isa = isa
         self._device_configuration = device_configuration
+        self._hold: Hold = hold or (lambda _: nullcontext())
         self._project = project
 
     @property
@@ -125,11 +131,12 @@ class Executor:
         """The platform configuration of the device that device steps run on."""
         return self._device_configuration
 
-    def on(self, configuration: Mapping[str, str]) -> Executor:
+    def on(self, configuration: Mapping[str, str], hold: Hold | None = None) -> Executor:
         """Return an executor for another device on the same store; its records begin with all of this one's."""
         other = copy.copy(self)
         other._own, other._before = [], self
         other._device_configuration = configuration
+        other._hold = hold or self._hold
         return other
 
     def run(self, step: Step, inputs: Mapping[str, Input], *, label: str) -> StepResult:
@@ -179,7 +186,8 @@ class Executor:
         entry = store.lookup(key)
         if entry is None:
             store.require_writable(f"running {label}")
-            with self._alone(key, label):
+            # The device before the key: who holds a device and needs the key must not wait for one that waits for him.
+            with self._hold(label) if step.place is Place.DEVICE else nullcontext(), self._alone(key, label):
                 entry = store.lookup(key)  # another build may have finished it while this one waited
                 if entry is None:
                     why = self._why(key, parts, label)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgebuild.core.artifact import Artifact
 from edgebuild.core.measurement import LayerTime
 from edgebuild.core.steps import Place, StepContext, fields_of
-from edgebuild.devices.hold import clocks_as_asked, hold_device
+from edgebuild.devices.hold import clocks_as_asked
 from edgebuild.errors import EnvironmentGap
 from edgebuild.measuring import session
 from edgebuild.techniques.layer_pairs import SIDES
@@ -35,7 +35,7 @@ LAUNCHES_FILE = "launches.json"
 class TimeLayer:
     """Times two compiled models on the device. Inputs: ``before``, ``after`` (artifacts), ``data``.
 
-    Writes ``time.json`` (``LayerTime``) and ``launches.json``. Holds the device meanwhile. Raises ``EnvironmentGap``
+    Writes ``time.json`` (``LayerTime``) and ``launches.json``. Raises ``EnvironmentGap``
     where too few launches count to compare them: the machine was busy.
     """
 
@@ -66,10 +66,7 @@ class TimeLayer:
         bench = session.Bench(
             client=client, root=ctx.scratch, progress=ctx.progress, check=ctx.check, configuration=(), seed=ctx.seed
         )
-        with (
-            hold_device(client, f"edgebuild {self.who}", progress=ctx.progress, check=ctx.check),
-            clocks_as_asked(client, {}, pin=self.pin_clocks, check=ctx.check),
-        ):
+        with clocks_as_asked(client, {}, pin=self.pin_clocks, check=ctx.check):
             result = session.measure(bench, self.protocol, arms, title=f"Timing {self.who}")
         (out_dir / TIME_FILE).write_text(_compared(result, self.who).to_json())
         launches = {

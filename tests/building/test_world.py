@@ -11,8 +11,11 @@ from edgebuild.building.world import Options, configuration_of, kernels_of, open
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, Place
 from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.hold import hold_device
 from edgebuild.devices.local import LocalDevice
+from edgebuild.devices.lock import measurement_lock
 from edgebuild.devices.runner.facts import KERNEL_SWITCHES
+from edgebuild.errors import Interrupted
 from edgebuild.execution.keys import key_of, key_parts
 from tests.cli.example import write_project
 
@@ -94,3 +97,28 @@ def test_what_runs_on_a_device_is_part_of_the_keys_of_its_steps(project: Path, t
         }
     assert {place for place, (before, after) in keys.items() if before != after} == {Place.DEVICE}
     assert world.executor.configuration["runner"] == world.client.runner_digest
+
+
+def test_a_step_on_a_device_waits_for_what_is_measured_there_and_others_do_not(project: Path) -> None:
+    waits = 0
+
+    def check() -> None:
+        nonlocal waits
+        waits += measuring
+        if measuring and waits > 5:
+            raise Interrupted("it waits")
+
+    measuring = False
+    with open_world(load_project(project), Options(), progress=NoProgress(), check=check) as world:
+        with measurement_lock("another build"):
+            measuring = True
+            world.run(Nothing(place=Place.HOST), {}, label="host")
+            world.run(Nothing(place=Place.HOST_KERNELS), {}, label="kernels")
+            with pytest.raises(Interrupted, match="it waits"):
+                world.run(Nothing(place=Place.DEVICE), {}, label="device")
+            measuring = False
+        with hold_device(world.client, "this build"):
+            assert not world.run(Nothing(place=Place.DEVICE), {}, label="device").reused
+        with measurement_lock("another build"):
+            assert world.run(Nothing(place=Place.DEVICE), {}, label="device").reused, "what is stored needs no device"
+    assert not world.client.held

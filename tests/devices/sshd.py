@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.devices.address import SshAddress
+from edgebuild.devices.runner.turns import OVERRIDE
 from tests import needs
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 Subsystem sftp internal-sftp
+SetEnv {override}={lock}
 """
 
 
@@ -91,7 +93,9 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         port = free.getsockname()[1]
     for name in ("host_key", "user_key", "other_key"):
         make_key(folder / name)
-    (folder / "config").write_text(CONFIG.format(port=port, folder=folder))
+    (folder / "config").write_text(
+        CONFIG.format(port=port, folder=folder, override=OVERRIDE, lock=os.environ.get(OVERRIDE, ""))
+    )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     sshd = subprocess.Popen([SSHD, "-D", "-E", str(folder / "log"), "-f", str(folder / "config")])

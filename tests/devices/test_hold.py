@@ -22,9 +22,7 @@ __all__ = ["board"]  # the fixture
 
 
 @pytest.fixture
-def clients(board: Board, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RunnerClient, RunnerClient]]:
-    # A real sshd hands no XDG_RUNTIME_DIR to the board's side; so that both sides agree on this one machine.
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+def clients(board: Board) -> Iterator[tuple[RunnerClient, RunnerClient]]:
     devices = board.device(), board.device()
     yield RunnerClient(devices[0], {}), RunnerClient(devices[1], {})
     for device in devices:

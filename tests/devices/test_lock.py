@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,10 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.core.steps import NoProgress
-from edgebuild.devices.lock import lock_path, measurement_lock
+from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.runner.turns import NAME, OVERRIDE, MachineLock, lock_path
 from edgebuild.errors import EnvironmentGap, Interrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HOLD = """
@@ -79,20 +84,117 @@ def test_a_free_lock_is_taken_at_once_in_silence(tmp_path: Path) -> None:
     assert heard.titles == []
 
 
-def test_lock_lies_in_the_runtime_folder_or_tmp_whatever_tmpdir_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_lock_is_one_for_all_users_and_shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OVERRIDE)
+    one = lock_path()
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert lock_path() == one
+    assert one in {f"/run/lock/{NAME}", f"/tmp/{NAME}"}  # noqa: S108
+
+
+def test_the_file_is_everybodys_whatever_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with measurement_lock("mine", path=tmp_path / "lock"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666
+
+
+def _link(path: Path, outside: Path) -> None:
+    path.symlink_to(outside)
+
+
+def _dangling(path: Path, outside: Path) -> None:
+    path.symlink_to(outside.with_name("nothing"))
+
+
+def _second_name(path: Path, outside: Path) -> None:
+    path.hardlink_to(outside)
+
+
+def _folder(path: Path, outside: Path) -> None:
+    del outside
+    path.mkdir()
+
+
+def _fifo(path: Path, outside: Path) -> None:
+    del outside
+    os.mkfifo(path)
+
+
+def _socket(path: Path, outside: Path) -> None:
+    del outside
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize("plant", [_link, _dangling, _second_name, _folder, _fifo, _socket])
+def test_what_lies_in_the_locks_place_is_a_sentence_and_stays_as_it_is(
+    plant: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert str(lock_path().parent) == "/tmp"  # noqa: S108
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert lock_path().parent == tmp_path
-
-
-def test_a_lock_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    plant(tmp_path / "lock", outside)
     with (
         pytest.raises(EnvironmentGap, match="Can't open the measurement lock"),
         measurement_lock("x", path=tmp_path / "lock"),
     ):
         pass
+    assert outside.read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o666])
+def test_a_file_of_another_user_serves_in_a_sticky_folder(mode: int, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to become two users")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    for parent in [folder, *folder.parents]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    (folder / "lock").write_text("")
+    os.chown(folder / "lock", 12345, 12345)
+    (folder / "lock").chmod(mode)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER_USER, str(folder / "lock")], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("held\n", "")
+
+
+AS_ANOTHER_USER = """
+import os, sys
+from edgebuild.devices.runner.turns import MachineLock
+os.setgid(54321); os.setuid(54321)
+lock = MachineLock(sys.argv[1])
+assert lock.take()
+lock.note("mine")
+print("held")
+"""
+
+
+def test_a_file_that_was_tidied_away_is_no_lock(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    first = MachineLock(path)
+    (tmp_path / "lock").unlink()
+    second = MachineLock(path)
+    assert second.take()
+    assert not first.take(), "it holds nothing that anybody else would look at"
+    assert not first.take()
+    second.close()
+    assert first.take()
+    first.close()
+
+
+@pytest.mark.parametrize("note", ["[" * 4000, '{"pid": 1}', '{"pid": "x", "what": 1}', "\x00\xff", "", "7"])
+def test_any_note_at_all_is_read(note: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(note)
+    lock = MachineLock(str(tmp_path / "lock"))
+    assert lock.holder() == "another process"
+    lock.note("\x1b[2J\u202e")
+    assert lock.holder() == f"process {os.getpid()} (?[2J?)"
+    lock.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import time
 
+from . import turns
 from .protocol import Problem
 
 TYPE_CHECKING = False
@@ -16,25 +15,25 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 
 
-def lock_path() -> str:
-    """Return the lock of this user on this machine: the same one that measurements started on it take."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = runtime if runtime and os.access(runtime, os.W_OK) else "/tmp"  # noqa: S108  flock only
-    return os.path.join(folder, "edgebuild-measuring-%d.lock" % os.getuid())
-
-
 def hold(request: Fields, wire: Wire) -> Fields:
     """Take the lock, tell the attempt's number, and keep both until stdin closes. Tells who holds it while waiting."""
-    handle = os.open(lock_path(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    told = ""
-    while not _taken(handle):
-        holder = os.pread(handle, 4096, 0).decode("utf-8", "replace")
-        if holder != told:
-            told = holder
-            wire.event(event="waiting", holder=_what(holder))
-        time.sleep(POLL_S)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({"pid": os.getpid(), "what": request["what"]}).encode("utf-8"), 0)
+    path = turns.lock_path()
+    try:
+        lock = turns.MachineLock(path)
+        told = ""
+        while not lock.take():
+            holder = lock.holder()
+            if holder != told:
+                told = holder
+                wire.event(event="waiting", holder=holder)
+            time.sleep(POLL_S)
+    except OSError as error:
+        raise Problem(
+            "environment",
+            "The device's lock %s can't be taken: %s." % (path, error.strerror),
+            "Remove what is there.",
+        ) from error
+    lock.note(request["what"])
     attempt = current(request["root"]) + 1
     partial = "%s.%d" % (_path(request["root"]), os.getpid())
     with open(partial, "w") as file:
@@ -69,18 +68,3 @@ def current(root: str) -> int:
 
 def _path(root: str) -> str:
     return os.path.join(root, "attempt")
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _what(holder: str) -> str:
-    try:
-        return str(json.loads(holder)["what"])[:200]
-    except (ValueError, KeyError, TypeError):
-        return "somebody"
