@@ -45,7 +45,7 @@ class Walk:
         given = {}
         for name in self.shown:
             reals = self._found[self.graph.shown_as(name)][call.rows].reshape(self._shapes[name])
-            given[qdq.GIVEN.format(name)] = self.graph.quantised[name].codes_of(reals)
+            given[self.graph.given[name]] = self.graph.quantised[name].codes_of(reals)
         return given
 
     def first_fault(self) -> LayerGap | None:
@@ -57,9 +57,9 @@ class Walk:
             self._ctx.check()
             values = run(feeds)
             for name in self.shown:
-                gaps[name].append(_apart(values[name], feeds[qdq.GIVEN.format(name)]))
+                gaps[name].append(_apart(values[name], feeds[self.graph.given[name]]))
             if set(steps.last) <= self._cut:
-                codes = {name: feeds[qdq.GIVEN.format(name)] for name in steps.last}
+                codes = {name: feeds[self.graph.given[name]] for name in steps.last}
                 for name, step in steps.of({**values, **codes}, feeds).items():
                     mine, theirs = self._loop.kept(call, values[name]), np.asarray(self._found[name])[call.rows]
                     gaps[name].append(gap_in_steps(mine, theirs[: len(mine)], self._loop.kept(call, step)))
@@ -90,12 +90,12 @@ class Walk:
             left = 0
             for _, feeds in self._calls:
                 self._ctx.check()
-                codes = feeds[qdq.GIVEN.format(layer.source)]
+                codes = feeds[self.graph.given[layer.source]]
                 real = saturation.saturated(layer, codes, channels_last=channels_last)
                 if real is None:
                     return ""
-                values = run({**feeds, qdq.GIVEN.format(output): real})
-                left += int((_apart(values[name], feeds[qdq.GIVEN.format(name)]) > 1).sum())
+                values = run({**feeds, self.graph.given[output]: real})
+                left += int((_apart(values[name], feeds[self.graph.given[name]]) > 1).sum())
             if left <= beyond // 10:
                 return "its sums saturate in 16 bits: with that simulated, the codes are those of the device"
         return ""
@@ -161,9 +161,10 @@ class Steps:
             found[name] += float(scale)
         if self._run is None:
             return found
-        rested = self._run({**feeds, **{qdq.GIVEN.format(name): values[name] for name in self.last}})
+        given = self._graph.given
+        rested = self._run({**feeds, **{given[name]: values[name] for name in self.last}})
         for _ in range(DRAWS):
-            moved = self._run({**feeds, **{qdq.GIVEN.format(name): self._moved(values[name]) for name in self.last}})
+            moved = self._run({**feeds, **{given[name]: self._moved(values[name]) for name in self.last}})
             for name in self._measured:
                 found[name] = np.maximum(found[name], change_of(rested[name], moved[name]))
         return found
@@ -193,7 +194,7 @@ def nudges(
     for name, tensor in graph.quantised.items():
         codes = values[name]
         half = random.uniform(-0.5, 0.5, codes.shape) * tensor.shaped(tensor.scale, codes.ndim)
-        found[qdq.NUDGE.format(name)] = half.astype(np.float32)
+        found[graph.nudge[name]] = half.astype(np.float32)
     return found
 
 

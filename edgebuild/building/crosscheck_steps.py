@@ -18,6 +18,7 @@ from edgebuild.errors import ModelError
 from edgebuild.judging.crosscheck import agreeing, gap_in_steps, share_of_reach
 from edgebuild.models import qdq
 from edgebuild.models.onnx_files import load_onnx
+from edgebuild.models.onnx_graphs import save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +170,7 @@ class ShowLayers:
 
     contract: Contract
     kind: ClassVar[str] = "show-layers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx",)
 
@@ -179,8 +180,6 @@ class ShowLayers:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        import onnx
-
         ctx.check()
         graph = qdq.QdqGraph(load_onnx(inputs["model"] / "model.onnx"))
         shapes = qdq.shapes_of(graph.model)
@@ -194,10 +193,8 @@ class ShowLayers:
         size = 4 * sum(math.prod(shape) for shape in shown.values())
         if size > SHOWN_BYTES:
             raise ModelError(f"its layers take {size / 1e6:.0f} MB a call, too much to fetch from a small device")
-        onnx.save(qdq.with_shown(graph, shown), str(out_dir / "model.onnx"))
-        specs = tuple(
-            TensorSpec(name=qdq.SHOWN.format(name), shape=shape, dtype="float32") for name, shape in shown.items()
-        )
+        save(qdq.with_shown(graph, shown), out_dir / "model.onnx")
+        specs = tuple(TensorSpec(name=graph.shown[name], shape=shape, dtype="float32") for name, shape in shown.items())
         contract = with_state(self.contract)
         contract = contract.model_copy(update={"outputs": (*contract.outputs, *specs)})
         (out_dir / "contract.json").write_text(contract.to_json())

@@ -64,7 +64,7 @@ class CutExits:
     code_digest: str
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "scipy")
 
@@ -81,6 +81,7 @@ class CutExits:
         from edgebuild.models.exits import cut
         from edgebuild.models.host_session import HostSession, run_dataset
         from edgebuild.models.onnx_files import count_macs, read_facts
+        from edgebuild.models.onnx_graphs import save
         from edgebuild.models.outputs import read_outputs
         from edgebuild.models.steps import collect_outputs, require_parity
 
@@ -90,7 +91,7 @@ class CutExits:
         for number, part in enumerate(parts):
             folder = out_dir / f"stage-{number}"
             folder.mkdir()
-            onnx.save(part.model, str(folder / "model.onnx"))
+            save(part.model, folder / "model.onnx")
             facts = read_facts(part.model)
             (folder / "contract.json").write_text(Contract(inputs=facts.inputs, outputs=facts.outputs).to_json())
         sessions = [HostSession(out_dir / f"stage-{n}" / "model.onnx", library=library) for n in range(len(parts))]

@@ -46,8 +46,9 @@ class AnchorModel:
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``; takes no inputs."""
         del inputs, ctx
-        import onnx
         from onnx import TensorProto, helper
+
+        from edgebuild.models.onnx_graphs import save
 
         nodes = [
             helper.make_node("Conv", ["x", "w0"], ["c0"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
@@ -62,7 +63,7 @@ class AnchorModel:
             [_weight("w0", (_CHANNELS, 3, 3, 3)), _weight("w1", (_CHANNELS, _CHANNELS, 3, 3))],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.save(model, str(out_dir / "model.onnx"))
+        save(model, out_dir / "model.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import AddHead
+from edgebuild.models.onnx_graphs import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,6 +109,7 @@ class _Graph:
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
         self.makers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self.read = [_read(node) for node in self.nodes]
+        self.names = Names(model)
         self.values = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
 
     def needed(self, name: str) -> set[int]:
@@ -133,8 +135,8 @@ class _Graph:
         results = [self._value(name) for name in outputs]
         confidence = ""
         if head is not None:
-            confidence = f"confidence_{head.name}"
-            nodes = [*nodes, *_confidence(outputs[0], confidence, head)]
+            confidence = self.names.value(f"confidence_{head.name}")
+            nodes = [*nodes, *_confidence(outputs[0], confidence, head, self.names)]
             results.append(helper.make_tensor_value_info(confidence, TensorProto.FLOAT, []))
         graph = helper.make_graph(
             [*(c for c in constants if hasattr(c, "op_type")), *nodes],
@@ -169,17 +171,21 @@ def _read(node: Any) -> set[str]:
     return found - {""}
 
 
-def _confidence(answer: str, name: str, head: AddHead) -> list[Any]:
+def _confidence(answer: str, name: str, head: AddHead, names: Names) -> list[Any]:
     """Return the nodes of one number that says how sure an answer is. Reductions without axes take all of them."""
     from onnx import helper
 
-    probabilities, logarithms, products = (f"{name}_{part}" for part in ("softmax", "log", "product"))
-    softmax = helper.make_node("Softmax", [answer], [probabilities], name=probabilities, axis=-1)
+    probabilities, logarithms, products = (names.value(f"{name}_{part}") for part in ("softmax", "log", "product"))
+
+    def make(op: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(op, inputs, [output], name=names.node(output), **attributes)
+
+    softmax = make("Softmax", [answer], probabilities, axis=-1)
     if head.confidence == "max-probability":
-        return [softmax, helper.make_node("ReduceMax", [probabilities], [name], name=name, keepdims=0)]
+        return [softmax, make("ReduceMax", [probabilities], name, keepdims=0)]
     return [
         softmax,
-        helper.make_node("LogSoftmax", [answer], [logarithms], name=logarithms, axis=-1),
-        helper.make_node("Mul", [probabilities, logarithms], [products], name=products),
-        helper.make_node("ReduceSum", [products], [name], name=name, keepdims=0),
+        make("LogSoftmax", [answer], logarithms, axis=-1),
+        make("Mul", [probabilities, logarithms], products),
+        make("ReduceSum", [products], name, keepdims=0),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgebuild.errors import EnvironmentGap, ModelError
 from edgebuild.models.onnx_files import first_line
+from edgebuild.models.onnx_graphs import serialised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ class HostSession:
         options.log_severity_level = 4
         if library is not None:
             options.register_custom_ops_library(str(library))
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        source = str(model) if isinstance(model, Path) else serialised(model)
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no root of their own

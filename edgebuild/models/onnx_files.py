@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact import ConstantInput, Contract, TensorSpec
-from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
+from edgebuild.models import external_data
+from edgebuild.models.onnx_graphs import fault_of, graphs_of, label_of, save, tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 #: Operator sets whose operators every runtime we compile for may be asked to know.
@@ -36,49 +40,86 @@ class OnnxFacts:
 
 
 def load_onnx(path: Path) -> Any:
-    """Return the checked model with external data inside; raises ``ModelError`` naming what is wrong with the file."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise EnvironmentGap("onnx is not installed.", hint="pip install onnx") from error
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file.", hint="Check [model].onnx in edgebuild.toml.")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read as ONNX: {error}", hint="Is it complete, and an .onnx file?") from error
-    if not model.graph.node:
-        raise ModelError(f"{path} holds no operators.", hint="Is it complete, and an .onnx file?")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"{path}: its external data can't be read: {error}", hint="Keep the data file beside the .onnx file."
-        ) from error
-    _check_operators(model, path)
+    """Return a model that someone wrote, checked, in today's form (``tidy``), with external data inside.
+
+    Runs no native code but protobuf's on it. Raises ``ModelError`` naming what is wrong with the file, whatever that
+    is: no exception of another library passes.
+    """
+    _require_onnx()
+    with _reading(path):
+        model = _parsed(path)
+        if not model.graph.node:
+            raise ModelError(f"{path} holds no operators.", hint=_COMPLETE)
+        tensors = list(_tensors(model))
+        external_data.take_in(tensors, path)
+        _check_tensors(tensors, path)
+        _check_operators(model, path)
+        fault = fault_of(tidy(model))
+        if fault is not None:
+            raise ModelError(
+                f"{path} is no sound graph: {fault}.",
+                hint="onnx.checker.check_model says more. Export the model again, or mend what changed it.",
+            )
     return model
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
     """Return the external data files that an ONNX file refers to; none for a file that can't be read (see above)."""
+    _require_onnx()
+    try:
+        with _reading(path):
+            return external_data.files_of(_tensors(_parsed(path)), path)
+    except ModelError:
+        return ()
+
+
+_COMPLETE = "Is it complete, and an .onnx file?"
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentGap("onnx is not installed.", hint="pip install onnx") from error
+
+
+@contextlib.contextmanager
+def _reading(what: object) -> Iterator[None]:
+    """The boundary to foreign files: whatever reading one raises is a ``ModelError`` from here on."""
+    try:
+        yield
+    except EdgebuildError:
+        raise
+    except MemoryError as error:
+        raise ModelError(f"{what} is too large for this machine's memory.", hint=_COMPLETE) from error
+    except Exception as error:  # onnx, protobuf and pydantic share no root, and a damaged file reaches all of them
+        raise ModelError(f"{what} can't be read as ONNX: {first_line(error)}", hint=_COMPLETE) from error
+
+
+def _parsed(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        return ()
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError):
-        return ()
-    names = {
-        entry.value
-        for tensor in _tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return tuple(file for name in sorted(names) if (file := path.parent / name).is_file())
+        wrong = "is no regular file" if path.exists() else "no such model file"
+        raise ModelError(f"{path}: {wrong}.", hint="Check the path, or [model].onnx in edgebuild.toml.")
+    return onnx.load(str(path), format="protobuf", load_external_data=False)
+
+
+def _check_tensors(tensors: Iterable[Any], path: Path) -> None:
+    """Refuse tensors that hold more or less than their shape says, before anything is computed with them."""
+    import onnx
+
+    for tensor in tensors:
+        expected = external_data.bytes_of(tensor) if tensor.HasField("raw_data") else None
+        if expected is None:
+            fits = math.prod(tensor.dims) == onnx.numpy_helper.to_array(tensor).size
+        else:
+            fits = expected == len(tensor.raw_data)
+        if not fits:
+            raise ModelError(
+                f"{path}: the tensor {tensor.name!r} doesn't hold what its type and its shape {list(tensor.dims)} say.",
+                hint=_COMPLETE,
+            )
 
 
 def _check_operators(model: Any, path: Path) -> None:
@@ -92,13 +133,20 @@ def _check_operators(model: Any, path: Path) -> None:
             continue
         version = opsets.get(domain, opsets.get("ai.onnx", 1))
         try:
-            onnx.defs.get_schema(node.op_type, version, domain)
+            schema = onnx.defs.get_schema(node.op_type, version, domain)
         except onnx.defs.SchemaError as error:
             raise ModelError(
                 f"{path}: node {node.name or '(unnamed)'!r} is a {node.op_type!r}, "
                 f"which opset {version} of {domain or 'ai.onnx'!r} doesn't have.",
                 hint="Export the model again with a newer opset, or name its custom-op library.",
             ) from error
+        ends = ((node.input, schema.min_input, "inputs"), (node.output, schema.min_output, "outputs"))
+        for names, least, kind in ends:
+            if len(names) < least:
+                raise ModelError(
+                    f"{path}: node {label_of(node)!r} has {len(names)} {kind}, and a {node.op_type} {least} at least.",
+                    hint=_COMPLETE,
+                )
 
 
 def custom_domains(facts: OnnxFacts) -> tuple[str, ...]:
@@ -106,50 +154,45 @@ def custom_domains(facts: OnnxFacts) -> tuple[str, ...]:
     return tuple(d for d in facts.domains if d not in STANDARD_DOMAINS | RUNTIME_DOMAINS)
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and the bodies of its control flow."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from _graphs(inner)
-
-
 def _nodes(graph: Any) -> Iterator[Any]:
-    for each in _graphs(graph):
+    for each in graphs_of(graph):
         yield from each.node
 
 
 def _tensors(model: Any) -> Iterator[Any]:
     """Yield every stored tensor: weights, and constants inside nodes."""
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     nodes = [*_nodes(model.graph), *(node for function in model.functions for node in function.node)]
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (part for part in (sparse.values, sparse.indices) if part.data_type)
 
 
 def read_facts(model: Any) -> OnnxFacts:
-    """Return what is in a loaded model."""
-    import math
+    """Return what is in a loaded model; raises ``ModelError`` where its inputs or outputs are nothing to build for."""
+    with _reading("The model"):
+        return _facts(model)
+
+
+def _facts(model: Any) -> OnnxFacts:
     from collections import Counter
 
     initializers = {tensor.name for tensor in model.graph.initializer}
-    import onnx
-
     counts = Counter(node.op_type for node in _nodes(model.graph))
-    sizes = [(math.prod(t.dims), onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize) for t in _tensors(model)]
+    tensors = list(_tensors(model))
     return OnnxFacts(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in model.graph.output),
         opset=max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0),
-        parameters=sum(size for size, _ in sizes),
-        weight_bytes=sum(size * width for size, width in sizes),
+        parameters=sum(math.prod(tensor.dims) for tensor in tensors),
+        weight_bytes=sum(external_data.bytes_of(tensor) or 0 for tensor in tensors),
         ops=tuple(sorted(counts.items())),
         domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
         control_flow=bool({"If", "Loop", "Scan"} & set(counts)),
@@ -159,8 +202,6 @@ def read_facts(model: Any) -> OnnxFacts:
 
 def count_macs(model: Any) -> int | None:
     """Return the multiply-accumulates of the Conv, Gemm and MatMul nodes, or None where shapes are unknown."""
-    import math
-
     shapes = _known_shapes(model)
     total = 0
     for node in _nodes(model.graph):
@@ -275,7 +316,7 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        onnx.save(model, str(source))
+        save(model, source)
         argv = [sys.executable, "-m", "edgebuild.models.simplifier", str(source), str(target)]
         done = subprocess.run(
             [*argv, *([str(library)] if library else [])], capture_output=True, text=True, check=False
@@ -289,7 +330,7 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
                 f"onnxruntime can't load the model: {first_line(done.stderr)}",
                 hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
             )
-        simplified = onnx.load(str(target))
+        simplified = tidy(onnx.load(str(target)))
     used = {node.domain for node in _nodes(simplified.graph)} | {f.domain for f in simplified.functions}
     kept = [entry for entry in simplified.opset_import if entry.domain in used | {""}]
     del simplified.opset_import[:]

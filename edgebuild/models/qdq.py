@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.models.onnx_graphs import Names
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -23,8 +25,6 @@ MOVING = frozenset({"Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "U
 #: Operators whose accumulation int8 kernels do in integers.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 EIGHT_BITS = (np.dtype("uint8"), np.dtype("int8"))
-#: What codes that come from outside are called, and what shows them as reals.
-GIVEN, SHOWN, NUDGE = "{} given", "{} shown", "{} nudge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +193,35 @@ class QdqGraph:
             if node.op_type == "DequantizeLinear" and node.output[0] in outputs and node.input[0] in self.quantised
         }
 
+    @cached_property
+    def shown(self) -> dict[str, str]:
+        """What shows each quantised tensor as reals, by the name of its codes; the same for every copy of the file."""
+        return self._called("{} shown")
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """What each tensor is called where it comes from outside."""
+        return self._called("{} given")
+
+    @cached_property
+    def nudge(self) -> dict[str, str]:
+        """What is added to each quantised tensor before it is rounded, by the name of its codes."""
+        return self._called("{} nudge")
+
+    def _called(self, form: str) -> dict[str, str]:
+        names = Names(self.model)
+        return {name: names.value(form.format(name)) for name in self.producer if name}
+
+    def names(self) -> Names:
+        """Return names that neither the model has nor one of these is."""
+        names = Names(self.model)
+        for name in (*self.shown.values(), *self.given.values(), *self.nudge.values()):
+            names.value(name)
+        return names
+
     def shown_as(self, name: str) -> str:
         """Return the tensor that shows what these codes stand for: an output of the graph, else one to be added."""
-        return self.seen.get(name, SHOWN.format(name))
+        return self.seen.get(name, self.shown[name])
 
     def layer(self, name: str, stop: frozenset[str] | None = None) -> int | None:
         """Return the node that a segment is named after: its last weighted one, else its last that computes."""
@@ -251,10 +277,11 @@ def with_shown(graph: QdqGraph, shapes: Mapping[str, tuple[int | str, ...]]) -> 
     from onnx import TensorProto, helper
 
     model = copy_of(graph.model)
+    names = Names(model)
     for name, shape in shapes.items():
         quantise = graph.nodes[graph.quantised[name].node]
-        shown = SHOWN.format(name)
-        node = helper.make_node("DequantizeLinear", [name, *quantise.input[1:]], [shown], name=shown)
+        shown = graph.shown[name]
+        node = helper.make_node("DequantizeLinear", [name, *quantise.input[1:]], [shown], name=names.node(shown))
         node.domain = quantise.domain
         node.attribute.extend(a for a in quantise.attribute if a.name == "axis")
         model.graph.node.append(node)
@@ -263,17 +290,18 @@ def with_shown(graph: QdqGraph, shapes: Mapping[str, tuple[int | str, ...]]) -> 
 
 
 def with_nudges(graph: QdqGraph, codes: Iterable[str]) -> Any:
-    """Return the model with a float input ``NUDGE`` per quantised tensor, added to it before it is rounded."""
+    """Return the model with a float input ``graph.nudge`` per quantised tensor, added to it before it is rounded."""
     from onnx import TensorProto, helper
 
     model = copy_of(graph.model)
     wanted = {graph.quantised[name].node: name for name in codes}
+    names = graph.names()
     nodes = []
     for index, node in enumerate(model.graph.node):
         if index in wanted:
-            nudge = NUDGE.format(wanted[index])
-            nodes.append(helper.make_node("Add", [node.input[0], nudge], [f"{nudge} added"]))
-            node.input[0] = f"{nudge} added"
+            nudge, added = graph.nudge[wanted[index]], names.value(f"{node.input[0]} nudged")
+            nodes.append(helper.make_node("Add", [node.input[0], nudge], [added]))
+            node.input[0] = added
             model.graph.input.append(helper.make_tensor_value_info(nudge, TensorProto.FLOAT, None))
         nodes.append(node)
     _set_nodes(model, nodes)
@@ -281,7 +309,7 @@ def with_nudges(graph: QdqGraph, codes: Iterable[str]) -> Any:
 
 
 def tail(graph: QdqGraph, outputs: Iterable[str]) -> Any:
-    """Return what lies behind the last quantised tensors before these outputs, whose codes are given (``GIVEN``)."""
+    """Return what lies behind the last quantised tensors before these outputs, whose codes are given: see ``given``."""
     wanted = [name for name in outputs if name in graph.producer]
     last = sorted(set().union(*(graph.sources(name) for name in wanted)))
     model = with_given(graph, last)
@@ -302,14 +330,14 @@ def _set_nodes(model: Any, nodes: list[Any]) -> None:
 def with_given(graph: QdqGraph, codes: Iterable[str], *, replace: Iterable[str] = ()) -> Any:
     """Return the model computing every segment from codes that are given, each next codes an output.
 
-    ``codes`` become inputs named ``GIVEN``; ``replace`` are float tensors that become inputs in the same way, in place
-    of what makes them. Beside the graph's outputs, the codes that the segments compute are outputs.
+    ``codes`` become inputs named ``graph.given``; ``replace`` are float tensors that become inputs in the same way, in
+    place of what makes them. Beside the graph's outputs, the codes that the segments compute are outputs.
     """
     from onnx import TensorProto, helper
 
     wanted = list(codes)
     model = with_codes(graph, wanted)
-    renamed = {name: GIVEN.format(name) for name in (*wanted, *replace)}
+    renamed = {name: graph.given[name] for name in (*wanted, *replace)}
     for node in model.graph.node:
         for slot, name in enumerate(node.input):
             if name in renamed:

@@ -182,7 +182,7 @@ class ImportOnnx:
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "import-onnx"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx",)
 
@@ -192,12 +192,11 @@ class ImportOnnx:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        import onnx
-
         from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.models.onnx_graphs import save
 
         del ctx
-        onnx.save(load_onnx(inputs["model"]), str(out_dir / "model.onnx"))
+        save(load_onnx(inputs["model"]), out_dir / "model.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,13 +227,14 @@ class FreezeModel:
         from edgebuild.models.dataset import Dataset
         from edgebuild.models.host_session import HostSession
         from edgebuild.models.onnx_files import freeze, read_facts, shipped_contract
+        from edgebuild.models.onnx_graphs import save
         from edgebuild.models.outputs import read_outputs
 
         library = inputs.get("library")
         model = onnx.load(str(inputs["model"] / "model.onnx"))
         frozen = freeze(model, shapes=dict(self.shapes), constants=self.contract.constants, library=library)
         path = out_dir / "model.onnx"
-        onnx.save(frozen, str(path))
+        save(frozen, path)
         ctx.check()
         contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
         dataset = Dataset.open(inputs["samples"])
@@ -267,11 +267,12 @@ class FreezeShapes:
         import onnx
 
         from edgebuild.models.onnx_files import freeze, read_facts
+        from edgebuild.models.onnx_graphs import save
 
         del ctx
         model = onnx.load(str(inputs["model"] / "model.onnx"))
         frozen = freeze(model, shapes=dict(self.shapes), constants=())
-        onnx.save(frozen, str(out_dir / "model.onnx"))
+        save(frozen, out_dir / "model.onnx")
         facts = read_facts(frozen)
         (out_dir / "contract.json").write_text(Contract(inputs=facts.inputs, outputs=facts.outputs).to_json())
 

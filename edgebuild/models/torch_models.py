@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.models.onnx_graphs import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -182,6 +183,7 @@ def export(
         try:
             with _quiet():
                 exporter(module, examples, specs, outputs, path)
+            settle(path, writer="torch's exporter")
         except Exception as error:  # noqa: BLE001 - both exporters raise whatever their insides raise
             failures.append(f"{name}: {_reason(error)}")
         else:

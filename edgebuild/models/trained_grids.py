@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from edgebuild.models import onnx_graphs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -94,7 +96,7 @@ def attach(path: Any, settled: Mapping[str, tuple[float, float] | None]) -> None
         return
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, {**_properties(model), KEY: json.dumps(settled, sort_keys=True)})
-    onnx.save(model, str(path))
+    onnx_graphs.save(model, path)
 
 
 def read(model: Any) -> Settled:

@@ -35,7 +35,7 @@ class HalfStorage:
     """
 
     kind: ClassVar[str] = "half-storage"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
 
@@ -45,15 +45,14 @@ class HalfStorage:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Convert the initialisers."""
-        import onnx
-
         from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.models.onnx_graphs import save
 
         with ctx.progress.task("Storing weights in fp16"):
             model = load_onnx(inputs["model"] / "model.onnx")
             before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
             kept = to_half_storage(model)
-            onnx.save(model, str(out_dir / "model.onnx"))
+            save(model, out_dir / "model.onnx")
         after = (out_dir / "model.onnx").stat().st_size
         report = {"kept_float32": kept, "file_bytes": {"before": before, "after": after}, "larger": after > before}
         (out_dir / "half.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
@@ -64,8 +63,11 @@ def to_half_storage(model: Any) -> dict[str, str]:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    from edgebuild.models.onnx_graphs import Names
+
     kept: dict[str, str] = {}
     casts: list[Any] = []
+    names = Names(model)
     fed = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or tensor.name in fed:
@@ -75,9 +77,9 @@ def to_half_storage(model: Any) -> dict[str, str]:
         if reason is not None:
             kept[tensor.name] = reason
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_Cast", to=TensorProto.FLOAT))
+        name, half = tensor.name, names.value(f"{tensor.name}_half")
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), half))
+        casts.append(helper.make_node("Cast", [half], [name], name=names.node(f"{name}_Cast"), to=TensorProto.FLOAT))
     nodes = [*casts, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -32,7 +32,7 @@ class NncfQuantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "nncf-quantise"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("nncf", "numpy", "onnx", "onnxruntime", "openvino")
 
@@ -42,9 +42,8 @@ class NncfQuantise:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
-        import onnx
-
         from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.models.onnx_graphs import save, tidy
         from edgebuild.techniques.calibration import all_frames, require_quantised
         from edgebuild.techniques.ort_quantise import kept_nodes
 
@@ -72,7 +71,7 @@ class NncfQuantise:
                     f"NNCF failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}",
                     hint="edgebuild's own quantiser may manage; this candidate is left out.",
                 ) from error
-        onnx.save(quantised, str(out_dir / "model.onnx"))
+        save(tidy(quantised), out_dir / "model.onnx", writer="NNCF")
         require_quantised(out_dir / "model.onnx", "NNCF")
 
 

@@ -30,7 +30,7 @@ class OrtQuantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "ort-quantise"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -40,6 +40,7 @@ class OrtQuantise:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
+        from edgebuild.models.onnx_graphs import settle
         from edgebuild.techniques.calibration import all_frames, feeds, require_quantised
 
         try:
@@ -77,6 +78,7 @@ class OrtQuantise:
                     f"onnxruntime's quantiser failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",
                     hint="edgebuild's own quantiser may manage; this candidate is left out.",
                 ) from error
+        settle(target, writer="onnxruntime's quantiser")
         require_quantised(target, "onnxruntime's quantiser")
 
 

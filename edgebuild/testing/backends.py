@@ -198,10 +198,11 @@ def _model(
 ) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
+    from edgebuild.models import onnx_graphs
+
     def values(specs: dict[str, tuple[int, ...]]) -> list[Any]:
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in specs.items()]
 
     graph = helper.make_graph(nodes, "g", values(inputs), values(outputs), [numpy_helper.from_array(weights, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return onnx_graphs.serialised(model)

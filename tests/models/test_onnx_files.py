@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def run(model: Any, folder: Path, **feeds: Any) -> dict[str, Any]:
 class TestLoading:
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         assert refused(tmp_path / "no.onnx") == f"{tmp_path / 'no.onnx'}: no such model file."
-        assert refused(tmp_path) == f"{tmp_path}: no such model file."
+        assert refused(tmp_path) == f"{tmp_path}: is no regular file."
 
     @pytest.mark.parametrize("junk", [b"hello, I am a text file\n", b"<!DOCTYPE html>", b"version https://git-lfs"])
     def test_a_file_that_is_something_else(self, junk: bytes, tmp_path: Path) -> None:
@@ -150,10 +151,41 @@ class TestExternalData:
         moved = self.moved_to(path, location.format(outside=outside))
         assert "external data can't be read" in refused(moved)
 
-    def test_a_link_out_of_the_folder_is_not_followed(self, path: Path) -> None:
-        outside = path.parent.parent / "m.bin"
-        (path.parent / "m.bin").rename(outside)
-        (path.parent / "m.bin").symlink_to(outside)
+    def test_links_of_the_file_system_are_followed_as_in_caches_of_blobs(self, path: Path) -> None:
+        blobs, snapshot = path.parent.parent / "blobs", path.parent.parent / "snapshot"
+        for folder in (blobs, snapshot):
+            folder.mkdir()
+        for blob, file in (("0a", path), ("0b", path.parent / "m.bin")):
+            file.rename(blobs / blob)
+            (snapshot / file.name).symlink_to(Path("..") / "blobs" / blob)
+        (weight,) = load_onnx(snapshot / "m.onnx").graph.initializer
+        assert onnx.numpy_helper.to_array(weight).shape == (6, 2)
+        assert external_files(snapshot / "m.onnx") == (snapshot / "m.bin",)
+
+    def test_it_lies_beside_what_the_model_is_a_link_to(self, path: Path) -> None:
+        (link := path.parent.parent / "linked.onnx").symlink_to(path)
+        assert load_onnx(link).graph.initializer[0].raw_data
+        assert external_files(link) == (path.parent / "m.bin",)
+
+    @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+    def test_only_a_regular_file_is_read(self, kind: str, path: Path) -> None:
+        data = path.parent / "m.bin"
+        data.unlink()
+        if kind == "fifo":
+            os.mkfifo(data)
+        elif kind == "folder":
+            data.mkdir()
+        else:
+            data.symlink_to("/dev/zero")
+        assert "isn't a regular file" in refused(path)
+        assert external_files(path) == ()
+
+    @pytest.mark.parametrize("key", ["offset", "length"])
+    @pytest.mark.parametrize("wrong", ["-1", "x", "", "99999999999999999999", "\u00b2"])
+    def test_a_place_that_means_nothing_is_refused(self, key: str, wrong: str, path: Path) -> None:
+        net = onnx.load(str(path), load_external_data=False)
+        next(e for e in net.graph.initializer[0].external_data if e.key == key).value = wrong
+        path.write_bytes(net.SerializeToString())
         assert "external data can't be read" in refused(path)
 
 

@@ -93,18 +93,18 @@ def test_variants_compute_what_the_model_computes(graph: qdq.QdqGraph) -> None:
     x = np.array([[1.0, 0.33]], np.float32)
     plain = HostSession(graph.model)({"x": x})
     seen = HostSession(qdq.with_codes(graph, graph.quantised))({"x": x})
-    given = {qdq.GIVEN.format(name): seen[name] for name in graph.quantised}
+    given = {graph.given[name]: seen[name] for name in graph.quantised}
     replayed = HostSession(qdq.with_given(graph, graph.quantised))({"x": x, **given})
     rest = HostSession(qdq.tail(graph, ["likely", "direct"]))
-    nudges = {qdq.NUDGE.format(name): np.zeros((1, 2), np.float32) for name in graph.quantised}
+    nudges = {graph.nudge[name]: np.zeros((1, 2), np.float32) for name in graph.quantised}
     still = HostSession(qdq.with_nudges(graph, graph.quantised))({"x": x, **nudges})
     shown = HostSession(qdq.with_shown(graph, {"hidden_codes": (1, 2)}))({"x": x})
-    behind = rest({"x": x, qdq.GIVEN.format("hidden_codes"): seen["hidden_codes"]})
+    behind = rest({"x": x, graph.given["hidden_codes"]: seen["hidden_codes"]})
     for outputs in (seen, replayed, behind, still, shown):
         assert np.array_equal(outputs["likely"], plain["likely"])
         assert np.array_equal(outputs["direct"], plain["direct"])
     assert np.array_equal(shown["hidden_codes shown"].reshape(2, 1), plain["direct"])
-    moved = {**given, qdq.GIVEN.format("input_codes"): seen["input_codes"] + np.uint8(40)}
+    moved = {**given, graph.given["input_codes"]: seen["input_codes"] + np.uint8(40)}
     assert not np.array_equal(
         HostSession(qdq.with_given(graph, graph.quantised))({"x": x, **moved})["hidden_codes"], seen["hidden_codes"]
     )

@@ -49,6 +49,8 @@ def _take(folder: Path, artifact: Artifact, check: Callable[[], None]) -> Taken:
     """Leave the initializers that shrink out of the model and return them by name."""
     import onnx
 
+    from edgebuild.models.onnx_graphs import save
+
     entry = folder / artifact.entry
     model = onnx.load(str(entry), load_external_data=False)
     given = {value.name for value in model.graph.input}
@@ -59,7 +61,7 @@ def _take(folder: Path, artifact: Artifact, check: Callable[[], None]) -> Taken:
         if found is not None:
             taken[tensor.name] = found
             _leave_out(tensor)
-    entry.write_bytes(model.SerializeToString(deterministic=True))
+    save(model, entry)
     return taken
 
 

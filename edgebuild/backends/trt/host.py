@@ -173,7 +173,7 @@ class BuildEngine:
     accelerator: str | None = None
     sparse: bool = False
     kind: ClassVar[str] = "tensorrt-engine"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     place: ClassVar[Place] = Place.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
@@ -259,10 +259,9 @@ def write_typed(source: Path, out: Path, precision: Precision, contract: Contrac
     Raises ``ModelError`` naming the node for what TensorRT is known to refuse or to misread, and for what TensorRT-RTX
     refuses.
     """
-    import onnx
-
     from edgebuild.backends.trt import typed
     from edgebuild.models.onnx_files import load_onnx
+    from edgebuild.models.onnx_graphs import save
 
     model = load_onnx(source)
     biases = typed.float_biases(model)
@@ -273,7 +272,7 @@ def write_typed(source: Path, out: Path, precision: Precision, contract: Contrac
             hint="Quantise with symmetric int8, per-channel weights on their output axis, and float biases.",
         )
     full = typed.to_half(model) if precision.fp16 is Fp16Meaning.COMPUTE else {}
-    onnx.save(model, str(out / MODEL))
+    save(model, out / MODEL)
     options: dict[str, Any] = {
         "precision": precision.kind,
         "expected": typed.expected_precisions(model),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.models.onnx_graphs import Names
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -180,26 +182,28 @@ def _retype(model: Any, half: set[int], floats: set[str], constants: Mapping[str
         name for index, node in enumerate(nodes) if index not in half for name in _reads(node)
     }
     written: list[Any] = []
-    cast: set[str] = set()
+    names = Names(model)
+    halves: dict[str, str] = {}
 
     def ready(name: str) -> str:
         """Return the float16 name of a float32 tensor, made where it doesn't exist yet."""
-        if name not in made_half and name not in cast:
-            cast.add(name)
+        if name not in halves:
+            halves[name] = names.value(f"{name}_half")
             if name in constants:
-                graph.initializer.append(numpy_helper.from_array(constants[name].astype(np.float16), f"{name}_half"))
-            else:
-                written.append(_cast(name, f"{name}_half", TensorProto.FLOAT16))
-        return f"{name}_half"
+                graph.initializer.append(numpy_helper.from_array(constants[name].astype(np.float16), halves[name]))
+            elif name not in made_half:
+                written.append(_cast(name, halves[name], TensorProto.FLOAT16, names))
+        return halves[name]
 
     for index, node in enumerate(nodes):
         if index in half:
             node.input[:] = [ready(name) if name in floats else name for name in node.input]
             outputs = [name for name in node.output if name in floats]
-            node.output[:] = [f"{name}_half" if name in floats else name for name in node.output]
+            node.output[:] = [ready(name) if name in floats else name for name in node.output]
             _retype_attributes(node)
             written.append(node)
-            written += [_cast(f"{name}_half", name, TensorProto.FLOAT) for name in outputs if name in wanted_full]
+            full = [name for name in outputs if name in wanted_full]
+            written += [_cast(halves[name], name, TensorProto.FLOAT, names) for name in full]
         else:
             written.append(node)
     del graph.node[:]
@@ -229,10 +233,10 @@ def _retype_attributes(node: Any) -> None:
             node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(value.astype(np.float16))))
 
 
-def _cast(source: str, target: str, kind: int) -> Any:
+def _cast(source: str, target: str, kind: int, names: Names) -> Any:
     from onnx import helper
 
-    return helper.make_node("Cast", [source], [target], name=f"{target}_Cast", to=kind)
+    return helper.make_node("Cast", [source], [target], name=names.node(f"{target}_Cast"), to=kind)
 
 
 def _reads(node: Any) -> set[str]:

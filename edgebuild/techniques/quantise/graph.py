@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import ModelError
 from edgebuild.models.onnx_files import simplify
+from edgebuild.models.onnx_graphs import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,13 +52,12 @@ class Graph:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """A name for every node: its own where it has one that is unique."""
-        taken: set[str] = set()
-        names: list[str] = []
+        names = Names(self.model)
+        given: dict[str, None] = {}
         for index, node in enumerate(self.nodes):
-            name = node.name or f"{node.op_type}_{index}"
-            names.append(name if name not in taken else f"{name}_{index}")
-            taken.add(names[-1])
-        return tuple(names)
+            first = bool(node.name) and node.name not in given
+            given[node.name if first else names.node(node.name or f"{node.op_type}_{index}")] = None
+        return tuple(given)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:

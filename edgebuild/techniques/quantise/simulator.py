@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.models.onnx_graphs import Names, serialised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from edgebuild.techniques.quantise.placement import Placement, WeightedOp
 
     Arrays = dict[str, NDArray[Any]]
+
+#: What a tensor is called behind its pair.
+IN_8_BITS = "{} in 8 bits"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,13 +64,32 @@ def float_numbers(graph: Graph, placement: Placement) -> Numbers:
     return Numbers(weights=weights, float_biases=biases, biases=biases)
 
 
+class _Slots:
+    """What the simulator adds to a graph, by what it is for and whose it is: names that the model doesn't have."""
+
+    def __init__(self, model: Any) -> None:
+        self._names = Names(model)
+        self._given: dict[tuple[str, str], str] = {}
+
+    def __call__(self, form: str, owner: str) -> str:
+        if (form, owner) not in self._given:
+            self._given[form, owner] = self._names.value(form.format(owner))
+        return self._given[form, owner]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that was added so far."""
+        return tuple(self._given.values())
+
+
 class Simulator:
     """One onnxruntime session, graph optimisation off, for the float model and for every trial of an 8-bit one."""
 
     def __init__(self, graph: Graph, placement: Placement, scheme: Int8Scheme, *, library: Path | None = None) -> None:
         self._placement = placement
         self._zero_type = np.uint8 if scheme.activations == "uint8" else np.int8
-        model = _simulation(graph, placement, scheme)
+        self._slots = _Slots(graph.model)
+        model = _simulation(graph, placement, scheme, self._slots)
         self.outputs = tuple(value.name for value in graph.model.graph.output)
         self._session = _session(model, library)
 
@@ -75,15 +98,24 @@ class Simulator:
         feeds: Arrays = {}
         for op in self._placement.ops:
             codes = numbers.codes.get(op.name)
-            feeds[f"weight of {op.name}"] = numbers.weights[op.name] if codes is None else codes.reals(op.axis)
+            feeds[self._slots("weight of {}", op.name)] = (
+                numbers.weights[op.name] if codes is None else codes.reals(op.axis)
+            )
             if op.bias_slot is not None:
-                feeds[f"bias of {op.name}"] = numbers.biases[op.name]
+                feeds[self._slots("bias of {}", op.name)] = numbers.biases[op.name]
         for group in self._placement.groups:
             chosen = numbers.ranges.get(group)
-            feeds[f"float at {group}"] = np.array(chosen is None)
-            feeds[f"scale of {group}"] = np.array(1.0 if chosen is None else chosen.scale, np.float32)
-            feeds[f"zero of {group}"] = np.array(0 if chosen is None else chosen.zero_point, self._zero_type)
+            feeds[self._slots("float at {}", group)] = np.array(chosen is None)
+            feeds[self._slots("scale of {}", group)] = np.array(1.0 if chosen is None else chosen.scale, np.float32)
+            zero = np.array(0 if chosen is None else chosen.zero_point, self._zero_type)
+            feeds[self._slots("zero of {}", group)] = zero
         return feeds
+
+    def raw_input(self, op: WeightedOp) -> str:
+        """Return the name under which ``run`` gives what ``op`` really reads."""
+        points = self._placement.points
+        paired = {(node, slot): point.tensor for point in points for node, slot in point.readers}
+        return self._slots(IN_8_BITS, paired[op.node, 0])
 
     def run(self, feeds: Mapping[str, NDArray[Any]], fetch: tuple[str, ...] = ()) -> Arrays:
         """Run once and return ``fetch`` (the model's outputs if empty)."""
@@ -106,12 +138,12 @@ def _session(model: Any, library: Path | None) -> Any:
     if library is not None:
         options.register_custom_ops_library(str(library))
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(serialised(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise ModelError(f"onnxruntime can't load the model: {str(error).splitlines()[0][:300]}") from error
 
 
-def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme) -> Any:
+def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _Slots) -> Any:
     import onnx
     from onnx import TensorProto, helper
 
@@ -119,36 +151,38 @@ def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme) -> Any:
     model.CopyFrom(graph.model)
     target = model.graph
     for op in placement.ops:
-        weight, bias = f"weight of {op.name}", f"bias of {op.name}"
+        weight = slots("weight of {}", op.name)
         set_input(target.node[op.node], 1, weight)
         target.input.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, None))
         if op.bias_slot is not None:
+            bias = slots("bias of {}", op.name)
             set_input(target.node[op.bias_slot[0]], op.bias_slot[1], bias)
             target.input.append(helper.make_tensor_value_info(bias, TensorProto.FLOAT, None))
     zero_type = TensorProto.UINT8 if scheme.activations == "uint8" else TensorProto.INT8
     for group in placement.groups:
-        for name, kind in ((f"float at {group}", TensorProto.BOOL), (f"scale of {group}", TensorProto.FLOAT)):
-            target.input.append(helper.make_tensor_value_info(name, kind, []))
-        target.input.append(helper.make_tensor_value_info(f"zero of {group}", zero_type, []))
+        kinds = {"float at {}": TensorProto.BOOL, "scale of {}": TensorProto.FLOAT, "zero of {}": zero_type}
+        for form, kind in kinds.items():
+            target.input.append(helper.make_tensor_value_info(slots(form, group), kind, []))
     pairs: dict[int, list[Any]] = {}
     for point in placement.points:
         for node, slot in point.readers:
-            target.node[node].input[slot] = f"{point.tensor} in 8 bits"
-        pairs.setdefault(graph.producer.get(point.tensor, -1), []).extend(_pair(point.tensor, point.group))
+            target.node[node].input[slot] = slots(IN_8_BITS, point.tensor)
+        pairs.setdefault(graph.producer.get(point.tensor, -1), []).extend(_pair(point.tensor, point.group, slots))
     insert_after(target, pairs)
     expose(model, [p.tensor for p in placement.points] + [op.input for op in placement.ops])
-    expose(model, [f"{p.tensor} in 8 bits" for p in placement.points] + [op.output for op in placement.ops])
+    expose(model, [slots(IN_8_BITS, p.tensor) for p in placement.points] + [op.output for op in placement.ops])
     return model
 
 
-def _pair(tensor: str, group: str) -> list[Any]:
+def _pair(tensor: str, group: str, slots: _Slots) -> list[Any]:
     from onnx import helper
 
-    parameters = [f"scale of {group}", f"zero of {group}"]
+    parameters = [slots("scale of {}", group), slots("zero of {}", group)]
+    codes, rounded, result = (slots(form, tensor) for form in ("{} codes", "{} rounded", IN_8_BITS))
     return [
-        helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{tensor} codes"]),
-        helper.make_node("DequantizeLinear", [f"{tensor} codes", *parameters], [f"{tensor} rounded"]),
-        helper.make_node("Where", [f"float at {group}", tensor, f"{tensor} rounded"], [f"{tensor} in 8 bits"]),
+        helper.make_node("QuantizeLinear", [tensor, *parameters], [codes]),
+        helper.make_node("DequantizeLinear", [codes, *parameters], [rounded]),
+        helper.make_node("Where", [slots("float at {}", group), tensor, rounded], [result]),
     ]
 
 
@@ -179,9 +213,3 @@ def expose(model: Any, names: list[str]) -> None:
     for name in dict.fromkeys(names):
         if name not in have and name not in inputs:
             model.graph.output.append(helper.make_empty_tensor_value_info(name))
-
-
-def raw_input(placement: Placement, op: WeightedOp) -> str:
-    """Return the name under which the simulator shows what ``op`` really reads."""
-    paired = {(node, slot): point.tensor for point in placement.points for node, slot in point.readers}
-    return f"{paired[op.node, 0]} in 8 bits"

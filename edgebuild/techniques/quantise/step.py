@@ -43,7 +43,7 @@ class Quantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -53,15 +53,14 @@ class Quantise:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
-        import onnx
-
         from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.models.onnx_graphs import save
         from edgebuild.techniques.quantise.writer import write
 
         source = inputs["model"] / "model.onnx"
         ladder = self._climb(load_onnx(source), inputs, ctx)
         bench = ladder.bench
-        onnx.save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), str(out_dir / "model.onnx"))
+        save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), out_dir / "model.onnx")
         before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
         report = _report(ladder, before, (out_dir / "model.onnx").stat().st_size)
         report["keep_float_unmatched"] = self._unmatched(ladder)

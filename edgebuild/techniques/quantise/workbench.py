@@ -10,7 +10,6 @@ import numpy as np
 from edgebuild.techniques.quantise.arithmetic import Affine, Histogram, affine, encode, weight_scale
 from edgebuild.techniques.quantise.error import Distance, measure
 from edgebuild.techniques.quantise.layers import moments
-from edgebuild.techniques.quantise.simulator import raw_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +67,7 @@ class Workbench:
 
     def reads(self, op: WeightedOp, numbers: Numbers, frames: Frames) -> Iterator[NDArray[Any]]:
         """Yield what ``op`` reads with ``numbers``, batch by batch."""
-        fixed, name = self.simulator.feeds(numbers), raw_input(self.placement, op)
+        fixed, name = self.simulator.feeds(numbers), self.simulator.raw_input(op)
         for feeds in frames:
             self.check()
             yield self.simulator.run({**fixed, **feeds}, (name,))[name]
