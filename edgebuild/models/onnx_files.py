@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.artifact import ConstantInput, Contract, TensorSpec
 from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.models import external_data
-from edgebuild.models.onnx_graphs import fault_of, graphs_of, label_of, save, tidy
+from edgebuild.models.onnx_graphs import fault_of, graphs_of, label_of, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 #: Operator sets whose operators every runtime we compile for may be asked to know.
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-#: How the simplifier's process says that onnxruntime isn't there.
-NOT_INSTALLED = 3
 #: Operator sets of onnxruntime itself: fine there, unknown elsewhere.
 RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
 
@@ -291,46 +289,36 @@ def freeze(
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        return onnx.shape_inference.infer_shapes(simplify(frozen, library=library), strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(
-            f"The model doesn't fit the shapes it shall be frozen to: {error}",
-            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
-        ) from error
+    return _rewritten(frozen, "infer-strictly", library)
 
 
 def simplify(model: Any, *, library: Path | None = None) -> Any:
-    """Return the model with constants folded and batch normalisation merged, in standard operators only.
+    """Return the model with constants folded, batch normalisation merged and shapes inferred, in standard operators.
 
     onnxruntime's *basic* optimisations do it: they keep the meaning, know no instruction set, and, unlike pure
-    rewriters, follow shapes through padding and control flow. It runs in a process of its own, since some models crash
-    the optimiser: such a model is returned as it is. Raises ``ModelError`` naming what onnxruntime refuses.
+    rewriters, follow shapes through padding and control flow. A model that crashes the optimiser is returned without.
+    Raises ``ModelError`` naming what onnxruntime refuses.
     """
-    import subprocess
-    import sys
-    import tempfile
-    from pathlib import Path
+    return _rewritten(model, "infer", library)
 
-    import onnx
 
-    with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
-        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        save(model, source)
-        argv = [sys.executable, "-m", "edgebuild.models.simplifier", str(source), str(target)]
-        done = subprocess.run(
-            [*argv, *([str(library)] if library else [])], capture_output=True, text=True, check=False
-        )
-        if done.returncode < 0:
-            return model
-        if done.returncode == NOT_INSTALLED:
-            raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'")
-        if done.returncode != 0:
+def _rewritten(model: Any, infer: str, library: Path | None) -> Any:
+    from edgebuild.models.onnx_child import Refused, run_apart
+
+    try:
+        simplified = run_apart(model, "simplify", infer, library=library) or run_apart(model, infer)
+    except Refused as refused:
+        if refused.task == "simplify":
             raise ModelError(
-                f"onnxruntime can't load the model: {first_line(done.stderr)}",
+                f"onnxruntime can't load the model: {first_line(refused.reason)}",
                 hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
-            )
-        simplified = tidy(onnx.load(str(target)))
+            ) from refused
+        raise ModelError(
+            f"The model doesn't fit the shapes it shall be frozen to: {refused.reason}",
+            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
+        ) from refused
+    if simplified is None:
+        raise ModelError("The model crashes onnx's shape inference.", hint=_COMPLETE)
     used = {node.domain for node in _nodes(simplified.graph)} | {f.domain for f in simplified.functions}
     kept = [entry for entry in simplified.opset_import if entry.domain in used | {""}]
     del simplified.opset_import[:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -176,7 +177,8 @@ def export_checked(
 class ImportOnnx:
     """Checks an ONNX file of the user's and writes it in one piece, external data inside.
 
-    Inputs: ``model`` (the file), and ``external-…`` for its external data. Writes ``model.onnx``.
+    Inputs: ``model`` (the file), and ``external-…`` for its external data. Writes ``model.onnx``. Raises ``ModelError``
+    where the file can't be read, or crashes onnxruntime, which is tried in a process of its own.
     """
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
@@ -192,11 +194,19 @@ class ImportOnnx:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
+        from edgebuild.models.onnx_child import Refused, run_apart
         from edgebuild.models.onnx_files import load_onnx
         from edgebuild.models.onnx_graphs import save
 
         del ctx
-        save(load_onnx(inputs["model"]), out_dir / "model.onnx")
+        model = load_onnx(inputs["model"])
+        # What onnxruntime merely refuses is said where it is used, with the user's library and shapes.
+        with contextlib.suppress(Refused):
+            if run_apart(model, "open") is None:
+                raise ModelError(
+                    f"{inputs['model']} crashes onnxruntime.", hint="Is it complete? Export it again, or simplify it."
+                )
+        save(model, out_dir / "model.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)

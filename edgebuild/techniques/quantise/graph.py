@@ -117,20 +117,26 @@ def prepare(model: Any, *, library: Path | None = None) -> Graph:
 
     Raises ``ModelError`` if the model is older than opset 13 and can't be raised to it.
     """
-    import onnx
-
     version = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), LOWEST_OPSET)
     if version < LOWEST_OPSET:
-        try:
-            model = onnx.version_converter.convert_version(model, LOWEST_OPSET)
-        except Exception as error:  # the converter raises RuntimeError and its own, unrelated types
-            raise ModelError(
-                f"The model's opset {version} can't be raised to {LOWEST_OPSET}, which int8 needs: {error}",
-                hint=f"Export the model again with opset {LOWEST_OPSET} or newer.",
-            ) from error
-    simplified = simplify(model, library=library)
-    inferred = onnx.shape_inference.infer_shapes(simplified, data_prop=True)
-    return Graph(_name_pooling(_constants_to_initializers(inferred)))
+        model = _raised(model, version)
+    return Graph(_name_pooling(_constants_to_initializers(simplify(model, library=library))))
+
+
+def _raised(model: Any, version: int) -> Any:
+    from edgebuild.models.onnx_child import Refused, run_apart
+
+    why, raised = "its converter crashed", None
+    try:
+        raised = run_apart(model, "opset-13")
+    except Refused as refused:
+        why = refused.reason
+    if raised is None:
+        raise ModelError(
+            f"onnx can't raise the model from opset {version} to {LOWEST_OPSET}, which int8 needs: {why}",
+            hint=f"Where it can be exported again, opset {LOWEST_OPSET} or newer needs no conversion.",
+        )
+    return raised
 
 
 def _name_pooling(model: Any) -> Any:
