@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.backends.protocol import read_notes
@@ -15,8 +16,8 @@ from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import BudgetMissed, EnvironmentGap, ModelError, RunnerFailed, StoreError
+from edgebuild.errors import EdgebuildError
+from edgebuild.execution.faults import Failure
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Built:
     def folder(self) -> Path:
         """Where the artifact lies."""
         if self.compiled is None:
-            raise BudgetMissed(f"{self.planned.id} has no artifact.")
+            raise EdgebuildError(f"{self.planned.id} has no artifact.")
         return self.compiled.path
 
     @property
@@ -70,10 +71,11 @@ class Built:
 def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World) -> tuple[Built, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
-    That holds for a runtime that crashes or hangs too, as long as its device answers and another candidate runs there.
-    The device, the data, the metric, the store and the user may still end it: those errors aren't the candidate's.
+    That holds for a runtime that crashes or hangs and for a bug in edgebuild or in a plug-in too, as long as the device
+    answers and another candidate can be built there. The device, the data, the metric, the store and the user may
+    still end it: those errors aren't the candidate's.
     """
-    built, crashes = [], []
+    built, unexpected = [], []
     data, reference = prepared.validation, prepared.reference
     if world.emulated:
         part = emulated.validation_sample(prepared, world)
@@ -81,25 +83,16 @@ def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World
     with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
             world.check()
-            try:
-                built.append(_make(planned, models, prepared, world, (data, reference)))
-            except StoreError:
-                raise
-            except (ModelError, EnvironmentGap) as error:
-                built.append(Built(planned=planned, failure=error.message))
-            except RunnerFailed as error:
-                require_alive(world.client)
-                crashes.append(error)
-                built.append(Built(planned=planned, failure=error.sentence, notes=crash_notes(error)))
+            make = partial(_make, planned, models, prepared, world, (data, reference))
+            made = world.guard.attempt(planned.id, make)
+            if isinstance(made, Failure):
+                unexpected += [made.error] if made.unexpected else []
+                made = Built(planned=planned, failure=made.sentence, notes=made.notes)
+            built.append(made)
             task.advance(note=planned.id)
-    if crashes and not any(each.verdict for each in built):
-        raise crashes[0]
+    if unexpected and not any(each.artifact for each in built):
+        raise unexpected[0]
     return tuple(built)
-
-
-def crash_notes(error: RunnerFailed) -> tuple[str, ...]:
-    """Return what a runner that failed left on its error output."""
-    return (f"the end of the runner's error output: {error.said}",) if error.said else ()
 
 
 def _make(
@@ -113,7 +106,8 @@ def _make(
     made = models[planned.recipe, planned.profile] if planned.recipe else None
     frozen, contract = (prepared.frozen, prepared.contract) if made is None else (made.frozen, made.contract)
     if frozen is None or contract is None:
-        return Built(planned=planned, failure=made.failure if made else "the recipe made no model")
+        failure = made.failure if made else "the recipe made no model"
+        return Built(planned=planned, failure=failure, notes=made.notes if made else ())
     model = _precision_step(planned, frozen, contract, prepared, world)
     backend = world.backends[planned.backend]
     request = compile_request(world, planned, contract)

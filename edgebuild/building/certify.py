@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from edgebuild.building.candidates import crash_notes
 from edgebuild.building.raced import (
     Certified,
     Race,
     disturbed,
     figure_of,
     flight_summary_of,
-    noting,
     settings_label,
     summary_of,
 )
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import RunnerFailed
+from edgebuild.execution.faults import Failure
 from edgebuild.measuring import session, side
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from edgebuild.building.candidates import Built
     from edgebuild.building.raced import Screened
     from edgebuild.building.world import World
-    from edgebuild.core.measurement import Layer
+    from edgebuild.core.measurement import Energy, Layer
     from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import Arm, Bench, SessionResult
 
@@ -44,7 +42,7 @@ def certify(
     batch: int,
     screen: SessionResult,
     summaries: Mapping[str, Screened],
-    crashed: dict[str, RunnerFailed],
+    crashed: dict[str, Failure],
 ) -> Race:
     """Measure the reference artifact, which is the first of ``order``, beside the others."""
     lost: dict[str, str] = {}
@@ -56,8 +54,11 @@ def certify(
     for name in order:
         arm, built = arms[name]
         if name not in lost and name not in crashed:
-            with noting(bench, arm, crashed):
-                finalists.append(_certified(bench, sessions, arm, built, order[0], batch))
+            done = bench.attempt(arm, partial(_certified, bench, sessions, arm, built, order[0], batch))
+            if isinstance(done, Failure):
+                crashed[arm.id] = done
+            else:
+                finalists.append(done)
     passed_over = tuple(each.folder.note for each in (screen, *sessions.values()) if each.folder.note)
     if finalists and passed_over:
         finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
@@ -92,7 +93,7 @@ def _certified_session(
     protocol: Protocol,
     order: Sequence[str],
     arms: Mapping[str, tuple[Arm, Built]],
-    crashed: dict[str, RunnerFailed],
+    crashed: dict[str, Failure],
     lost: dict[str, str],
 ) -> SessionResult:
     """Measure under ``protocol``; adds to ``crashed``, and to ``lost`` the arms of which no launch counts."""
@@ -107,7 +108,9 @@ def _certified(
     bench: Bench, sessions: Mapping[str, SessionResult], arm: Arm, built: Built, reference: str, batch: int
 ) -> Certified:
     result, flight = sessions["single"], sessions.get("flight")
-    layers, notes = _layers(bench, result, arm)
+    layers, unread = _layers(bench, result, arm)
+    energy, unmeasured = _energy(bench, result, arm)
+    notes = (*unread, *unmeasured)
     throughput = None if flight is None else flight_summary_of(flight, arm.id, batch)
     if throughput is not None and not throughput.concurrent:
         notes = (*notes, ONE_AT_A_TIME)
@@ -117,7 +120,7 @@ def _certified(
         artifact=arm.artifact,
         summary=summary_of(result, arm.id, batch),
         memory=side.measure_memory(bench, result.folder, arm),
-        energy=side.measure_energy(bench, result.folder, arm),
+        energy=energy,
         layers=layers,
         versus_reference=None if arm.id == reference else session.compare_arms(result, arm.id, reference),
         samples_folder=result.folder.path,
@@ -129,17 +132,26 @@ def _certified(
 
 def _layers(bench: Bench, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Return the layers as they run, or why they aren't known: a profiler that crashes doesn't ship."""
-    try:
-        return side.read_layers(bench, result.folder, arm), ()
-    except RunnerFailed as error:
-        require_alive(bench.client)
-        return (), (f"what its layers run in is unknown: {error.sentence}", *crash_notes(error))
+    evidence = replace(arm, keep=False)
+    found = bench.attempt(evidence, lambda: side.read_layers(bench, result.folder, arm))
+    if isinstance(found, Failure):
+        return (), (f"what its layers run in is unknown: {found.sentence}", *found.notes)
+    return found, ()
+
+
+def _energy(bench: Bench, result: SessionResult, arm: Arm) -> tuple[Energy | None, tuple[str, ...]]:
+    """Return the energy of an inference where the device has a sensor, or why it isn't known."""
+    evidence = replace(arm, keep=False)
+    found = bench.attempt(evidence, lambda: side.measure_energy(bench, result.folder, arm))
+    if isinstance(found, Failure):
+        return None, (f"its energy is unknown: {found.sentence}", *found.notes)
+    return found, ()
 
 
 def _failed(
     arms: Mapping[str, tuple[Arm, Built]],
     summaries: Mapping[str, Screened],
-    crashed: Mapping[str, RunnerFailed],
+    crashed: Mapping[str, Failure],
     finalists: Sequence[str],
 ) -> dict[str, str]:
     """Return the candidates that a crash took out: no arm of theirs is left, or the one that was to be certified."""
@@ -154,7 +166,7 @@ def _settings_notes(
     arms: Mapping[str, tuple[Arm, Built]],
     summaries: Mapping[str, Screened],
     dropped: Mapping[str, str],
-    crashed: Mapping[str, RunnerFailed],
+    crashed: Mapping[str, Failure],
 ) -> dict[str, tuple[str, ...]]:
     """Say per candidate what each raced setting gave."""
     notes: dict[str, list[str]] = {}
@@ -162,7 +174,7 @@ def _settings_notes(
         arm, built = arms[name]
         label = settings_label(arm.artifact.settings)
         notes.setdefault(built.planned.id, []).append(f"with {label}: {error.sentence}")
-        notes[built.planned.id] += crash_notes(error)
+        notes[built.planned.id] += error.notes
     for name, summary in summaries.items():
         arm, built = arms[name]
         early = " (dropped early)" if name in dropped else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.data import materialise, model_digest
@@ -12,7 +13,8 @@ from edgebuild.building.prepare import freeze_model, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
-from edgebuild.errors import ConfigError, EnvironmentGap, ModelError, StoreError
+from edgebuild.errors import ConfigError, ModelError
+from edgebuild.execution.faults import Failure
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.models.stored import UserCode, read_model
 from edgebuild.models.stored_steps import ExportStored, StoreOriginal
@@ -117,8 +119,8 @@ def _planned(technique: type[TorchStep], parameters: Any, frames: int) -> Recipe
 def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
     """Carry out every planned recipe for every profile that has candidates of it; steps that are the same run once.
 
-    A recipe that can't be carried out on this model is a result with its reason, not the end of the build. The store,
-    the data and the user may still end it.
+    A recipe that can't be carried out on this model is a result with its reason, not the end of the build; so is a bug
+    in one of its techniques. The store, the data and the user may still end it.
     """
     wanted = {(c.recipe, c.profile): c for c in plan.candidates if c.recipe}
     if not wanted:
@@ -131,17 +133,16 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
         for name, profile in wanted:
             world.check()
             steps = _typed(tables[name], techniques)
-            try:
-                wants = Wants(
-                    channel_multiple=multiples[profile],
-                    int8=int8_of(plan, profile),
-                    timing=timing_candidate(plan, name, profile),
-                )
-                made[name, profile] = _carry_out(name, steps, wants, prepared, world)
-            except StoreError:
-                raise
-            except (ModelError, EnvironmentGap) as error:
-                made[name, profile] = Compressed(failure=f"recipe {name}: {error.message}")
+            wants = Wants(
+                channel_multiple=multiples[profile],
+                int8=int8_of(plan, profile),
+                timing=timing_candidate(plan, name, profile),
+            )
+            work = partial(_carry_out, name, steps, wants, prepared, world)
+            done = world.guard.attempt(f"recipe {name}", work)
+            if isinstance(done, Failure):
+                done = Compressed(failure=f"recipe {name}: {done.sentence}", notes=done.notes)
+            made[name, profile] = done
             task.advance(note=f"{name} for {profile}")
     return made
 

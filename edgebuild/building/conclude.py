@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.candidates import Built, evaluate, judge
@@ -16,8 +17,7 @@ from edgebuild.building.record import write_record
 from edgebuild.building.seal import Opening, open_seal
 from edgebuild.core.measurement import LatencySummary
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import RunnerFailed
+from edgebuild.execution.faults import Failure
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.judging.limits import Measured, check_limits
 from edgebuild.judging.selection import Option, missed_share, select
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.measurement import Memory
     from edgebuild.core.verdict import BuildRecord, Closeness, Emulation
+    from edgebuild.execution.executor import StepResult
     from edgebuild.judging.selection import Objective, Selection
     from edgebuild.planning.plan import Plan
 
@@ -44,12 +45,12 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 class Opened:
     """What the sealed test set said about the finalists, by target and artifact digest.
 
-    ``failed`` says whose runner failed, ``samples`` by target how much of the set an emulated device was given.
+    ``failed`` says who failed on it and how, ``samples`` by target how much of the set an emulated device was given.
     """
 
     opening: Opening | None
     verdicts: Mapping[tuple[str, str], tuple[Verdict, Closeness]]
-    failed: Mapping[tuple[str, str], RunnerFailed] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -90,21 +91,25 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
             part = sampled(test, "test", prepared, at, reference)
             data, wanted = part.data, part.reference
             samples[at.target] = part.text
-        try:
-            outputs = evaluate(at, finalist.artifact, compiled, data, "test", who)
-        except RunnerFailed as error:
-            if key in baselines:
-                raise
-            require_alive(at.client)
-            failed[key] = error
-            continue
-        level = level_for_opening(opening.number)
-        verdicts[key] = judge(at, who, wanted, outputs, data, "test", level=level)
+        scored = partial(_scored, at, finalist, compiled, data, wanted, level_for_opening(opening.number))
+        verdict = scored() if key in baselines else at.guard.attempt(f"{who} on the test set", scored)
+        if isinstance(verdict, Failure):
+            failed[key] = verdict
+        else:
+            verdicts[key] = verdict
     return Opened(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
 
 
+def _scored(
+    at: World, finalist: Certified, compiled: StepResult, data: StepResult, reference: StepResult, level: float
+) -> tuple[Verdict, Closeness]:
+    who = finalist.built.planned.id
+    outputs = evaluate(at, finalist.artifact, compiled, data, "test", who)
+    return judge(at, who, reference, outputs, data, "test", level=level)
+
+
 def _survived(race: Race, opened: Opened, target: str) -> Race:
-    """The race without the finalists whose runner failed on the test set."""
+    """The race without the finalists that failed on the test set."""
     lost = {
         f.built.planned.id: opened.failed[key]
         for f in race.finalists
@@ -113,7 +118,7 @@ def _survived(race: Race, opened: Opened, target: str) -> Race:
     return replace(
         race,
         finalists=tuple(f for f in race.finalists if (target, f.artifact.digest()) not in opened.failed),
-        failed={**race.failed, **{who: error.sentence for who, error in lost.items()}},
+        failed={**race.failed, **{who: failure.with_report for who, failure in lost.items()}},
     )
 
 

@@ -17,8 +17,7 @@ from edgebuild.building import crosscheck_steps as steps
 from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Artifact, Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import EnvironmentGap, ModelError, RunnerFailed
+from edgebuild.execution.faults import Failure
 from edgebuild.judging.crosscheck import concluded, spread
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models.qdq import QdqGraph
@@ -54,13 +53,9 @@ def cross_check(
     variant of it that shows more: where only that crashes, it is such a reason, not the candidate's crash. Raises what
     the device and the store raise.
     """
-    try:
-        return _Check(world, planned, contract, data, model, artifact, compiled).run(outputs)
-    except (ModelError, EnvironmentGap) as error:
-        return _unchecked(error.message)
-    except RunnerFailed as error:
-        require_alive(world.client)
-        return _unchecked(error.sentence)
+    check = _Check(world, planned, contract, data, model, artifact, compiled)
+    found = world.guard.attempt(f"the cross-check of {planned.id}", lambda: check.run(outputs))
+    return _unchecked(found.with_report) if isinstance(found, Failure) else found
 
 
 def _unchecked(reason: str) -> CrossCheck:
@@ -117,30 +112,37 @@ class _Check:
     def _walked(self, seen: CrossCheck, sample: StepResult, worst: list[int], taken: tuple[int, ...]) -> CrossCheck:
         reach = float(seen.reach or 0.0)
         rows, lengths = _worst_rows(worst, taken)
-        tensors = 0
-        layer: LayerGap | None = None
-        try:
-            few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
-            shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
-            contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
-            step = self.world.backends[self.planned.backend].compile_step(
-                compile_request(self.world, self.planned, contract)
-            )
-            compiled = self._run(step, {"model": shown}, "compile the layers of")
-            outputs = self._evaluate(compiled, few)
-            inputs = {"model": self.model, "sample": few, "outputs": outputs, **self.library}
-            walked = self._run(steps.WalkLayers(contract=self.contract), inputs, "walk the layers of")
-            told = json.loads((walked.path / "layers.json").read_bytes())
-            tensors = int(told["layers"])
-            layer = None if told["fault"] is None else LayerGap.model_validate(told["fault"])
-            if layer is not None and not layer.why:
-                layer = layer.model_copy(update={"why": self._precision(layer, compiled, few)})
-        except (ModelError, EnvironmentGap) as error:
-            return concluded(seen, reach=reach, layer=layer, tensors=tensors, unseen=error.message)
-        except RunnerFailed as error:
-            require_alive(self.world.client)
-            return concluded(seen, reach=reach, layer=layer, tensors=tensors, unseen=error.sentence)
+        found = self.world.guard.attempt(
+            f"the layer-wise cross-check of {self.planned.id}", lambda: self._walk(sample, rows, lengths)
+        )
+        if isinstance(found, Failure):
+            return concluded(seen, reach=reach, layer=None, tensors=0, unseen=found.with_report)
+        tensors, layer = found
         return concluded(seen, reach=reach, layer=layer, tensors=tensors)
+
+    def _walk(self, sample: StepResult, rows: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[int, LayerGap | None]:
+        """Return how many layers were compared, and the one that is off, if any."""
+        few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
+        shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
+        contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
+        step = self.world.backends[self.planned.backend].compile_step(
+            compile_request(self.world, self.planned, contract)
+        )
+        compiled = self._run(step, {"model": shown}, "compile the layers of")
+        outputs = self._evaluate(compiled, few)
+        inputs = {"model": self.model, "sample": few, "outputs": outputs, **self.library}
+        walked = self._run(steps.WalkLayers(contract=self.contract), inputs, "walk the layers of")
+        found = json.loads((walked.path / "layers.json").read_bytes())
+        layer = None if found["fault"] is None else LayerGap.model_validate(found["fault"])
+        if layer is not None and not layer.why:
+            layer = layer.model_copy(update={"why": self._why(layer, compiled, few)})
+        return int(found["layers"]), layer
+
+    def _why(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
+        """What the runtime says of the layer; where that can't be read, the layer is named all the same."""
+        what = f"reading the layers of {self.planned.id}"
+        found = self.world.guard.attempt(what, lambda: self._precision(layer, compiled, few))
+        return "" if isinstance(found, Failure) else found
 
     def _precision(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
         """Say so where the runtime itself says that it computes the layer in something else than 8 bits."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from edgebuild.building.prepare import run_reference
 from edgebuild.core.measurement import Memory
 from edgebuild.core.verdict import Emulation, Outcome
+from edgebuild.execution.faults import Failure
 from edgebuild.judging.outcomes import with_reason
 from edgebuild.measuring.emulated import ProfileEmulated, plugin_digest
 from edgebuild.measuring.protocols import MAX_FINALISTS
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.building.candidates import Built
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.world import World
-    from edgebuild.core.artifact import Setting
+    from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.inputs import UnitCosts
@@ -160,23 +162,38 @@ def profile(built: Sequence[Built], prepared: Prepared, world: World) -> Emulate
         if one.artifact is None or one.compiled is None or one.outputs is None:
             continue
         world.check()
-        step = profiling(world, one.artifact.settings)
-        inputs = {"artifact": one.compiled, "data": validation.data}
-        found = world.run(step, inputs, label=f"profile {one.planned.id} (emulated)")
-        memories[one.planned.id] = Memory.model_validate_json((found.path / "memory.json").read_bytes())
-        counts = json.loads((found.path / "counts.json").read_bytes())
-        plain = one.planned.precision.kind == "fp32"
-        emulations[one.planned.id] = Emulation(
-            parity=parity(validation.reference, one.outputs) if plain else None,
-            instructions=tuple((str(k), int(v)) for k, v in sorted(counts.get("classes", {}).items())),
-            not_counted=str(counts.get("why", "")),
-        )
+        work = partial(_profiled, one, one.artifact, one.compiled, one.outputs, validation, world)
+        found = world.guard.attempt(f"profiling {one.planned.id}", work)
+        if isinstance(found, Failure):
+            emulations[one.planned.id] = Emulation(not_counted=found.with_report)
+        else:
+            memories[one.planned.id], emulations[one.planned.id] = found
     return Emulated(
         device=world.probe.get("cpu", "unknown"),
         samples=f"{validation.text} validation frames",
         memories=memories,
         emulations=emulations,
     )
+
+
+def _profiled(
+    one: Built,
+    artifact: Artifact,
+    compiled: StepResult,
+    outputs: StepResult,
+    validation: Sampled,
+    world: World,
+) -> tuple[Memory, Emulation]:
+    inputs = {"artifact": compiled, "data": validation.data}
+    found = world.run(profiling(world, artifact.settings), inputs, label=f"profile {one.planned.id} (emulated)")
+    counts = json.loads((found.path / "counts.json").read_bytes())
+    plain = one.planned.precision.kind == "fp32"
+    emulation = Emulation(
+        parity=parity(validation.reference, outputs) if plain else None,
+        instructions=tuple((str(k), int(v)) for k, v in sorted(counts.get("classes", {}).items())),
+        not_counted=str(counts.get("why", "")),
+    )
+    return Memory.model_validate_json((found.path / "memory.json").read_bytes()), emulation
 
 
 def profiling(world: World, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:

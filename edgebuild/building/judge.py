@@ -39,7 +39,7 @@ class JudgeOutputs:
     code_digest: str
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
 

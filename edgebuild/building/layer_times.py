@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import EnvironmentGap, ModelError, RunnerFailed, StoreError
+from edgebuild.execution.faults import Failure
 from edgebuild.measuring.layer_times import TimeLayer
 from edgebuild.techniques.layer_pairs import SIDES, ExportLayerPairs
 from edgebuild.techniques.layer_times import PAIRS, read_pairs, time_input
@@ -74,15 +74,12 @@ def time_layers(
         for number in range(pairs.count):
             world.check()
             layers = ", ".join(pairs.of(number))
-            try:
-                told[time_input(number)] = _timed(exported.path / str(number), f"layer {layers}", planned, who, world)
-            except StoreError:
-                raise
-            except (ModelError, EnvironmentGap) as error:
-                notes.append(f"{step.kind}: {layers} could not be timed: {error.message}")
-            except RunnerFailed as error:
-                require_alive(world.client)
-                notes.append(f"{step.kind}: {layers} could not be timed: {error.sentence}")
+            work = partial(_timed, exported.path / str(number), f"layer {layers}", planned, who, world)
+            timed = world.guard.attempt(f"{who}: timing {layers}", work)
+            if isinstance(timed, Failure):
+                notes.append(f"{step.kind}: {layers} could not be timed: {timed.with_report}")
+            else:
+                told[time_input(number)] = timed
             task.advance(note=layers)
     return told, tuple(notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building import emulated
@@ -13,12 +14,12 @@ from edgebuild.building.raced import (
     cost_of,
     disturbed,
     flight_summary_of,
-    noting,
     settings_label,
     summary_of,
 )
 from edgebuild.core.verdict import Outcome
 from edgebuild.devices.hold import clocks_as_asked, hold_device
+from edgebuild.execution.faults import Failure
 from edgebuild.measuring import session, side
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from edgebuild.building.prepare import Prepared
     from edgebuild.building.raced import Screened
     from edgebuild.building.world import World
-    from edgebuild.errors import RunnerFailed
     from edgebuild.measuring.session import Arm, Bench, SessionResult
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
@@ -42,8 +42,8 @@ COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its late
 def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     """Screen, choose finalists, certify. Holds the device throughout.
 
-    A runner that crashes or hangs is its candidate's result. Raises ``DeviceError`` when the device fails, or the
-    baseline on it; whatever was measured until then is on disk and is gone on with.
+    A runner that crashes or hangs, and a bug that one arm meets, is its candidate's result. Raises ``DeviceError`` when
+    the device fails, or the baseline on it; whatever was measured until then is on disk and is gone on with.
     """
     nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
     if not world.measured:
@@ -114,6 +114,7 @@ def make_bench(world: World) -> Bench:
         remeasure=world.options.remeasure,
         deadline_s=float("inf") if world.options.time_s is None else world.started + world.options.time_s,
         anchor=anchor_arm(world.backends, world.client, world.executor),
+        guard=world.guard,
     )
 
 
@@ -143,14 +144,17 @@ def _best_arms(
     objective: str,
     bench: Bench,
     screen: SessionResult,
-    crashed: dict[str, RunnerFailed],
+    crashed: dict[str, Failure],
 ) -> dict[str, float]:
     """Return the best arm of each candidate with its screening cost (lower is better); adds to ``crashed``."""
     cost = {}
     for arm_id, (arm, _) in raced.items():
         if objective == "memory":
-            with noting(bench, arm, crashed):
-                cost[arm_id] = float(side.measure_memory(bench, screen.folder, arm).peak_bytes)
+            memory = bench.attempt(arm, partial(side.measure_memory, bench, screen.folder, arm))
+            if isinstance(memory, Failure):
+                crashed[arm_id] = memory
+            else:
+                cost[arm_id] = float(memory.peak_bytes)
         elif objective == "size":
             cost[arm_id] = float(arm.artifact.size_bytes)
         else:

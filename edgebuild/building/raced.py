@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.measurement import LatencySummary, ThroughputSummary
-from edgebuild.devices.probe import require_alive
-from edgebuild.errors import RunnerFailed
 from edgebuild.measuring import statistics
 from edgebuild.measuring.samples import samples_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from edgebuild.building.candidates import Built
     from edgebuild.building.emulated import Emulated
     from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.measurement import Comparison, Energy, Launch, Layer, Memory
-    from edgebuild.measuring.session import Arm, Bench, SessionResult
+    from edgebuild.measuring.session import SessionResult
 
 Screened: TypeAlias = LatencySummary | ThroughputSummary
 
@@ -50,8 +47,8 @@ class Certified:
 class Race:
     """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
 
-    ``failed`` says of candidates, by id, how their runner crashed or hung. ``unmeasured`` says why nothing was measured
-    in a build that can't measure; ``emulated`` is what an emulated device gave instead.
+    ``failed`` says of candidates, by id, how they crashed, hung or met a bug. ``unmeasured`` says why nothing was
+    measured in a build that can't measure; ``emulated`` is what an emulated device gave instead.
     """
 
     screened: Mapping[str, tuple[str, Screened]]
@@ -104,15 +101,3 @@ def disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:
         if launches and not any(launch.valid for launch in launches):
             found[name] = f"none of its {len(launches)} launches counts: {statistics.disturbances(launches)}"
     return found
-
-
-@contextlib.contextmanager
-def noting(bench: Bench, arm: Arm, crashed: dict[str, RunnerFailed]) -> Iterator[None]:
-    """Note in ``crashed`` that an arm's runner failed; where the arm is to be kept or its device is gone, raise."""
-    try:
-        yield
-    except RunnerFailed as error:
-        if arm.keep:
-            raise
-        require_alive(bench.client)
-        crashed[arm.id] = error

@@ -8,11 +8,10 @@ of each target.
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import shutil
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
@@ -21,6 +20,8 @@ from edgebuild.core.measurement import Fact
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
+from edgebuild.execution.faults import Failure
+from edgebuild.execution.versions import installed_versions
 from edgebuild.measuring.evidence import write_atomic
 
 if TYPE_CHECKING:
@@ -34,35 +35,8 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import CandidateRecord
     from edgebuild.planning.plan import Plan
 
-#: Distributions whose versions shape a build: its lock.
-LOCKED = (
-    "edgebuild",
-    "numpy",
-    "nncf",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "openvino",
-    "safetensors",
-    "scipy",
-    "tensorly",
-    "torch",
-    "torch-pruning",
-    "torchmetrics",
-)
 #: A launch's samples are thinned to this many for drawing; the raw ones stay in the measurements folder.
 DRAWN_SAMPLES = 2_000
-
-
-def installed_versions() -> tuple[tuple[str, str], ...]:
-    """Return the version of everything that shapes a build and is installed, Python included."""
-    versions = [("python", platform.python_version())]
-    for name in LOCKED:
-        try:
-            versions.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(versions)
 
 
 def write_record(
@@ -89,6 +63,10 @@ def write_record(
     folder.mkdir(parents=True)
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
+    unkept = _keep_all_samples(world, names, folder / "samples")
+    candidates = tuple(
+        c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in candidates
+    )
     record = BuildRecord(
         build_id=build_id,
         project=world.project.name,
@@ -117,8 +95,6 @@ def write_record(
         emulated=race.emulated.text if race.emulated else "",
         notes=tuple(world.said),
     )
-    for name, finalist in names.items():
-        _keep_samples(finalist, folder / "samples", name)
     write_atomic(folder / "build.json", record.to_json())
     _point_latest(world.home, plan.target, build_id)
     return record
@@ -135,6 +111,16 @@ def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     write_atomic(folder / "artifact.json", artifact.to_json())
+
+
+def _keep_all_samples(world: World, names: Mapping[str, Certified], folder: Path) -> dict[str, str]:
+    """Keep every finalist's latencies for drawing; return by name why some could not be kept."""
+    lost = {}
+    for name, finalist in names.items():
+        kept = world.guard.attempt(f"the latencies of {name}", partial(_keep_samples, finalist, folder, name))
+        if isinstance(kept, Failure):
+            lost[name] = f"its latencies can't be drawn: {kept.with_report}"
+    return lost
 
 
 def _keep_samples(finalist: Certified, folder: Path, name: str) -> None:

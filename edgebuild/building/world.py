@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor, Hold, Input, StepResult
+    from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
     from edgebuild.measuring.protocols import Protocol
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
 HOME = ".edgebuild"
+#: Where in it the tracebacks of unforeseen errors lie.
+BUGS = "bugs"
 #: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
 #: Load and temperature are no configuration.
 CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
@@ -102,6 +105,19 @@ class World:
     def emulated(self) -> bool:
         """Whether what runs on the device runs on an emulated CPU: nothing there is timed."""
         return self.measured and self.client.device.emulated
+
+    @property
+    def guard(self) -> Guard:
+        """What turns the failure of one candidate, recipe or piece of evidence into a value."""
+        from edgebuild.devices.probe import require_alive
+        from edgebuild.execution.faults import Guard
+
+        return Guard(
+            alive=lambda: require_alive(self.client),
+            reports=self.home / BUGS,
+            project=self.project.folder,
+            command=self.options.command,
+        )
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""

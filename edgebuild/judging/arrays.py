@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebuild.errors import DataError
+from edgebuild.errors import DataError, ModelError
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Floats: TypeAlias = NDArray[np.float64]
@@ -115,17 +115,20 @@ def log_softmax(logits: NDArray[Any]) -> Floats:
 
 
 def check_pair(reference: Outputs, artifact: Outputs) -> int:
-    """Return the number of samples. Raises ``DataError`` where the outputs' names or shapes differ or none is there."""
+    """Return the number of samples.
+
+    Raises ``ModelError`` where the artifact's outputs have other names or shapes, ``DataError`` where there are none.
+    """
     if not reference:
         raise DataError("the reference has no outputs")
     if set(reference) != set(artifact):
-        raise DataError(f"the artifact's outputs are {sorted(artifact)}, the reference's {sorted(reference)}")
+        raise ModelError(f"the artifact's outputs are {sorted(artifact)}, the reference's {sorted(reference)}")
     lengths = {name: len(array) for name, array in reference.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"the outputs hold different numbers of samples: {lengths}")
     for name, array in reference.items():
         if array.shape != artifact[name].shape:
-            raise DataError(f"output {name!r} has shape {artifact[name].shape}, the reference's has {array.shape}")
+            raise ModelError(f"output {name!r} has shape {artifact[name].shape}, the reference's has {array.shape}")
     samples = next(iter(lengths.values()))
     if samples == 0:
         raise DataError("there are no samples to judge by", hint="check the data callable: it yielded nothing")

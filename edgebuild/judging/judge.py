@@ -58,8 +58,9 @@ def judge(
     with a limit per slice, a lower bound beyond it refuses and an estimate beyond it is inconclusive, each slice at a
     Bonferroni level, so that all of them together err no more often than one.
 
-    Raises ``DataError`` when arrays or targets don't fit or the metric can't be computed, ``ModelError`` when the
-    reference itself is not finite, ``UsageError`` when budget and metric don't go together.
+    Raises ``DataError`` when targets don't fit or the metric can't be computed, ``ModelError`` when the reference
+    itself is not finite, or the artifact's outputs don't fit it or can't be scored though the reference's can,
+    ``UsageError`` when budget and metric don't go together.
     """
     _check_labels(evaluated, check_pair(evaluated.reference, evaluated.artifact))
     found = first_not_finite(evaluated.reference)
@@ -70,10 +71,10 @@ def judge(
         )
     found = first_not_finite(evaluated.artifact)
     if found is not None:
-        return Verdict(
-            outcome=Outcome.REFUSED,
-            reasons=(f"output {found[0]!r} is NaN or infinite for {found[2]} samples, first sample {found[1]}",),
-        )
+        name, first, count = found
+        some = f"output {name!r} is NaN or infinite for {count} samples, first sample {first}"
+        every = f"output {name!r} is NaN or infinite for every sample: the artifact doesn't work in its runtime"
+        return Verdict(outcome=Outcome.REFUSED, reasons=(every if count == len(evaluated.artifact[name]) else some,))
     if budget.agreement is not None:
         return _judge_agreement(evaluated, budget, split=split, level=level, seed=seed)
     if metric is None or evaluated.targets is None:
@@ -83,12 +84,24 @@ def judge(
         )
     targets = np.asarray(evaluated.targets)
     pair = Pair(reference=evaluated.reference, artifact=evaluated.artifact, targets=targets, groups=evaluated.groups)
-    whole = paired_drop(pair, metric, level=level, seed=seed)
+    whole = _whole_drop(pair, metric, level=level, seed=seed)
     allowed = drop_budget(budget, whole.reference, metric)
     verdict = _verdict(whole, allowed, metric.name, metric, split)
     if budget.floor is not None and allowed < 0:
         verdict = with_reason(verdict, f"the original itself, {whole.reference:.4g}, misses the floor {budget.floor:g}")
     return _with_slices(verdict, pair, evaluated.slices, metric, budget, level=level, seed=seed)
+
+
+def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int) -> PairedDrop:
+    """Return the drop over all samples. Where the reference can be scored and the artifact can't, the artifact failed.
+
+    Raises ``ModelError`` then, ``DataError`` where the metric can't be computed at all.
+    """
+    try:
+        return paired_drop(pair, metric, level=level, seed=seed)
+    except DataError as error:
+        metric.value(pair.reference, pair.targets)
+        raise ModelError(f"its outputs can't be scored, the original's can: {error.message}") from error
 
 
 def _check_labels(evaluated: Evaluated, samples: int) -> None:

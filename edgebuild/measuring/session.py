@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
 from edgebuild.core.values import digest_json
 from edgebuild.devices import answers
 from edgebuild.devices.probe import read_probe, require_alive
-from edgebuild.errors import EnvironmentGap, RunnerFailed
+from edgebuild.errors import EnvironmentGap
+from edgebuild.execution.faults import Failure, Guard
 from edgebuild.measuring import statistics
 from edgebuild.measuring.evidence import SessionFolder, open_session
 from edgebuild.measuring.samples import require_samples
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.transport import Device
     from edgebuild.measuring.protocols import Protocol
+
+T = TypeVar("T")
 
 #: An arm that is so much slower than the fastest of its contest after a round is not launched again when screening.
 HOPELESS = 1.3
@@ -60,7 +63,10 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What measuring needs of the world. No second look begins after ``deadline_s`` (of ``time.monotonic``)."""
+    """What measuring needs of the world. No second look begins after ``deadline_s`` (of ``time.monotonic``).
+
+    ``guard`` turns the failure of one arm into a value, with a bug report where it has a folder for them.
+    """
 
     client: RunnerClient
     root: Path
@@ -71,20 +77,28 @@ class Bench:
     remeasure: bool = False
     deadline_s: float = float("inf")
     anchor: Arm | None = None
+    guard: Guard | None = None
+
+    def attempt(self, arm: Arm, work: Callable[[], T]) -> T | Failure:
+        """Return what ``work`` on an arm returns, or how it failed; for an arm to keep, raise that."""
+        if arm.keep:
+            return work()
+        guard = self.guard or Guard(alive=lambda: require_alive(self.client))
+        return guard.attempt(arm.id, work)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
     """A session: measurements by arm, in launch order; ``dropped`` says why screening stopped early.
 
-    ``failed`` holds the arms whose runner crashed or hung: they are launched again when the session is gone on with.
+    ``failed`` holds the arms that crashed, hung or met a bug: they are launched again when the session is gone on with.
     """
 
     protocol: Protocol
     folder: SessionFolder
     measurements: Mapping[str, Measurement]
     dropped: Mapping[str, str]
-    failed: Mapping[str, RunnerFailed]
+    failed: Mapping[str, Failure]
     anchor_ms: tuple[float, ...]
     reused: bool
 
@@ -104,7 +118,7 @@ class _Run:
     folder: SessionFolder
     launches: dict[str, list[Launch]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, RunnerFailed] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
     next_index: int = 0
     cool_down: CoolDown | None = None
 
@@ -236,13 +250,11 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if run.cool_down is None:
         run.cool_down = CoolDown(lambda: read_probe(run.bench.client, light=True), check=run.bench.check)
     run.cool_down.wait()
-    try:
-        done.append(_launch_until_valid(run, arm))
-    except RunnerFailed as error:
-        if arm.keep:
-            raise
-        require_alive(run.bench.client)
-        run.failed[arm.id] = error
+    launch = run.bench.attempt(arm, lambda: _launch_until_valid(run, arm))
+    if isinstance(launch, Failure):
+        run.failed[arm.id] = launch
+    else:
+        done.append(launch)
     task.advance(run.protocol.launch_s if arm.id != ANCHOR else 0.0, note=arm.id)
 
 

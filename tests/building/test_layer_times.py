@@ -61,7 +61,7 @@ def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
         device_configuration={"cpu": "this"},
     )
     given = {
-        "project": SimpleNamespace(build=SimpleNamespace(objective=objective), custom_ops_path=None),
+        "project": SimpleNamespace(build=SimpleNamespace(objective=objective), custom_ops_path=None, folder=folder),
         "options": Options(layers=LAYERS),
         "home": folder,
         "executor": executor,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.building.record import find_build, installed_versions, load_record, load_samples
+from edgebuild.building.record import find_build, load_record, load_samples
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
+from edgebuild.execution.versions import installed_versions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -293,9 +293,9 @@ def test_what_does_not_fit_together() -> None:
         )
     with pytest.raises(DataError, match="there are 40 samples but 3 groups"):
         verdict_of(Evaluated(reference=good.reference, artifact=good.artifact, targets=good.targets, groups=["a"] * 3))
-    with pytest.raises(DataError, match=r"output 'logits' has shape \(30, 4\), the reference's has \(40, 4\)"):
+    with pytest.raises(ModelError, match=r"output 'logits' has shape \(30, 4\), the reference's has \(40, 4\)"):
         verdict_of(Evaluated(reference=good.reference, artifact={"logits": np.zeros((30, 4))}, targets=good.targets))
-    with pytest.raises(DataError, match=r"the artifact's outputs are \['x'\], the reference's \['logits'\]"):
+    with pytest.raises(ModelError, match=r"the artifact's outputs are \['x'\], the reference's \['logits'\]"):
         verdict_of(Evaluated(reference=good.reference, artifact={"x": np.zeros((40, 4))}, targets=good.targets))
     with pytest.raises(DataError, match="there are no samples to judge by"):
         verdict_of(classifier(0, 0, 0))
