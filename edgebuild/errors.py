@@ -107,3 +107,17 @@ class Interrupted(EdgebuildError):
     """The user stopped the work; what was finished is kept."""
 
     exit_code = 130
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether a Ctrl-C became this exception: libraries wrap what interrupts them."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            todo += [one.__cause__, one.__context__]
+    return False

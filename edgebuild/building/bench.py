@@ -172,7 +172,12 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             project="bench",
         )
         cores = probe.get("cores", "")
-        ground = _Ground(executor=executor, client=client, backends=table, cores=int(cores) if cores.isdigit() else 1)
+        ground = _Ground(
+            executor=executor,
+            client=client,
+            backends=table,
+            cores=int(cores) if cores.isascii() and cores.isdigit() else 1,
+        )
         paths = [request.model, *([request.against] if request.against else [])]
         arms = [_arm(path, request, ground) for path in paths]
         if len({arm.id for arm in arms}) < len(arms):

@@ -12,12 +12,13 @@ import resource
 import shutil
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
+from edgebuild.core.files import read_plain
 from edgebuild.core.measurement import Fact
-from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.core.values import Value, canonical_json, digest_json
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
 from edgebuild.execution.faults import Failure
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import CandidateRecord
     from edgebuild.planning.plan import Plan
 
+#: The key of build.json that holds the digest of all others.
+DIGEST = "sha256"
+#: A record or a candidate's samples are far smaller.
+MAX_RECORD_BYTES = 256 << 20
 #: A launch's samples are thinned to this many for drawing; the raw ones stay in the measurements folder.
 DRAWN_SAMPLES = 2_000
 
@@ -95,7 +100,7 @@ def write_record(
         emulated=race.emulated.text if race.emulated else "",
         notes=tuple(world.said),
     )
-    write_atomic(folder / "build.json", record.to_json())
+    write_atomic(folder / "build.json", sealed_text(record))
     _point_latest(world.home, plan.target, build_id)
     return record
 
@@ -172,21 +177,42 @@ def find_build(home: Path, which: str | None = None, *, target: str | None = Non
     return builds[-1]
 
 
+def sealed_text(record: BuildRecord) -> str:
+    """Return what build.json holds: the record, and the digest of it by which damage is found."""
+    fields = record.model_dump(mode="json")
+    return canonical_json({**fields, DIGEST: digest_json(fields)})
+
+
 def load_record(folder: Path) -> BuildRecord:
     """Read a build's record; raises ``UsageError`` when it is damaged."""
+    path = folder / "build.json"
     try:
-        return BuildRecord.model_validate_json((folder / "build.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UsageError(f"{folder / 'build.json'} can't be read: it is damaged or of another version.") from error
+        fields = json.loads(read_plain(path, MAX_RECORD_BYTES))
+        digest = fields.pop(DIGEST, None)
+        if digest is not None and digest_json(fields) != digest:
+            raise ValueError("another digest")
+        return BuildRecord.model_validate_json(json.dumps(fields))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"{path} can't be read: it is damaged or of another version.", hint="Build again, or name another --build."
+        ) from error
 
 
-def load_samples(folder: Path) -> dict[str, list[list[int]]]:
-    """Return the thinned latencies of a build's finalists, by candidate id."""
+def load_samples(folder: Path) -> tuple[dict[str, list[list[int]]], tuple[Path, ...]]:
+    """Return the thinned latencies of a build's finalists, by candidate id, and the files that are damaged."""
     samples: dict[str, list[list[int]]] = {}
+    damaged = []
     for path in sorted((folder / "samples").glob("*.json")):
         try:
-            found = json.loads(path.read_bytes())
-            samples[found["id"]] = found["launches"]
-        except (OSError, ValueError, KeyError):
-            continue
-    return samples
+            found = _Samples.model_validate_json(read_plain(path, MAX_RECORD_BYTES), strict=True)
+            samples[found.id] = [list(launch) for launch in found.launches]
+        except (OSError, ValueError):
+            damaged.append(path)
+    return samples, tuple(damaged)
+
+
+class _Samples(Value):
+    """``samples/*.json``: nanoseconds by launch."""
+
+    id: str
+    launches: tuple[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], ...]

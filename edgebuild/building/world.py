@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.files import expanded, home_folder, resolved
 from edgebuild.core.measurement import UNKNOWN, Fact
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, ModelError
@@ -160,7 +161,7 @@ def _ready(inputs: Mapping[str, StepResult | Path]) -> dict[str, Input]:
 
 def cache_home() -> Path:
     """Return edgebuild's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebuild"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "edgebuild"
 
 
 def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
@@ -274,7 +275,7 @@ def store_of(project: Project) -> Store:
     quota = project.store.quota_gb
     where: str | Path = project.store.url or f"{HOME}/store"
     if not is_url(where):
-        where = (project.folder / Path(where).expanduser()).resolve()
+        where = resolved(project.folder / expanded(where))
     return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
 
 

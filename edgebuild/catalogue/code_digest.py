@@ -10,11 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebuild.core.files import read_plain
 from edgebuild.core.values import digest_json
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+#: One file of Python that anybody wrote is smaller.
+MAX_CODE_BYTES = 64 << 20
 
 
 def project_code_digest(project_folder: Path) -> str:
@@ -23,16 +28,18 @@ def project_code_digest(project_folder: Path) -> str:
     That is: path and content of every module and package in the folder (what ``load_callable`` can import from it) and
     the version of every distribution that one of them imports, ``missing`` where it isn't installed. Where the folder
     lies doesn't matter, nor what lies in folders that are no packages. A file that can't be parsed counts by its
-    content. Raises ``ConfigError`` for a file that can't be read.
+    content. Raises ``ConfigError`` for a file that can't be read or isn't a plain one.
     """
     folder = project_folder.resolve()
     files: dict[str, str] = {}
     imported: set[str] = set()
     for path in _python_files(folder):
         try:
-            content = path.read_bytes()
+            content = read_plain(path, MAX_CODE_BYTES)
         except OSError as error:
             raise ConfigError(str(path), (f"the file can't be read: {error.strerror}",)) from error
+        if len(content) > MAX_CODE_BYTES:
+            raise ConfigError(str(path), (f"the file is larger than {MAX_CODE_BYTES >> 20} MiB",))
         files[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
         imported |= _imported_tops(content)
     own = {Path(name).parts[0].removesuffix(".py") for name in files}
@@ -51,7 +58,7 @@ def _python_files(folder: Path) -> Iterator[Path]:
 def _imported_tops(content: bytes) -> set[str]:
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     tops: set[str] = set()
     for node in ast.walk(tree):

@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgebuild.catalogue.tables import Table, collect, read_toml
-from edgebuild.errors import ConfigError, StoreError
+from edgebuild.core.files import expanded, home_folder
+from edgebuild.errors import ConfigError, EnvironmentGap, StoreError
 
 #: Names that are safe in paths, keys of TOML and output.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -54,21 +55,30 @@ def inventory_path() -> Path:
     """Return where the inventory lies: $EDGEBUILD_DEVICES, else in the user's configuration."""
     named = os.environ.get("EDGEBUILD_DEVICES")
     if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgebuild" / "devices.toml"
+        return expanded(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home_folder() / ".config") / "edgebuild" / "devices.toml"
 
 
 def load_inventory() -> dict[str, DeviceEntry]:
     """Return all devices by name, none where there is no inventory; raises ``ConfigError`` with every problem."""
-    path = inventory_path()
-    if not path.exists():
+    try:
+        path = inventory_path()
+    except EnvironmentGap:  # without a home nothing was ever enrolled
         return {}
+    try:
+        data = read_toml(path)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise
     devices: dict[str, DeviceEntry] = {}
     problems: list[str] = []
-    data = read_toml(path)
     problems += [f"unknown table {name!r}: devices are under [devices.NAME]" for name in data if name != "devices"]
     tables = data.get("devices", {})
-    for name, table in tables.items() if isinstance(tables, dict) else ():
+    if not isinstance(tables, dict):
+        problems.append("[devices] should be a table")
+        tables = {}
+    for name, table in tables.items():
         if not isinstance(table, dict):
             problems.append(f"[devices].{name}: should be a table")
             continue

@@ -13,6 +13,7 @@ from edgebuild.catalogue.project_tables import DataTable, ModelTable, ProjectFil
 from edgebuild.catalogue.recipes import recipe_problems
 from edgebuild.catalogue.tables import broken_keys, collect, collect_one, read_toml
 from edgebuild.core.artifact import ConstantInput, StateLink, TensorSpec
+from edgebuild.core.files import ABSENT, resolved, why_not_plain
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def load_project(path: Path, *, techniques: Techniques | None = None) -> Project
     files.
     """
     file = path / PROJECT_FILE if path.is_dir() else path
-    return parse_project(read_toml(file), file.resolve().parent, source=str(file), techniques=techniques)
+    return parse_project(read_toml(file), resolved(file).parent, source=str(file), techniques=techniques)
 
 
 def parse_project(
@@ -121,7 +122,10 @@ def locate(name: str, folder: Path) -> Path | None:
     if not name.startswith(_PACKAGE):
         return folder / name
     package, _, inside = name.removeprefix(_PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # what is imported under that name came from no package
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations))) / inside
@@ -157,5 +161,5 @@ def _missing_file(key: str, name: str, folder: Path) -> Iterator[str]:
     if path is None:
         package = name.removeprefix(_PACKAGE).partition("/")[0]
         yield f'{key}: the package "{package}" isn\'t installed (pip install {package})'
-    elif not path.is_file():
-        yield f"{key}: there is no file {path}"
+    elif why := why_not_plain(path):
+        yield f"{key}: there is no file {path}" if why == ABSENT else f"{key}: {path} {why}"

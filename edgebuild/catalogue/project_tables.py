@@ -264,7 +264,7 @@ class BuildTable(Table):
         default=(), description="Names of ONNX nodes that are never quantised; `*` stands for any characters."
     )
     keep_dynamic: Names = Field(default=(), description="Names of dynamic axes that stay dynamic in the artifact.")
-    threads: Annotated[int, Field(ge=1)] | None = Field(
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="The only thread count to ship; without it several are raced."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="The seed of everything random.")
@@ -323,7 +323,9 @@ class StoreTable(Table):
     url: Text | None = Field(
         default=None, description="A folder or any fsspec URL; without it, `.edgebuild/store` beside the project."
     )
-    quota_gb: Positive | None = Field(default=None, description="What `edgebuild store gc` brings the store down to.")
+    quota_gb: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
+        default=None, description="What `edgebuild store gc` brings the store down to."
+    )
 
 
 class ProjectFile(Table):

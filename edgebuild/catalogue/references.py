@@ -35,7 +35,7 @@ def _names(path: Path) -> set[str] | None:
     """Return every name that a module defines somewhere; None where reading doesn't tell."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     names: set[str] = set()
     for node in ast.walk(tree):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from edgebuild.catalogue.tables import Table, collect, read_toml, unknown
+from edgebuild.core.files import resolved
 from edgebuild.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def load_all(kind: Kind, model: type[F], make: Callable[[str, F], T], project_fo
     problems: list[str] = []
     sources: dict[str, Path] = {}
     # A command run inside edgebuild's own checkout finds the shipped files as the "project's".
-    own = (project_folder / kind).resolve() if project_folder else None
+    own = resolved(project_folder / kind) if project_folder else None
     for folder in dict.fromkeys(folder for folder in (shipped_folder(kind).resolve(), own) if folder):
         for path in sorted(folder.glob("*.toml")):
             if path.stem in sources:

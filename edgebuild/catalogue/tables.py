@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from edgebuild.core.files import read_plain
 from edgebuild.core.values import Value
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
 #: A configuration file of ours is a few kB; anything this large is another sort of file.
 MAX_BYTES = 1 << 20
+
+#: Tables and lists inside each other; ours have a few levels.
+MAX_DEPTH = 20
+_TOO_DEEP = f"tables or lists lie more than {MAX_DEPTH} deep in each other"
 
 #: How far into a value a message quotes it.
 _QUOTED_CHARACTERS = 60
@@ -38,12 +43,12 @@ T = TypeVar("T", bound=BaseModel)
 def read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file says.
 
-    Raises ``ConfigError`` naming the file, and for a syntax error its line, when the file is missing, unreadable,
-    larger than 1 MiB, not UTF-8 or not TOML.
+    Raises ``ConfigError`` naming the file, and for a syntax error its line, when the file is missing, unreadable, no
+    plain file, larger than 1 MiB, not UTF-8, not TOML, or holds what no key of ours can: numbers of more than 64 bits,
+    control characters, tables within tables without end.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_plain(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(
             str(path), ("the file doesn't exist",), hint="`edgebuild init` writes a commented edgebuild.toml."
@@ -56,12 +61,44 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_BYTES:
         raise ConfigError(str(path), ("the file is larger than 1 MiB",), hint="Is it really a TOML file?")
     try:
-        return tomllib.loads(raw.decode())
+        tables = tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(str(path), (f"line {line}: not UTF-8",), hint="Save the file as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), (f"not valid TOML: {error}",), hint="See https://toml.io.") from error
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            str(path), ("not valid TOML: a number or a date is out of range",), hint="See https://toml.io."
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(str(path), (_TOO_DEEP,), hint="Is it really a configuration file?") from error
+    problems = tuple(dict.fromkeys(_odd_values(tables)))
+    if problems:
+        raise ConfigError(str(path), problems, hint="Is it really a configuration file?")
+    return tables
+
+
+def _odd_values(tables: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each value that is TOML, or nearly, and can't be meant."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), tables)]
+    while todo:
+        loc, value = todo.pop()
+        if len(loc) > MAX_DEPTH:
+            yield _TOO_DEEP
+        elif isinstance(value, dict):
+            todo += [((*loc, key), inner) for key, inner in reversed(value.items())]
+            yield from (f"{key_path(loc, tables)}: a key holds a control character" for key in value if _odd_text(key))
+        elif isinstance(value, list):
+            todo += [((*loc, index), inner) for index, inner in reversed(list(enumerate(value)))]
+        elif isinstance(value, str) and _odd_text(value):
+            yield f"{key_path(loc, tables)}: holds a control character"
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield f"{key_path(loc, tables)}: a whole number has 64 bits at most"
+
+
+def _odd_text(text: str) -> bool:
+    return any((char < " " and char not in "\t\n\r") or char == "\x7f" for char in text)
 
 
 def validate(model: type[T], data: Mapping[str, Any], source: str, *, hint: str = "") -> T:

@@ -7,7 +7,11 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
-    from edgebuild.cli.app import app
-    from edgebuild.cli.console import run
+    try:
+        from edgebuild.cli.console import run_process
 
-    sys.exit(run(app))
+        code = run_process()
+    except KeyboardInterrupt:  # while the modules above were imported
+        sys.stderr.write("edgebuild: Interrupted.\n")
+        code = 130
+    sys.exit(code)

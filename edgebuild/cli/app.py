@@ -59,6 +59,9 @@ BuildOption = Annotated[
     typer.Option("--build", help="A build's id or the start of it; the newest without."),
 ]
 HERE = Path()
+MAX_THREADS = 4096
+#: An exabyte: more than any disk, and still a whole number of bytes.
+MAX_QUOTA_GB = 1e9
 
 
 def _show_version(asked: bool) -> None:
@@ -175,7 +178,7 @@ def bench(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Sizes of dynamic axes: NAME=SIZE; 1 without."),
     ] = None,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="All cores without.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(min=1, max=MAX_THREADS, help="All cores without.")] = None,  # noqa: UP045
     quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
     device: Annotated[
         Optional[str],  # noqa: UP045
@@ -231,13 +234,16 @@ def store_du(project: ProjectOption = HERE) -> None:
 def store_gc(
     quota_gb: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Bring the store down to this; the project's quota without."),
+        typer.Option(help="Bring the store down to this; the project's quota without."),
     ] = None,
     project: ProjectOption = HERE,
 ) -> None:
     """Remove what was used longest ago until the store fits its quota, and what killed builds left behind."""
     from edgebuild.cli.storing import collect_garbage
+    from edgebuild.errors import UsageError
 
+    if quota_gb is not None and not 0 <= quota_gb <= MAX_QUOTA_GB:
+        raise UsageError(f"can't take the quota {quota_gb:g}", hint="give gigabytes, such as 20")
     collect_garbage(project, quota_gb)
 
 

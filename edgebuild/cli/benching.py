@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
     from edgebuild.building.bench import BenchReport, BenchResult
     from edgebuild.core.measurement import Comparison
+
+
+#: A size of an axis, below a billion.
+_SIZE = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def run_benching(
@@ -32,8 +38,10 @@ def run_benching(
     from edgebuild.pipeline import bench
 
     for path in filter(None, (model, against)):
-        if not path.exists():
-            raise UsageError(f"{path}: no such file.", hint="Name an .onnx, an .xml, or an artifact's folder.")
+        why = None if path.is_dir() else why_not_plain(path)
+        if why is not None:
+            what = f"{path}: no such file." if why == ABSENT else f"{path} {why}."
+            raise UsageError(what, hint="Name an .onnx, an .xml, or an artifact's folder.")
     request = BenchRequest(
         model=model,
         against=against,
@@ -54,7 +62,7 @@ def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
     sizes = {}
     for entry in entries:
         name, _, size = entry.rpartition("=")
-        if not name or not size.isdigit() or int(size) < 1:
+        if not name or not _SIZE.fullmatch(size):
             raise UsageError(f"can't read --shape {entry!r}", hint="write NAME=SIZE, such as batch=1")
         sizes[name] = int(size)
     return sizes

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.record import find_build, load_record, load_samples
-from edgebuild.building.world import HOME
+from edgebuild.building.world import BUGS, HOME
+from edgebuild.cli.console import say_error
+from edgebuild.core.files import ABSENT, why_not_plain
+from edgebuild.core.steps import never_stop
 from edgebuild.errors import BudgetMissed, Inconclusive, UsageError
 
 if TYPE_CHECKING:
@@ -27,17 +31,26 @@ def run_build(project: Project, options: Options) -> int:
     from rich.console import Console
 
     from edgebuild.cli.progress import make_progress
+    from edgebuild.execution.faults import Failure, Guard
     from edgebuild.pipeline import build
     from edgebuild.reporting.terminal import comparison_table, summary
 
     signal.signal(signal.SIGTERM, _as_interrupt)
+    # What a report lacks is no reason to lose the outcome of its build.
+    guard = Guard(
+        alive=never_stop, reports=project.folder / HOME / BUGS, project=project.folder, command=options.command
+    )
     records = build(project, options, progress=make_progress())
     console = Console()
     for record in records:
         console.print(summary(record))
-        path = write_report(project.folder / HOME / "builds" / record.build_id, record)
-        console.print(f"Report: {shown(path)}", soft_wrap=True)
-        artifact = path.parent / "artifact"
+        folder = project.folder / HOME / "builds" / record.build_id
+        report = guard.attempt("the report", partial(write_report, folder, record))
+        if isinstance(report, Failure):
+            say_error(f"The report can't be written: {report.with_report}", "The build itself is whole.")
+        else:
+            console.print(f"Report: {shown(report)}", soft_wrap=True)
+        artifact = folder / "artifact"
         if artifact.is_dir():
             which = "Artifact" if record.outcome == "ok" else "The nearest artifact, kept"
             console.print(f"{which}: {shown(artifact)}", soft_wrap=True)
@@ -58,8 +71,13 @@ def write_report(folder: Path, record: BuildRecord, output: Path | None = None) 
     from edgebuild.reporting.html import render
 
     path = output or folder / "report.html"
+    if why_not_plain(path) not in {None, ABSENT}:
+        raise UsageError(f"{path} {why_not_plain(path)}.", hint="Name another place with -o.")
+    samples, damaged = load_samples(folder)
+    for each in damaged:
+        say_error(f"{shown(each)} is damaged: its latencies aren't drawn.", "")
     try:
-        path.write_text(render(record, load_samples(folder)), encoding="utf-8")
+        path.write_text(render(record, samples), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another place with -o.") from error
     return path

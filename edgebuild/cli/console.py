@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.errors import EdgebuildError
+from edgebuild.errors import EdgebuildError, EnvironmentGap, Interrupted, was_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +18,44 @@ INTERRUPTED = 130
 #: A traceback is for our own bugs only.
 BUG = 1
 USAGE = 2
+#: No line of an error is longer.
+MAX_LINE = 1_000
+#: What the system says of a path that makes no sense, and of a machine that can't do what was asked.
+BAD_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
+BAD_MACHINE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+
+
+def run_process() -> int:
+    """Run the command line of this process, whatever its streams are; return the exit code."""
+    from edgebuild.cli.streams import output_failure, protect_streams
+
+    sys.unraisablehook = _unraisable
+    protect_streams()
+    try:
+        from edgebuild.cli.app import app
+
+        code = run(app)
+    except KeyboardInterrupt:
+        code = _interrupted()
+    # From here on a second Ctrl-C just ends the process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    reason = output_failure()
+    if reason:
+        say_error(f"The output can't be written: {reason}.", "Send it elsewhere.")
+    return code or (EnvironmentGap.exit_code if reason else 0)
 
 
 def run(app: Callable[..., object]) -> int:
@@ -22,34 +63,53 @@ def run(app: Callable[..., object]) -> int:
     import typer
 
     try:
+        Path.cwd()
+    except OSError:
+        say_error("The working directory doesn't exist any more.", "Change into one that does.")
+        return USAGE
+    try:
         result = app(standalone_mode=False)
     except EdgebuildError as error:
+        if was_interrupted(error) and not isinstance(error, Interrupted):
+            return _interrupted()
         say_error(error.message, error.hint)
         return error.exit_code
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except BrokenPipeError:
-        return 0
     except Exception as error:  # noqa: BLE001 - the last resort, where our bugs end
-        # Depending on its version typer raises click's usage errors or those of its own copy of click.
-        told = getattr(error, "format_message", None)
-        if told is not None and type(error).__name__ == "NoArgsIsHelpError":
-            print(told().rstrip(), file=sys.stderr)
-            return USAGE
-        if told is not None:
-            say_error(told(), "`edgebuild --help` lists commands and options.")
-            return USAGE
-        import traceback
-
-        traceback.print_exc()
-        say_error("This is a bug in edgebuild; the traceback above is what its developers need.", "")
-        return BUG
+        return _unforeseen(error)
     # Depending on its version typer makes this of a Ctrl-C, and says nothing.
     if result == INTERRUPTED:
         return _interrupted()
     return result if isinstance(result, int) else 0
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what the command line, the system or a bug raised."""
+    if was_interrupted(error):
+        return _interrupted()
+    # Depending on its version typer raises click's usage errors or those of its own copy of click.
+    told = getattr(error, "format_message", None)
+    if told is not None and type(error).__name__ == "NoArgsIsHelpError":
+        print(told().rstrip(), file=sys.stderr)
+        return USAGE
+    if told is not None:
+        say_error(told(), "`edgebuild --help` lists commands and options.")
+        return USAGE
+    if isinstance(error, MemoryError):
+        say_error("There is too little memory on this machine.", "Close other programs, or take a larger machine.")
+        return EnvironmentGap.exit_code
+    if isinstance(error, OSError) and error.errno in BAD_PATH | BAD_MACHINE:
+        place = f"{error.filename}: " if error.filename else ""
+        say_error(f"{place}{error.strerror}.", "Check the path, its permissions and the disk.")
+        return USAGE if error.errno in BAD_PATH else EnvironmentGap.exit_code
+    import traceback
+
+    traceback.print_exception(error)
+    say_error("This is a bug in edgebuild; the traceback above is what its developers need.", "")
+    return BUG
 
 
 def _interrupted() -> int:
@@ -57,8 +117,26 @@ def _interrupted() -> int:
     return INTERRUPTED
 
 
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that came while a destructor ran is raised again, where it can be; it would be lost with a traceback."""
+    if isinstance(problem.exc_value, KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    else:
+        sys.__unraisablehook__(problem)
+
+
 def say_error(message: str, hint: str) -> None:
     """Print one error to stderr, plainly: it is read in CI logs as often as on terminals."""
-    print(f"edgebuild: {message}", file=sys.stderr)
+    print(f"edgebuild: {_shown(message)}", file=sys.stderr)
     if hint:
-        print(f"  how to fix it: {hint}", file=sys.stderr)
+        print(f"  how to fix it: {_shown(hint)}", file=sys.stderr)
+
+
+def _shown(text: str) -> str:
+    """Return a text with no line longer than anybody reads, and without characters that a terminal obeys."""
+    lines = [line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in text.split("\n")]
+    return "\n".join("".join(c if c.isprintable() else _escaped(c) for c in line) for line in lines)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

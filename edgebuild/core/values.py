@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from edgebuild.core.files import open_plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -53,9 +55,9 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hex, reading it in bounded memory."""
+    """Return the SHA-256 of a plain file in hex, reading it in bounded memory; raises ``OSError``."""
     hasher = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.hexdigest()

@@ -24,6 +24,7 @@ from edgebuild.errors import (
     RunnerFailed,
     StoreError,
     UsageError,
+    was_interrupted,
 )
 from edgebuild.execution.disk import FULL, store_error
 from edgebuild.execution.versions import installed_versions
@@ -111,7 +112,7 @@ class Guard:
         Raises it again where it isn't the work's own fault: ``StoreError`` (a full disk is one, too), ``Interrupted``,
         ``DeviceError``, ``DataError``, ``UsageError``; the last two are a plug-in's own where it raised them.
         """
-        if _was_interrupted(error):
+        if was_interrupted(error):
             raise Interrupted(f"interrupted during {what}; what was finished is kept") from error
         if isinstance(error, OSError) and error.errno in FULL:
             raise store_error(error, self.reports or Path(), what) from error
@@ -178,21 +179,6 @@ class Guard:
         except OSError as failed:
             raise store_error(failed, self.reports, "writing a bug report") from error
         return os.path.relpath(path, self.project) if self.project is not None else str(path)
-
-
-def _was_interrupted(error: BaseException) -> bool:
-    """Whether a Ctrl-C became this exception: libraries wrap what interrupts them."""
-    seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        one = todo.pop()
-        if one is None or id(one) in seen:
-            continue
-        if isinstance(one, KeyboardInterrupt):
-            return True
-        seen.add(id(one))
-        todo += [one.__cause__, one.__context__]
-    return False
 
 
 def _quoted(error: BaseException) -> str:

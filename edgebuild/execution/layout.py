@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgebuild.core.files import expanded
 from edgebuild.errors import StoreError
 from edgebuild.execution.disk import disk_errors, make_folder_durably, write_atomically
 
@@ -89,7 +90,7 @@ def open_layout(root: Path) -> Layout:
 
     Raises ``StoreError`` when it can't be created, holds something else, or has a newer format.
     """
-    root = root.expanduser().absolute()
+    root = expanded(root).absolute()
     with disk_errors(root, "opening it"):
         if not root.is_dir():
             root.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.files import home_folder
 from edgebuild.core.values import CHUNK_BYTES, digest_bytes, digest_file
 from edgebuild.errors import EdgebuildError, StoreError
 from edgebuild.execution.layout import VERSION_NAME, check_version, version_text
@@ -33,8 +34,8 @@ def is_url(where: str | Path) -> bool:
 
 def cache_folder(url: str) -> Path:
     """Return the local folder that keeps what was fetched from ``url``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "edgebuild" / "stores" / digest_bytes(url.encode())[:32]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache")
+    return base / "edgebuild" / "stores" / digest_bytes(url.encode())[:32]
 
 
 class Remote:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.building.record import find_build, load_record, load_samples
+from edgebuild.building.record import find_build, load_record, load_samples, sealed_text
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
 from edgebuild.execution.versions import installed_versions
+from tests.mutants import COUNTS, damaged, flipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,8 +112,8 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, NEW)
     path = folder / "build.json"
     whole = path.read_text()
-    for damaged in ("", whole[:-5], whole.replace('"missed"', '"perhaps"'), whole.replace("chosen", "choosen")):
-        path.write_text(damaged)
+    for broken in ("", whole[:-5], whole.replace('"missed"', '"perhaps"'), whole.replace("chosen", "choosen")):
+        path.write_text(broken)
         with pytest.raises(UsageError, match=r"build\.json can't be read: it is damaged or of another version"):
             load_record(folder)
     path.unlink()
@@ -118,14 +121,35 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
         load_record(folder)
 
 
-def test_samples_are_found_by_candidate_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
+def test_samples_are_found_by_candidate_and_damaged_ones_are_named(tmp_path: Path) -> None:
     folder = written(tmp_path, NEW) / "samples"
     folder.mkdir()
     (folder / "a.json").write_text('{"id": "x/fp32", "launches": [[1, 2], [3]]}')
     (folder / "b.json").write_text('{"id": "x/int8"')
     (folder / "c.json").write_text('{"launches": []}')
-    assert load_samples(folder.parent) == {"x/fp32": [[1, 2], [3]]}
-    assert load_samples(tmp_path) == {}
+    (folder / "d.json").write_text('{"id": "x/int8", "launches": [["long"]]}')
+    (folder / "e.json").write_text("[" * 100_000)
+    os.mkfifo(folder / "f.json")
+    samples, broken = load_samples(folder.parent)
+    assert samples == {"x/fp32": [[1, 2], [3]]}
+    assert [path.stem for path in broken] == ["b", "c", "d", "e", "f"]
+    assert load_samples(tmp_path) == ({}, ())
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_record_with_any_flipped_bit_or_damage_is_refused_in_one_sentence(count: int, tmp_path: Path) -> None:
+    folder = written(tmp_path, NEW)
+    path, whole = folder / "build.json", sealed_text(record(NEW)).encode()
+    path.write_bytes(whole)
+    assert load_record(folder) == record(NEW)
+    undetected = []
+    for seed in range(count):
+        for content in (flipped(whole, seed), damaged(whole, seed)):
+            path.write_bytes(content)
+            with contextlib.suppress(UsageError):
+                if load_record(folder) != record(NEW):
+                    undetected.append(seed)
+    assert undetected == []
 
 
 def test_the_lock_names_what_is_installed_and_nothing_else() -> None:

@@ -198,5 +198,5 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the file doesn't exist") as missing:
         read_toml(tmp_path / "nothing.toml")
     assert "edgebuild init" in missing.value.hint
-    with pytest.raises(ConfigError, match="the file can't be read: Is a directory"):
+    with pytest.raises(ConfigError, match="the file can't be read: it is a folder, not a file"):
         read_toml(tmp_path)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.backends.table import TABLE
+from edgebuild.building.record import load_record
 from edgebuild.building.world import cache_home
-from edgebuild.core.verdict import BuildRecord
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.emulator import recipe
 from edgebuild.devices.emulator.device import EmulatedDevice
@@ -125,7 +125,7 @@ def test_a_tiny_build_is_marked_and_undecided(
     assert ended.code == 4, ended
     assert "INCONCLUSIVE (EMULATED)" in ended.out
     assert "says nothing about a board's speed" in " ".join(ended.out.split())
-    record = BuildRecord.model_validate_json((newest(folder) / "build.json").read_bytes())
+    record = load_record(newest(folder))
     assert "Cortex-A72" in record.emulated
     assert "all 400 validation frames and all 401 test frames" in record.emulated
     plain, int8 = record.candidates

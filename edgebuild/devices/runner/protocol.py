@@ -73,12 +73,14 @@ class Wire:
 
     def fail(self, error: BaseException) -> None:
         """Write the error and end the process. An error without a ``kind`` is unexpected: its trace goes to stderr."""
-        kind = getattr(error, "kind", None)
+        kind = "environment" if isinstance(error, MemoryError) else getattr(error, "kind", None)
         if kind is None:
             import traceback
 
             traceback.print_exception(type(error), error, error.__traceback__)
         message = str(error) if kind else "%s: %s" % (type(error).__name__, error)
+        if isinstance(error, MemoryError):
+            message = "There is too little memory on the device: %s" % (error or "MemoryError")
         self._line(
             {"error": {"kind": kind or "runtime", "message": message[:4000], "hint": getattr(error, "hint", "")}}
         )
