@@ -2,7 +2,7 @@
 
 ::
 
-    edgebuild.toml → inspect → plan → prepare → compress → make candidates → race → open the test set → conclude
+    edgebuild.toml → read data → prepare → plan → compress → make candidates → race → open the test set → conclude
 
 ``inspect`` reads, ``plan`` is pure, the rest is cached work; ``compress`` carries out recipes. No stage sees a later
 one.
@@ -38,13 +38,15 @@ def build(
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
     then is kept, and a second call goes on from there.
     """
-    from edgebuild.building import candidates, compress, conclude, inspect, places, plans, prepare, race, world
+    from edgebuild.building import candidates, compress, conclude, early, inspect, places, plans, prepare, race, world
 
     with world.open_world(project, options or world.Options(), progress=progress or NoProgress(), check=check) as w:
         inspect.check_recipes(w.project, w.options)
         targets = world.targets_of(w.project, w.options)
         with places.open_places(w, targets) as there:
-            common = prepare.prepare(w)
+            given = prepare.import_model(w)
+            early.tell(w)
+            common = prepare.prepare(w, given)
             planned = [plans.plan_target(at, common) for at in there]
             models = [compress.compress_models(plan, common, at) for plan, at in zip(planned, there, strict=True)]
             built = [

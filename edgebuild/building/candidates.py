@@ -10,6 +10,7 @@ from edgebuild.backends.protocol import read_notes
 from edgebuild.building import emulated
 from edgebuild.building.compiling import compile_request
 from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.early import tell_perfect
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.building.pack import packed
@@ -92,6 +93,7 @@ def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World
             task.advance(note=planned.id)
     if unexpected and not any(each.artifact for each in built):
         raise unexpected[0]
+    tell_perfect(world, built)
     return tuple(built)
 
 

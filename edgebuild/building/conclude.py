@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.candidates import Built, evaluate, judge
 from edgebuild.building.data import materialise
+from edgebuild.building.early import described
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.prepare import run_reference
 from edgebuild.building.race import CLOSE
@@ -64,15 +65,12 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
     finalists = {(at.target, c.artifact.digest()): (c, at) for race, at in places for c in race.finalists}
     if not finalists:
         return Opened(opening=None, verdicts={})
-    from edgebuild.models.dataset import Dataset
-    from edgebuild.models.digests import dataset_digest
-
     world = worlds[0]
     test = materialise(world, "test")
     opening = open_seal(
         world.home / "seal.jsonl",
         project=world.project.name,
-        test_digest=dataset_digest(Dataset.open(test.path)),
+        test_digest=described(world, "test").identity,
         # What older lines name the set by: the digest of the files that it is kept in, in that order of samples.
         also=(test.entry.digest,),
         artifacts=dict.fromkeys(digest for _, digest in finalists),

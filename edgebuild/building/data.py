@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 
 
 def materialise(world: World, split: Split) -> StepResult:
-    """Return one split of the user's data on disk: what is stored where the samples are the same, else read anew."""
+    """Return one split of the user's data on disk: what is stored where the samples are the same, else read anew.
+
+    It is read once in a build, so that all stages see the same samples.
+    """
     project = world.project
+    if split in world.data:
+        return world.data[split]
     source = getattr(project.data, split)
     if source is None:
         raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
@@ -39,7 +44,8 @@ def materialise(world: World, split: Split) -> StepResult:
         step, inputs = _step(project, split, source, ""), {"file": project.folder / source}
     else:
         step, inputs = _read(world, split, source), {}
-    return world.run(step, inputs, label=f"read the {split} data")
+    world.data[split] = world.run(step, inputs, label=f"read the {split} data")
+    return world.data[split]
 
 
 def sample_specs(project: Project) -> tuple[TensorSpec, ...]:
@@ -72,16 +78,13 @@ class _Samples:
 
 
 def _read(world: World, split: Split, source: str) -> MaterialiseData:
-    """Return the step for the samples that the callable yields now, which are read once in a build."""
+    """Return the step for the samples that the callable yields now, or did when their version was declared."""
     project = world.project
-    if (content := world.read.get(split)) is not None:
-        return _step(project, split, source, content)
     declared = _declared(world, source)
     known = _Known(world.home / "data.json", split, declared)
     if known.content and not world.options.reread:
         step = _step(project, split, source, known.content)
         if world.stored(step, {}):
-            world.read[split] = known.content
             world.say(
                 f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
                 f"as when they were read on {known.at[:10]}"
@@ -95,7 +98,6 @@ def _read(world: World, split: Split, source: str) -> MaterialiseData:
         )
     if declared:
         known.keep(content)
-    world.read[split] = content
     return _step(project, split, source, content)
 
 
@@ -150,10 +152,10 @@ def model_digest(world: World) -> str:
     factory = world.project.model.factory
     if factory is None:
         return ""
-    if "model" not in world.read:
+    if not world.model_digest:
         from edgebuild.models.digests import module_digest
         from edgebuild.models.torch_models import make_module
 
         module = make_module(world.load(factory), factory, world.project.weights_path)
-        world.read["model"] = module_digest(module)
-    return world.read["model"]
+        world.model_digest.append(module_digest(module))
+    return world.model_digest[0]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.data import materialise
+from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.places import check_facts, enrolled, not_this_machine
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
+from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def _frames(data: StepResult) -> int:
 
 
 def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
-    """Plan every target without writing anything into the project.
+    """Plan every target without writing anything into the project. The first samples of its data are looked at.
 
     A device is taken for what it was when enrolled, and a target without one for what its facts say.
     """
@@ -79,6 +81,9 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
     with tempfile.TemporaryDirectory(prefix="edgebuild-plan-") as scratch:
         device = LocalDevice(Path(scratch))
         here = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
+    found, unread = peek(project)
+    budget = budget_of(project, options)
+    known = (*unread, *warnings(project, budget, found, test_level=level_for_opening(1)))
     plans = []
     for target in targets_of(project, options):
         probe, notes = _probe_of(target, project, options, here)
@@ -88,12 +93,12 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
             model=model,
             probe=probe,
             backends=table,
-            budget=budget_of(project, options),
+            budget=budget,
             options=options,
-            frames={},
+            frames={split: data.frames for split, data in found.items() if data.whole},
             here=probe is here,
         )
-        plans.append(make_plan(inputs.model_copy(update={"notes": (*notes, *inputs.notes)})))
+        plans.append(make_plan(inputs.model_copy(update={"notes": (*known, *notes, *inputs.notes)})))
     return tuple(plans)
 
 

@@ -37,10 +37,13 @@ class Prepared:
     imported: StepResult
 
 
-def prepare(world: World) -> Prepared:
-    """Read the data, import the model, run the reference on validation, freeze; each step cached."""
-    # Before data are read, which may take long: an ONNX file that doesn't fit edgebuild.toml is told at once.
-    given = _import_onnx(world) if world.project.model.factory is None else None
+def import_model(world: World) -> StepResult | None:
+    """Import the project's ONNX file, if it has one, and hold it against edgebuild.toml: before data are read."""
+    return _import_onnx(world) if world.project.model.factory is None else None
+
+
+def prepare(world: World, given: StepResult | None) -> Prepared:
+    """Run the reference on validation, export a torch model (``given`` is what was imported) and freeze; all cached."""
     calibration = materialise(world, "calibration")
     validation = materialise(world, "validation")
     contract = _given_contract(world, given)

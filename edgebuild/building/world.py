@@ -75,8 +75,9 @@ class World:
     """Everything effects go through. Made by ``open_world`` for this machine, by ``open_places`` for each target.
 
     ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
-    ``pin_clocks`` says that the user asked for pinned clocks while measuring. ``read`` holds the digests of the data
-    and the model as this build read them, ``said`` what a user was told while it ran: all targets share them.
+    ``pin_clocks`` says that the user asked for pinned clocks while measuring. ``data`` holds what this build
+    read of the user's data, ``model_digest`` of the model's tensors, ``said`` what it told meanwhile: all targets share
+    them.
     """
 
     project: Project
@@ -94,7 +95,8 @@ class World:
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     started: float = field(default_factory=time.monotonic)
-    read: dict[str, str] = field(default_factory=dict)
+    data: dict[str, StepResult] = field(default_factory=dict)
+    model_digest: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     @property

@@ -219,6 +219,13 @@ def needed_pairs(*, lost: float, gained: float, samples: int, budget: float, lev
     return enough - samples
 
 
+def least_pairs(*, budget: float, level: float) -> int:
+    """Return how many samples it takes for ``paired_proportion`` without any discordant one to be within ``budget``."""
+    z = _normal_quantile((1 + level) / 2)
+    # Without discordant samples the bound is z² / (n + z²); a hair of rounding must not cost a sample.
+    return max(1, math.ceil(z * z * (1 - budget) / budget - 1e-9))
+
+
 def _normal_quantile(p: float) -> float:
     from scipy import special
 

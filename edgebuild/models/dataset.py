@@ -142,7 +142,7 @@ def write_dataset(
     groups: list[str | None] = []
     slices: list[str | None] = []
     try:
-        for index, (sample, frames) in enumerate(_checked_samples(samples, specs, stateful, source, check)):
+        for index, (sample, frames) in enumerate(checked_samples(samples, specs, stateful, source, check)):
             _append(writers, folder, frames, f"{source}: sample {index}")
             lengths.append(len(next(iter(frames.values()))))
             groups.append(sample.group)
@@ -179,15 +179,16 @@ def digest_samples(
 ) -> str:
     """Return the digest that ``write_dataset`` would find, writing nothing. Raises ``DataError`` as it does."""
     digest = SamplesDigest()
-    for sample, frames in _checked_samples(samples, specs, stateful, source, check):
+    for sample, frames in checked_samples(samples, specs, stateful, source, check):
         digest.add(frames, sample.group, sample.slice)
         task.advance()
     return digest.value
 
 
-def _checked_samples(
+def checked_samples(
     samples: Iterable[Sample], specs: tuple[TensorSpec, ...], stateful: bool, source: str, check: Callable[[], None]
 ) -> Iterator[tuple[Sample, dict[str, NDArray[Any]]]]:
+    """Yield each sample with its arrays, frames on axis 0, that a data set holds of it; raises ``DataError``."""
     for index, sample in enumerate(_iterate(samples, source)):
         check()
         yield sample, _frames(sample, specs, stateful, f"{source}: sample {index}")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgebuild.models.dataset import Dataset
-
 
 class SamplesDigest:
     """The digest of samples in their order. Every array's dtype, shape and bytes count, and group and slice."""
@@ -44,11 +42,6 @@ def sample_digest(frames: Mapping[str, NDArray[Any]], group: str | None = None, 
         found.update(body)
     found.update(json.dumps([group, slice_]).encode())
     return found.digest()
-
-
-def dataset_digest(data: Dataset) -> str:
-    """Return the digest of a stored data set whatever the order of its samples."""
-    return samples_digest(sample_digest(*each) for each in data)
 
 
 def samples_digest(samples: Iterable[bytes]) -> str:

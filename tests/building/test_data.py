@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgebuild.building.data import materialise, model_digest
+from edgebuild.building.early import described
 from edgebuild.building.world import Options, World, store_of
 from edgebuild.catalogue.code_digest import project_code_digest
 from edgebuild.catalogue.project import load_project
@@ -17,8 +18,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import DataError
 from edgebuild.execution.executor import Executor
 from edgebuild.judging.budget import Budget
-from edgebuild.models.dataset import Dataset
-from edgebuild.models.digests import dataset_digest, sample_digest
+from edgebuild.models.digests import sample_digest
 from tests.cli.example import write_project
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read(project: Path, *, reread: bool = False) -> tuple[bool, str, str, list[s
     with opened(project, reread=reread) as world:
         found = materialise(world, "test")
         assert materialise(world, "test").entry == found.entry
-        return found.reused, found.entry.digest, dataset_digest(Dataset.open(found.path)), world.said
+        return found.reused, found.entry.digest, described(world, "test").identity, world.said
 
 
 def change(project: Path, alter: Callable[[dict[str, Any]], Any]) -> None:

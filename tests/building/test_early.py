@@ -1,0 +1,168 @@
+"""What can be known of the data early is told early: before minutes of work, and before the test set is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edgebuild.building.early import peek, warnings
+from edgebuild.building.world import Options, budget_of
+from edgebuild.catalogue.project import load_project
+from edgebuild.judging.budget import Budget, parse_budget
+from edgebuild.judging.enough import too_few
+from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
+from edgebuild.pipeline import plan
+from tests.cli.example import write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from edgebuild.catalogue.project import Project
+
+NPZ = 'calibration = "calibration.npz"\nvalidation = "validation.npz"\ntest = "test.npz"'
+
+
+def project(
+    folder: Path,
+    rows: Mapping[str, Sequence[int]],
+    groups: Mapping[str, list[str]] | None = None,
+    tables: Mapping[str, str | None] | None = None,
+) -> Project:
+    """A project whose splits are rows of one array, and perhaps groups."""
+    data = NPZ + ('\ntrain = "train.npz"' if "train" in rows else "")
+    write_project(folder, {"data": data, **(tables or {})})
+    images = np.random.default_rng(0).standard_normal((5_000, 1, 8, 8)).astype(np.float32)
+    for split, chosen in rows.items():
+        index = np.array(chosen)
+        arrays: dict[str, Any] = {"image": images[index], "target": index % 4}
+        if groups and split in groups:
+            arrays["group"] = np.array(groups[split])
+        np.savez(folder / f"{split}.npz", **arrays)
+    return load_project(folder)
+
+
+def told(made: Project, level: float = 0.95) -> list[str]:
+    found, unread = peek(made)
+    return [*unread, *warnings(made, budget_of(made, Options()), found, test_level=level)]
+
+
+APART = {"calibration": range(20), "validation": range(100, 300), "test": range(300, 500)}
+
+
+def test_nothing_is_said_of_data_that_are_right(tmp_path: Path) -> None:
+    assert told(project(tmp_path / "p", APART)) == []
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_too_few_samples_for_the_budget_are_told(tmp_path: Path, split: str) -> None:
+    made = project(tmp_path / "p", {**APART, split: range(1_000, 1_188)})
+    assert told(made) == [
+        f"too few {split} data: 188 samples: within 2 points (95 % interval) at least 189 are needed, even for an "
+        "artifact that decides every sample as the original does"
+    ]
+    assert told(project(tmp_path / "q", {**APART, split: range(1_000, 1_189)})) == []
+
+
+def test_a_later_opening_takes_more_samples(tmp_path: Path) -> None:
+    made = project(tmp_path / "p", {**APART, "test": range(1_000, 1_200)})
+    assert told(made) == []
+    (said,) = told(made, level_for_opening(2))
+    assert said.startswith("too few test data: 200 samples: within 2 points (97.5 % interval) at least 247 are needed")
+
+
+def test_too_few_groups_are_told_however_many_samples_they_have(tmp_path: Path) -> None:
+    groups = {"validation": [f"r{i % 9}" for i in range(200)], "test": [f"s{i % 10}" for i in range(200)]}
+    assert told(project(tmp_path / "p", APART, groups)) == [
+        "too few validation data: 9 groups: at least 10 are needed to certify anything, so every verdict is "
+        "inconclusive"
+    ]
+
+
+@pytest.mark.parametrize("learnt", ["train", "calibration"])
+@pytest.mark.parametrize("judged", ["validation", "test"])
+def test_samples_that_the_model_learns_from_and_is_judged_on_are_told(tmp_path: Path, learnt: str, judged: str) -> None:
+    rows: dict[str, Sequence[int]] = {**APART, "train": range(2_000, 2_100)}
+    rows[learnt] = [*range(4_000, 4_010), *range(rows[judged][0], rows[judged][0] + 30)]
+    made = project(tmp_path / "p", rows)
+    said = [each for each in told(made) if f"{learnt} inputs" in each]
+    assert said == [
+        f"30 of 200 {judged} inputs are {learnt} inputs too: what is measured on them says little about new data"
+    ]
+
+
+def test_groups_that_are_in_two_splits_are_told(tmp_path: Path) -> None:
+    groups = {split: [f"{split}{i % 20}" for i in range(200)] for split in ("validation", "test")}
+    groups["validation"][:40] = [f"shared{i % 4}" for i in range(40)]
+    groups["train"] = ["shared3", "shared1", "alone"] * 10
+    made = project(tmp_path / "p", {**APART, "train": range(2_000, 2_030)}, groups)
+    assert told(made) == [
+        "2 of 24 validation groups are train groups too, such as 'shared1': what is measured on them says little about "
+        "new data"
+    ]
+
+
+def test_a_plan_says_it_and_names_what_it_cannot_read(tmp_path: Path) -> None:
+    made = project(tmp_path / "p", {**APART, "test": range(300, 305)})
+    (tmp_path / "p" / "validation.npz").unlink()
+    (planned,) = plan(made)
+    assert any("the validation data can't be read" in note for note in planned.notes)
+    assert any(note.startswith("too few test data: 5 samples: at least 10 are needed") for note in planned.notes)
+    assert not any("data not read yet" in note for note in planned.notes)
+
+
+def test_a_plan_looks_at_the_beginning_of_long_data_only(tmp_path: Path) -> None:
+    rows = {**APART, "train": range(1_000, 5_000), "validation": range(4_000, 4_200)}
+    assert not any("train" in each for each in told(project(tmp_path / "p", rows)))
+    rows["validation"] = range(2_990, 3_190)
+    (said,) = (each for each in told(project(tmp_path / "q", rows)) if "train" in each)
+    assert said.startswith("10 of 200 validation inputs are train inputs too, looking at the first 2,000 samples")
+
+
+@pytest.mark.parametrize("budget", [0.001, 0.005, 0.01, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.975, 0.9999])
+def test_the_least_number_of_pairs_is_that_of_the_interval(budget: float, level: float) -> None:
+    needed = least_pairs(budget=budget, level=level)
+    assert paired_proportion(0, 0, needed, level).high <= budget + 1e-9
+    if needed > 1:
+        assert paired_proportion(0, 0, needed - 1, level).high > budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "metric", "one_label", "needed"),
+    [
+        ("2 points", "accuracy", True, 189),
+        ("2 points", "top5_accuracy", True, 189),
+        ("1%", "accuracy", True, 381),
+        ("floor 0.9", "accuracy", True, 35),
+        ("agreement 99%", None, False, 381),
+        ("2 points", "accuracy", False, 10),
+        ("2 points", "auroc", True, 10),
+        ("floor 1.5", "accuracy", True, 10),
+        ("agreement 100%", None, True, 10),
+    ],
+)
+def test_how_many_are_needed(budget: str, metric: str | None, one_label: bool, needed: int) -> None:
+    def said(count: int) -> str | None:
+        return too_few(
+            frames=count,
+            units=count,
+            grouped=False,
+            budget=parse_budget(budget),
+            metric=metric,
+            one_label=one_label,
+            level=0.95,
+        )
+
+    assert said(needed - 1) is not None
+    assert said(needed) is None
+
+
+def test_few_groups_of_many_frames_are_few() -> None:
+    said = too_few(
+        frames=9_000, units=9, grouped=True, budget=Budget(points=2), metric="accuracy", one_label=True, level=0.95
+    )
+    assert said is not None
+    assert "9 groups" in said
