@@ -72,7 +72,7 @@ def measure_net(name: str, folder: Path, launches: int) -> list[dict[str, Any]]:
     write_project(name, folder)
     protocol = Protocol(name="screen", launches=launches, max_launches=launches, sample_s=2.0, warmup_cap_s=5.0)
     with world.open_world(load_project(folder), world.Options(), progress=NoProgress()) as w:
-        common = prepare.prepare(w)
+        common = prepare.prepare(w, prepare.import_model(w))
         step = technique("edgebuild")(INT8, common.contract, (), IMAGES)
         quantised = w.run(step, {"model": common.frozen, "calibration": common.calibration}, label=f"int8 {name}")
         return [_row(name, w, common, quantised, runtime, protocol) for runtime in RUNTIMES]

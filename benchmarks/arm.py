@@ -79,7 +79,7 @@ def half(name: str, target: str) -> Seen:
         world.open_world(loaded, options, progress=NoProgress()) as w,
         places.open_places(w, (target,)) as (at,),
     ):
-        common = prepare.prepare(w)
+        common = prepare.prepare(w, prepare.import_model(w))
         sample = emulated.validation_sample(common, at)
         model = load_onnx(common.frozen.path / "model.onnx")
         to_half(model)

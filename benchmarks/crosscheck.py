@@ -78,7 +78,7 @@ def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
     """Every quantiser's model of a net in every runtime on every sort of kernels."""
     rows = []
     with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
-        common = prepare.prepare(w)
+        common = prepare.prepare(w, prepare.import_model(w))
         lengths = np.load(common.validation.path / "lengths.npy").tolist()
         chosen, taken = spread(lengths, frames=SAMPLE_FRAMES, steps=SAMPLE_STEPS)
         data = {"data": common.validation}

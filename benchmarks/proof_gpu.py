@@ -53,7 +53,7 @@ def prove(net: str, work: Path) -> list[dict[str, Any]]:
     """Every precision of one net; one that fails is a row with its reason."""
     rows = []
     with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
-        common = prepare.prepare(w)
+        common = prepare.prepare(w, prepare.import_model(w))
         for precision in precisions():
             row: dict[str, Any] = {"net": net, "precision": precision.label}
             try:

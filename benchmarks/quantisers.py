@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, prepare, race, world
+from edgebuild.building import candidates, data, prepare, race, world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.steps import NoProgress
@@ -90,8 +90,8 @@ def compare(net: str, work: Path, launches: int) -> list[Row]:
     """All quantisers on one net in both runtimes."""
     project = load_project(project_folder(net, work))
     with world.open_world(project, world.Options(), progress=NoProgress()) as w:
-        common = prepare.prepare(w)
-        test = prepare.materialise(w, "test")
+        common = prepare.prepare(w, prepare.import_model(w))
+        test = data.materialise(w, "test")
         given = common.imported if project.model.factory is None else None
         truth = prepare.run_reference(w, given, common.given, test, "test")
         rows: list[Row] = []

@@ -89,7 +89,7 @@ def made(project: Project, options: Options) -> Iterator[tuple[World, Prepared, 
         world.open_world(project, options, progress=make_progress()) as opened,
         places.open_places(opened, options.targets) as (at,),
     ):
-        common = prepare.prepare(at)
+        common = prepare.prepare(at, prepare.import_model(at))
         plan = plans.plan_target(at, common)
         models = compress.compress_models(plan, common, at)
         yield at, common, candidates.make_candidates(plan, models, common, at)

@@ -45,7 +45,7 @@ def precisions() -> list[Precision]:
 def gate_net(net: str, work: Path) -> list[dict[str, Any]]:
     rows = []
     with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
-        common = prepare.prepare(w)
+        common = prepare.prepare(w, prepare.import_model(w))
         feeds = _feeds(common)
         reference = _outputs(common.frozen.path / "model.onnx", common, feeds)
         for precision in precisions():

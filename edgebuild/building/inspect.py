@@ -59,6 +59,7 @@ class ModelFacts:
     quantisable_ops: int
     macs: int | None
     domains: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 def inspect_model(project: Project) -> ModelFacts:
@@ -75,13 +76,15 @@ def inspect_model(project: Project) -> ModelFacts:
             quantisable_ops=sum(count for op, count in facts.ops if op in QUANTISABLE),
             macs=facts.macs,
             domains=custom_domains(facts),
+            outputs=tuple(spec.name for spec in facts.outputs if spec.name not in project.model.state.values()),
         )
     from edgebuild.catalogue.callables import load_callable
     from edgebuild.models.torch_models import make_module
 
     factory = project.model.factory
     module = make_module(load_callable(factory, project.folder), factory, project.weights_path)
-    return ModelFacts(quantisable_ops=sum(type(m).__name__ in QUANTISABLE for m in module.modules()), macs=None)
+    quantisable = sum(type(m).__name__ in QUANTISABLE for m in module.modules())
+    return ModelFacts(quantisable_ops=quantisable, macs=None, outputs=project.model.outputs)
 
 
 def plan_inputs(

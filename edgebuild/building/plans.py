@@ -12,6 +12,7 @@ from edgebuild.building.data import materialise
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.places import check_facts, enrolled, not_this_machine
+from edgebuild.building.prepare import check_output
 from edgebuild.building.world import budget_of, targets_of
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
@@ -83,6 +84,8 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
         here = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
     found, unread = peek(project)
     budget = budget_of(project, options)
+    if budget.agreement is None:
+        check_output(project.metric, model.outputs)
     known = (*unread, *warnings(project, budget, found, test_level=level_for_opening(1)))
     plans = []
     for target in targets_of(project, options):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.data import materialise, model_digest
+from edgebuild.catalogue.tables import toml_text
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
-from edgebuild.errors import ModelError
+from edgebuild.errors import ConfigError, ModelError
 from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, ReferenceOutputs
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgebuild.building.world import World
     from edgebuild.catalogue.project import Project
+    from edgebuild.catalogue.project_tables import MetricTable
     from edgebuild.execution.executor import StepResult
 
 #: Frames that the torch reference is fed at once; its outputs don't depend on it beyond rounding.
@@ -39,7 +41,24 @@ class Prepared:
 
 def import_model(world: World) -> StepResult | None:
     """Import the project's ONNX file, if it has one, and hold it against edgebuild.toml: before data are read."""
-    return _import_onnx(world) if world.project.model.factory is None else None
+    given = _import_onnx(world) if world.project.model.factory is None else None
+    names = tuple(spec.name for spec in _given_contract(world, given).outputs)
+    if world.budget.agreement is None:
+        check_output(world.project.metric, names)
+    return given
+
+
+def check_output(metric: MetricTable | None, names: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` where it isn't said which of a model's outputs a built-in metric reads, or wrongly."""
+    if metric is None or metric.name is None or metric.output in names or (metric.output is None and len(names) == 1):
+        return
+    what = f"the model has {len(names)} outputs ({', '.join(names)})"
+    if metric.output is None:
+        problem = f"[metric]: {what}, and {metric.name} reads one"
+    else:
+        problem = f"[metric].output: {what}, none is called {toml_text(metric.output)}"
+    first = toml_text(names[0]) if names else "…"
+    raise ConfigError("edgebuild.toml", (problem,), hint=f"Name it: output = {first}. A `callable` gets all of them.")
 
 
 def prepare(world: World, given: StepResult | None) -> Prepared:

@@ -60,11 +60,15 @@ class NpzSamples:
         try:
             # Opened here, because numpy leaves a file open that turns out not to be an archive.
             with self.path.open("rb") as stream, zipfile.ZipFile(stream), np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                every = {name: file[name] for name in file.files}
+        except Exception as error:
+            # zipfile, its decompressors and numpy's header parser raise what they like on a file that isn't right.
+            said = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
             raise DataError(
-                f"{self.path} can't be read: {error}", hint="It must be written by numpy.savez, without objects."
+                f"{self.path} can't be read: {said}", hint="It must be written by numpy.savez, without objects."
             ) from error
+        # What isn't an array in there comes as bytes.
+        arrays = {name: array for name, array in every.items() if isinstance(array, np.ndarray)}
         missing = [name for name in self.inputs if name not in arrays]
         if missing:
             raise DataError(

@@ -41,7 +41,9 @@ def starter_from_onnx(name: str, onnx: str, inputs: Sequence[TensorSpec], output
 onnx = {toml_text(onnx)}
 # custom_ops = "libcustom.so"           # the library of its custom operators, if it has any
 {_state_lines(inputs, outputs)}"""
-    return _document(name, model, inputs, f"Outputs: {', '.join(_signature(spec) for spec in outputs)}.")
+    states = set(_state_pairs(inputs, outputs).values())
+    names = [spec.name for spec in outputs if spec.name not in states]
+    return _document(name, model, inputs, f"Outputs: {', '.join(_signature(spec) for spec in outputs)}.", names)
 
 
 def starter_from_factory(name: str, factory: str) -> str:
@@ -54,7 +56,7 @@ weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the fa
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
 """
-    return _document(name, model, (), "") + RECIPES
+    return _document(name, model, (), "", ()) + RECIPES
 
 
 def conversion_advice(checkpoint: Path) -> str:
@@ -85,7 +87,7 @@ If weights_only=True refuses the file, it holds more than weights: save its stat
 """
 
 
-def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str) -> str:
+def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str, outputs: Sequence[str]) -> str:
     axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
     if not inputs:
         axes = {BATCH_AXIS: None}
@@ -120,6 +122,7 @@ test = "data:test"                      # {PLACEHOLDER}: sealed; opened once, to
 
 [metric]{f" # {note}" if note else ""}
 name = "accuracy"                       # {PLACEHOLDER}: a built-in metric, or one of yours:
+{_output_line(outputs)}
 # callable = "metrics:auc"              # metrics:auc(outputs, targets) -> float
 # direction = "maximise"
 # scale = [0.0, 1.0]
@@ -182,16 +185,27 @@ def _with_batch(inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
 def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
     """Show the state table: live where an input is called a state and an output has its rank and type."""
     comment = "state carried between calls: input name = output name"
-    pairs = {
+    pairs = _state_pairs(inputs, outputs)
+    if not pairs:
+        return f'# [model.state]                         # {comment}\n# state = "stateN"\n'
+    lines = [f"{toml_key(into)} = {toml_text(out)}   # {PLACEHOLDER}: is it?" for into, out in pairs.items()]
+    return "\n".join([f"[model.state]                           # {comment}", *lines]) + "\n"
+
+
+def _state_pairs(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, str]:
+    return {
         into.name: out.name
         for into in inputs
         for out in outputs
         if into.dtype == out.dtype and len(into.shape) == len(out.shape) > 1 and "state" in into.name.lower()
     }
-    if not pairs:
-        return f'# [model.state]                         # {comment}\n# state = "stateN"\n'
-    lines = [f"{toml_key(into)} = {toml_text(out)}   # {PLACEHOLDER}: is it?" for into, out in pairs.items()]
-    return "\n".join([f"[model.state]                           # {comment}", *lines]) + "\n"
+
+
+def _output_line(outputs: Sequence[str]) -> str:
+    """Name the output that the metric reads: live where there are several, since one must be named then."""
+    if len(outputs) < 2:
+        return '# output = "logits"                     # which one it reads, of several outputs'
+    return f"output = {toml_text(outputs[0])}   # {PLACEHOLDER}: which one it reads, of {', '.join(outputs)}"
 
 
 def _signature(spec: TensorSpec) -> str:

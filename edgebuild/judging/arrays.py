@@ -5,6 +5,7 @@ Axis 0 of every array is the sample (for a stateful model: the step of a sequenc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -36,12 +37,16 @@ def pick_output(outputs: Outputs, output: str | None, metric: str) -> NDArray[An
     names = ", ".join(outputs)
     if output is not None:
         if output not in outputs:
-            raise DataError(f"metric {metric}: the model has no output {output!r}, it has {names}")
+            raise DataError(
+                f"metric {metric}: the model has no output {output!r}, it has {names}",
+                hint=f"under [metric] in edgebuild.toml: `output = {json.dumps(next(iter(outputs)))}`, or another one",
+            )
         return np.asarray(outputs[output])
     if len(outputs) != 1:
         raise DataError(
             f"metric {metric}: the model has {len(outputs)} outputs ({names}) and the metric reads one",
-            hint="use a callable metric, `module:function(outputs, targets)`, that reads the one it means",
+            hint=f"name it under [metric] in edgebuild.toml: `output = {json.dumps(next(iter(outputs)))}`; or use a "
+            "callable metric, `module:function(outputs, targets)`, which gets all of them",
         )
     return np.asarray(next(iter(outputs.values())))
 
@@ -49,6 +54,11 @@ def pick_output(outputs: Outputs, output: str | None, metric: str) -> NDArray[An
 def _same_length(scores: NDArray[Any], targets: NDArray[Any], metric: str) -> None:
     if not len(scores):
         raise DataError(f"metric {metric}: there are no samples", hint="check the data callable: it yielded nothing")
+    if targets.dtype == object:
+        raise DataError(
+            f"metric {metric}: the targets of the samples differ in shape, and it compares one array with another",
+            hint="use a callable metric, `module:function(outputs, targets)`, which gets them one by one",
+        )
     if targets.ndim == 0 or len(targets) != len(scores):
         raise DataError(f"metric {metric}: {len(scores)} outputs but targets of shape {targets.shape}")
 
@@ -60,7 +70,9 @@ def class_labels(targets: NDArray[Any], classes: int, shape: tuple[int, ...], me
         labels = labels[..., 0]
     if labels.shape != shape:
         raise DataError(f"metric {metric}: targets have shape {labels.shape}, the outputs need {shape}")
-    if labels.dtype.kind not in "iub" and (labels.dtype.kind != "f" or not np.array_equal(labels, np.rint(labels))):
+    if labels.dtype.kind not in "iub" and (
+        labels.dtype.kind != "f" or not np.isfinite(labels).all() or not np.array_equal(labels, np.rint(labels))
+    ):
         raise DataError(f"metric {metric}: targets must be class numbers, they are {labels.dtype} values")
     whole = labels.astype(np.int64)
     bad = np.argwhere((whole < 0) | (whole >= classes))

@@ -2,15 +2,17 @@
 
 Layout: ``<input>.npy`` (axis 0: frames of all samples, one after another; a slash in a name is escaped),
 ``lengths.npy`` (frames per sample), ``target.npy`` (frames on axis 0; absent if unlabelled), ``groups.json`` /
-``slices.json`` (a name or null per sample), ``data.json`` (counts). A stateless sample is one frame.
+``slices.json`` (a name or null per sample), ``data.json`` (counts). A stateless sample is one frame. Where shapes of
+targets differ, ``target.npy`` is flat, and ``target_shapes.json`` has the shape of each frame's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +20,10 @@ from edgebuild.core.data import Sample
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.errors import DataError, EdgebuildError, ModelError
 from edgebuild.models.digests import SamplesDigest
+from edgebuild.models.growing import TARGET_SHAPES, GrowingFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -58,8 +61,7 @@ class Dataset:
 
     def array(self, name: str) -> NDArray[Any]:
         """Return the mapped frames of one input."""
-        mapped: NDArray[Any] = np.load(self.folder / tensor_file(name), mmap_mode="r", allow_pickle=False)
-        return mapped
+        return _mapped(self.folder / tensor_file(name))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -69,8 +71,17 @@ class Dataset:
 
     @property
     def target(self) -> NDArray[Any] | None:
-        """The target of every frame, or None."""
-        return self.array("target") if self.labelled else None
+        """The target of every frame, or None; an array of objects, one array each, where their shapes differ."""
+        if not self.labelled:
+            return None
+        flat, shapes = self.array("target"), self.folder / TARGET_SHAPES
+        return _ragged(flat, json.loads(shapes.read_bytes())) if shapes.exists() else flat
+
+    @property
+    def numbers(self) -> NDArray[Any] | None:
+        """The targets where one tensor can hold them: None for texts, and where their shapes differ, too."""
+        target = self.target
+        return target if target is not None and target.dtype.kind in "biufc" else None
 
     def groups(self) -> tuple[str | None, ...]:
         """The group of every sample."""
@@ -87,36 +98,35 @@ class Dataset:
             arrays["target"] = target
         start = 0
         for length, group, slice_ in zip(self.lengths.tolist(), self.groups(), self.slices(), strict=True):
-            yield {name: array[start : start + length] for name, array in arrays.items()}, group, slice_
+            parts = {name: array[start : start + length] for name, array in arrays.items()}
+            if "target" in parts and parts["target"].dtype == object:
+                parts["target"] = np.stack(list(parts["target"]))
+            yield parts, group, slice_
             start += length
 
 
-@dataclass
-class _Writer:
-    """Appends frames to a `.npy` file in bounded memory; numpy's header leaves room for axis 0 to grow."""
+def _mapped(path: Path) -> NDArray[Any]:
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
 
-    path: Path
-    tail: tuple[int, ...]
-    dtype: np.dtype[Any]
-    count: int = 0
-    file: IO[bytes] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.file = self.path.open("wb")
-        self._header()
+def _ragged(flat: NDArray[Any], shapes: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Return one array per shape, cut from a flat one, in an array of objects."""
+    cut = np.empty(len(shapes), dtype=object)
+    start = 0
+    for index, shape in enumerate(shapes):
+        stop = start + math.prod(shape)
+        cut[index] = np.asarray(flat[start:stop]).reshape(shape)
+        start = stop
+    return cut
 
-    def _header(self) -> None:
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self.file, {**header, "shape": (self.count, *self.tail)})
 
-    def append(self, frames: NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(frames).tobytes())
-        self.count += len(frames)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._header()
-        self.file.close()
+def save_target(target: NDArray[Any], folder: Path) -> None:
+    """Write targets as ``Dataset.target`` has them."""
+    if target.dtype == object:
+        (folder / TARGET_SHAPES).write_text(json.dumps([list(each.shape) for each in target]))
+        target = np.concatenate([each.reshape(-1) for each in target])
+    np.save(folder / tensor_file("target"), np.ascontiguousarray(target), allow_pickle=False)
 
 
 def write_dataset(
@@ -137,7 +147,7 @@ def write_dataset(
     whose name can't be a file's.
     """
     _refuse_names(specs)
-    writers: dict[str, _Writer] = {}
+    writers: dict[str, GrowingFile] = {}
     lengths: list[int] = []
     groups: list[str | None] = []
     slices: list[str | None] = []
@@ -272,6 +282,8 @@ def _array(value: Any, what: str) -> NDArray[Any]:
     """Return plain numbers or texts; a ragged list is neither."""
     try:
         array = np.asarray(value)
+        if array.dtype.kind in "US":
+            array.tolist()  # raises for what is no text, as a damaged file may hold it
     except ValueError as error:
         raise DataError(f"{what} is no array: {error}") from error
     if array.dtype == object:
@@ -304,18 +316,22 @@ def _checked(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     return array
 
 
-def _append(writers: dict[str, _Writer], folder: Path, frames: Mapping[str, NDArray[Any]], where: str) -> None:
+def _append(writers: dict[str, GrowingFile], folder: Path, frames: Mapping[str, NDArray[Any]], where: str) -> None:
     if writers and set(writers) != set(frames):
         raise DataError(f"{where}: only some samples have a target.", hint="Give every sample a target, or none.")
     for name, array in frames.items():
         writer = writers.get(name)
         if writer is None:
-            writer = writers[name] = _Writer(folder / tensor_file(name), array.shape[1:], array.dtype)
-        if array.shape[1:] != writer.tail:
-            raise DataError(
-                f"{where}: {name} has shape {list(array.shape[1:])}, earlier samples have {list(writer.tail)}.",
-                hint="Pad or crop the samples to one shape.",
-            )
+            writer = writers[name] = GrowingFile(folder / tensor_file(name), array.shape[1:], array.dtype)
+        if array.shape[1:] != writer.tail and writer.shapes is None:
+            if name != "target":
+                raise DataError(
+                    f"{where}: {name} has shape {list(array.shape[1:])}, earlier samples have {list(writer.tail)}.",
+                    hint="Pad or crop the samples to one shape.",
+                )
+            writer.flatten()
+        if array.dtype.kind == writer.dtype.kind in "SU" and array.dtype.itemsize > writer.dtype.itemsize:
+            writer.widen(array.dtype)
         if not np.can_cast(array.dtype, writer.dtype):
             raise DataError(
                 f"{where}: {name} is {array.dtype}, which earlier samples' {writer.dtype} can't hold.",

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.devices.runner.feeding import tensor_file
-from edgebuild.models.dataset import Dataset
+from edgebuild.models.dataset import Dataset, save_target
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -96,11 +96,12 @@ class SampleData:
         chosen = choose(lengths, strata_of(data), groups, frames=self.frames, samples=self.samples, seed=ctx.seed)
         starts = np.concatenate([[0], np.cumsum(data.lengths)])
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
-        names = [*data.inputs, *(["target"] if data.labelled else [])]
-        for name in names:
+        for name in data.inputs:
             ctx.check()
             source: Any = data.array(name)
             np.save(out_dir / tensor_file(name), np.ascontiguousarray(source[rows]), allow_pickle=False)
+        if (target := data.target) is not None:
+            save_target(target[rows], out_dir)
         np.save(out_dir / "lengths.npy", data.lengths[list(chosen)], allow_pickle=False)
         (out_dir / "groups.json").write_text(json.dumps([groups[i] for i in chosen]))
         (out_dir / "slices.json").write_text(json.dumps([slices[i] for i in chosen]))

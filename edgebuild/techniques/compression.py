@@ -156,11 +156,11 @@ class Compression:
         if shuffle:
             np.random.default_rng(self.ctx.seed).shuffle(order)
         order = order[:limit]
-        arrays = {name: dataset.array(name) for name in dataset.inputs}
+        arrays, numbers = {name: dataset.array(name) for name in dataset.inputs}, dataset.numbers
         for start in range(0, len(order), size):
             self.ctx.check()
             rows = np.sort(order[start : start + size])
-            target = None if dataset.target is None else torch.from_numpy(np.asarray(dataset.target[rows]).copy())
+            target = None if numbers is None else torch.from_numpy(np.asarray(numbers[rows]).copy())
             yield self._inputs({name: np.asarray(array[rows]) for name, array in arrays.items()}), target
 
     def _inputs(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[torch.Tensor, ...]:

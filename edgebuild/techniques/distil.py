@@ -284,7 +284,7 @@ def _match(
 def is_row_of_classes(work: Compression, output: int) -> bool:
     """Whether an output is a row of class logits, as far as shapes and targets say."""
     shape, _ = work.shapes_before[output]
-    target = work.dataset(train=True).target
+    target = work.dataset(train=True).numbers
     return len(shape) == 2 and shape[1] > 1 and (target is None or target.dtype.kind in "iub")
 
 

@@ -138,7 +138,7 @@ class ExitLoss:
 
 def _classes(work: Compression) -> int:
     shapes = work.shapes_before
-    target = work.dataset(train=True).target
+    target = work.dataset(train=True).numbers
     numbers = target is not None and target.dtype.kind not in "iub"
     if len(shapes) != 1 or len(shapes[0][0]) != 2 or shapes[0][0][1] < 2 or numbers:
         told = ", ".join(str(list(shape)) for shape, _ in shapes)

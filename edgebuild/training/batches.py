@@ -103,7 +103,7 @@ class ArrayLoader:
                 hint="Give a loader of your own that yields the batches to train on.",
             )
         inputs = tuple(dataset.array(name) for name in order)
-        return cls(inputs=inputs, target=dataset.target, **settings)
+        return cls(inputs=inputs, target=dataset.numbers, **settings)
 
     @property
     def samples(self) -> int:

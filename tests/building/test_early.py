@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.world import Options, budget_of
 from edgebuild.catalogue.project import load_project
+from edgebuild.errors import ConfigError
 from edgebuild.judging.budget import Budget, parse_budget
 from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
-from edgebuild.pipeline import plan
+from edgebuild.pipeline import build, plan
 from tests.cli.example import write_project
 
 if TYPE_CHECKING:
@@ -166,3 +168,23 @@ def test_few_groups_of_many_frames_are_few() -> None:
     )
     assert said is not None
     assert "9 groups" in said
+
+
+@pytest.mark.parametrize("output", [None, "boxes"])
+def test_which_of_several_outputs_the_metric_reads_is_asked_before_data_are_read(
+    tmp_path: Path, output: str | None
+) -> None:
+    folder = tmp_path / "p"
+    metric = 'name = "accuracy"' + (f'\noutput = "{output}"' if output else "")
+    made = project(folder, APART, tables={"metric": metric})
+    model = onnx.load(str(folder / "model.onnx"))
+    first = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("Identity", [first], ["second"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, None))
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(folder / "model.onnx"))
+    (folder / "test.npz").unlink()
+    for ask in (plan, build):
+        with pytest.raises(ConfigError, match=r"the model has 2 outputs") as caught:
+            ask(made)
+        assert f'output = "{first}"' in caught.value.hint
+        assert ("none is called" if output else "accuracy reads one") in caught.value.message

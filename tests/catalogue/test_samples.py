@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,11 +9,16 @@ import pytest
 
 from edgebuild.catalogue.project import Project, parse_project
 from edgebuild.catalogue.samples import NpzSamples, open_split
+from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.errors import ConfigError, DataError
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import ConfigError, DataError, EdgebuildError
+from edgebuild.models.dataset import digest_samples
 from tests.catalogue.example import tables
+from tests.mutants import COUNTS, damaged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -84,3 +91,68 @@ def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="can't be read"):
         list(NpzSamples(path=path, inputs=("image",))())
+
+
+def archive(folder: Path) -> bytes:
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    names = np.array(["a", "a", "b", "é"])
+    np.savez_compressed(folder / "whole.npz", image=rows, target=np.array(["x", "yz", "", "w"]), group=names)
+    return (folder / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_damaged_file_is_read_or_refused_in_a_sentence(tmp_path: Path, count: int) -> None:
+    """Through the checks that every sample goes through; what a checksum of the archive doesn't hold may be read."""
+    whole, path = archive(tmp_path), tmp_path / "x.npz"
+    spec = TensorSpec(name="image", shape=("batch", 2), dtype="float32")
+    refused = 0
+    for seed in range(count):
+        path.write_bytes(damaged(whole, seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                digest_samples(
+                    NpzSamples(path=path, inputs=("image",))(),
+                    specs=(spec,),
+                    stateful=False,
+                    source="x.npz",
+                    task=NoProgress(),
+                    check=never_stop,
+                )
+            except EdgebuildError:
+                refused += 1
+    assert refused > count / 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda file: file.writestr("image", b"no array"), id="no .npy"),
+        pytest.param(lambda file: file.writestr("image.npy", b"\x93NUMPY\x01\x00\x02\x00[["), id="header"),
+        pytest.param(
+            lambda file: file.writestr(
+                "image.npy",
+                b"\x93NUMPY\x01\x00\x76\x00"
+                + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999999, 2)}".ljust(117)
+                + b"\n",
+            ),
+            id="bomb",
+        ),
+    ],
+)
+def test_an_archive_that_holds_something_else(tmp_path: Path, content: Callable[[zipfile.ZipFile], None]) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        content(file)
+    with pytest.raises(DataError, match=r"x\.npz"):
+        list(NpzSamples(path=tmp_path / "x.npz", inputs=("image",))())
+
+
+def test_an_archive_of_an_unknown_version_or_compression(tmp_path: Path) -> None:
+    """The bytes of a central directory and a local header that say so."""
+    whole = archive(tmp_path)
+    at = whole.index(b"PK\x01\x02")
+    for offset, value in ((6, b"\x6d"), (10, b"\x63")):
+        path = tmp_path / "x.npz"
+        path.write_bytes(whole[: at + offset] + value + whole[at + offset + 1 :])
+        with pytest.raises(DataError, match="can't be read: NotImplementedError"):
+            list(NpzSamples(path=path, inputs=("image",))())

@@ -41,6 +41,18 @@ def test_a_starter_for_an_onnx_file_loads_as_it_is(tmp_path: Path) -> None:
     assert 'Outputs: "output" ["axis0", 1] float32, "stateN" ["a", "b", "c"] float32.' in text
 
 
+def test_of_several_outputs_the_starter_names_the_one_that_the_metric_reads(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    boxes = TensorSpec(name="boxes", shape=("axis0", 4), dtype="float32")
+    (tmp_path / "edgebuild.toml").write_text(starter_from_onnx("net", "net.onnx", SILERO, (*OUTPUTS, boxes)))
+    metric = load_project(tmp_path).metric
+    assert metric is not None
+    assert metric.output == "output"
+    text = (tmp_path / "edgebuild.toml").read_text()
+    assert f'output = "output"   # {PLACEHOLDER}: which one it reads, of output, boxes' in text
+    assert '\n# output = "logits"' in starter_from_onnx("vad", "vad.onnx", SILERO, OUTPUTS)
+
+
 def test_a_starter_for_a_factory_loads_once_its_weights_are_there(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "edgebuild.toml").write_text(starter_from_factory("net", "model:build"))
