@@ -22,7 +22,8 @@ from evidence import write_results
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, prepare, race, raced, world
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
+from edgebuild.core.artifact import Int8Scheme, Precision
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.measuring import session, side
@@ -87,7 +88,7 @@ def _row(
         backend = w.backends[runtime]
         step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
         compiled = w.run(step, {"model": model}, label=f"compile {label} for {runtime}")
-        artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+        artifact = read_artifact(compiled.path)
         artifact = artifact.with_settings(backend.default_settings(1))
         if label == "int8":
             outputs = candidates.evaluate(w, artifact, compiled, common.validation, "validation", label)

@@ -24,7 +24,8 @@ from edgebuild.backends.trt.typed import to_half
 from edgebuild.building import candidates, emulated, places, prepare, world
 from edgebuild.building.world import Options
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.artifact import Artifact, Fp16Meaning, Precision
+from edgebuild.core.artifact import Fp16Meaning, Precision
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import ModelError
 from edgebuild.models.onnx_files import load_onnx
@@ -94,7 +95,7 @@ def half(name: str, target: str) -> Seen:
             compiled = at.run(step, {"model": folder}, label=f"compile {name} in fp16")
         except ModelError as error:
             return Seen(instructions={}, sqnr_db=None, drop=None, note=error.message)
-        artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+        artifact = read_artifact(compiled.path)
         outputs = candidates.evaluate(at, artifact, compiled, sample.data, "validation", "fp16")
         verdict, near = candidates.judge(at, "fp16", sample.reference, outputs, sample.data, "validation")
         profiled = at.run(

@@ -28,7 +28,8 @@ from edgebuild.building import candidates, prepare, world
 from edgebuild.building.crosscheck import SAMPLE_FRAMES, SAMPLE_STEPS, cross_check
 from edgebuild.building.crosscheck_steps import TakeFrames
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
+from edgebuild.core.artifact import Int8Scheme, Precision
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
@@ -115,7 +116,7 @@ def check(
     )
     step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(step, {"model": model}, label="compile")
-    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes()).with_settings(settings)
+    artifact = read_artifact(compiled.path).with_settings(settings)
     outputs = candidates.evaluate(w, artifact, compiled, common.validation, "sample", planned.id)
     start = os.times()
     found = cross_check(w, planned, common, model=model, artifact=artifact, compiled=compiled, outputs=outputs)

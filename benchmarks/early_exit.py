@@ -17,7 +17,7 @@ from evidence import write_results
 from technique_rows import exit_early
 
 from edgebuild.backends.table import backends
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import Fact
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.values import digest_file
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _arm(name: str, folder: Path, settings: dict[str, bool | int | str], data: Path) -> session.Arm:
-    artifact = Artifact.model_validate_json((folder / "artifact.json").read_bytes())
+    artifact = read_artifact(folder)
     return session.Arm(
         id=name,
         artifact=artifact.with_settings(tuple(settings.items())),

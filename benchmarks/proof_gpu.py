@@ -24,14 +24,14 @@ from edgebuild.backends.trt import device
 from edgebuild.backends.trt.host import TensorRt
 from edgebuild.building import candidates, prepare, world
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import EdgebuildError
 from edgebuild.techniques.table import technique
 
 if TYPE_CHECKING:
-    from edgebuild.core.artifact import Precision
+    from edgebuild.core.artifact import Artifact, Precision
 
 NO_GPU = 6
 LIMIT_S = 600.0
@@ -73,7 +73,7 @@ def _prove(w: world.World, common: prepare.Prepared, precision: Precision) -> di
     backend = TensorRt()
     build = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(build, {"model": model}, label=f"engine in {precision.label}")
-    found = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    found = read_artifact(compiled.path)
     artifact = found.with_settings(backend.default_settings(1))
     outputs = candidates.evaluate(w, artifact, compiled, common.validation, "validation", precision.label)
     verdict, close = candidates.judge(w, precision.label, common.reference, outputs, common.validation, "validation")

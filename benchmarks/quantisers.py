@@ -25,6 +25,7 @@ from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, data, prepare, race, world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import ModelError
@@ -157,7 +158,7 @@ def _compile(
     backend = w.backends[runtime]
     step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
     compiled = w.run(step, {"model": model}, label=f"compile for {runtime}")
-    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    artifact = read_artifact(compiled.path)
     return artifact.with_settings(backend.default_settings(1)), compiled
 
 

@@ -18,7 +18,8 @@ from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.building.exits import CutExits, LinkChain, read_chain
 from edgebuild.catalogue.project_tables import MetricTable
-from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
+from edgebuild.core.artifact import Contract, Precision, TensorSpec
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
 from edgebuild.devices.client import RunnerClient
@@ -153,7 +154,7 @@ def run(seed: int, scratch: Path) -> Mapping[str, Any]:
     reached = np.cumsum([count_macs(load_onnx(folder / "model.onnx")) or 0 for folder in folders])
     whole = count_macs(load_onnx(made["plain"] / "model.onnx")) or 0
     mean = float((reached * counts).sum() / counts.sum())
-    artifact = Artifact.model_validate_json((arms["chain"] / "artifact.json").read_bytes())
+    artifact = read_artifact(arms["chain"])
     return {
         "lost": points_lost(right["plain"], right["chain"]),
         "fewer": whole / mean,

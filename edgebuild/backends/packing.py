@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgebuild.backends.protocol import NOTES, read_notes, write_artifact, write_notes
-from edgebuild.core.artifact import Artifact
+from edgebuild.backends.protocol import read_notes, write_artifact, write_notes
+from edgebuild.core.artifact_files import NOTES, read_artifact
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from edgebuild.core.artifact import Artifact
 
     #: Tensors by name, each with what becomes of it in a weights file; the file's order is theirs.
     Taken: TypeAlias = Mapping[str, tuple[NDArray[Any], bytes]]
@@ -72,7 +74,7 @@ def _packed(source: Path, folder: Path, take: Take, check: Callable[[], None]) -
 
 
 def _manifest(folder: Path) -> Artifact:
-    return Artifact.model_validate_json((folder / "artifact.json").read_bytes())
+    return read_artifact(folder)
 
 
 def _write(folder: Path, artifact: Artifact, load: Mapping[str, Any]) -> None:

@@ -33,8 +33,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from edgebuild.core.artifact import Artifact, FileEntry, Setting
-from edgebuild.core.values import digest_file
+from edgebuild.core.artifact import Artifact, Setting
+from edgebuild.core.artifact_files import MANIFEST, NOTES, list_files, write_manifest
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
 Settings: TypeAlias = tuple[tuple[str, Setting], ...]
-
-#: Sentences about an artifact, for the candidate's notes.
-NOTES = "notes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +188,7 @@ def write_artifact(
     stages: tuple[Stage, ...] = (),
 ) -> Artifact:
     """Write ``artifact.json`` over the files that lie in ``folder`` and return it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "artifact.json")
-    files = tuple(
-        FileEntry(path=path.relative_to(folder).as_posix(), sha256=digest_file(path), size_bytes=path.stat().st_size)
-        for path in paths
-    )
+    files = tuple(file for file in list_files(folder) if file.path not in (MANIFEST, NOTES))
     artifact = Artifact(
         backend=backend,
         entry=entry,
@@ -205,5 +198,5 @@ def write_artifact(
         load=tuple(sorted(load)),
         stages=stages,
     )
-    (folder / "artifact.json").write_text(artifact.to_json() + "\n", encoding="utf-8")
+    write_manifest(folder, artifact)
     return artifact

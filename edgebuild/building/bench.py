@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import CompileRequest
+from edgebuild.building.foreign import read_foreign
 from edgebuild.building.places import entry_of
 from edgebuild.building.reach import connect
-from edgebuild.building.world import cache_home, configuration_of, holding, kernels_of, platform_of
+from edgebuild.building.world import (
+    cache_home,
+    configuration_of,
+    holding,
+    kernels_of,
+    local_device,
+    platform_of,
+)
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
+from edgebuild.core.artifact_files import read_artifact, write_manifest
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
@@ -42,7 +51,7 @@ INPUTS = 32
 class BenchRequest:
     """What to measure, and on which ``device`` of the inventory (this machine without).
 
-    ``shape`` gives sizes of dynamic axes (1 without).
+    ``shape`` gives sizes of dynamic axes (1 without). ``native_libraries`` allows artifacts to bring native code.
     """
 
     model: Path
@@ -52,6 +61,7 @@ class BenchRequest:
     threads: int | None = None
     quick: bool = False
     device: str | None = None
+    native_libraries: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +152,24 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
     from edgebuild.backends.table import backends
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.hold import clocks_as_asked, hold_device
-    from edgebuild.devices.local import LocalDevice
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.store import Store
 
     home = cache_home() / "bench"
     table = backends()
     files = {name: backend.device_file for name, backend in table.items()}
-    here = RunnerClient(LocalDevice(home / "device"), files)
-    isa = kernels_of(read_probe(here))
+    native = request.native_libraries
     with contextlib.ExitStack() as stack:
+        local = stack.enter_context(contextlib.closing(local_device(home)))
+        here = RunnerClient(local, files, native_libraries=native)
+        isa = kernels_of(read_probe(here))
         client, pin = here, False
         if request.device is not None:
             entry = entry_of(request.device)
             device, pin = connect(entry), entry.pin_clocks
             stack.callback(device.close)
             session.require_clock(device)
-            client = RunnerClient(device, files)
+            client = RunnerClient(device, files, native_libraries=native)
         probe: Mapping[str, str] = read_probe(client)
         store = stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000))
         executor = Executor(
@@ -228,7 +239,7 @@ def _measure(bench: Bench, arms: list[Arm], request: BenchRequest) -> BenchRepor
 
 def _arm(path: Path, request: BenchRequest, ground: _Ground) -> Arm:
     if path.is_dir() and (path / "artifact.json").is_file():
-        artifact, folder = _read_artifact(path), path
+        artifact, folder = read_foreign(path, ground.backends, native_libraries=request.native_libraries), path
     elif path.suffix == ".onnx":
         artifact, folder = _compile_onnx(path, request, ground)
     elif path.suffix == ".xml":
@@ -250,15 +261,6 @@ def _arm(path: Path, request: BenchRequest, ground: _Ground) -> Arm:
     return session.Arm(
         id=str(path), artifact=artifact, folder=folder, inputs=data.path, inputs_digest=data.entry.digest, keep=True
     )
-
-
-def _read_artifact(path: Path) -> Artifact:
-    from pydantic import ValidationError
-
-    try:
-        return Artifact.model_validate_json((path / "artifact.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UsageError(f"{path / 'artifact.json'} is no artifact of this version of edgebuild.") from error
 
 
 def _backend(name: str, ground: _Ground) -> Backend:
@@ -297,7 +299,7 @@ def _compile_onnx(path: Path, request: BenchRequest, ground: _Ground) -> tuple[A
         CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=ground.client)
     )
     compiled = executor.run(step, {"model": frozen.entry}, label=f"compile {path.name}")
-    return _with_defaults(_read_artifact(compiled.path), backend, ground), compiled.path
+    return _with_defaults(read_artifact(compiled.path), backend, ground), compiled.path
 
 
 def _with_defaults(artifact: Artifact, backend: Backend, ground: _Ground) -> Artifact:
@@ -324,7 +326,8 @@ def _wrap_ir(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifa
         inputs=tuple(_port_spec(port) for port in model.inputs), outputs=tuple(_port_spec(p) for p in model.outputs)
     )
     folder = cache_home() / "bench" / "ir" / digest_file(path)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     files = [path, *([weights] if (weights := path.with_suffix(".bin")).is_file() else [])]
     for file in files:
         shutil.copyfile(file, folder / f"model{file.suffix}")
@@ -335,7 +338,7 @@ def _wrap_ir(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifa
         backend="openvino", entry="model.xml", files=entries, contract=contract, precision=Precision(kind="fp32")
     )
     artifact = _with_defaults(artifact, backend, ground)
-    (folder / "artifact.json").write_text(artifact.to_json())
+    write_manifest(folder, artifact)
     return artifact, folder
 
 

@@ -15,6 +15,7 @@ from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
 from edgebuild.errors import EdgebuildError
@@ -119,7 +120,7 @@ def _make(
         step = backend.compile_step(request)
         compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
     compiled = packed(world, backend, compiled, planned.id)
-    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    artifact = read_artifact(compiled.path)
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
     notes = (*read_notes(compiled.path), *(made.notes if made else ()), *_size_notes(frozen, model))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from edgebuild.building.crosscheck_graph import DRAWS, Loop, Steps, Walk, change_of, nudges, session, with_state
-from edgebuild.core.artifact import Artifact, Contract, TensorSpec
+from edgebuild.core.artifact import Contract, TensorSpec
+from edgebuild.core.artifact_files import MANIFEST, read_artifact, write_manifest
 from edgebuild.core.measurement import Layer
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.errors import ModelError
@@ -240,7 +241,7 @@ class ShowState:
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "show-state"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
@@ -252,11 +253,11 @@ class ShowState:
         """See ``Step``."""
         ctx.check()
         source = inputs["artifact"]
-        artifact = Artifact.model_validate_json((source / "artifact.json").read_bytes())
+        artifact = read_artifact(source)
         shutil.copytree(source, out_dir, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shown = artifact.model_copy(update={"contract": with_state(artifact.contract)})
-        (out_dir / "artifact.json").unlink()
-        (out_dir / "artifact.json").write_text(shown.to_json() + "\n", encoding="utf-8")
+        (out_dir / MANIFEST).unlink()
+        write_manifest(out_dir, shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +281,7 @@ class ReadLayers:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        artifact = Artifact.model_validate_json((inputs["artifact"] / "artifact.json").read_bytes())
+        artifact = read_artifact(inputs["artifact"])
         answer = self.client.call(
             "layers",
             {

@@ -233,7 +233,7 @@ class LinkChain:
     backend: str
     precision: Precision
     kind: ClassVar[str] = "link-chain"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
@@ -243,7 +243,8 @@ class LinkChain:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        from edgebuild.backends.protocol import NOTES, write_artifact, write_notes
+        from edgebuild.backends.protocol import write_artifact, write_notes
+        from edgebuild.core.artifact_files import NOTES
 
         ctx.check()
         chain = read_chain(inputs["chain"])

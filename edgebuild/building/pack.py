@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgebuild.backends.protocol import Packing
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.judging.limits import MB
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def packed(world: World, backend: Backend, compiled: StepResult, who: str) -> St
     needs the objective ``size``, or a limit on the file size that the artifact misses as it is.
     """
     limit = world.project.limits.file_size_mb
-    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    artifact = read_artifact(compiled.path)
     too_large = limit is not None and artifact.size_bytes > limit * MB
     if not isinstance(backend, Packing) or not (world.project.build.objective == "size" or too_large):
         return compiled

@@ -54,7 +54,8 @@ def _connected(entry: DeviceEntry, world: World, stack: contextlib.ExitStack) ->
 
     device = connect(entry)
     stack.callback(device.close)
-    return RunnerClient(device, {name: backend.device_file for name, backend in world.backends.items()})
+    files = {name: backend.device_file for name, backend in world.backends.items()}
+    return RunnerClient(device, files, native_libraries=world.client.native_libraries)
 
 
 def _moved(world: World, target: str, client: RunnerClient) -> World:

@@ -52,3 +52,21 @@ def connect_ssh(entry: DeviceEntry) -> SshDevice:
         site=entry.site,
         quota_bytes=int(entry.quota_gb * 1e9),
     )
+
+
+def empty(entry: DeviceEntry) -> tuple[str, ...]:
+    """Remove what edgebuild put on a device, and its folder; return the names of what isn't edgebuild's, which stays.
+
+    Raises ``UsageError`` for a folder that isn't edgebuild's, ``DeviceError`` for a board that doesn't answer.
+    """
+    if entry.kind == "emulator":
+        from edgebuild.devices.local_folder import clear
+
+        return clear(emulated_root(entry.name))
+    from edgebuild.devices.ssh_folder import CLEAR
+
+    device = connect_ssh(entry)
+    try:
+        return tuple(device.run_script(CLEAR, device.root).splitlines())
+    finally:
+        device.close()

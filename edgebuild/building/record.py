@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from edgebuild.core.artifact_files import MANIFEST, NOTES, artifact_text
 from edgebuild.core.files import read_plain
 from edgebuild.core.measurement import Fact
 from edgebuild.core.values import Value, canonical_json, digest_json
@@ -111,11 +112,11 @@ def _peak_bytes() -> int:
 
 
 def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
-    """Copy the artifact with the settings it was measured with."""
-    shutil.copytree(source, folder, copy_function=shutil.copyfile)
+    """Copy the artifact with the settings it was measured with; notes are in the record."""
+    shutil.copytree(source, folder, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(NOTES))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    write_atomic(folder / "artifact.json", artifact.to_json())
+    write_atomic(folder / MANIFEST, artifact_text(artifact))
 
 
 def _keep_all_samples(world: World, names: Mapping[str, Certified], folder: Path) -> dict[str, str]:

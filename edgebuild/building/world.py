@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.local import LocalDevice
     from edgebuild.execution.executor import Executor, Hold, Input, StepResult
     from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 HOME = ".edgebuild"
 #: Where in it the tracebacks of unforeseen errors lie.
 BUGS = "bugs"
+#: In there, what stands for this machine's disk: copies of results, for the runs here.
+DEVICE = "device"
 #: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
 #: Load and temperature are no configuration.
 CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
@@ -232,16 +235,17 @@ def open_world(
     from edgebuild.backends.table import backends
     from edgebuild.catalogue.code_digest import project_code_digest
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.local import LocalDevice
     from edgebuild.devices.probe import read_probe
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
 
     home = project.folder / HOME
-    with BuildLock(home / "lock"), store_of(project) as store:
+    with BuildLock(home / "lock"), store_of(project) as store, contextlib.closing(local_device(home)) as device:
         table = backends()
         client = RunnerClient(
-            LocalDevice(home / "device"), {name: backend.device_file for name, backend in table.items()}
+            device,
+            {name: backend.device_file for name, backend in table.items()},
+            native_libraries=project.custom_ops_path is not None,
         )
         probe = read_probe(client)
         executor = Executor(
@@ -267,6 +271,15 @@ def open_world(
             progress=progress,
             check=check,
         )
+
+
+def local_device(home: Path) -> LocalDevice:
+    """Return this machine as a device; its folder below ``home`` is tidied first, unless another process uses it."""
+    from edgebuild.devices.local import LocalDevice
+    from edgebuild.devices.local_folder import QUOTA_BYTES, tidy
+
+    tidy(home / DEVICE, QUOTA_BYTES)
+    return LocalDevice(home / DEVICE)
 
 
 def store_of(project: Project) -> Store:

@@ -184,6 +184,10 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option(help="A device of the inventory; this machine without."),
     ] = None,
+    native: Annotated[
+        bool,
+        typer.Option("--allow-native-libraries", help="Let an artifact run the native code that it brings, as you."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure any model on this machine or on a device; no project needed."""
@@ -191,7 +195,15 @@ def bench(
 
     sizes = tuple(shape or ())
     run_benching(
-        model, against, backend=backend, shape=sizes, threads=threads, quick=quick, device=device, as_json=json
+        model,
+        against,
+        backend=backend,
+        shape=sizes,
+        threads=threads,
+        quick=quick,
+        device=device,
+        native=native,
+        as_json=json,
     )
 
 

@@ -30,6 +30,7 @@ def run_benching(
     threads: int | None,
     quick: bool,
     device: str | None,
+    native: bool,
     as_json: bool,
 ) -> None:
     """Measure and print."""
@@ -50,6 +51,7 @@ def run_benching(
         threads=threads,
         quick=quick,
         device=device,
+        native_libraries=native,
     )
     report = bench(request, progress=make_progress())
     if as_json:

@@ -221,20 +221,12 @@ def remove(
     files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
 ) -> None:
     """Take a device out of the inventory."""
-    import shutil
-
     from edgebuild.building.places import entry_of
-    from edgebuild.building.reach import connect_ssh, emulated_root
+    from edgebuild.building.reach import empty
     from edgebuild.catalogue.inventory import remove_entry
 
-    entry = entry_of(name)
-    if files and entry.kind == "emulator":
-        shutil.rmtree(emulated_root(name), ignore_errors=True)
-    elif files:
-        device = connect_ssh(entry)
-        try:
-            device.run_script("import shutil, sys; shutil.rmtree(sys.argv[1])", device.root)
-        finally:
-            device.close()
+    left = empty(entry_of(name)) if files else ()
     remove_entry(name)
     print(f"{name} is not in the inventory any more.")
+    if left:
+        print(f"What isn't edgebuild's stayed in its folder: {', '.join(left)}.")

@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgebuild.building.projects import load_project
-from edgebuild.building.world import store_of
+from edgebuild.building.world import DEVICE, HOME, store_of
+from edgebuild.devices.local_folder import bytes_of, tidy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebuild.catalogue.project import Project
     from edgebuild.execution.store import Store
 
 
 def show_usage(project: Path) -> None:
     """Print what a project's store holds."""
-    with store_of(load_project(project)) as store:
+    loaded = load_project(project)
+    with store_of(loaded) as store:
         usage = store.usage()
         quota = f", quota {_size(usage.quota_bytes)}" if usage.quota_bytes is not None else ""
         print(f"{_place(store)}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
         print(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
         print(f"  unfinished work {_size(usage.scratch_bytes):>10}")
         print(f"  running builds  {_size(usage.staging_bytes):>10}")
+    print(f"{_device(loaded)}: {_size(bytes_of(_device(loaded)))} in copies of results, for the runs on this machine")
 
 
 def collect_garbage(project: Path, quota_gb: float | None) -> None:
@@ -38,6 +42,23 @@ def collect_garbage(project: Path, quota_gb: float | None) -> None:
             print("  what running builds use is still more than the quota")
         if store.url is not None:
             print("  only the copy: who else uses what lies at the URL can't be seen from here")
+    _tidy(_device(loaded), None if quota is None else max(0, int(quota * 1e9) - report.left_bytes))
+
+
+def _tidy(device: Path, most_bytes: int | None) -> None:
+    """What the store leaves of the quota is for copies, which the next build makes again where it needs them."""
+    before = bytes_of(device)
+    if not before:
+        return
+    if not tidy(device, most_bytes):
+        print(f"{device}: in use, so nothing was removed")
+        return
+    left = bytes_of(device)
+    print(f"{device}: removed copies of results, {_size(before - left)}; {_size(left)} are left")
+
+
+def _device(project: Project) -> Path:
+    return project.folder / HOME / DEVICE
 
 
 def _place(store: Store) -> str:

@@ -72,6 +72,25 @@ class FileEntry(Value):
     size_bytes: int = Field(ge=0)
 
 
+#: Names of what a manifest lists.
+MAX_PATH_CHARACTERS = 1024
+HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+def path_problem(path: str) -> str | None:
+    """Return why ``path`` can't be a file's place in a folder; None for a plain relative one, in POSIX form."""
+    if len(path) > MAX_PATH_CHARACTERS:
+        return "the path is too long"
+    if any(part in {"", ".", ".."} for part in path.split("/")) or "\\" in path or not path.isprintable():
+        return "the path is not a plain relative one"
+    return None
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` is a SHA-256 in lower-case hex."""
+    return len(text) == 64 and set(text) <= HEX_DIGITS
+
+
 _LETTER = {"uint8": "u", "int8": "s"}
 
 
@@ -157,7 +176,8 @@ class Artifact(Value):
     """A compiled model and how to run it; lies as ``artifact.json`` beside its files.
 
     ``entry`` is the file that the backend opens. ``settings`` are the runtime settings, in the backend's own words.
-    ``load`` holds what the backend's device code must know to open it (for example that it is already optimised).
+    ``load`` holds what the backend's device code must know to open it (for example that it is already optimised); of
+    its keys ``weights`` names a weights file, and ``libraries``, with commas between, the native code that is loaded.
     With ``stages`` it is a chain of artifacts of the same backend, each in a folder of its own, run in order with the
     chain's settings until one exits; ``entry`` is then the first one's manifest.
     """
@@ -183,6 +203,11 @@ class Artifact(Value):
     def size_bytes(self) -> int:
         """The size of all files that ship."""
         return sum(f.size_bytes for f in self.files)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The files of native code that opening it loads, and so runs."""
+        return tuple(filter(None, str(dict(self.load).get("libraries", "")).split(",")))
 
     def with_settings(self, settings: tuple[tuple[str, Setting], ...]) -> Artifact:
         """Return the same compiled files with other runtime settings."""

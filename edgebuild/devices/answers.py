@@ -95,10 +95,17 @@ class Probed(Answer):
 
 
 class Staged(Answer):
-    """Where a folder was put together."""
+    """Where a folder was put together, or the digests of what has to be sent first."""
 
-    path: Text
+    path: Text = ""
     reused: bool = False
+    missing: Annotated[tuple[Digest, ...], Field(max_length=100_000)] = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Staged:
+        if bool(self.path) == bool(self.missing):
+            raise ValueError("either a path or what is missing")
+        return self
 
 
 class OutputFile(Answer):

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.artifact_files import MANIFEST, check_files, list_files, read_artifact
 from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_bytes, digest_file, digest_json
 from edgebuild.devices import answers
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
     from edgebuild.devices.transport import Channel, Device
 
-PROTOCOL = 1
+PROTOCOL = 2
 POLL_S = 0.1
+#: Reading all of a large data set from a slow card takes minutes.
+STAGE_LIMIT_S = 1800.0
 #: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
 RUNNER_GRACE_S = 5.0
 EXIT_S = 10.0
@@ -64,11 +67,15 @@ class RunnerClient:
 
     ``backend_device_files`` maps a backend's name to its ``device.py``; they travel inside the runner.
     ``runner_digest`` is the SHA-256 of what runs on the device. ``attempt`` is the number under which the device is
-    held (see ``hold_device``), while it is ``held`` and numbers them.
+    held (see ``hold_device``), while it is ``held`` and numbers them. ``native_libraries`` allows artifacts to bring
+    native code, which is run.
     """
 
-    def __init__(self, device: Device, backend_device_files: Mapping[str, Path]) -> None:
+    def __init__(
+        self, device: Device, backend_device_files: Mapping[str, Path], *, native_libraries: bool = False
+    ) -> None:
         self.device = device
+        self.native_libraries = native_libraries
         self.backends = tuple(sorted(backend_device_files))
         self._bundle = build_bundle(backend_device_files)
         self.runner_digest = digest_bytes(self._bundle)
@@ -118,6 +125,7 @@ class RunnerClient:
                 "op": op,
                 "root": self.device.root,
                 "backends": list(self.backends),
+                "native_libraries": self.native_libraries,
                 "time_limit_s": time_limit_s + RUNNER_GRACE_S,
             },
             allow_nan=False,
@@ -135,7 +143,9 @@ class RunnerClient:
         """Return where ``folder`` lies on the device, under its digest, every byte verified there.
 
         Each file travels once, whatever folders it is part of. Changed files make another digest; a folder whose files
-        have the sizes, times and inodes of the last time is not read again.
+        have the sizes, times and inodes of the last time is not read again: what lies on the device is a copy of what
+        was read then, and verified whenever it is opened. Raises ``ModelError`` for links, special files, and an
+        artifact whose files aren't those that it lists.
         """
         seen = _signature(folder)
         if seen not in self._placed:
@@ -143,22 +153,31 @@ class RunnerClient:
         return self._placed[seen]
 
     def _place(self, folder: Path) -> str:
-        entries = [
-            {
-                "path": path.relative_to(folder).as_posix(),
-                "sha256": digest_file(path),
-                "size_bytes": path.stat().st_size,
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        ]
+        files = list_files(folder)
+        if any(file.path == MANIFEST for file in files):
+            check_files(folder, read_artifact(folder), files)
+        entries = [file.model_dump(mode="json") for file in files]
         digest = digest_json(entries)
         if digest not in self._folders:
-            for entry in entries:
-                self.device.put(folder / str(entry["path"]), f"blobs/{entry['sha256']}")
-            staged = self.call("stage", {"digest": digest, "files": entries}, time_limit_s=600.0)
-            self._folders[digest] = str(staged["path"])
+            self._folders[digest] = self._staged(folder, digest, entries)
         return self._folders[digest]
+
+    def _staged(self, folder: Path, digest: str, entries: list[dict[str, Any]]) -> str:
+        """Let the device put the folder together, sending it the files that it says it lacks."""
+        paths = {entry["sha256"]: entry["path"] for entry in entries}
+        request = {"digest": digest, "files": entries}
+        staged = self.call("stage", request, time_limit_s=STAGE_LIMIT_S)
+        missing = _known(staged, paths)
+        for sha256 in missing:
+            self.device.put(folder / paths[sha256], f"blobs/{sha256}")
+        if missing:
+            staged = self.call("stage", request, time_limit_s=STAGE_LIMIT_S)
+        for sha256 in _known(staged, paths):
+            raise DeviceError(
+                f"The file {paths[sha256]} was damaged on its way to {self.device.id}, or on its disk.",
+                hint="Try again.",
+            )
+        return str(staged["path"])
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[str]:
@@ -333,6 +352,14 @@ class _Conversation:
             f"{self._who} {what}.", hint=hint or "Try again; `edgebuild doctor` checks the device.", said=said
         )
         return failed if self._runs_model else DeviceError(failed.message, hint=failed.hint)
+
+
+def _known(staged: Mapping[str, Any], offered: Mapping[str, str]) -> list[str]:
+    """Return what a device says that it lacks; it is asked for nothing else."""
+    missing = list(staged.get("missing", ()))
+    if not set(missing) <= offered.keys():
+        raise DeviceError("The device asks for files that nobody offered it.", hint="Try again.")
+    return missing
 
 
 def _signature(folder: Path) -> tuple[object, ...]:

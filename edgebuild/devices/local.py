@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import shutil
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from edgebuild.devices.local_folder import claim
 from edgebuild.devices.transport import MAX_FILE_BYTES, MAX_LINE_BYTES
 from edgebuild.errors import DeviceError, EnvironmentGap, StoreError
 
@@ -23,18 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 READ_BYTES = 1 << 16
+#: What says that these two files can't be copied by the kernel (copy_file_range(2)); a full disk says something else.
+NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 STDERR_TAIL_BYTES = 16 << 10
 
 
 class LocalDevice:
-    """This machine. ``root`` is made if missing."""
+    """This machine. ``root`` is made if missing; it holds nothing but what edgebuild put there (see ``claim``)."""
 
     def __init__(self, root: Path, python: str = sys.executable, *, name: str = "") -> None:
-        self._root = root.resolve()
         self._python = python
         self._id = name or f"local-{socket.gethostname()}"
-        with _writing(self._root):
-            self._root.mkdir(parents=True, exist_ok=True)
+        with _writing(root):
+            self._held = weakref.finalize(self, os.close, claim(root))
+            self._root = root.resolve()
 
     @property
     def id(self) -> str:
@@ -76,16 +81,18 @@ class LocalDevice:
         return ProcessChannel(process)
 
     def put(self, source: Path, name: str) -> str:
-        """Place a file: a hard link where the source is read-only and on the same disk, else a copy."""
+        """Place a copy, which shares its blocks with the source where the disk can do that.
+
+        Never a link: damage on one side, or a writer there, would change the other.
+        """
         target = self._inside(name)
-        size = source.stat().st_size
-        if target.is_file() and target.stat().st_size == size:
+        if _size(target) == source.stat().st_size:
             return str(target)
         with _writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=".put-", dir=target.parent))
             try:
-                _link_or_copy(source, scratch / "file")
+                _copy(source, scratch / "file")
                 (scratch / "file").replace(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -119,12 +126,16 @@ class LocalDevice:
             target.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let the folder be tidied."""
+        self._held()
 
     def _inside(self, name: str) -> Path:
         path = Path(os.path.normpath(self._root / name))
         if not path.is_relative_to(self._root) or path == self._root:
             raise DeviceError(f"{self.id}: {name} lies outside of the device's folder {self._root}.")
+        for parent in path.parents[: len(path.relative_to(self._root).parts) - 1]:
+            if parent.is_symlink():
+                raise DeviceError(f"{self.id}: {parent} is a link, and is not followed.", hint="Remove it.")
         return path
 
 
@@ -254,16 +265,26 @@ def _close(pipe: IO[bytes] | None) -> None:
             return
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A writable source may change under us, and a link would change with it."""
-    if not source.stat().st_mode & 0o222:
+def _size(path: Path) -> int | None:
+    """The size of a plain file; None for a link, and for anything else."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Let the kernel copy, which shares blocks on disks that can; read and write where it can't."""
+    with source.open("rb") as file, target.open("xb") as copy:
+        left = os.fstat(file.fileno()).st_size
         try:
-            target.hardlink_to(source)
-        except OSError:  # another disk, or a file system without links
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)
+            while left > 0 and (done := os.copy_file_range(file.fileno(), copy.fileno(), left)):
+                left -= done
+        except OSError as error:
+            if error.errno not in NO_KERNEL_COPY:
+                raise
+            shutil.copyfileobj(file, copy, READ_BYTES)
     target.chmod(0o444)
 
 

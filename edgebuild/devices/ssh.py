@@ -12,7 +12,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.devices.room import ROOM_SCRIPT
+from edgebuild.devices import ssh_folder
 from edgebuild.devices.ssh_channel import SshChannel
 from edgebuild.devices.ssh_connection import CONNECT_S, connected
 from edgebuild.devices.ssh_loop import Loop, import_asyncssh
@@ -224,9 +224,7 @@ class SshDevice:
         connection = await self._stack.enter_async_context(await self._reach(self._address, self._host_keys, tunnel))
         try:
             self._sftp = await self._stack.enter_async_context(await connection.start_sftp_client())
-            home = await self._sftp.realpath(".")
-            root = posixpath.join(home, self._wanted_root.removeprefix("~/"))
-            await self._sftp.makedirs(root, exist_ok=True)
+            root = await ssh_folder.claim(self._sftp, self._wanted_root)
         except (asyncssh.Error, OSError) as error:
             raise DeviceError(
                 f"{self.id}: can't make the folder {self._wanted_root}: {error}.", hint="The board needs SFTP."
@@ -317,7 +315,7 @@ class SshDevice:
     def require_room(self, size: int) -> None:
         """Make room for so many bytes under the quota; what was used longest ago goes first. Raises ``DeviceError``."""
         if size <= self._quota_bytes and (self._used_bytes is None or self._used_bytes + size > self._quota_bytes):
-            answer = self.run_script(ROOM_SCRIPT, self.root, str(self._quota_bytes - size), self._site)
+            answer = self.run_script(ssh_folder.ROOM, self.root, str(self._quota_bytes - size), self._site)
             if not answer.isdigit():
                 raise DeviceError(f"{self.id} doesn't say how much it holds: {answer[:200]!r}.")
             self._used_bytes = int(answer)

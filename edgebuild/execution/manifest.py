@@ -10,16 +10,14 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from edgebuild.core.artifact import FileEntry
+from edgebuild.core.artifact import FileEntry, is_digest, path_problem
 from edgebuild.core.values import Value, canonical_json, digest_bytes, digest_file, digest_json
 from edgebuild.errors import EdgebuildError
 
 #: Nothing larger is read as a manifest: a hostile or damaged one must not exhaust memory.
 MAX_MANIFEST_BYTES = 32 << 20
 MAX_FILES = 100_000
-MAX_PATH_CHARACTERS = 1024
 MAX_FILE_BYTES = 1 << 40
-HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 class Damaged(Exception):
@@ -28,11 +26,6 @@ class Damaged(Exception):
     def __init__(self, reason: str, blobs: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.blobs = blobs
-
-
-def is_digest(text: str) -> bool:
-    """Whether ``text`` is a SHA-256 in lower-case hex."""
-    return len(text) == 64 and set(text) <= HEX_DIGITS
 
 
 class Manifest(Value):
@@ -77,11 +70,8 @@ def content_digest(files: tuple[FileEntry, ...]) -> str:
 
 
 def _refuse(file: FileEntry) -> str | None:
-    parts = file.path.split("/")
-    if len(file.path) > MAX_PATH_CHARACTERS:
-        return "the path is too long"
-    if any(part in {"", ".", ".."} for part in parts) or "\\" in file.path or not file.path.isprintable():
-        return "the path is not a plain relative one"
+    if problem := path_problem(file.path):
+        return problem
     if not is_digest(file.sha256):
         return "the digest is not a SHA-256 in lower-case hex"
     return None if file.size_bytes <= MAX_FILE_BYTES else "the size is absurd"

@@ -27,13 +27,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.artifact import is_digest
 from edgebuild.errors import EdgebuildError, StoreError
 from edgebuild.execution import entries
 from edgebuild.execution.collect import GcReport, Usage, collect, measure
 from edgebuild.execution.disk import READ_ONLY_HINT, disk_errors, sync_file, sync_folder, write_staged
 from edgebuild.execution.layout import Layout, open_layout
 from edgebuild.execution.lock import guard
-from edgebuild.execution.manifest import Damaged, Manifest, copy_plain, encode, is_digest, list_folder
+from edgebuild.execution.manifest import Damaged, Manifest, copy_plain, encode, list_folder
 from edgebuild.execution.remote import Remote, cache_folder, is_url
 from edgebuild.execution.session import Session
 

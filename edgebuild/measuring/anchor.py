@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
+from edgebuild.core.artifact import Contract, Precision, TensorSpec
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import Place, StepContext
 from edgebuild.measuring.session import ANCHOR, Arm
@@ -126,7 +127,7 @@ def anchor_arm(backends: Mapping[str, Backend], client: RunnerClient, executor: 
         data = executor.run(AnchorData(), {}, label="anchor data")
         step = backend.compile_step(CompileRequest(precision=precision, contract=_CONTRACT, client=client))
         compiled = executor.run(step, {"model": model.entry}, label="compile the anchor")
-        artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+        artifact = read_artifact(compiled.path)
         return Arm(
             id=ANCHOR,
             artifact=artifact,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import Memory
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Setting
+    from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.values import Json
 
 LIMIT_S = 240.0
@@ -54,7 +54,7 @@ class ProfileEmulated:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        artifact = Artifact.model_validate_json((inputs["artifact"] / "artifact.json").read_bytes())
+        artifact = read_artifact(inputs["artifact"])
         with ctx.progress.task(f"Memory and instructions of {artifact.precision.label} (emulated)"):
             memory = self._call(self.client, "memory", inputs, artifact, ctx)
             found = Memory.model_validate({**memory, "emulated": True})
@@ -69,7 +69,8 @@ class ProfileEmulated:
             return {"why": why}
         counting = device.counting()
         # One of its own: every program that it starts is counted, and slower.
-        answer = self._call(RunnerClient(counting, self.files), "count", inputs, artifact, ctx)
+        counter = RunnerClient(counting, self.files, native_libraries=self.client.native_libraries)
+        answer = self._call(counter, "count", inputs, artifact, ctx)
         counting.get(counting.counts, ctx.scratch / "counts.json")
         counting.remove(f"{counting.root}/{counting.counts}")
         found = json.loads((ctx.scratch / "counts.json").read_bytes())
@@ -85,9 +86,9 @@ class ProfileEmulated:
             op,
             {
                 "backend": artifact.backend,
-                "artifact": client.put_folder(inputs["artifact"]),
+                "artifact": self.client.put_folder(inputs["artifact"]),
                 "settings": dict(self.settings or artifact.settings),
-                "inputs": client.put_folder(inputs["data"]),
+                "inputs": self.client.put_folder(inputs["data"]),
                 "inferences": MEMORY_INFERENCES,
                 "seconds": 0.0,
                 "rotate": MEMORY_INFERENCES,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.devices.answers import outputs_of
 from edgebuild.measuring.outputs import require_asked, require_outputs
@@ -53,7 +53,7 @@ class EvaluateArtifact:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        artifact = Artifact.model_validate_json((inputs["artifact"] / "artifact.json").read_bytes())
+        artifact = read_artifact(inputs["artifact"])
         frames = json.loads((inputs["data"] / "data.json").read_bytes())["frames"]
         client = self.client
         with (

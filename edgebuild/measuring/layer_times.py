@@ -8,7 +8,7 @@ import statistics as stdlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import LayerTime
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.devices.hold import clocks_as_asked
@@ -76,7 +76,7 @@ class TimeLayer:
         (out_dir / LAUNCHES_FILE).write_text(json.dumps(launches, sort_keys=True))
 
     def _arm(self, side: str, inputs: Mapping[str, Path]) -> Arm:
-        artifact = Artifact.model_validate_json((inputs[side] / "artifact.json").read_bytes())
+        artifact = read_artifact(inputs[side])
         # The scratch folder is this step's alone, so that the session's own key need not tell inputs apart.
         return session.Arm(
             id=side,

@@ -18,8 +18,13 @@ _AGAIN = "Copy or export the .onnx file and its data again, together."
 
 def files_of(tensors: Iterable[Any], path: Path) -> tuple[Path, ...]:
     """Return the files that the tensors of the model at ``path`` lie in, sorted; one that isn't there is left out."""
-    names = {str(_fields(tensor).get("location", "")) for tensor in _external(tensors)}
-    return tuple(file for name in sorted(names) if _is_inside(name) and (file := _place(name, path)).is_file())
+    names = names_of(tensors)
+    return tuple(file for name in names if _is_inside(name) and (file := _place(name, path)).is_file())
+
+
+def names_of(tensors: Iterable[Any]) -> tuple[str, ...]:
+    """Return where the tensors say that they lie, sorted, whatever they say."""
+    return tuple(sorted({_fields(tensor).get("location", "") for tensor in _external(tensors)}))
 
 
 def take_in(tensors: Iterable[Any], path: Path) -> None:

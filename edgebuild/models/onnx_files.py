@@ -71,6 +71,13 @@ def external_files(path: Path) -> tuple[Path, ...]:
         return ()
 
 
+def external_names(path: Path) -> tuple[str, ...]:
+    """Return where an ONNX file says that its external data lies, as it says it; raises ``ModelError``."""
+    _require_onnx()
+    with _reading(path):
+        return external_data.names_of(_tensors(_parsed(path)))
+
+
 _COMPLETE = "Is it complete, and an .onnx file?"
 
 

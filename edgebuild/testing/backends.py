@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.backends.protocol import Backend, CompileRequest, check_settings
-from edgebuild.core.artifact import Artifact, Contract, Precision, StateLink, TensorSpec
+from edgebuild.core.artifact import Contract, Precision, StateLink, TensorSpec
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import Launch, Layer, Memory
 from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
 from edgebuild.core.values import digest_file
@@ -106,7 +107,7 @@ def _compiled(
         out.mkdir()
         ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch)
         step.run({"model": source}, out, ctx)
-        artifact = Artifact.model_validate_json((out / "artifact.json").read_bytes())
+        artifact = read_artifact(out)
         require(artifact.backend == backend.name, "the artifact names its backend")
         require(
             all(digest_file(out / file.path) == file.sha256 for file in artifact.files)

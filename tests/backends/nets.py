@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Precision, TensorSpec
+from edgebuild.core.artifact_files import MANIFEST, NOTES, list_files, read_artifact, write_manifest
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.devices.answers import outputs_of
 from edgebuild.devices.client import RunnerClient
@@ -96,7 +97,8 @@ class Bench:
     @classmethod
     def open(cls, root: Path) -> Bench:
         table = backends(())
-        client = RunnerClient(LocalDevice(root / "device"), {name: b.device_file for name, b in table.items()})
+        files = {name: backend.device_file for name, backend in table.items()}
+        client = RunnerClient(LocalDevice(root / "device"), files, native_libraries=True)
         return cls(root=root, client=client, backends=table)
 
     def compile(
@@ -139,4 +141,10 @@ class Bench:
 
 def manifest(folder: Path) -> Artifact:
     """Return an artifact's manifest."""
-    return Artifact.model_validate_json((folder / "artifact.json").read_bytes())
+    return read_artifact(folder)
+
+
+def relist(folder: Path) -> None:
+    """Let an artifact's manifest list the files as they are now."""
+    files = tuple(file for file in list_files(folder) if file.path not in (MANIFEST, NOTES))
+    write_manifest(folder, read_artifact(folder).model_copy(update={"files": files}))

@@ -24,7 +24,7 @@ from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.devices.runner import weights_file
 from edgebuild.errors import ModelError
 from edgebuild.models.weights_file import encode
-from tests.backends.nets import FP32, Bench, conv_net, data_folder, images, manifest, model
+from tests.backends.nets import FP32, Bench, conv_net, data_folder, images, manifest, model, relist
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -199,9 +199,10 @@ def test_tensors_of_another_shape_are_refused(pairs: dict[str, Pair], tmp_path: 
 
 
 def harmed(artifact: Path, harm: Any, root: Path) -> Path:
-    """A copy of an artifact with another weights file."""
+    """A copy of an artifact with another weights file, listed as if it were the right one."""
     folder = shutil.copytree(artifact, root / "artifact")
     (folder / WEIGHTS).write_bytes(harm((artifact / WEIGHTS).read_bytes()))
+    relist(folder)
     return folder
 
 

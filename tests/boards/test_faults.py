@@ -223,7 +223,7 @@ def test_a_runner_of_an_older_version_is_refused_and_never_used(
     older = tmp_path / "older"
     shutil.copytree(bundle.RUNNER, older)
     protocol = older / "protocol.py"
-    protocol.write_text(protocol.read_text().replace("PROTOCOL = 1\n", "PROTOCOL = 0\n"))
+    protocol.write_text(protocol.read_text().replace("PROTOCOL = 2\n", "PROTOCOL = 0\n"))
     with monkeypatch.context() as patch:
         patch.setattr(bundle, "RUNNER", older)
         client = RunnerClient(board.device(), {})

@@ -15,7 +15,8 @@ from edgebuild.building import candidates, crosscheck_steps
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.world import Options, World, open_world
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, StateLink, TensorSpec
+from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place
 from edgebuild.devices.client import RunnerClient
@@ -145,7 +146,7 @@ def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN
     backend = world.backends[runtime]
     step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, client=world.client))
     compiled = world.run(step, {"model": made}, label="compile")
-    artifact = Artifact.model_validate_json((compiled.path / "artifact.json").read_bytes())
+    artifact = read_artifact(compiled.path)
     artifact = artifact.with_settings(backend.default_settings(1))
     planned = PlannedCandidate(
         id="net",

@@ -67,6 +67,38 @@ def test_a_board_is_enrolled_looked_at_and_removed(board: Board, inventory: Path
     assert "No devices" in run("device", "list", cwd=tmp_path).out
 
 
+def test_a_folder_that_holds_anything_else_is_neither_taken_nor_removed(
+    board: Board, inventory: Path, tmp_path: Path
+) -> None:
+    """Whether it is named when the board is added, or stands in the inventory already."""
+    from edgebuild.devices.ssh_connection import fingerprint
+
+    kept = tmp_path / "board" / "work" / "thesis"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    given = ("--host-key", fingerprint(board.host_key))
+    for root in (tmp_path / "board", "~/"):
+        added = run(*add(board, tmp_path, *given, "--root", str(root)), cwd=tmp_path)
+        assert added.code == 2, (root, added)
+        assert "on the board" in added.err
+    assert not inventory.exists()
+    assert run(*add(board, tmp_path, *given, "--root", str(tmp_path / "new")), cwd=tmp_path).code == 0
+    inventory.write_text(inventory.read_text().replace(str(tmp_path / "new"), str(tmp_path / "board")))
+    removed = run("device", "remove", "bench", "--files", cwd=tmp_path)
+    assert removed.code == 2, removed
+    assert "isn't empty, and isn't a folder of edgebuild's" in removed.err
+    assert kept.read_text() == "precious"
+    assert run("device", "remove", "bench", cwd=tmp_path).code == 0
+
+
+def test_files_of_the_user_s_in_the_folder_stay(board: Board, inventory: Path, tmp_path: Path) -> None:
+    assert run(*add(board, tmp_path), cwd=tmp_path).code == 0
+    (tmp_path / "board" / "thesis").write_text("precious")
+    removed = run("device", "remove", "bench", "--files", cwd=tmp_path)
+    assert removed.out.splitlines()[-1] == "What isn't edgebuild's stayed in its folder: thesis."
+    assert [path.name for path in (tmp_path / "board").iterdir()] == ["thesis"]
+
+
 def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Path, tmp_path: Path) -> None:
     nobody = run(*add(board, tmp_path, "--project", "."), cwd=tmp_path)
     assert nobody.code == 2, nobody

@@ -14,10 +14,12 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from edgebuild.backends.ort.host import OptimizeOnnx
+from edgebuild.backends.protocol import write_artifact
 from edgebuild.backends.trt.host import BuildEngine
 from edgebuild.building.crosscheck_steps import ReadLayers
 from edgebuild.building.wheels import BoardPython, platform_tags
 from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.devices.answers import SCHEMAS
@@ -186,9 +188,7 @@ class Place:
         return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.fresh())
 
     def artifact(self) -> Artifact:
-        return Artifact(
-            backend="onnxruntime", entry=MODEL_FILE, files=(), contract=CONTRACT, precision=Precision(kind="fp32")
-        )
+        return read_artifact(self.root / "artifact")
 
     def arm(self) -> Arm:
         folder = self.root / "artifact"
@@ -206,7 +206,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     for name in ("artifact", "data", "model"):
         (tmp_path / name).mkdir()
     place = Place(tmp_path, StubDevice(RIGHT, FILES))
-    (tmp_path / "artifact" / "artifact.json").write_text(place.artifact().to_json())
+    (tmp_path / "artifact" / MODEL_FILE).write_bytes(b"a stub opens nothing")
+    fp32 = Precision(kind="fp32")
+    write_artifact(tmp_path / "artifact", backend="onnxruntime", entry=MODEL_FILE, contract=CONTRACT, precision=fp32)
     (tmp_path / "data" / "data.json").write_text(json.dumps({"frames": FRAMES}))
     save(model(), str(tmp_path / "model" / MODEL_FILE))
     return place

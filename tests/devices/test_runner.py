@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from edgebuild.backends.table import TABLE
+from edgebuild.core.values import digest_bytes, digest_json
 from edgebuild.devices.bundle import RUNNER, build_bundle
-from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.client import PROTOCOL, RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.runner.energy import find_sensor
 from edgebuild.devices.runner.environment import BOUNDS, Snapshot, compare, page_cache
@@ -79,26 +80,42 @@ def test_staging_on_python_38_links_and_moves_nothing_twice(tmp_path: Path) -> N
     assert here.put_folder(tmp_path / "a") not in folders
 
 
-def test_a_file_damaged_on_its_way_is_found(tmp_path: Path) -> None:
+def test_a_file_damaged_on_the_disk_is_sent_again(tmp_path: Path) -> None:
     here = client(tmp_path)
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "file").write_bytes(b"right")
-    import hashlib
-
-    digest = hashlib.sha256(b"right").hexdigest()
     wrong = tmp_path / "wrong"
     wrong.write_bytes(b"wrong")
-    here.device.put(wrong, f"blobs/{digest}")
-    with pytest.raises(DeviceError, match="The file file was damaged on its way or on the disk"):
-        here.put_folder(folder)
+    here.device.put(wrong, f"blobs/{digest_bytes(b'right')}")
     assert (Path(here.put_folder(folder)) / "file").read_bytes() == b"right"
+
+
+def test_a_file_that_is_damaged_on_every_way_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = client(tmp_path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"right")
+    put = here.device.put
+
+    def harm(source: Path, name: str) -> str:
+        remote = put(source, name)
+        if name.startswith("blobs/"):
+            Path(remote).chmod(0o644)
+            Path(remote).write_bytes(b"wrong")
+        return remote
+
+    monkeypatch.setattr(here.device, "put", harm)
+    with pytest.raises(DeviceError, match="The file file was damaged on its way to local"):
+        here.put_folder(folder)
 
 
 def test_paths_that_leave_their_folder_are_refused(tmp_path: Path) -> None:
     entry = {"path": "../../x", "sha256": "0" * 64, "size_bytes": 1}
     with pytest.raises(UsageError, match="would leave its folder"):
-        client(tmp_path).call("stage", {"digest": "abc", "files": [entry]}, time_limit_s=30.0)
+        client(tmp_path).call("stage", {"digest": digest_json([entry]), "files": [entry]}, time_limit_s=30.0)
+    with pytest.raises(UsageError, match="'abc' is not the digest of these files"):
+        client(tmp_path).call("stage", {"digest": "abc", "files": []}, time_limit_s=30.0)
 
 
 def test_an_unknown_operation_and_backend_are_told(tmp_path: Path) -> None:
@@ -106,7 +123,7 @@ def test_an_unknown_operation_and_backend_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no operation 'fly'"):
         here.call("fly", {}, time_limit_s=30.0)
     with pytest.raises(UsageError, match="without the backend 'abacus'"):
-        here.call("compile", {"backend": "abacus", "model": "", "out": ""}, time_limit_s=30.0)
+        here.call("compile", {"backend": "abacus", "model": "cas/0/model.onnx", "out": "work/0"}, time_limit_s=30.0)
 
 
 SLOW = """
@@ -122,7 +139,13 @@ def started(tmp_path: Path, seconds: float, limit_s: float) -> subprocess.Popen[
     bundle = tmp_path / "runner.pyz"
     bundle.write_bytes(build_bundle({"slow": device_file}))
     process = subprocess.Popen([sys.executable, "-B", str(bundle)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    request = {"protocol": 1, "op": "probe", "root": str(tmp_path), "backends": ["slow"], "time_limit_s": limit_s}
+    request = {
+        "protocol": PROTOCOL,
+        "op": "probe",
+        "root": str(tmp_path),
+        "backends": ["slow"],
+        "time_limit_s": limit_s,
+    }
     assert process.stdin is not None
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
@@ -259,5 +282,5 @@ def test_a_jetson_rail_is_integrated_over_time(tmp_path: Path) -> None:
 def test_no_sensor_is_unknown_and_loads_nothing(tmp_path: Path) -> None:
     if find_sensor(Machine()) is not None:
         pytest.skip("this machine has a power sensor")
-    answer: dict[str, Any] = client(tmp_path).call("energy", {"artifact": "/nowhere"}, time_limit_s=30.0)
+    answer: dict[str, Any] = client(tmp_path).call("energy", {"artifact": "cas/nothing"}, time_limit_s=30.0)
     assert answer == {"sensor": "unknown"}

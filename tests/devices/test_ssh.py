@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.devices.address import SshAddress
-from edgebuild.errors import DeviceError
+from edgebuild.errors import DeviceError, UsageError
 from edgebuild.testing.devices import check_device
 from tests.devices.sshd import Board, board, needs_sshd
 
@@ -153,3 +153,33 @@ def test_a_board_is_reached_through_another(board: Board) -> None:
     with pytest.raises(DeviceError, match="host key"):
         device.run_script("print('far')")
     device.close()
+
+
+@pytest.mark.parametrize("root", ["~/", "~", ".", "", "/", "~/..", "full", "link", "home"])
+def test_a_folder_that_could_hold_anything_else_is_refused(board: Board, tmp_path: Path, root: str) -> None:
+    """A board's root is taken only where nothing is, or where edgebuild's marker is; links are resolved first."""
+    from edgebuild.devices.ssh import SshDevice
+
+    (tmp_path / "full" / "work").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "home").symlink_to(Path.home())
+    device = SshDevice(
+        "test",
+        address=SshAddress(user=getpass.getuser(), host="127.0.0.1", port=board.port),
+        host_keys=(board.host_key,),
+        key_file=board.folder / "user_key",
+        root=str(tmp_path / root) if root.isalpha() else root,
+    )
+    with pytest.raises(UsageError, match=r"on the board (is a home|is the whole disk|isn't empty)"):
+        device.put(Path(__file__), "blobs/file")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["work"]
+
+
+def test_a_link_that_a_board_gives_for_a_file_is_refused(device: SshDevice, tmp_path: Path) -> None:
+    """Its target would be read on this machine."""
+    (Path(device.root) / "other").write_text("content")
+    (Path(device.root) / "file").symlink_to("other")
+    with pytest.raises(DeviceError, match="it is a link"):
+        device.get("file", tmp_path / "got")
+    assert list(tmp_path.iterdir()) == []
+    device.remove("file")

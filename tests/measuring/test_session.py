@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import Artifact, Contract, Int8Scheme, Precision, TensorSpec
+from edgebuild.core.artifact_files import read_artifact, write_manifest
 from edgebuild.core.data import Sample
 from edgebuild.core.measurement import Fact, Launch
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
@@ -75,7 +76,7 @@ def compiled(root: Path, *, layers: int, width: int) -> tuple[Artifact, Path]:
     out.mkdir(parents=True)
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=root)
     step.run({"model": net(root / "model", layers, width)}, out, context)
-    return Artifact.model_validate_json((out / "artifact.json").read_bytes()), out
+    return read_artifact(out), out
 
 
 class Ground:
@@ -454,7 +455,7 @@ def int8(arm: Arm) -> Arm:
     folder = arm.folder.with_name(f"{arm.folder.name}-int8")
     if not folder.exists():
         shutil.copytree(arm.folder, folder)
-        (folder / "artifact.json").write_text(artifact.to_json())
+        write_manifest(folder, artifact)
     return replace(arm, artifact=artifact, folder=folder)
 
 

@@ -112,7 +112,7 @@ class ShipOnnx:
     libraries: tuple[tuple[str, str], ...] = ()
     library_paths: tuple[Path, ...] = ()
     kind: ClassVar[str] = "onnxruntime-ship"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
@@ -143,7 +143,7 @@ class OptimizeOnnx:
     contract: Contract
     client: RunnerClient
     kind: ClassVar[str] = "onnxruntime-optimize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 

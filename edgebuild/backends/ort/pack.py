@@ -32,7 +32,7 @@ class PackOnnx:
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "onnxruntime-pack"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
 

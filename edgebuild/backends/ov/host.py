@@ -106,7 +106,7 @@ class ConvertToIr:
     precision: Precision
     contract: Contract
     kind: ClassVar[str] = "openvino-convert"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("openvino",)
 

@@ -31,7 +31,7 @@ class PackIr:
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "openvino-pack"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
 

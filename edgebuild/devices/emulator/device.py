@@ -83,4 +83,5 @@ class EmulatedDevice:
         self._local.remove(remote)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """See ``Device``."""
+        self._local.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import artifact, protocol
+from . import artifact, folders, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def main() -> None:
 def _run(request: Fields, wire: Wire) -> Fields:
     """Import what the operation needs and no more: what is imported counts in its memory and its start."""
     op = request["op"]
+    folders.require_inside(request)
     if "attempt" in request:
         from . import hold
 

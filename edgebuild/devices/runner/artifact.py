@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import time
 
+from . import environment
 from .chain import Chain
+from .folders import checked, digest_of
 from .machine import Machine
+from .manifest import libraries, read_manifest
 from .protocol import Problem
-from .staging import digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,19 +46,24 @@ def _load_runtime(backend: ModuleType, name: str) -> None:
 class Opened:
     """An artifact's manifest, its backend with the runtime imported, and what that cost in seconds.
 
+    Every file of it was read and is what was sent, before anything is loaded; ``page_cache`` says whether it came from
+    memory. Libraries of native code are refused unless the request allows them.
+
     ``decode_s``, ``decoded_bytes`` and ``decode_peak_bytes`` (the process's, up to then) say what decoding its weights
     files took so far; None where it has none.
     """
 
     def __init__(self, request: Fields) -> None:
-        self.folder = request["artifact"]
-        try:
-            with open(os.path.join(self.folder, "artifact.json"), encoding="utf-8") as file:
-                self.manifest: Fields = json.load(file)
-        except (OSError, ValueError) as error:
-            raise Problem("model", "Can't read the artifact in %s: %s." % (self.folder, error)) from error
+        self.folder: str = request["artifact"]
+        stored = environment.read_bytes()
+        files = checked(self.folder)
+        self.manifest = read_manifest(self.folder, files)
+        size = sum(entry["size_bytes"] for entry in self.manifest["files"])
+        self.page_cache = environment.page_cache(stored, environment.read_bytes(), size)
         self.contract: Fields = self.manifest["contract"]
-        self.stages: list[Fields] = self.manifest.get("stages") or []
+        self.stages: list[Fields] = self.manifest.get("stages", [])
+        self._stages = [read_manifest(self.folder, files, stage["folder"]) for stage in self.stages]
+        self._require_permission(bool(request.get("native_libraries")))
         settings = request.get("settings")
         self.settings: Fields = dict(self.manifest["settings"] if settings is None else settings)
         self.decode_s: float | None = None
@@ -70,11 +76,6 @@ class Opened:
 
     def session(self, kind: Any = None) -> Any:
         """Load the model and return a session, or one of the backend's class ``kind``; raises the backend's problem."""
-        missing = [
-            f["path"] for f in self.manifest["files"] if not os.path.exists(os.path.join(self.folder, f["path"]))
-        ]
-        if missing:
-            raise Problem("model", "The artifact's file %s is missing." % missing[0], "Build the artifact again.")
         if self.stages:
             return Chain(self)
         return self.open(self.manifest, self.folder, kind)
@@ -106,9 +107,15 @@ class Opened:
 
     def stage(self, number: int) -> tuple[Fields, str]:
         """Return the manifest and the folder of one stage of a chain."""
-        folder = os.path.join(self.folder, self.stages[number]["folder"])
-        with open(os.path.join(folder, "artifact.json"), encoding="utf-8") as file:
-            return json.load(file), folder
+        return self._stages[number], os.path.join(self.folder, self.stages[number]["folder"])
+
+    def _require_permission(self, native: bool) -> None:
+        for each in [self.manifest, *self._stages]:
+            if each is not self.manifest and each.get("stages"):
+                raise Problem("model", "A stage of the artifact is a chain itself.")
+            if libraries(each) and not native:
+                name = libraries(each)[0]
+                raise Problem("usage", "The artifact brings native code (%s), and nobody allowed it." % name)
 
 
 def layers(request: Fields) -> Fields:
@@ -146,6 +153,7 @@ def compile(request: Fields, wire: Wire) -> Fields:  # noqa: A001  the operation
     if not hasattr(backend, "compile"):
         raise Problem("usage", "The backend %r compiles nothing on the device." % request["backend"])
     _load_runtime(backend, request["backend"])
+    checked(os.path.dirname(request["model"]))
     os.makedirs(request["out"], exist_ok=True)
     telling = {"tell": wire.progress} if "tell" in inspect.signature(backend.compile).parameters else {}
     said: Fields = backend.compile(request["model"], request["out"], request.get("options", {}), **telling)

@@ -8,8 +8,8 @@ import time
 
 from .artifact import Opened
 from .feeding import Data, Loop, tensor_file
+from .folders import checked, digest_of
 from .protocol import Problem
-from .staging import digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ EVENT_S = 0.5
 def evaluate(request: Fields, wire: Wire) -> Fields:
     """Write one ``.npy`` per output (axis 0: frames) and ``outputs.json``; count NaN and infinities, and exits."""
     opened = Opened(request)
+    checked(request["inputs"])
     data = Data(request["inputs"], opened.contract)
     session = opened.session()
     loop = Loop(session, opened.contract)

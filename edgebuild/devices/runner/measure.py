@@ -67,8 +67,6 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     started = environment.start_s()
     options = {name: request.get(name, value) for name, value in DEFAULTS.items()}
     opened = Opened(request)
-    stored = environment.read_bytes()
-    model_bytes = sum(f["size_bytes"] for f in opened.manifest["files"])
     data = Data(request["inputs"], opened.contract)
     options["rotate"] = rotation(opened, int(options["rotate"]))
     inputs, firsts = prepare(data, options["rotate"])
@@ -77,7 +75,6 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     session = mode.open(opened)
     load_s = time.perf_counter() - clock
     decoded = {"decode_s": opened.decode_s, "decoded_bytes": opened.decoded_bytes}
-    fetched = environment.page_cache(stored, environment.read_bytes(), model_bytes)
     loop = Loop(session, opened.contract)
     feeds = [loop.feed(each) for each in inputs]
     clock = time.perf_counter()
@@ -114,7 +111,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
         "first_inference_s": first_s,
         "warmup_inferences": bench.warmups,
         "settled": settled,
-        "page_cache": fetched,
+        "page_cache": opened.page_cache,
         "environment": facts,
         "invalid": reasons,
     }

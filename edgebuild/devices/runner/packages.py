@@ -19,8 +19,8 @@ import zipfile
 import zlib
 
 from .artifact import backend_module
+from .folders import digest_of, inside
 from .protocol import Problem
-from .staging import digest_of, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,11 +234,11 @@ def _complete(folder: str) -> bool:
 
 
 def _folder(request: Fields) -> str:
-    return os.path.join(request["root"], "site", plain(request["site"]))
+    return inside(request["root"], os.path.join("site", plain(request["site"])))
 
 
 def _blob(request: Fields, wheel: Fields) -> str:
-    return os.path.join(request["root"], "blobs", plain(wheel["sha256"]))
+    return inside(request["root"], os.path.join("blobs", plain(wheel["sha256"])))
 
 
 def _libc() -> str:
@@ -246,3 +246,10 @@ def _libc() -> str:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (ValueError, OSError):
         return ""
+
+
+def plain(name: str) -> str:
+    """Return a digest that may be a part of a path; raises for anything else."""
+    if not name.isalnum():
+        raise Problem("usage", "%r is not a digest." % name)
+    return name

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_REQUEST_BYTES = 4 << 20
 #: A request comes with the start; a host that was cut off before it was sent will never send it.
 REQUEST_S = 30.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 
+from .folders import digest_of, digest_of_listing, inside, is_digest, listing, plain_path
 from .protocol import Problem
 
 TYPE_CHECKING = False
@@ -14,39 +14,57 @@ if TYPE_CHECKING:
 
 
 def stage(request: Fields) -> Fields:
-    """Build ``<root>/cas/<digest>`` from ``<root>/blobs`` by hard links, every file verified; whole or not at all."""
-    root, digest = request["root"], request["digest"]
-    folder = os.path.join(root, "cas", plain(digest))
-    if _complete(folder, request["files"]):
+    """Build ``<root>/cas/<digest>`` from ``<root>/blobs`` by hard links, every file verified; whole or not at all.
+
+    Returns ``{"path", "reused"}``, or ``{"missing": digests}`` of what has to be sent first. A folder that is there is
+    read again: one that was damaged is removed, with the files that it was made of.
+    """
+    root, digest, entries = request["root"], request["digest"], request["files"]
+    for entry in entries:
+        if not plain_path(entry["path"]) or not is_digest(entry["sha256"]):
+            raise Problem("usage", "The file %r would leave its folder." % (entry["path"],))
+    if digest_of_listing({entry["path"]: entry for entry in entries}) != digest:
+        raise Problem("usage", "%r is not the digest of these files." % (digest,))
+    folder = inside(root, os.path.join("cas", digest))
+    if _whole(folder, digest):
+        os.utime(folder)  # what was used longest ago makes room first
         return {"path": folder, "reused": True}
-    shutil.rmtree(folder, ignore_errors=True)
+    _discard(folder)
+    blobs = {entry["sha256"]: inside(root, os.path.join("blobs", entry["sha256"])) for entry in entries}
+    missing = [sha256 for sha256, blob in blobs.items() if not _intact(blob, sha256)]
+    if missing:
+        return {"missing": missing}
     partial = "%s.%d.part" % (folder, os.getpid())
+    _discard(partial)
+    os.makedirs(partial)
     try:
-        for entry in request["files"]:
-            _place(root, partial, entry)
-        os.makedirs(partial, exist_ok=True)
+        for entry in entries:
+            _place(blobs[entry["sha256"]], os.path.join(partial, entry["path"]))
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {"path": folder, "reused": False}
 
 
-def _complete(folder: str, files: list[Fields]) -> bool:
+def _whole(folder: str, digest: str) -> bool:
     try:
-        return all(os.path.getsize(os.path.join(folder, f["path"])) == f["size_bytes"] for f in files)
-    except OSError:
+        return digest_of_listing(listing(folder)) == digest
+    except Problem:
         return False
 
 
-def _place(root: str, partial: str, entry: Fields) -> None:
-    path = os.path.normpath(entry["path"])
-    if os.path.isabs(path) or path.startswith(".."):
-        raise Problem("usage", "The file %r would leave its folder." % entry["path"])
-    blob = os.path.join(root, "blobs", plain(entry["sha256"]))
-    if digest_of(blob) != entry["sha256"]:
-        os.unlink(blob)
-        raise Problem("device", "The file %s was damaged on its way or on the disk." % entry["path"], "Try again.")
-    target = os.path.join(partial, path)
+def _intact(blob: str, sha256: str) -> bool:
+    """Whether a file is what its name says; what isn't, is removed."""
+    try:
+        if digest_of(blob) == sha256:
+            return True
+    except OSError:
+        pass
+    _discard(blob)
+    return False
+
+
+def _place(blob: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(blob, target)
@@ -54,17 +72,8 @@ def _place(root: str, partial: str, entry: Fields) -> None:
         shutil.copyfile(blob, target)
 
 
-def plain(name: str) -> str:
-    """Return a digest that may be a part of a path; raises for anything else."""
-    if not name.isalnum():
-        raise Problem("usage", "%r is not a digest." % name)
-    return name
-
-
-def digest_of(path: str) -> str:
-    """Return the SHA-256 of a file in hex, in bounded memory."""
-    hasher = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+def _discard(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgebuild.backends.protocol import NOTES, CompileRequest, check_settings, read_notes
+from edgebuild.backends.protocol import CompileRequest, check_settings, read_notes
 from edgebuild.backends.trt import gate as gating
 from edgebuild.backends.trt.host import (
     DEVICE_FILE,
@@ -26,7 +26,8 @@ from edgebuild.backends.trt.host import (
     profiles,
     write_typed,
 )
-from edgebuild.core.artifact import Artifact, Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
+from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
+from edgebuild.core.artifact_files import NOTES, read_artifact
 from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ModelError, UsageError
@@ -117,7 +118,7 @@ def test_without_the_gate_there_is_a_note_and_no_pass(tmp_path: Path, monkeypatc
     ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
     step.run({"model": tmp_path}, out, ctx)
     assert json.loads((out / "gate.json").read_text())["gate"].startswith("not gated")
-    artifact = Artifact.model_validate_json((out / "artifact.json").read_bytes())
+    artifact = read_artifact(out)
     assert artifact.entry == MODEL
     assert read_notes(out)[0].startswith("gate: not gated: TensorRT-RTX is not installed")
     assert NOTES not in {file.path for file in artifact.files}
