@@ -1,4 +1,7 @@
-"""A renamed copy of a target is the same target: a whole build for it makes nothing that wasn't there."""
+"""A renamed copy of a target is the same target: a whole build for it makes nothing that wasn't there.
+
+These are proofs; ``test_another_name_for_the_same_facts_changes_nothing`` of tests/integration is their short form.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def assert_same_build(project: Path, one: str, two: str) -> None:
     assert sessions(project) == measured
 
 
+@pytest.mark.proof
 def test_a_renamed_copy_of_a_small_target(tmp_path: Path) -> None:
     project = write_project(tmp_path / "project")
     shutil.copy(project / "targets" / "quick.toml", project / "targets" / "zz-mine.toml")
