@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord
+    from edgebuild.core.verdict import CandidateRecord
 
 PROJECT = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
 CALIBRATION = 300
@@ -153,10 +153,10 @@ def compile_for(candidate: CandidateRecord, source: Path, scratch: Path) -> Call
 
 def main() -> None:
     """Do it all and print the seconds."""
-    from edgebuild.core.verdict import BuildRecord as Record
+    from edgebuild.building.record import load_record
 
     sys.path.insert(0, str(PROJECT))
-    record: BuildRecord = Record.model_validate_json(Path(sys.argv[1]).read_bytes())
+    record = load_record(Path(sys.argv[1]).parent)
     scratch = Path(sys.argv[2])
     with timed("import the libraries"):
         import onnxruntime  # noqa: F401 - timed

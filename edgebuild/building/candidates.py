@@ -13,6 +13,7 @@ from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.early import tell_perfect
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
+from edgebuild.building.opening import open_here
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
@@ -125,6 +126,7 @@ def _make(
         artifact = artifact.with_settings(planned.settings[0])
     notes = (*read_notes(compiled.path), *(made.notes if made else ()), *_size_notes(frozen, model))
     if not world.measured:
+        notes = (*notes, *open_here(world, planned, artifact, compiled, prepared))
         return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     data, reference = validation
     outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)

@@ -149,7 +149,8 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
     finalists = [_finalist_record(name, f, verdicts[name], scored, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
     others = [_other_record(b, race, world) for b in built if b.planned.id not in measured]
-    outcome = "inconclusive" if race.unmeasured else _outcome(selection, standing)
+    unproven = race.unmeasured and any(b.artifact for b in built)
+    outcome = "inconclusive" if unproven else _outcome(selection, standing)
     kept = selection.chosen or selection.nearest
     smallest = min((b for b in built if b.artifact), key=_size, default=None) if race.unmeasured else None
     return write_record(
@@ -364,13 +365,13 @@ def _summary(
     race: Race,
 ) -> str:
     """One sentence: what was chosen and why, or how close the best came."""
-    if race.unmeasured:
+    if race.unmeasured and any(b.artifact for b in built):
         return f"Nothing is proven: {race.unmeasured}"
     if selection.chosen is not None:
         return f"{selection.chosen}: {selection.reasons[selection.chosen]}"
     if selection.nearest is None:
         reasons = "; ".join(f"{b.planned.id}: {b.failure or 'refused on validation'}" for b in built)
-        return f"Nothing could be measured: {reasons}"
+        return f"Nothing could be {'compiled' if race.unmeasured else 'measured'}: {reasons}"
     verdict = verdicts[selection.nearest]
     what = "No candidate could be certified" if outcome == "inconclusive" else "No candidate stays inside the budget"
     return f"{what}; the nearest is {selection.nearest}: {'; '.join(verdict.reasons)}"

@@ -189,8 +189,7 @@ def load_record(folder: Path) -> BuildRecord:
     path = folder / "build.json"
     try:
         fields = json.loads(read_plain(path, MAX_RECORD_BYTES))
-        digest = fields.pop(DIGEST, None)
-        if digest is not None and digest_json(fields) != digest:
+        if digest_json({k: v for k, v in fields.items() if k != DIGEST}) != fields.pop(DIGEST, ""):
             raise ValueError("another digest")
         return BuildRecord.model_validate_json(json.dumps(fields))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

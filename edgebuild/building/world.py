@@ -78,9 +78,9 @@ class World:
     """Everything effects go through. Made by ``open_world`` for this machine, by ``open_places`` for each target.
 
     ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
-    ``pin_clocks`` says that the user asked for pinned clocks while measuring. ``data`` holds what this build
-    read of the user's data, ``model_digest`` of the model's tensors, ``said`` what it told meanwhile: all targets share
-    them.
+    ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
+    pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
+    model's tensors, ``said`` what it told meanwhile: all targets share them.
     """
 
     project: Project
@@ -93,6 +93,7 @@ class World:
     code_digest: str
     budget: Budget
     target: str = ""
+    here: Mapping[str, str] = field(default_factory=dict)
     measured: bool = True
     pin_clocks: bool = False
     progress: Progress = field(default_factory=NoProgress)
@@ -266,6 +267,7 @@ def open_world(
             client=client,
             backends=table,
             probe=probe,
+            here=probe,
             code_digest=project_code_digest(project.folder),
             budget=budget_of(project, options),
             progress=progress,

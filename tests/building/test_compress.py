@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgebuild.building.compress import Wants, _planned, int8_of, planned_recipes, step_of
+from edgebuild.building import compress
+from edgebuild.building.compress import Compressed, Wants, _planned, int8_of, planned_recipes, step_of
 from edgebuild.building.world import Options
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import parse_project
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import Int8Scheme
-from edgebuild.errors import ConfigError, DataError
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import ConfigError, DataError, ModelError
+from edgebuild.execution.faults import Guard
 from edgebuild.models.stored import UserCode
 from edgebuild.planning.plan import make_plan
 from edgebuild.planning.recipes import Recipe, RecipeGround, recipe_refusal
@@ -196,3 +199,35 @@ def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
     assert (reason is not None) == refused
     if reason is not None:
         assert reason.startswith(f"{technique} can't come after exit-early: early exits are trained together")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ZeroDivisionError("by zero"), "a bug in edgebuild: ZeroDivisionError in "), (ModelError("no layer"), "no layer")],
+)
+def test_what_fails_in_a_recipe_is_that_recipes_result(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def carry_out(name: str, *_: Any) -> Compressed:
+        if name == "bad":
+            raise error
+        return Compressed()
+
+    monkeypatch.setattr(compress, "_carry_out", carry_out)
+    recipes = [{"name": name, "steps": [{"technique": "factorise"}]} for name in ("bad", "good")]
+    precision = SimpleNamespace(kind="fp32", scheme=None)
+    candidates = [SimpleNamespace(recipe=name, profile="p", precision=precision) for name in ("bad", "good")]
+    plan: Any = SimpleNamespace(candidates=candidates, channel_multiples=(("p", 1),))
+    world: Any = SimpleNamespace(
+        project=project(tmp_path, recipes=recipes),
+        guard=Guard(alive=never_stop, reports=tmp_path / "bugs", project=tmp_path),
+        progress=NoProgress(),
+        check=never_stop,
+    )
+    prepared: Any = None
+    made = compress.compress_models(plan, prepared, world)
+    assert made["good", "p"] == Compressed()
+    failure = made["bad", "p"].failure
+    assert failure is not None
+    assert failure.startswith(f"recipe bad: {said}")
+    assert bool(made["bad", "p"].notes) == (tmp_path / "bugs").is_dir() == isinstance(error, ZeroDivisionError)

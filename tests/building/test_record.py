@@ -42,7 +42,7 @@ def record(build_id: str, target: str = "here") -> BuildRecord:
 def written(home: Path, build_id: str, target: str = "here") -> Path:
     folder = home / "builds" / build_id
     folder.mkdir(parents=True)
-    (folder / "build.json").write_text(record(build_id, target).to_json())
+    (folder / "build.json").write_text(sealed_text(record(build_id, target)))
     return folder
 
 

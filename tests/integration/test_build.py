@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgebuild.building.record import load_record, sealed_text
 from edgebuild.building.world import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.shipped import shipped_folder
@@ -195,8 +196,10 @@ def test_what_a_build_can_be_asked_afterwards(mine: Path) -> None:
 
     ended = run("doctor", "--against", found["build_id"], cwd=mine)
     assert (ended.code, ended.out) == (0, f"Nothing differs from build {found['build_id']}.\n")
-    path = artifact_of(mine, found).with_name("build.json")
-    path.write_text(path.read_text().replace(dict(found["versions"])["numpy"], "1.0.0"))
+    folder = artifact_of(mine, found).parent
+    versions = tuple({**dict(found["versions"]), "numpy": "1.0.0"}.items())
+    changed = load_record(folder).model_copy(update={"versions": versions})
+    (folder / "build.json").write_text(sealed_text(changed))
     ended = run("doctor", "--against", found["build_id"], cwd=mine)
     assert ended.code == 6
     assert f"version of numpy: 1.0.0 in build {found['build_id']}, {np.__version__} now" in ended.out

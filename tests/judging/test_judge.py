@@ -330,3 +330,28 @@ def test_at_the_edge_of_the_budget_a_bad_artifact_slips_through_rarely() -> None
         lost, gained, _both = random.multinomial(800, [0.03, 0.01, 0.96])
         accepted += verdict_of(classifier(800, int(lost), int(gained))).outcome is Outcome.ACCEPTED
     assert accepted / 400 <= 0.05
+
+
+def test_an_artifact_that_gives_no_number_at_all_does_not_work() -> None:
+    good = classifier(40, 0, 0)
+    nothing = {"logits": np.full_like(good.artifact["logits"], np.nan)}
+    verdict = verdict_of(Evaluated(reference=good.reference, artifact=nothing, targets=good.targets))
+    assert verdict.outcome is Outcome.REFUSED
+    assert verdict.reasons == (
+        "output 'logits' is NaN or infinite for every sample: the artifact doesn't work in its runtime",
+    )
+
+
+def test_a_metric_that_fails_on_the_artifact_alone_is_the_artifacts_fault() -> None:
+    def picky(outputs: Any, targets: Any) -> float:
+        if outputs["logits"].min() < 0:
+            raise ValueError("negative")
+        return float(len(targets))
+
+    good = classifier(40, 0, 0)
+    metric = custom(picky, name="m:picky", direction="maximise", scale=(0, 100))
+    bad = {"logits": good.reference["logits"] - 2}
+    with pytest.raises(ModelError, match="its outputs can't be scored, the original's can: metric m:picky raised"):
+        verdict_of(Evaluated(reference=good.reference, artifact=bad, targets=good.targets), metric=metric)
+    with pytest.raises(DataError, match="metric m:picky raised ValueError: negative"):
+        verdict_of(Evaluated(reference=bad, artifact=good.reference, targets=good.targets), metric=metric)

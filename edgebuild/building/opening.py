@@ -1,0 +1,69 @@
+"""Without a device: does what was compiled open at all, and answer, in the runtime that this machine has?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgebuild.building.crosscheck_steps import TakeFrames
+from edgebuild.errors import EnvironmentGap, ModelError, StoreError
+from edgebuild.judging.crosscheck import spread
+from edgebuild.measuring.evaluate import EvaluateArtifact
+from edgebuild.models.outputs import read_outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.world import World
+    from edgebuild.core.artifact import Artifact
+    from edgebuild.execution.executor import StepResult
+    from edgebuild.planning.plan import PlannedCandidate
+
+#: Frames that it is called with, and of a recurrent model's sample at most so many steps.
+FRAMES = STEPS = 4
+
+
+def open_here(
+    world: World, planned: PlannedCandidate, artifact: Artifact, compiled: StepResult, prepared: Prepared
+) -> tuple[str, ...]:
+    """Load an artifact in a runner of this machine, call it on a few frames, and return what to note.
+
+    Says nothing of accuracy. Where the runtime isn't here, or can't run this precision or library here, that is the
+    note. Raises ``ModelError`` for an artifact that can't be loaded, or whose outputs aren't those of the model.
+    """
+    reason = world.backends[planned.backend].refuse(planned.precision, world.here)
+    if reason is None and artifact.load and dict(artifact.load).get("libraries"):
+        reason = "it loads a library of custom operators that is the target's"
+    if reason is not None:
+        return (f"not opened on this machine: {reason}",)
+    lengths = np.load(prepared.validation.path / "lengths.npy", allow_pickle=False).tolist()
+    rows, taken = spread(lengths, frames=FRAMES, steps=STEPS)
+    label = f"open {planned.id} here"
+    step = EvaluateArtifact(client=world.client, split="a few frames", settings=artifact.settings)
+    try:
+        sample = world.run(
+            TakeFrames(rows=rows, lengths=taken), {"data": prepared.validation}, label=f"frames to {label}"
+        )
+        outputs = world.run(step, {"artifact": compiled, "data": sample}, label=label)
+    except StoreError:
+        raise
+    except EnvironmentGap as error:
+        return (f"not opened on this machine: {error.message}",)
+    except ModelError as error:
+        raise ModelError(f"it was compiled, but can't be run: {error.message}", hint=error.hint) from error
+    _require_numbers(read_outputs(outputs.path), read_outputs(prepared.reference.path), rows)
+    return ()
+
+
+def _require_numbers(
+    given: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]], rows: tuple[int, ...]
+) -> None:
+    """Names and shapes were checked where it ran; what has no number at all where the model has some is broken."""
+    for name, array in given.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).any() and np.isfinite(wanted[name][list(rows)]).any():
+            raise ModelError(f"it was compiled, but its output {name!r} is NaN or infinite on every frame")
