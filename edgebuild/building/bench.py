@@ -276,10 +276,15 @@ def _backend(name: str, ground: _Ground) -> Backend:
 
 def _compile_onnx(path: Path, request: BenchRequest, ground: _Ground) -> tuple[Artifact, Path]:
     from edgebuild.execution.executor import given
-    from edgebuild.models.onnx_files import load_onnx, read_facts
+    from edgebuild.models.onnx_files import import_inputs, load_onnx, read_facts
     from edgebuild.models.steps import FreezeShapes, ImportOnnx
 
     facts = read_facts(load_onnx(path))
+    if facts.unranked:
+        raise UsageError(
+            f"{path} doesn't say the shape of its input {facts.unranked[0]!r}.",
+            hint="`edgebuild init` starts a project, in which it can be given.",
+        )
     sizes = {name: request.shape.get(name, 1) for spec in facts.inputs for name in spec.shape if isinstance(name, str)}
     wrong = sorted(set(request.shape) - set(sizes))
     if wrong:
@@ -291,7 +296,8 @@ def _compile_onnx(path: Path, request: BenchRequest, ground: _Ground) -> tuple[A
         for spec in facts.inputs
     )
     executor = ground.executor
-    imported = executor.run(ImportOnnx(), {"model": given(path)}, label=f"import {path.name}")
+    read = {name: given(file) for name, file in import_inputs(path).items()}
+    imported = executor.run(ImportOnnx(), read, label=f"import {path.name}")
     frozen = executor.run(FreezeShapes(shapes=shapes), {"model": imported.entry}, label=f"freeze {path.name}")
     backend = _backend(request.backend or "onnxruntime", ground)
     contract = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from edgebuild.judging.budget import Budget
     from edgebuild.planning.recipes import Recipe
 
-#: Operators (and torch modules) that int8 kernels exist for.
-QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Conv1d", "Conv2d", "Conv3d", "Linear"})
+#: torch modules that int8 kernels exist for.
+QUANTISABLE = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
 #: Quantisers and the distribution each one needs.
 QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
 #: For estimates only: what a small CPU does in a second, and what a frame costs beside its arithmetic.
@@ -60,6 +60,7 @@ class ModelFacts:
     macs: int | None
     domains: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def inspect_model(project: Project) -> ModelFacts:
@@ -73,10 +74,11 @@ def inspect_model(project: Project) -> ModelFacts:
         path = project.onnx_path
         facts = read_facts(load_onnx(path or project.folder))
         return ModelFacts(
-            quantisable_ops=sum(count for op, count in facts.ops if op in QUANTISABLE),
+            quantisable_ops=facts.quantisable,
             macs=facts.macs,
             domains=custom_domains(facts),
             outputs=tuple(spec.name for spec in facts.outputs if spec.name not in project.model.state.values()),
+            notes=facts.notes,
         )
     from edgebuild.catalogue.callables import load_callable
     from edgebuild.models.torch_models import make_module
@@ -117,7 +119,14 @@ def plan_inputs(
     recipes = planned_recipes(project, options, frames.get("train", ASSUMED_TRAIN_FRAMES))
     trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
     assumed = f"{ASSUMED_FRAMES} frames per split" + (f", {ASSUMED_TRAIN_FRAMES} to train on" if trains else "")
-    notes: tuple[str, ...] = () if frames else (f"data not read yet: times assume {assumed}",)
+    notes = (
+        model.notes
+        if frames
+        else (
+            *model.notes,
+            f"data not read yet: times assume {assumed}",
+        )
+    )
     if trains and project.training.loader is not None and project.training.data_version is None:
         notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
     costs = UnitCosts(

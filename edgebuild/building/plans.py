@@ -37,14 +37,14 @@ FROM_FACTS = (
 
 def plan_target(world: World, prepared: Prepared) -> Plan:
     """Plan the target of a world; the model is known exactly by now."""
-    from edgebuild.building.inspect import QUANTISABLE
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
     facts = read_facts(load_onnx(prepared.frozen.path / "model.onnx"))
     model = ModelFacts(
-        quantisable_ops=sum(count for op, count in facts.ops if op in QUANTISABLE),
+        quantisable_ops=facts.quantisable,
         macs=facts.macs,
         domains=custom_domains(facts),
+        notes=facts.notes,
     )
     frames = {"validation": _frames(prepared.validation)}
     recipes = planned_recipes(world.project, world.options, 0)

@@ -124,16 +124,14 @@ def run_reference(
 
 
 def _import_onnx(world: World) -> StepResult:
-    from edgebuild.models.onnx_files import custom_domains, external_files, load_onnx, read_facts
+    from edgebuild.models.onnx_files import custom_domains, import_inputs, load_onnx, read_facts
 
     path = world.project.onnx_path
     if path is None:
         raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
-    inputs: dict[str, Any] = {"model": path}
-    inputs.update({f"external-{i}": file for i, file in enumerate(external_files(path))})
-    imported = world.run(ImportOnnx(), inputs, label="import the ONNX model")
+    imported = world.run(ImportOnnx(), import_inputs(path), label="import the ONNX model")
     facts = read_facts(load_onnx(imported.path / "model.onnx"))
-    world.check_inputs(facts.inputs, facts.outputs)
+    world.check_inputs(facts.inputs, facts.outputs, facts.unranked)
     domains = custom_domains(facts)
     if domains and world.project.custom_ops_path is None:
         raise ModelError(

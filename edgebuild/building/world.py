@@ -149,9 +149,14 @@ class World:
 
         return call
 
-    def check_inputs(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-        """Raise ``ModelError`` where edgebuild.toml and the ONNX file disagree about inputs, outputs or states."""
-        problems = list(_input_problems(self.project, inputs, outputs))
+    def check_inputs(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
+    ) -> None:
+        """Raise ``ModelError`` where edgebuild.toml and the ONNX file disagree about inputs, outputs or states.
+
+        Of ``unranked`` inputs the file says no shape.
+        """
+        problems = list(_input_problems(self.project, inputs, outputs, unranked))
         if problems:
             raise ModelError(
                 f"edgebuild.toml and the ONNX model disagree: {'; '.join(problems)}.",
@@ -203,7 +208,9 @@ def kernels_of(probe: Mapping[str, str]) -> str:
     return isa if switches == UNKNOWN else f"{isa} {switches}"
 
 
-def _input_problems(project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+def _input_problems(
+    project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
+) -> Iterator[str]:
     given = {spec.name: spec for spec in project.inputs}
     found = {spec.name: spec for spec in inputs}
     for name in sorted(set(found) - set(given)):
@@ -213,9 +220,12 @@ def _input_problems(project: Project, inputs: tuple[TensorSpec, ...], outputs: t
     for name in sorted(set(given) & set(found)):
         if given[name].dtype != found[name].dtype:
             yield f"input {name!r} is {given[name].dtype} in edgebuild.toml and {found[name].dtype} in the model"
-        if len(given[name].shape) != len(found[name].shape) or any(
-            isinstance(a, int) and isinstance(b, int) and a != b
-            for a, b in zip(given[name].shape, found[name].shape, strict=False)
+        if name not in unranked and (
+            len(given[name].shape) != len(found[name].shape)
+            or any(
+                isinstance(a, int) and isinstance(b, int) and a != b
+                for a, b in zip(given[name].shape, found[name].shape, strict=False)
+            )
         ):
             ours, theirs = list(given[name].shape), list(found[name].shape)
             yield f"input {name!r} is {ours} in edgebuild.toml and {theirs} in the model"

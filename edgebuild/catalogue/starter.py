@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Marks every place that the user must fill in.
 PLACEHOLDER = "FILL IN"
+#: What stands for the shape of an input of which the file says none.
+UNKNOWN_SHAPE = f'["batch"]               # {PLACEHOLDER}: the file doesn\'t say the shape'
 
 #: Files that may run code of whoever wrote them when they are loaded.
 PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -30,10 +32,18 @@ RECIPES = """
 """
 
 
-def starter_from_onnx(name: str, onnx: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+def starter_from_onnx(
+    name: str,
+    onnx: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    unranked: Sequence[str] = (),
+) -> str:
     """Return an `edgebuild.toml` for an ONNX file with these inputs and outputs; ``onnx`` is its path as written.
 
-    The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs.
+    The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs. The shapes of
+    ``unranked`` inputs are left to the user: the file doesn't say them.
     """
     inputs = _with_batch(inputs)
     model = f"""\
@@ -43,7 +53,8 @@ onnx = {toml_text(onnx)}
 {_state_lines(inputs, outputs)}"""
     states = set(_state_pairs(inputs, outputs).values())
     names = [spec.name for spec in outputs if spec.name not in states]
-    return _document(name, model, inputs, f"Outputs: {', '.join(_signature(spec) for spec in outputs)}.", names)
+    note = f"Outputs: {', '.join(_signature(spec) for spec in outputs)}."
+    return _document(name, model, inputs, note, names, unranked)
 
 
 def starter_from_factory(name: str, factory: str) -> str:
@@ -87,10 +98,17 @@ If weights_only=True refuses the file, it holds more than weights: save its stat
 """
 
 
-def _document(name: str, model: str, inputs: Sequence[TensorSpec], note: str, outputs: Sequence[str]) -> str:
+def _document(
+    name: str,
+    model: str,
+    inputs: Sequence[TensorSpec],
+    note: str,
+    outputs: Sequence[str],
+    unranked: Sequence[str] = (),
+) -> str:
     axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
-    if not inputs:
-        axes = {BATCH_AXIS: None}
+    if not inputs or unranked:
+        axes = {BATCH_AXIS: None, **axes}
     freeze = "\n".join(
         f"{toml_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
         for axis in axes
@@ -104,7 +122,7 @@ name = {toml_text(name)}
 
 {model}
 # The inputs, in order. Names in a shape are dynamic axes; "batch" is the batch axis.
-{_input_lines(inputs)}
+{_input_lines(inputs, unranked)}
 [freeze]                                # the sizes that dynamic axes have in the shipped artifact
 {freeze}
 
@@ -151,7 +169,7 @@ targets = ["this-machine"]              # `edgebuild targets` lists them
 """
 
 
-def _input_lines(inputs: Sequence[TensorSpec]) -> str:
+def _input_lines(inputs: Sequence[TensorSpec], unranked: Sequence[str]) -> str:
     if not inputs:
         return f"""\
 [[inputs]]
@@ -163,7 +181,7 @@ dtype = "float32"
         f"""\
 [[inputs]]
 name = {toml_text(spec.name)}
-shape = {_shape(spec)}
+shape = {UNKNOWN_SHAPE if spec.name in unranked else _shape(spec)}
 dtype = "{spec.dtype}"
 {"# value = 0                            # for an input that never changes" if not spec.shape else ""}
 """.rstrip()

@@ -24,18 +24,21 @@ def write_starter(model: str | None, project: Path) -> None:
     if path.exists():
         raise UsageError(f"{path} exists already.", hint="Remove it first, or name another folder with --project.")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().parent.name).strip("-._") or "project"
-    text = _starter(model, name, path.resolve().parent)
+    text, notes = _starter(model, name, path.resolve().parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another folder with -p.") from error
     print(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
+    for note in notes:
+        print(f"Note: {note}.")
 
 
-def _starter(model: str | None, name: str, folder: Path) -> str:
+def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the file's text, and what is to be said beside it."""
     if model is None or is_reference(model):
-        return starter_from_factory(name, model or DEFAULT_FACTORY)
+        return starter_from_factory(name, model or DEFAULT_FACTORY), ()
     if model.endswith(".safetensors"):
         raise UsageError(
             f"{model!r} holds weights only: the model is what a factory of yours returns.",
@@ -49,4 +52,6 @@ def _starter(model: str | None, name: str, folder: Path) -> str:
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
     facts = read_facts(load_onnx(Path(model)))
-    return starter_from_onnx(name, os.path.relpath(Path(model).resolve(), folder), facts.inputs, facts.outputs)
+    # Not resolved: a link into a cache of blobs has the model's name, and its data beside it.
+    where = os.path.relpath(model, folder)
+    return starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked), facts.notes

@@ -83,13 +83,14 @@ def _read(tensor: Any, path: Path) -> bytes:
     name, where = fields.get("location", ""), f"{path}: its external data can't be read"
     if not _is_inside(name):
         raise ModelError(f"{where}: {name!r} isn't a path inside the model's folder.", hint=_BESIDE)
-    expected, file = bytes_of(tensor), _place(name, path)
+    expected, file = bytes_of(tensor), path.parent / name
     offset, length = fields.get("offset", "0"), fields.get("length", str(expected))
     if expected is None or not (offset.isdecimal() and length.isdecimal()) or int(length) != expected:
         raise ModelError(
             f"{where}: the size or place of {tensor.name!r} in {name!r} contradicts its type and shape.", hint=_AGAIN
         )
     try:
+        file = _place(name, path)
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ModelError(f"{where}: {file} isn't a regular file.", hint=_BESIDE)

@@ -1,4 +1,4 @@
-"""ONNX files as they come from the world: read them safely, say what is in them, freeze their shapes."""
+"""ONNX files as they come from the world: read them safely, say what is in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.artifact import ConstantInput, Contract, TensorSpec
+from edgebuild.core.artifact import TensorSpec
 from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.models import external_data
 from edgebuild.models.onnx_graphs import fault_of, graphs_of, label_of, tidy
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+#: Operators that int8 kernels exist for.
+QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Operators of a model that someone quantised, besides those named QLinear…: ONNX's, and onnxruntime's own.
+QUANTISED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+    | {"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QEmbedLayerNormalization", "GatherBlockQuantized"}
+    | {"MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm", "QMoE"}
+)
 #: Operator sets whose operators every runtime we compile for may be asked to know.
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 #: Operator sets of onnxruntime itself: fine there, unknown elsewhere.
@@ -35,6 +43,12 @@ class OnnxFacts:
     domains: tuple[str, ...]
     control_flow: bool
     macs: int | None
+    #: Convolutions and matrix products that are float32, and so can be quantised.
+    quantisable: int = 0
+    #: Inputs whose shape the file doesn't say; theirs is empty here.
+    unranked: tuple[str, ...] = ()
+    #: What is to be said of the numbers that the model is stored in.
+    notes: tuple[str, ...] = ()
 
 
 def load_onnx(path: Path) -> Any:
@@ -47,11 +61,13 @@ def load_onnx(path: Path) -> Any:
     with _reading(path):
         model = _parsed(path)
         if not model.graph.node:
-            raise ModelError(f"{path} holds no operators.", hint=_COMPLETE)
+            raise ModelError(f"{path} holds no operators.", hint=COMPLETE)
         tensors = list(_tensors(model))
         external_data.take_in(tensors, path)
         _check_tensors(tensors, path)
+        _check_versions(model, path)
         _check_operators(model, path)
+        _make_dense(model.graph, path)
         fault = fault_of(tidy(model))
         if fault is not None:
             raise ModelError(
@@ -59,6 +75,11 @@ def load_onnx(path: Path) -> Any:
                 hint="onnx.checker.check_model says more. Export the model again, or mend what changed it.",
             )
     return model
+
+
+def import_inputs(path: Path) -> dict[str, Path]:
+    """Return what ``ImportOnnx`` reads of a model: its file, and its external data, each under a name of its own."""
+    return {"model": path, **{f"external-{i}": file for i, file in enumerate(external_files(path))}}
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
@@ -78,7 +99,12 @@ def external_names(path: Path) -> tuple[str, ...]:
         return external_data.names_of(_tensors(_parsed(path)))
 
 
-_COMPLETE = "Is it complete, and an .onnx file?"
+#: What protobuf reads at most.
+LARGEST_BYTES = (1 << 31) - 1
+#: Sparse weights are made dense up to here: a gigabyte in float32.
+MOST_DENSE_ELEMENTS = 1 << 28
+#: The hint for a file that is damaged.
+COMPLETE = "Is it complete, and an .onnx file?"
 
 
 def _require_onnx() -> None:
@@ -96,9 +122,9 @@ def _reading(what: object) -> Iterator[None]:
     except EdgebuildError:
         raise
     except MemoryError as error:
-        raise ModelError(f"{what} is too large for this machine's memory.", hint=_COMPLETE) from error
+        raise ModelError(f"{what} is too large for this machine's memory.", hint=COMPLETE) from error
     except Exception as error:  # onnx, protobuf and pydantic share no root, and a damaged file reaches all of them
-        raise ModelError(f"{what} can't be read as ONNX: {first_line(error)}", hint=_COMPLETE) from error
+        raise ModelError(f"{what} can't be read as ONNX: {first_line(error)}", hint=COMPLETE) from error
 
 
 def _parsed(path: Path) -> Any:
@@ -107,24 +133,66 @@ def _parsed(path: Path) -> Any:
     if not path.is_file():
         wrong = "is no regular file" if path.exists() else "no such model file"
         raise ModelError(f"{path}: {wrong}.", hint="Check the path, or [model].onnx in edgebuild.toml.")
+    if path.stat().st_size > LARGEST_BYTES:
+        raise ModelError(
+            f"{path} is larger than the 2 GB that an ONNX file can have.", hint="Export it with external data."
+        )
     return onnx.load(str(path), format="protobuf", load_external_data=False)
 
 
 def _check_tensors(tensors: Iterable[Any], path: Path) -> None:
     """Refuse tensors that hold more or less than their shape says, before anything is computed with them."""
-    import onnx
-
     for tensor in tensors:
-        expected = external_data.bytes_of(tensor) if tensor.HasField("raw_data") else None
-        if expected is None:
-            fits = math.prod(tensor.dims) == onnx.numpy_helper.to_array(tensor).size
-        else:
-            fits = expected == len(tensor.raw_data)
-        if not fits:
+        if not _holds_what_it_says(tensor):
             raise ModelError(
                 f"{path}: the tensor {tensor.name!r} doesn't hold what its type and its shape {list(tensor.dims)} say.",
-                hint=_COMPLETE,
+                hint=COMPLETE,
             )
+
+
+def _holds_what_it_says(tensor: Any) -> bool:
+    import onnx
+
+    if any(size < 0 for size in tensor.dims):
+        return False
+    try:
+        if tensor.HasField("raw_data"):
+            return external_data.bytes_of(tensor) == len(tensor.raw_data)
+        return bool(math.prod(tensor.dims) == onnx.numpy_helper.to_array(tensor).size)
+    except (KeyError, ValueError, TypeError):  # a type that ONNX doesn't define, numbers that make no such shape
+        return False
+
+
+def _check_versions(model: Any, path: Path) -> None:
+    import onnx
+
+    known = onnx.defs.onnx_opset_version()
+    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=known)
+    if opset > known or model.ir_version > onnx.IR_VERSION:
+        raise ModelError(
+            f"{path} is newer than what is installed here: opset {opset}, IR version {model.ir_version}; "
+            f"onnx {onnx.__version__} knows them up to {known} and {onnx.IR_VERSION}.",
+            hint="Export it with an older opset, or upgrade onnx and onnxruntime.",
+        )
+
+
+def _make_dense(graph: Any, path: Path) -> None:
+    """Put sparse weights, which few runtimes and no shape inference know, among the others."""
+    import numpy as np
+    import onnx
+
+    for sparse in graph.sparse_initializer:
+        if math.prod(sparse.dims) > MOST_DENSE_ELEMENTS:
+            raise ModelError(
+                f"{path}: the sparse tensor {sparse.values.name!r} is too large to be stored densely.",
+                hint="Export the model with dense weights.",
+            )
+        values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        places = (indices,) if indices.ndim == 1 else (np.ravel_multi_index(tuple(indices.T), dense.shape),)
+        dense.reshape(-1)[places] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _check_operators(model: Any, path: Path) -> None:
@@ -132,14 +200,14 @@ def _check_operators(model: Any, path: Path) -> None:
 
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     functions = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model.graph):
+    for node in nodes_of(model.graph):
         domain = "" if node.domain == "ai.onnx" else node.domain
         if domain not in STANDARD_DOMAINS or (node.domain, node.op_type) in functions:
             continue
         version = opsets.get(domain, opsets.get("ai.onnx", 1))
         try:
             schema = onnx.defs.get_schema(node.op_type, version, domain)
-        except onnx.defs.SchemaError as error:
+        except (onnx.defs.SchemaError, TypeError) as error:  # a TypeError for a version beyond 32 bits
             raise ModelError(
                 f"{path}: node {node.name or '(unnamed)'!r} is a {node.op_type!r}, "
                 f"which opset {version} of {domain or 'ai.onnx'!r} doesn't have.",
@@ -150,7 +218,7 @@ def _check_operators(model: Any, path: Path) -> None:
             if len(names) < least:
                 raise ModelError(
                     f"{path}: node {label_of(node)!r} has {len(names)} {kind}, and a {node.op_type} {least} at least.",
-                    hint=_COMPLETE,
+                    hint=COMPLETE,
                 )
 
 
@@ -159,7 +227,8 @@ def custom_domains(facts: OnnxFacts) -> tuple[str, ...]:
     return tuple(d for d in facts.domains if d not in STANDARD_DOMAINS | RUNTIME_DOMAINS)
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of the bodies of its control flow."""
     for each in graphs_of(graph):
         yield from each.node
 
@@ -170,7 +239,7 @@ def _tensors(model: Any) -> Iterator[Any]:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    nodes = [*nodes_of(model.graph), *(node for function in model.functions for node in function.node)]
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -190,8 +259,11 @@ def _facts(model: Any) -> OnnxFacts:
     from collections import Counter
 
     initializers = {tensor.name for tensor in model.graph.initializer}
-    counts = Counter(node.op_type for node in _nodes(model.graph))
-    tensors = list(_tensors(model))
+    nodes, tensors = list(nodes_of(model.graph)), list(_tensors(model))
+    counts = Counter(node.op_type for node in nodes)
+    makers = {name: node for node in nodes for name in node.output}
+    kinds = {tensor.name: tensor.data_type for graph in graphs_of(model.graph) for tensor in graph.initializer}
+    kinds |= {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
     return OnnxFacts(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in model.graph.output),
@@ -199,17 +271,51 @@ def _facts(model: Any) -> OnnxFacts:
         parameters=sum(math.prod(tensor.dims) for tensor in tensors),
         weight_bytes=sum(external_data.bytes_of(tensor) or 0 for tensor in tensors),
         ops=tuple(sorted(counts.items())),
-        domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
+        domains=tuple(sorted({node.domain for node in nodes})),
         control_flow=bool({"If", "Loop", "Scan"} & set(counts)),
         macs=count_macs(model),
+        quantisable=sum(_is_float(node, makers, kinds) for node in nodes if node.op_type in QUANTISABLE),
+        unranked=tuple(v.name for v in model.graph.input if not v.type.tensor_type.HasField("shape")),
+        notes=(*_quantised_note(counts), *_half_note(tensors)),
     )
+
+
+def _quantised_note(counts: Mapping[str, int]) -> tuple[str, ...]:
+    found = [f"{count} {op}" for op, count in sorted(counts.items()) if op in QUANTISED or op.startswith("QLinear")]
+    if not found:
+        return ()
+    return (f"the model is quantised already ({', '.join(found)}): that part stays as it is, only float is quantised",)
+
+
+def _half_note(tensors: Iterable[Any]) -> tuple[str, ...]:
+    import onnx
+
+    sizes = dict.fromkeys(("FLOAT16", "BFLOAT16"), 0)
+    for tensor in tensors:
+        name = onnx.TensorProto.DataType.Name(tensor.data_type)
+        if name in sizes:
+            sizes[name] += math.prod(tensor.dims)
+    return tuple(
+        f"{size:,} of the model's weights are {name.lower()}: layers that compute in it aren't quantised"
+        for name, size in sizes.items()
+        if size
+    )
+
+
+def _is_float(node: Any, makers: Mapping[str, Any], kinds: Mapping[str, int]) -> bool:
+    """Whether a layer computes in float32, as far as what it reads tells: no constant of another type, no codes."""
+    import onnx
+
+    made = [makers[name] for name in node.input[:2] if name in makers]
+    kept = {kinds[name] for name in node.input[:2] if name in kinds}
+    return kept <= {onnx.TensorProto.FLOAT} and not any(each.op_type == "DequantizeLinear" for each in made)
 
 
 def count_macs(model: Any) -> int | None:
     """Return the multiply-accumulates of the Conv, Gemm and MatMul nodes, or None where shapes are unknown."""
     shapes = _known_shapes(model)
     total = 0
-    for node in _nodes(model.graph):
+    for node in nodes_of(model.graph):
         if node.op_type not in {"Conv", "Gemm", "MatMul"}:
             continue
         out, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
@@ -252,141 +358,30 @@ def _spec(value: Any) -> TensorSpec:
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{value.name!r} has an element type that ONNX doesn't define.") from error
+        raise ModelError(f"{value.name!r} has an element type that ONNX doesn't define.", hint=COMPLETE) from error
+    dtype = "string" if dtype == "object" else dtype
     if dtype not in TensorSpec.model_fields["dtype"].annotation.__args__:  # type: ignore[union-attr]
-        raise ModelError(f"{value.name!r} has the element type {dtype}, which edgebuild can't feed.")
+        raise ModelError(
+            f"{value.name!r} has the element type {dtype}, which edgebuild can't feed.",
+            hint="Let the model take and give float32 or whole numbers, with a Cast behind or before them.",
+        )
     return TensorSpec(
-        name=value.name, shape=tuple(_dimension(d, i) for i, d in enumerate(tensor.shape.dim)), dtype=dtype
+        name=value.name, shape=tuple(dimension(d, i) for i, d in enumerate(tensor.shape.dim)), dtype=dtype
     )
 
 
-def _dimension(dim: Any, index: int) -> int | str:
+def dimension(dim: Any, index: int) -> int | str:
+    """Return a dimension of a shape: its size, or the name of a dynamic axis, made up from ``index`` without one."""
     if dim.dim_value > 0:  # some exporters write 0 or -1 for "any"
         return int(dim.dim_value)
     return str(dim.dim_param) or f"axis{index}"
 
 
-def freeze(
-    model: Any,
-    *,
-    shapes: Mapping[str, tuple[int | str, ...]],
-    constants: tuple[ConstantInput, ...],
-    library: Path | None = None,
-) -> Any:
-    """Return a copy with static input shapes, constant inputs folded in, and what follows from both simplified.
-
-    ``shapes`` maps an input to its shipped shape (a name keeps an axis dynamic). Raises ``ModelError`` when the shapes
-    contradict the graph.
-    """
-    import onnx
-
-    frozen = onnx.ModelProto()
-    frozen.CopyFrom(model)
-    graph = frozen.graph
-    fixed = {constant.name: constant for constant in constants}
-    inputs = [value for value in graph.input if value.name not in fixed]
-    for value in graph.input:
-        if value.name in fixed:
-            graph.initializer.append(_constant_tensor(fixed[value.name]))
-        elif value.name in shapes:
-            _refuse_other_shape(value, shapes[value.name])
-            _set_shape(value, shapes[value.name])
-    del graph.input[:]
-    graph.input.extend(inputs)
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return _rewritten(frozen, "infer-strictly", library)
-
-
-def simplify(model: Any, *, library: Path | None = None) -> Any:
-    """Return the model with constants folded, batch normalisation merged and shapes inferred, in standard operators.
-
-    onnxruntime's *basic* optimisations do it: they keep the meaning, know no instruction set, and, unlike pure
-    rewriters, follow shapes through padding and control flow. A model that crashes the optimiser is returned without.
-    Raises ``ModelError`` naming what onnxruntime refuses.
-    """
-    return _rewritten(model, "infer", library)
-
-
-def _rewritten(model: Any, infer: str, library: Path | None) -> Any:
-    from edgebuild.models.onnx_child import Refused, run_apart
-
-    try:
-        simplified = run_apart(model, "simplify", infer, library=library) or run_apart(model, infer)
-    except Refused as refused:
-        if refused.task == "simplify":
-            raise ModelError(
-                f"onnxruntime can't load the model: {first_line(refused.reason)}",
-                hint="Check the shapes under [[inputs]] and [freeze], and that every operator is a standard one.",
-            ) from refused
-        raise ModelError(
-            f"The model doesn't fit the shapes it shall be frozen to: {refused.reason}",
-            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
-        ) from refused
-    if simplified is None:
-        raise ModelError("The model crashes onnx's shape inference.", hint=_COMPLETE)
-    used = {node.domain for node in _nodes(simplified.graph)} | {f.domain for f in simplified.functions}
-    kept = [entry for entry in simplified.opset_import if entry.domain in used | {""}]
-    del simplified.opset_import[:]
-    simplified.opset_import.extend(kept)
-    return simplified
-
-
 def first_line(said: object) -> str:
-    """Return what onnxruntime says, without its codes and without the scratch file that it read."""
+    """Return what onnxruntime says, without its codes, the place in its source, and the scratch file that it read."""
     import re
 
     lines = [line.strip() for line in str(said).splitlines() if line.strip()]
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", lines[0] if lines else "")
+    text = re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)
     return text[:300] or type(said).__name__
-
-
-def _constant_tensor(constant: ConstantInput) -> Any:
-    import onnx
-
-    from edgebuild.models.host_session import constant_array
-
-    return onnx.numpy_helper.from_array(constant_array(constant), constant.name)
-
-
-def _refuse_other_shape(value: Any, shape: tuple[int | str, ...]) -> None:
-    """A size that contradicts the graph's own would only be noticed when some operator runs, or never."""
-    if not value.type.tensor_type.HasField("shape"):
-        return
-    own = tuple(_dimension(d, i) for i, d in enumerate(value.type.tensor_type.shape.dim))
-    fits = len(own) == len(shape) and all(
-        isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(own, shape, strict=True)
-    )
-    if not fits:
-        raise ModelError(
-            f"Input {value.name!r} has shape {list(own)} in the model and can't be frozen to {list(shape)}.",
-            hint="Check the shapes under [[inputs]] and the sizes under [freeze] in edgebuild.toml.",
-        )
-
-
-def _set_shape(value: Any, shape: tuple[int | str, ...]) -> None:
-    dims = value.type.tensor_type.shape
-    dims.ClearField("dim")
-    for size in shape:
-        entry = dims.dim.add()
-        if isinstance(size, int):
-            entry.dim_value = size
-        else:
-            entry.dim_param = size
-
-
-def shipped_contract(
-    facts: OnnxFacts,
-    contract: Contract,
-) -> Contract:
-    """Return ``contract`` with the output shapes that the frozen model really has; state outputs are not outputs."""
-    states = {link.output for link in contract.state}
-    inputs = {link.input for link in contract.state}
-    return contract.model_copy(
-        update={
-            "inputs": tuple(spec for spec in facts.inputs if spec.name not in inputs),
-            "outputs": tuple(spec for spec in facts.outputs if spec.name not in states),
-            "state_specs": tuple(spec for spec in facts.inputs if spec.name in inputs),
-        }
-    )

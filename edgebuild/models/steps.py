@@ -235,8 +235,9 @@ class FreezeModel:
         import onnx
 
         from edgebuild.models.dataset import Dataset
+        from edgebuild.models.freezing import freeze, shipped_contract
         from edgebuild.models.host_session import HostSession
-        from edgebuild.models.onnx_files import freeze, read_facts, shipped_contract
+        from edgebuild.models.onnx_files import read_facts
         from edgebuild.models.onnx_graphs import save
         from edgebuild.models.outputs import read_outputs
 
@@ -276,7 +277,8 @@ class FreezeShapes:
         """See ``Step``."""
         import onnx
 
-        from edgebuild.models.onnx_files import freeze, read_facts
+        from edgebuild.models.freezing import freeze
+        from edgebuild.models.onnx_files import read_facts
         from edgebuild.models.onnx_graphs import save
 
         del ctx

@@ -11,8 +11,9 @@ import pytest
 from onnx import helper
 
 from edgebuild.errors import ModelError
+from edgebuild.models.freezing import freeze, simplify
 from edgebuild.models.onnx_child import Refused, run_apart
-from edgebuild.models.onnx_files import freeze, load_onnx, read_facts, simplify
+from edgebuild.models.onnx_files import load_onnx, read_facts
 from edgebuild.models.onnx_graphs import tidy
 from edgebuild.models.steps import ImportOnnx
 from edgebuild.techniques.quantise.graph import prepare

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from edgebuild.catalogue.starter import starter_from_onnx
 from edgebuild.core.artifact import ConstantInput, Contract, StateLink, TensorSpec
 from edgebuild.errors import ModelError
+from edgebuild.models.freezing import freeze, shipped_contract, simplify
 from edgebuild.models.host_session import HostSession
 from edgebuild.models.onnx_files import (
     OnnxFacts,
     count_macs,
     custom_domains,
     external_files,
-    freeze,
     load_onnx,
     read_facts,
-    shipped_contract,
-    simplify,
 )
 from tests import needs
 from tests.models import nets
@@ -225,7 +225,7 @@ class TestFacts:
     @pytest.mark.parametrize(
         ("kind", "words"),
         [
-            (TensorProto.STRING, "element type object"),
+            (TensorProto.STRING, "element type string"),
             (TensorProto.BFLOAT16, "element type bfloat16"),
             (TensorProto.UNDEFINED, "element type that ONNX doesn't define"),
         ],
@@ -236,11 +236,62 @@ class TestFacts:
         with pytest.raises(ModelError, match=f"'words' has (an|the) {words}"):
             read_facts(net)
 
+    def test_an_input_without_a_shape_is_told(self) -> None:
+        net = nets.dense()
+        net.graph.input[0].type.tensor_type.ClearField("shape")
+        facts = read_facts(net)
+        assert facts.unranked == ("x",)
+        starter = starter_from_onnx("p", "m.onnx", facts.inputs, facts.outputs, unranked=facts.unranked)
+        assert 'shape = ["batch"]               # FILL IN: the file doesn\'t say the shape' in starter
+        assert "batch = 1" in starter
+        tomllib.loads(starter)
+
+    def test_a_model_that_is_quantised_already_is_recognised(self) -> None:
+        facts = read_facts(partly_quantised())
+        assert facts.quantisable == 1
+        (note,) = facts.notes
+        assert "quantised already (1 DequantizeLinear)" in note
+
+    @pytest.mark.parametrize("op", ["QLinearConv", "MatMulInteger", "DynamicQuantizeLinear"])
+    def test_integer_arithmetic_is_recognised(self, op: str) -> None:
+        net = nets.dense()
+        net.graph.node.append(helper.make_node(op, [], []))
+        assert f"1 {op}" in read_facts(net).notes[0]
+
+    @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+    def test_half_weights_are_told_and_not_counted_as_float(self, kind: int) -> None:
+        net = nets.dense()
+        net.graph.initializer[0].CopyFrom(helper.make_tensor("w", kind, [6, 2], [0.5] * 12))
+        facts = read_facts(net)
+        assert facts.quantisable == 0
+        assert facts.notes[0].startswith("12 of the model's weights are ")
+
     def test_a_sequence_is_no_tensor(self) -> None:
         sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [2])
         node = helper.make_node("SequenceLength", ["s"], ["y"])
         with pytest.raises(ModelError, match="'s' is a sequence_type, not a tensor"):
             read_facts(nets.model([node], [sequence], [nets.value("y", [], TensorProto.INT64)]))
+
+
+def partly_quantised() -> Any:
+    """A matrix product whose weight is stored in 8 bits, then a float one."""
+    net = nets.dense()
+    codes = numpy_helper.from_array(np.arange(4, dtype=np.int8).reshape(2, 2), "codes")
+    net.graph.initializer.extend(
+        [codes, numpy_helper.from_array(np.array(0.5, np.float32), "scale"), nets.tensor("v", 2, 3)]
+    )
+    net.graph.node.extend(
+        [
+            helper.make_node("DequantizeLinear", ["codes", "scale"], ["kernel"]),
+            helper.make_node("MatMul", ["y", "kernel"], ["h"], name="stored"),
+            helper.make_node("MatMul", ["h", "v"], ["z"], name="float"),
+        ]
+    )
+    net.graph.node.remove(net.graph.node[0])
+    net.graph.node.insert(0, helper.make_node("Identity", ["x"], ["y"]))
+    net.graph.input[0].CopyFrom(nets.value("x", [1, 2]))
+    net.graph.output[0].CopyFrom(nets.value("z", [1, 3]))
+    return net
 
 
 class TestMacs:

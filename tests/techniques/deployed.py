@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import never_stop
 from edgebuild.models.dataset import Dataset
-from edgebuild.models.onnx_files import freeze, load_onnx, read_facts, shipped_contract
+from edgebuild.models.freezing import freeze, shipped_contract
+from edgebuild.models.onnx_files import load_onnx, read_facts
 from edgebuild.models.steps import export_checked
 from edgebuild.models.stored import load_model
 from edgebuild.techniques.quantise.step import Quantise

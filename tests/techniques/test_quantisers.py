@@ -109,7 +109,7 @@ def test_nothing_to_quantise_is_said_clearly(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_weights_in_constant_nodes_are_quantised(name: str, tmp_path: Path) -> None:
-    from edgebuild.models.onnx_files import simplify
+    from edgebuild.models.freezing import simplify
 
     # The build freezes models before it quantises them, which moves such weights into initialisers.
     path = _quantise(name, tmp_path, simplify(residual_net(constants_as_nodes=True)))
@@ -269,6 +269,21 @@ def test_weights_listed_as_inputs_are_asked_for_no_more(tmp_path: Path) -> None:
     onnx.save(model, str(inputs["model"] / "model.onnx"))
     _step("edgebuild", contract).run(inputs, tmp_path, context(tmp_path))
     assert [value.name for value in onnx.load(str(tmp_path / "model.onnx")).graph.input] == ["image"]
+
+
+def test_what_is_quantised_already_stays_as_it_is(tmp_path: Path) -> None:
+    """The second convolution comes with codes and a pair of its own: only the others are quantised."""
+    model = residual_net()
+    once = onnx.load(str(_quantise("edgebuild", tmp_path / "once", model, keep=("c1", "stem", "Gemm", "Add"))))
+    left = [node.name for node in once.graph.node if node.op_type == "Conv"]
+    assert left == ["stem", "c1", "c2"]
+    path = _quantise("edgebuild", tmp_path / "twice", once)
+    report = json.loads((path.parent / "quantise.json").read_text())
+    assert report["left_float"]["c2"] == "it is quantised already"
+    assert {"stem", "c1"} <= set(report["quantised"])
+    feeds = _feeds(model)
+    expected = run_model(tmp_path / "once" / "project" / "model" / "model.onnx", feeds)[0]
+    assert sqnr_db(expected, run_model(path, feeds)[0]) > 15
 
 
 def test_a_tiny_model_that_grows_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A float ONNX model with its wiring indexed. Subgraphs (If, Loop, Scan) are looked at, never changed."""
+"""An ONNX model with its wiring indexed. Subgraphs (If, Loop, Scan) are looked at, never changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import ModelError
-from edgebuild.models.onnx_files import simplify
+from edgebuild.models.freezing import simplify
 from edgebuild.models.onnx_graphs import Names
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Graph:
             return None
         array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
         return array
+
+    def is_quantised(self, node: Any) -> bool:
+        """Whether a node computes between someone else's Q/DQ pairs: it reads what a DequantizeLinear makes."""
+        makers = (self.nodes[self.producer[name]].op_type for name in node.input if name in self.producer)
+        return "DequantizeLinear" in makers
 
     def only_consumer(self, name: str) -> int | None:
         """Return the one node that reads ``name``, if exactly one does and nothing else can see the tensor."""

@@ -110,6 +110,8 @@ def _consider(draft: _Draft, index: int, node: object, kept: frozenset[str]) -> 
         draft.left_float[name] = f"the bodies of {op} stay float"
     elif op in {"LSTM", "GRU", "RNN", "ConvTranspose"}:
         draft.left_float[name] = f"{op} has no 8-bit kernel in every runtime"
+    elif op in WEIGHTED | JOINT and graph.is_quantised(node):
+        draft.left_float[name] = "it is quantised already"
     elif op in WEIGHTED:
         found = _weighted(graph, index, draft.scheme)
         if isinstance(found, WeightedOp):

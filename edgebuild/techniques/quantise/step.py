@@ -43,7 +43,7 @@ class Quantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
