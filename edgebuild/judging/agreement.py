@@ -27,7 +27,8 @@ def agrees(reference: Outputs, artifact: Outputs) -> Floats:
 
     An output of shape (samples, classes), classes >= 2, agrees when the highest score is of the same class. Any other
     output agrees when the root mean square of its error in a sample is at most 5 % of the reference's RMS over all
-    samples. A model whose two-dimensional output isn't class scores (an embedding) wants a callable metric instead.
+    samples; where the reference is -inf, a masked score, the artifact must stay below all that isn't masked. A
+    model whose two-dimensional output isn't class scores (an embedding) wants a callable metric instead.
     Arrays may be memory maps; they are streamed.
     """
     samples = len(next(iter(reference.values())))
@@ -39,10 +40,19 @@ def agrees(reference: Outputs, artifact: Outputs) -> Floats:
             if are_class_scores(wanted.shape):
                 same = wanted[part].argmax(axis=1) == given[part].argmax(axis=1)
             else:
-                error = given[part].astype(np.float64) - wanted[part].astype(np.float64)
-                same = np.sqrt((error.reshape(len(error), -1) ** 2).mean(axis=1)) <= limit
+                same = _near(wanted[part], given[part], limit)
             result[part] *= same
     return result
+
+
+def _near(wanted: NDArray[Any], given: NDArray[Any], limit: float) -> NDArray[np.bool_]:
+    rows = len(wanted)
+    left, right = (array.astype(np.float64).reshape(rows, -1) for array in (wanted, given))
+    seen = np.isfinite(left)
+    error = np.subtract(right, left, out=np.zeros_like(left), where=seen)
+    lowest = np.where(seen, left, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    still_masked = (seen | (right < lowest)).all(axis=1)
+    return np.asarray((np.sqrt((error**2).sum(axis=1) / np.maximum(1, seen.sum(axis=1))) <= limit) & still_masked)
 
 
 def are_class_scores(shape: tuple[int, ...]) -> bool:
@@ -51,5 +61,8 @@ def are_class_scores(shape: tuple[int, ...]) -> bool:
 
 
 def _rms(array: NDArray[Any]) -> float:
-    total = sum(float((array[part].astype(np.float64) ** 2).sum()) for part in chunks(array))
-    return float(np.sqrt(total / array.size))
+    total, count = 0.0, 0
+    for part in chunks(array):
+        seen = array[part][np.isfinite(array[part])].astype(np.float64)
+        total, count = total + float((seen**2).sum()), count + seen.size
+    return float(np.sqrt(total / max(1, count)))

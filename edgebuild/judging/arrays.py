@@ -107,6 +107,13 @@ def value_pairs(values: NDArray[Any], targets: NDArray[Any], metric: str) -> tup
         raise DataError(f"metric {metric}: the output has shape {values.shape}, the targets {targets.shape}")
     if targets.dtype.kind not in "iubf":
         raise DataError(f"metric {metric}: targets must be numbers, they are {targets.dtype}")
+    for what, array in (("output", values), ("target", targets)):
+        wrong = np.flatnonzero(~np.isfinite(array).reshape(rows, -1).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"metric {metric}: the {what} holds NaN or an infinity in {len(wrong)} samples, the first {wrong[0]}",
+                hint="leave such samples out, or use a callable metric that leaves masked values out",
+            )
     return values.astype(np.float64).reshape(rows, -1), targets.astype(np.float64).reshape(rows, -1)
 
 
@@ -120,10 +127,12 @@ def is_probability(scores: NDArray[Any]) -> bool:
 
 
 def log_softmax(logits: NDArray[Any]) -> Floats:
-    """Return the log-probabilities of (samples, classes) logits."""
+    """Return the log-probabilities of (samples, classes) logits; what is masked by -inf stays -inf."""
     shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    highest = shifted.max(axis=1, keepdims=True)
+    shifted -= np.where(np.isneginf(highest), 0.0, highest)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.where(total > 0, total, 1.0)))
 
 
 def check_pair(reference: Outputs, artifact: Outputs) -> int:
@@ -147,15 +156,19 @@ def check_pair(reference: Outputs, artifact: Outputs) -> int:
     return samples
 
 
-def first_not_finite(outputs: Outputs) -> tuple[str, int, int] | None:
-    """Return (output, first sample, count of samples) of non-finite outputs, or ``None``; streams memory maps."""
+def first_not_finite(outputs: Outputs, reference: Outputs | None = None) -> tuple[str, int, int] | None:
+    """Return (output, first sample, count of samples) of non-finite outputs, or ``None``; streams memory maps.
+
+    -inf is how models mask a score: it's right in the reference (``reference`` None), and where the reference has it.
+    """
     for name, array in outputs.items():
         if array.dtype.kind != "f":
             continue
-        bad = [
-            part.start + np.flatnonzero(~np.isfinite(array[part]).reshape(len(array[part]), -1).all(axis=1))
-            for part in chunks(array)
-        ]
+        bad = []
+        for part in chunks(array):
+            right = np.isfinite(array[part])
+            right |= np.isneginf(array[part]) & (reference is None or np.isneginf(reference[name][part]))
+            bad.append(part.start + np.flatnonzero(~right.reshape(len(right), -1).all(axis=1)))
         rows = np.concatenate(bad)
         if len(rows):
             return name, int(rows[0]), len(rows)

@@ -54,7 +54,8 @@ def judge(
 
     Accepted iff the upper bound of the paired drop is at most the budget; refused iff the lower bound is beyond it;
     else inconclusive, with about how many more samples would certify it. Fewer than 10 samples (or groups) are always
-    inconclusive. Non-finite outputs of the artifact are refused. Drops per slice (else per class) are always reported;
+    inconclusive. Non-finite outputs of the artifact are refused, but for -inf where the reference has it, too: a masked
+    score. Drops per slice (else per class) are always reported;
     with a limit per slice, a lower bound beyond it refuses and an estimate beyond it is inconclusive, each slice at a
     Bonferroni level, so that all of them together err no more often than one.
 
@@ -69,7 +70,7 @@ def judge(
             f"the original model gives NaN or infinity in output {found[0]!r} for {found[2]} samples, first {found[1]}",
             hint="nothing can be compared with it; check the model on that sample",
         )
-    found = first_not_finite(evaluated.artifact)
+    found = first_not_finite(evaluated.artifact, evaluated.reference)
     if found is not None:
         name, first, count = found
         some = f"output {name!r} is NaN or infinite for {count} samples, first sample {first}"

@@ -146,7 +146,9 @@ def _binary_problems(
     scores, labels = class_scores(output, targets, name)
     scores = np.moveaxis(scores, 1, -1).reshape(-1, scores.shape[1])
     if scores.shape[1] == 2:
-        return [(scores[:, 1].astype(np.float64) - scores[:, 0], labels.ravel() == 1)]
+        with np.errstate(invalid="ignore"):
+            margin = scores[:, 1].astype(np.float64) - scores[:, 0]
+        return [(np.where(np.isnan(margin), 0.0, margin), labels.ravel() == 1)]  # both masked: neither is ahead
     ranked = scores if is_probability(scores) else log_softmax(scores)
     return [(ranked[:, label], labels.ravel() == label) for label in range(scores.shape[1])]
 

@@ -57,12 +57,16 @@ def read_outputs(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def check_finite(outputs: Mapping[str, NDArray[Any]], who: str) -> None:
-    """Raise ``DataError`` when the reference itself answers NaN or infinity: nothing can be judged against it."""
+    """Raise ``DataError`` when the reference itself answers NaN or infinity: nothing can be judged against it.
+
+    -inf is allowed: it is how models mask scores.
+    """
     for name, array in outputs.items():
         if array.dtype.kind != "f":
             continue
         for start in range(0, len(array), 4096):
-            bad = ~np.isfinite(array[start : start + 4096])
+            part = array[start : start + 4096]
+            bad = ~(np.isfinite(part) | np.isneginf(part))
             if bad.any():
                 row = start + int(np.argwhere(bad)[0][0])
                 raise DataError(
@@ -77,6 +81,7 @@ def worst_mismatch(
     """Return (output, frame, difference) of the worst frame beyond tolerance, or None when all agree.
 
     The tolerance of a frame is ``atol + rtol * max|reference frame|``: small logits of a large vector may differ more.
+    Scores that both mask by -inf agree, and don't count in it.
     """
     worst: tuple[str, int, float] | None = None
     excess = 1.0
@@ -87,6 +92,8 @@ def worst_mismatch(
         right = np.asarray(got[:count], dtype=np.float64).reshape(count, -1)
         if left.shape != right.shape:
             return name, 0, float("inf")
+        both = np.isneginf(left) & np.isneginf(right)
+        left, right = np.where(both, 0.0, left), np.where(both, 0.0, right)
         with np.errstate(invalid="ignore"):
             gap = np.abs(left - right).max(axis=1, initial=0.0)
             gap[~np.isfinite(gap)] = np.inf

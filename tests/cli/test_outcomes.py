@@ -18,8 +18,12 @@ def test_an_unreachable_budget_says_how_close_it_came_and_keeps_the_best(built: 
     before, measured = stored(built / ".edgebuild" / "store"), sessions(built)
     ended = run("build", "--budget", "floor 0.999", cwd=built)
     assert ended.code == 3, ended
-    assert ended.err == ""
     found = record(built)
+    assert [note.partition(" samples: ")[0] for note in found["notes"]] == [
+        "too few validation data: 400",
+        "too few test data: 401",
+    ]
+    assert ended.err == "".join(f"  note: {note}\n" for note in found["notes"])
     assert found["outcome"] == "missed"
     assert found["chosen"] is None
     assert found["summary"].startswith("No candidate stays inside the budget; the nearest is quick/fp32: accuracy ")

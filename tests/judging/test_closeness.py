@@ -9,8 +9,9 @@ import pytest
 from scipy import special
 
 from edgebuild.core.verdict import Closeness
-from edgebuild.errors import DataError
+from edgebuild.errors import ModelError
 from edgebuild.judging import arrays
+from edgebuild.judging.agreement import agrees
 from edgebuild.judging.closeness import MAX_SQNR_DB, closeness, kl_nats, sqnr_db
 
 if TYPE_CHECKING:
@@ -46,6 +47,34 @@ def test_kl_survives_zero_probabilities_and_huge_logits() -> None:
     assert kl_nats(certain, wrong) == pytest.approx(-np.log(1e-12), rel=1e-6)
     assert kl_nats(np.array([[1e4, 0.0]]), np.array([[0.0, 1e4]])) == pytest.approx(1e4)
     assert kl_nats(certain, certain) == 0
+
+
+def test_masked_scores_count_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the masked class weren't there; also where the artifact masks by a number, and in pieces."""
+    logits, noisy = (np.concatenate([one, np.full((500, 1), -np.inf, np.float32)], axis=1) for one in (LOGITS, NOISY))
+    plain = closeness({"y": LOGITS}, {"y": NOISY})
+    for size in (1 << 22, 64):
+        monkeypatch.setattr(arrays, "CHUNK_ELEMENTS", size)
+        with np.errstate(all="raise", under="ignore"):
+            found = closeness({"y": logits}, {"y": noisy})
+            by_number = closeness({"y": logits}, {"y": np.where(np.isneginf(noisy), np.float32(-65504), noisy)})
+        for each in (found, by_number):
+            assert each.sqnr_db == pytest.approx(plain.sqnr_db)
+            assert each.kl_nats == pytest.approx(plain.kl_nats)
+            assert each.agreement == plain.agreement
+    nothing = np.full((5, 3), -np.inf)
+    assert closeness({"y": nothing}, {"y": nothing}) == Closeness(sqnr_db=None, kl_nats=0.0, agreement=1.0)
+    assert closeness({"y": LOGITS}, {"y": noisy[:, 1:]}) == Closeness(), "masked where the reference isn't"
+
+
+def test_an_output_of_numbers_agrees_where_what_is_masked_stays_below_the_rest() -> None:
+    wanted = np.ones((4, 2, 3))
+    wanted[:, 0, 0] = -np.inf
+    given = wanted.copy()
+    given[1, 0, 0] = -65504
+    given[2, 0, 0] = 1.0
+    given[3, 1, 1] = 2.0
+    assert agrees({"y": wanted}, {"y": given}).tolist() == [1, 1, 0, 0]
 
 
 def test_closeness_of_a_classifier() -> None:
@@ -88,5 +117,5 @@ def test_what_is_not_finite_is_close_to_nothing() -> None:
 
 
 def test_shapes_must_fit() -> None:
-    with pytest.raises(DataError, match="has shape"):
+    with pytest.raises(ModelError, match="has shape"):
         closeness({"y": LOGITS}, {"y": LOGITS[:5]})

@@ -124,6 +124,45 @@ def test_a_later_opening_of_the_test_set_is_judged_more_strictly() -> None:
     assert fifth.drop.level == 0.99
 
 
+def masked(evaluated: Evaluated) -> Evaluated:
+    """A score of each sample, not of its class, is -inf."""
+    reference, artifact = ({"logits": each["logits"].copy()} for each in (evaluated.reference, evaluated.artifact))
+    for row in range(len(reference["logits"])):
+        low = int(np.argmin(reference["logits"][row] + artifact["logits"][row]))
+        reference["logits"][row, low] = artifact["logits"][row, low] = -np.inf
+    return Evaluated(reference=reference, artifact=artifact, targets=evaluated.targets)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "average_precision"])
+def test_scores_that_both_mask_change_no_verdict_and_no_other_metric(name: str) -> None:
+    with np.errstate(all="raise"):
+        verdict = judge(masked(classifier(400, 2, 1)), builtin(name), Budget(points=5), split="validation")
+    assert verdict.drop is not None
+    assert verdict.outcome is not Outcome.REFUSED
+
+
+def test_an_artifact_may_mask_by_a_number_what_the_original_masks() -> None:
+    evaluated = masked(classifier(400, 0, 0))
+    evaluated.artifact["logits"][np.isneginf(evaluated.artifact["logits"])] = -65504.0
+    assert verdict_of(evaluated).outcome is Outcome.ACCEPTED
+
+
+def test_an_artifact_that_masks_what_the_original_does_not_is_refused() -> None:
+    evaluated = classifier(50, 0, 0)
+    evaluated.artifact["logits"][7, 0] = -np.inf
+    assert verdict_of(evaluated).reasons == ("output 'logits' is NaN or infinite for 1 samples, first sample 7",)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "rmse", "r2"])
+@pytest.mark.parametrize("where", ["output", "target"])
+def test_a_metric_of_numbers_names_what_it_cannot_take(name: str, where: str) -> None:
+    values, targets = np.zeros((20, 2)), np.ones((20, 2))
+    (values if where == "output" else targets)[3:5, 1] = -np.inf if where == "output" else np.nan
+    evaluated = Evaluated(reference={"y": values}, artifact={"y": values}, targets=targets)
+    with pytest.raises(DataError, match=f"the {where} holds NaN or an infinity in 2 samples, the first 3"):
+        judge(evaluated, builtin(name), Budget(relative=0.1), split="validation")
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_outputs(bad: float) -> None:
     good, broken = classifier(50, 0, 0), classifier(50, 0, 0)

@@ -44,7 +44,8 @@ def test_nothing_infinite_ever_agrees_nor_hides_another_frame(bad: float, side: 
     pair = [good, wrong] if side else [wrong, good]
     found = worst_mismatch({"y": pair[0]}, {"y": pair[1]})
     assert found == ("y", 2, np.inf)
-    assert worst_mismatch({"y": wrong}, {"y": wrong}) == ("y", 2, np.inf)
+    masked = bad == -np.inf
+    assert worst_mismatch({"y": wrong}, {"y": wrong}) == (None if masked else ("y", 2, np.inf))
 
 
 def test_another_shape_is_a_mismatch_and_further_frames_are_not_looked_at() -> None:
@@ -65,3 +66,16 @@ def test_the_first_frame_that_is_not_finite_is_named(frame: int) -> None:
     array[frame:, 1] = np.nan
     with pytest.raises(DataError, match=f"the model: output 'y' is NaN or infinite for frame {frame}"):
         check_finite({"y": array}, "the model")
+
+
+def test_masked_scores_are_no_fault_and_hide_none() -> None:
+    wanted = np.array([[1.0, -np.inf], [2.0, -np.inf], [-np.inf, -np.inf]], np.float32)
+    check_finite({"y": wanted}, "the model")
+    assert worst_mismatch({"y": wanted}, {"y": wanted.copy()}) is None
+    found = wanted.copy()
+    found[1, 0] = 2.5
+    assert worst_mismatch({"y": wanted}, {"y": found}) == ("y", 1, 0.5)
+    for other in (np.inf, np.nan, 0.0):
+        found = wanted.copy()
+        found[2, 1] = other
+        assert worst_mismatch({"y": wanted}, {"y": found}) == ("y", 2, np.inf)
