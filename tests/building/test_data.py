@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from edgebuild.execution.executor import Executor
 from edgebuild.judging.budget import Budget
 from edgebuild.models.digests import sample_digest
 from tests.cli.example import write_project
+from tests.mutants import COUNTS, flipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,9 +90,20 @@ def one_more(arrays: dict[str, Any]) -> None:
         arrays[name] = np.concatenate([arrays[name], arrays[name][:1]])
 
 
+def few(arrays: dict[str, Any]) -> None:
+    for name in arrays:
+        arrays[name] = arrays[name][:12]
+
+
 def another_order(arrays: dict[str, Any]) -> None:
     for name in arrays:
         arrays[name] = arrays[name][::-1].copy()
+
+
+@pytest.fixture
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of results needn't survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def test_what_did_not_change_is_reused_whatever_becomes_of_code_and_files(project: Path) -> None:
@@ -240,3 +253,26 @@ def test_weights_that_a_factory_reads_by_itself_are_known_by_what_they_are(proje
 def test_a_model_from_a_file_needs_no_digest_of_its_own(project: Path) -> None:
     with opened(project) as world:
         assert model_digest(world) == ""
+
+
+@pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_flipped_bit_in_stored_data_never_reaches_a_later_stage(project: Path, count: int) -> None:
+    """What is stored is verified when it is looked up; what is damaged is dropped and made again."""
+    change(project, few)
+    with opened(project) as world:
+        found = materialise(world, "test")
+        digest = found.entry.digest
+        paths = sorted(path for path in found.path.iterdir() if path.stat().st_size)
+        whole = {path: path.read_bytes() for path in paths}
+        remade = 0
+        for seed in range(count):
+            path = paths[seed % len(paths)]
+            path.chmod(0o600)
+            path.write_bytes(flipped(whole[path], seed))
+            world.data.clear()
+            again = materialise(world, "test")
+            remade += not again.reused
+            assert again.entry.digest == digest, seed
+            assert {each: (again.path / each.name).read_bytes() for each in paths} == whole, seed
+        assert remade == count
