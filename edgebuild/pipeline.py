@@ -64,8 +64,8 @@ def build(
 def plan(project: Project, options: Options | None = None) -> tuple[Plan, ...]:
     """Return what a build would try for each target, what is refused and why, and about how long it takes.
 
-    Writes nothing and runs nothing but this machine's probe: a device is what it was when it was enrolled, and a target
-    without one is what its facts say.
+    Writes nothing; runs this machine's probe and, for their first samples, the data callables. A device is what it was
+    when it was enrolled, and a target without one is what its facts say.
     """
     from edgebuild.building import plans, world
 
