@@ -84,14 +84,14 @@ Convert it once, yourself, with the class that it was trained with:
 
     # convert.py
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save_model
     from model import build
 
     state = torch.load({str(checkpoint)!r}, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)    # trainers often wrap it
     model = build()
     model.load_state_dict(state)
-    save_file({{k: v.contiguous() for k, v in model.state_dict().items()}}, {weights!r})
+    save_model(model, {weights!r})
 
 Then `edgebuild init model:build`, and set weights = {toml_text(weights)} in edgebuild.toml.
 If weights_only=True refuses the file, it holds more than weights: save its state_dict where it was trained.

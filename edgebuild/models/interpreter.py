@@ -7,6 +7,7 @@ module in place and may have changed a part of it when it raises: throw it away 
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,17 @@ from edgebuild.models.replacements import Head, Heads, WithHeads, replacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a copy that shares nothing; raises ``ModelError`` for a module that can't be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever the parts of a user's module raise
+        raise ModelError(
+            f"The model can't be copied, which compressing it needs: {type(error).__name__}: {error}",
+            hint="Keep locks, files, generators and tensors with a history out of the module.",
+        ) from error
 
 
 def no_user_code(reference: str) -> Callable[..., Any]:

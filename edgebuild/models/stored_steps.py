@@ -30,7 +30,7 @@ class StoreOriginal:
     code_digest: str
     model_digest: str = ""
     kind: ClassVar[str] = "store-original"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = Place.HOST
     tools: ClassVar[tuple[str, ...]] = ("torch",)
 

@@ -36,8 +36,9 @@ def import_torch() -> Any:
 
 
 def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> Any:
-    """Return the user's module in eval mode with its weights loaded strictly.
+    """Return the user's module in eval mode with its weights loaded strictly, and made plain: see ``baking``.
 
+    A tensor that is tied to another may be missing in the file, as ``safetensors.torch.save_model`` leaves it out.
     Raises ``ModelError`` when the factory raises or returns something else, or when names or shapes don't match.
     """
     torch = import_torch()
@@ -52,7 +53,17 @@ def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> 
         raise ModelError(f"The model factory {name} returned a {type(module).__name__}, not a torch.nn.Module.")
     if weights is not None:
         _load_weights(module, weights)
-    return module.eval()
+    lazy = [n for n, p in module.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedTensorMixin)]
+    if lazy:
+        raise ModelError(
+            f"{name} returned a model whose {lazy[0]} has no shape yet: it is a lazy layer that never ran.",
+            hint="Run the model once on an example inside the factory.",
+        )
+    from edgebuild.models.baking import bake
+
+    module.eval()
+    bake(module)
+    return module
 
 
 def _load_weights(module: Any, path: Path) -> None:
@@ -68,14 +79,41 @@ def _load_weights(module: Any, path: Path) -> None:
         state = load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} can't be read as safetensors: {error}", hint="Is the file complete?") from error
+    own = module.state_dict(keep_vars=True)
+    for prefix, who in _PREFIXES.items():
+        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own):
+            raise ModelError(
+                f"{path} doesn't fit the model: every name in it starts with {prefix!r}, as {who} writes them.",
+                hint=f"Save the module inside: save_model(model.{prefix.rstrip('.')}, ...).",
+            )
     try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        module.load_state_dict({**state, **_tied(own, state)}, strict=True)
+    except Exception as error:  # RuntimeError for what doesn't fit, and whatever hooks of the user's raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = " ".join(lines[1:3] or lines) or type(error).__name__
         raise ModelError(
-            f"{path} doesn't fit the model: {' '.join(lines[1:3])[:300]}",
+            f"{path} doesn't fit the model: {told[:300]}",
             hint="The factory must build the very architecture that the weights were trained with.",
         ) from error
+
+
+#: What wrappers put before every name.
+_PREFIXES = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
+
+
+def _tied(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file leaves out because it is the same memory as what the file holds."""
+    torch = import_torch()
+
+    def memory(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor) or isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            return None
+        storage = tensor.untyped_storage()
+        return storage.data_ptr() and (storage.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    present = {key: name for name, tensor in own.items() if name in state and (key := memory(tensor))}
+    missing = {name: memory(tensor) for name, tensor in own.items() if name not in state}
+    return {name: state[present[key]] for name, key in missing.items() if key and key in present}
 
 
 def call_module(
@@ -109,9 +147,20 @@ def call_module(
                 f"The model returned a {strange[0]} where a tensor belongs.",
                 hint="forward() must return tensors, or tuples, lists and dicts of them.",
             )
-        return {name: value.detach().numpy() for name, value in zip(outputs, values, strict=True)}
+        return {name: _as_array(value, name) for name, value in zip(outputs, values, strict=True)}
 
     return call
+
+
+def _as_array(value: Any, name: str) -> Any:
+    try:
+        return value.detach().numpy()
+    except (TypeError, RuntimeError) as error:  # bfloat16, a sparse tensor, another device
+        raise ModelError(
+            f"The model's output {name!r} is a {str(value.dtype).removeprefix('torch.')} tensor on {value.device}, "
+            "which can't be read as an array.",
+            hint="Return it as .float(), dense and on the CPU.",
+        ) from error
 
 
 def flatten(result: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -119,6 +118,8 @@ def begin_anew(module: nn.Module, seed: int) -> None:
     from torch import nn
     from torch.nn.utils import parametrize
 
+    from edgebuild.models.interpreter import copied
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: Iterator[Any] = module.modules()
@@ -131,7 +132,7 @@ def begin_anew(module: nn.Module, seed: int) -> None:
                 continue
             # What is masked is computed anew at every look: drawing into it would change nothing.
             hidden = {name: each.original for name, each in layer.parametrizations.items()}
-            plain = copy.deepcopy(layer)
+            plain = copied(layer)
             # Not removed one by one: copies share the class that looks through them.
             plain.__class__ = parametrize.type_before_parametrizations(layer)
             del plain.parametrizations

@@ -5,7 +5,6 @@ This is all that a technique works with. Imports torch: import it inside functio
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from edgebuild.errors import DataError, EdgebuildError, ModelError
 from edgebuild.models import stored
 from edgebuild.models.exits import with_exits
-from edgebuild.models.interpreter import apply_edits
+from edgebuild.models.interpreter import apply_edits, copied
 from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
 from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
@@ -109,7 +108,7 @@ class Compression:
 
         Raises ``ModelError`` naming the layer where it can't be built or doesn't run.
         """
-        module = apply_edits(copy.deepcopy(self.module), changes, self.step.code.module_maker)
+        module = apply_edits(copied(self.module), changes, self.step.code.module_maker)
         self.require_shapes(module)
         return module
 

@@ -53,6 +53,9 @@ def reads(work: Compression, skip: tuple[str, ...]) -> dict[str, Histogram]:
         del found[name]
     ends: dict[str, tuple[float, float]] = {}
     _watch(work, found, lambda name, x: ends.update({name: _wider(ends.get(name), x)}))
+    for name in [name for name, bounds in ends.items() if not np.isfinite(bounds).all()]:
+        work.say(name, "float", "float", "what it reads holds NaN or infinity on the calibration data")
+        del ends[name], found[name]
     counts = {name: np.zeros(BINS, np.int64) for name in ends}
 
     def count(name: str, x: torch.Tensor) -> None:
@@ -68,7 +71,8 @@ def reads(work: Compression, skip: tuple[str, ...]) -> dict[str, Histogram]:
 
 def _wider(ends: tuple[float, float] | None, x: torch.Tensor) -> tuple[float, float]:
     low, high = float(x.min()), float(x.max())
-    return (low, high) if ends is None else (min(low, ends[0]), max(high, ends[1]))
+    # NumPy's: a NaN that was seen once stays.
+    return (low, high) if ends is None else (float(np.minimum(low, ends[0])), float(np.maximum(high, ends[1])))
 
 
 def _watch(work: Compression, named: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], None]) -> None:

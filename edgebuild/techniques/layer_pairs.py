@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -104,7 +103,7 @@ def _write(work: Compression, proposal: Proposal, layer: nn.Module, value: Tenso
     import torch
 
     from edgebuild.models.dataset import write_dataset
-    from edgebuild.models.interpreter import layer_at
+    from edgebuild.models.interpreter import copied, layer_at
     from edgebuild.models.torch_models import export
 
     new = layer_at(work.tried(proposal.edit), proposal.edit.module)
@@ -115,7 +114,7 @@ def _write(work: Compression, proposal: Proposal, layer: nn.Module, value: Tenso
     contract = Contract(inputs=(spec,), outputs=(TensorSpec(name="y", shape=tuple(result.shape), dtype="float32"),))
     for side, module in zip(SIDES, (layer, new), strict=True):
         (folder / side).mkdir(parents=True)
-        plain = copy.deepcopy(module).requires_grad_(False)
+        plain = copied(module).requires_grad_(False)
         export(plain, (value,), (spec,), ("y",), folder / side / "model.onnx", quick=True)
     (folder / "contract.json").write_text(contract.to_json())
     (folder / "data").mkdir()

@@ -10,7 +10,6 @@ Imports torch: import it inside functions.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from edgebuild.errors import ModelError
-from edgebuild.models.interpreter import apply_edits, layer_at, layers
+from edgebuild.models.interpreter import apply_edits, copied, layer_at, layers
 from edgebuild.models.narrowing import is_depthwise
 from edgebuild.models.torch_models import flatten
 
@@ -51,7 +50,7 @@ def require_proven(
     _require_same(work, work.tried(*changes), work.module, silence, name)
     stirred = _stirred(work.module)
     if _is_finite(work, stirred):
-        narrow = apply_edits(copy.deepcopy(stirred), changes, work.step.code.module_maker)
+        narrow = apply_edits(copied(stirred), changes, work.step.code.module_maker)
         _require_same(work, narrow, stirred, silence, name)
 
 
@@ -62,7 +61,7 @@ def _require_same(
     silence: Callable[[nn.Module], TorchFunctionMode | None],
     name: str,
 ) -> None:
-    silent = copy.deepcopy(whole)
+    silent = copied(whole)
     mode = silence(silent)
     mine = _seen(work, narrow)
     if mode is None:
@@ -127,7 +126,7 @@ def _stirred(module: nn.Module) -> nn.Module:
     def noise(like: torch.Tensor) -> torch.Tensor:
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
 
-    other = copy.deepcopy(module)
+    other = copied(module)
     for parameter in other.parameters():
         if parameter.is_floating_point() and parameter.numel():
             size = parameter.double().pow(2).mean().sqrt()

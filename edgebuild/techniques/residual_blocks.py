@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Identity, ReplaceModule
-from edgebuild.models.interpreter import layer_at, layers
+from edgebuild.models.interpreter import copied, layer_at, layers
 from edgebuild.models.torch_models import flatten
 from edgebuild.techniques.skipping import is_skipped
 
@@ -58,7 +57,7 @@ def _weighs(module: nn.Module) -> int:
 @torch.no_grad()
 def _passes_on(work: Compression, name: str) -> bool:
     """Whether the module gives back its input, once all its weights are zero."""
-    model = copy.deepcopy(work.module)
+    model = copied(work.module)
     block = layer_at(model, name)
     for parameter in block.parameters():
         parameter.zero_()

@@ -161,11 +161,10 @@ def _at(work: Compression, image: Image, size: tuple[int, int], finer: int) -> R
 
 
 def _edited(work: Compression, *changes: Edit) -> nn.Module:
-    import copy
 
-    from edgebuild.models.interpreter import apply_edits
+    from edgebuild.models.interpreter import apply_edits, copied
 
-    return apply_edits(copy.deepcopy(work.module), changes, work.step.code.module_maker)
+    return apply_edits(copied(work.module), changes, work.step.code.module_maker)
 
 
 @dataclass(frozen=True, kw_only=True)

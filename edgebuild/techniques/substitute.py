@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -117,11 +116,11 @@ def _separate(work: Compression, p: SubstituteParameters) -> str:
     """Swap every convolution that gets cheaper, teach the new ones one by one, then the whole model."""
     from torch import nn
 
-    from edgebuild.models.interpreter import layers
+    from edgebuild.models.interpreter import copied, layers
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     names = [name for name, layer in layers(work.module) if name and isinstance(layer, kinds)]
-    before = copy.deepcopy(work.module).requires_grad_(False)
+    before = copied(work.module).requires_grad_(False)
     swapped = tuple(name for name in names if _swap(work, p, name))
     if not swapped:
         why = "; ".join(f"{said.layer}: {said.reason}" for said in work.said[:3])

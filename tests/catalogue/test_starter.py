@@ -114,7 +114,7 @@ def test_a_checkpoint_is_explained_and_never_loaded(suffix: str) -> None:
     text = conversion_advice(Path(f"runs/best{suffix}"))
     assert text.startswith(f"best{suffix} is a pickled file")
     assert "weights_only=True" in text
-    assert "save_file(" in text
+    assert "save_model(" in text
     assert "edgebuild init model:build" in text
     code = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
     compile("\n".join(code), "advice", "exec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import tracemalloc
@@ -16,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from edgebuild.devices.runner import weights_file as form
 from edgebuild.errors import ModelError
 from edgebuild.models.weights_file import code_lengths, encode, read_weights
+from tests.mutants import COUNTS, damaged, flipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,3 +192,51 @@ def test_a_later_version_and_other_files_are_named(tmp_path: Path) -> None:
 def test_what_the_format_has_no_place_for_is_refused() -> None:
     with pytest.raises(ModelError, match="w is complex64"):
         encode({"w": np.zeros(2, np.complex64)})
+
+
+FUZZED = encode(
+    {
+        "plain": np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6),
+        "sparse": sparse(400),
+        "codes": (np.arange(200, dtype=np.uint8) % 5).reshape(2, 100),
+        "empty": np.zeros((0, 3), np.float16),
+        "one": np.asarray(2.5),
+    }
+)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_damage_of_any_kind_is_refused_in_one_sentence(count: int, tmp_path: Path) -> None:
+    """As it comes, and with a digest made to fit: what an attacker would write."""
+    limit, path = 1 << 20, tmp_path / "weights.bin"
+    for seed in range(count):
+        data = damaged(FUZZED, seed)
+        body = damaged(FUZZED[form.HEADER.size :], seed)
+        if data != FUZZED:
+            with pytest.raises(form.Damaged):
+                form.decode(data, limit)
+        with contextlib.suppress(form.Damaged):
+            decoded = form.decode(sealed(body, tensors=5), limit)
+            assert sum(value.nbytes for value in decoded.values()) <= limit
+        if seed % 50 == 0 and data != FUZZED:
+            path.write_bytes(data)
+            with pytest.raises(ModelError, match="can't be used"):
+                read_weights(path, limit)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_one_flipped_bit_never_passes(count: int) -> None:
+    for seed in range(count):
+        with pytest.raises(form.Damaged):
+            form.decode(flipped(FUZZED, seed))
+
+
+def test_damage_takes_no_memory_that_the_limit_does_not_bound() -> None:
+    limit = 1 << 20
+    for seed in range(300):
+        tracemalloc.start()
+        with contextlib.suppress(form.Damaged):
+            form.decode(sealed(damaged(FUZZED[form.HEADER.size :], seed), tensors=5), limit)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 16 * limit, seed

@@ -13,6 +13,8 @@ from edgebuild.errors import ModelError
 from edgebuild.models import stored, trained_grids
 from edgebuild.models.host_session import HostSession
 from edgebuild.models.weight_views import OnGrid
+from edgebuild.techniques import grids
+from edgebuild.techniques.compression import Compression
 from edgebuild.techniques.qat import Qat, QatParameters
 from edgebuild.techniques.torch_step import read_report
 
@@ -149,3 +151,28 @@ def test_layers_that_stay_in_float_are_named(tmp_path: Path) -> None:
 def test_a_run_within_one_epoch_tells_its_mean_loss(tmp_path: Path) -> None:
     out, _ = trained(tmp_path, steps=2)
     assert "2 steps; the loss was " in read_report(out).summary
+
+
+class Masked(nn.Module):
+    """What the second layer reads is minus infinity in places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(image))
+        hidden = self.second(x.masked_fill(x == 0, -torch.inf))
+        logits: torch.Tensor = self.head(torch.nan_to_num(hidden, 0, 0, 0).mean((2, 3)) + x.mean((2, 3)))
+        return logits
+
+
+def test_a_layer_that_reads_infinity_stays_float_with_the_reason(tmp_path: Path) -> None:
+    animal = zoo.Animal("masked", Masked)
+    inputs = zoo.write_inputs(animal, tmp_path)
+    step = zoo.step_of(Qat, animal, steps=2)
+    step = type(step)(**{**vars(step), "code": stored.UserCode(factory=animal.reference, load=lambda _: Masked)})
+    work = Compression.open(step, inputs, zoo.context(tmp_path / "scratch"))
+    assert list(grids.reads(work, ())) == ["first", "head"]
+    assert [(each.layer, "NaN or infinity" in each.reason) for each in work.said] == [("second", True)]

@@ -189,7 +189,8 @@ def weight_scale(
     reach = np.abs(weight).max(axis=others) if scheme.per_channel else np.abs(weight).max()
     scale = np.asarray(reach, dtype=np.float64) / weight_levels(scheme)
     least = floor if scheme.per_channel else np.max(floor)
-    return np.maximum(np.where(scale > SMALLEST_RANGE, scale, 1.0), least).astype(np.float32)
+    found = np.maximum(np.where(scale > SMALLEST_RANGE, scale, 1.0), least)
+    return np.minimum(found, np.finfo(np.float32).max).astype(np.float32)
 
 
 def encode(weight: NDArray[Any], scale: NDArray[np.float32], axis: int, scheme: Int8Scheme) -> Codes:

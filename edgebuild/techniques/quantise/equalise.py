@@ -48,7 +48,13 @@ def pairs(graph: Graph, placement: Placement) -> tuple[Pair, ...]:
         if second is None or second.input != name or op.kind == "MatMul" or (op.bias_slot is None):
             continue
         shared = op.weight == second.weight or any(len(graph.consumers[o.weight]) > 1 for o in (op, second))
-        if not shared and _inputs(graph, second) == op.channels and second.groups in {1, op.channels}:
+        # A product runs over the last axis, whatever a convolution's channels are.
+        if (
+            not shared
+            and (op.kind == "Conv") == (second.kind == "Conv")
+            and _inputs(graph, second) == op.channels
+            and second.groups in {1, op.channels}
+        ):
             found.append(Pair(first=op, second=second, between=name))
     return tuple(found)
 

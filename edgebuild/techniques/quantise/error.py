@@ -92,6 +92,9 @@ class Tally:
                 continue
             r, g = expected.astype(np.float64), got[name].astype(np.float64)
             g = np.where(np.isfinite(g), g, np.finfo(np.float32).max)
+            # What is infinite in float (a masked place) has no distance.
+            said = np.isfinite(r)
+            r, g = np.where(said, r, 0.0), np.where(said, g, 0.0)
             probabilities = self._probabilities.get(name, True) and _are_probabilities(r)
             self._probabilities[name] = probabilities
             self._signal[name] = self._signal.get(name, 0.0) + float(np.sum(r**2))

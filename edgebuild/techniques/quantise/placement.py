@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgebuild.techniques.quantise.graph import attribute, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Int8Scheme
     from edgebuild.techniques.quantise.graph import Graph
@@ -79,13 +83,19 @@ class _Draft:
     graph: Graph
     scheme: Int8Scheme
     ops: dict[int, WeightedOp] = field(default_factory=dict)
+    no_range: frozenset[str] = frozenset()
     joint: set[int] = field(default_factory=set)
     left_float: dict[str, str] = field(default_factory=dict)
 
 
-def place(graph: Graph, scheme: Int8Scheme, *, keep_float: Iterable[str] = ()) -> Placement:
-    """Decide what is quantised. ``keep_float`` holds node names, scopes and op types that stay float."""
-    draft = _Draft(graph, scheme)
+def place(
+    graph: Graph, scheme: Int8Scheme, *, keep_float: Iterable[str] = (), no_range: frozenset[str] = frozenset()
+) -> Placement:
+    """Decide what is quantised. ``keep_float`` holds node names, scopes and op types that stay float.
+
+    ``no_range`` holds tensors with NaN or infinity: what reads or makes them in 8 bits stays float.
+    """
+    draft = _Draft(graph, scheme, no_range=no_range)
     kept = frozenset(keep_float)
     for index, node in enumerate(graph.nodes):
         _consider(draft, index, node, kept)
@@ -114,13 +124,19 @@ def _consider(draft: _Draft, index: int, node: object, kept: frozenset[str]) -> 
         draft.left_float[name] = "it is quantised already"
     elif op in WEIGHTED:
         found = _weighted(graph, index, draft.scheme)
-        if isinstance(found, WeightedOp):
+        if isinstance(found, WeightedOp) and found.input in draft.no_range:
+            draft.left_float[name] = "what it reads holds NaN or infinity on the calibration data"
+        elif isinstance(found, WeightedOp):
             draft.ops[index] = found
         elif op == "MatMul" and found == _NO_WEIGHT:
             draft.joint.add(index)
         else:
             draft.left_float[name] = found
-    elif op in JOINT and all(i in graph.float_tensors and i not in graph.constants for i in graph.nodes[index].input):
+    elif (
+        op in JOINT
+        and draft.no_range.isdisjoint([*graph.nodes[index].input, end_of(graph, graph.nodes[index].output[0])])
+        and all(i in graph.float_tensors and i not in graph.constants for i in graph.nodes[index].input)
+    ):
         draft.joint.add(index)
 
 
@@ -139,6 +155,10 @@ def _weighted(graph: Graph, index: int, scheme: Int8Scheme) -> WeightedOp | str:
     axis = _channel_axis(node, weight.ndim)
     if axis is None or weight.size == 0:
         return "its weight is not a matrix"
+    if not np.isfinite(weight).all():
+        return "its weight holds NaN or infinity"
+    if any(0 in (graph.shapes.get(n) or ()) for n in (node.input[0], node.output[0])):
+        return "it computes nothing: a side of it is empty"
     if node.op_type == "Gemm" and (
         attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0 or attribute(node, "transA", 0)
     ):
@@ -182,18 +202,21 @@ def _bias(graph: Graph, index: int, channels: int) -> tuple[str | None, tuple[in
     if node.op_type in {"Conv", "Gemm"}:
         if len(node.input) < 3 or not node.input[2]:
             return None, (index, 2)
-        value = graph.constant(node.input[2])
-        if value is None or value.size != channels or value.shape[-1] != channels:
-            return None, None
-        return node.input[2], (index, 2)
+        return (node.input[2], (index, 2)) if _is_bias(graph.constant(node.input[2]), channels) else (None, None)
     reader = graph.only_consumer(node.output[0])
     if reader is None or graph.nodes[reader].op_type != "Add":
         return None, None
     for slot, name in enumerate(graph.nodes[reader].input):
-        value = graph.constant(name)
-        if value is not None and value.size == channels and value.shape[-1] == channels:
+        if _is_bias(graph.constant(name), channels):
             return name, (reader, slot)
     return None, None
+
+
+def _is_bias(value: NDArray[Any] | None, channels: int) -> bool:
+    """Whether a constant holds one finite number per output channel, on its last axis: a plain number has no axis."""
+    if value is None or value.shape[-1:] != (channels,) or value.size != channels:
+        return False
+    return bool(np.isfinite(value).all())
 
 
 def end_of(graph: Graph, name: str) -> str:
@@ -262,7 +285,7 @@ def _points(draft: _Draft) -> tuple[Point, ...]:
     made = _made_in_eight_bits(draft)
     points: list[Point] = []
     for name in [v.name for v in graph.model.graph.input] + [o for node in graph.nodes for o in node.output]:
-        if name not in wanted and name not in made:
+        if (name not in wanted and name not in made) or name in draft.no_range:
             continue
         readers = _readers(draft, name, everyone=name in made)
         if readers:

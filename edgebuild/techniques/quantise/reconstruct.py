@@ -32,28 +32,36 @@ PATCHES_PER_INPUT, LEAST_FRAMES = 16, 32
 def reconstructed(bench: Workbench, numbers: Numbers, ridge: float) -> Numbers:
     """Return ``numbers`` with every layer refitted in graph order. ``ridge`` is relative to the inputs' mean power."""
     for op in bench.placement.ops:
-        weight, bias = numbers.weights[op.name], numbers.biases.get(op.name)
-        if weight.size // op.channels > LARGEST:
-            continue
-        found = bench.moments(op, numbers, _frames(bench, op))
-        if bias is None:
-            found = replace(found, mean_x=found.mean_x * 0, mean_y=found.mean_y * 0)
-        damped = _damped(found.covariance, ridge)
-        rows = as_rows(op, weight).astype(np.float64)
-        # rows · (C - H) · (H + ridge)⁻¹; H is symmetric, so the inverse goes to the left of the transposed.
-        change = np.linalg.solve(damped, (found.cross_covariance - found.covariance).swapaxes(1, 2)).swapaxes(1, 2)
-        fitted = rows + np.matmul(rows, change)
-        target = from_rows(op, fitted, weight.shape).astype(np.float32)
-        moved = replace(numbers, weights={**numbers.weights, op.name: target})
-        codes = compensated(op, target, bench.full_scale(op, moved), damped, bench.scheme)
-        numbers = replace(numbers, codes={**numbers.codes, op.name: codes})
-        if bias is not None:
-            error = np.einsum("goi,gi->go", rows, found.mean_y) - np.einsum(
-                "goi,gi->go", as_rows(op, codes.reals(op.axis)), found.mean_x
-            )
-            corrected = (bias + error.reshape(bias.shape)).astype(np.float32)
-            numbers = replace(numbers, biases={**numbers.biases, op.name: corrected})
+        try:
+            numbers = _refitted(bench, numbers, op, ridge)
+        except np.linalg.LinAlgError:
+            continue  # inputs far from zero that hardly vary: in float64 they have no covariance
     return numbers
+
+
+def _refitted(bench: Workbench, numbers: Numbers, op: WeightedOp, ridge: float) -> Numbers:
+    weight, bias = numbers.weights[op.name], numbers.biases.get(op.name)
+    if weight.size // op.channels > LARGEST:
+        return numbers
+    found = bench.moments(op, numbers, _frames(bench, op))
+    if bias is None:
+        found = replace(found, mean_x=found.mean_x * 0, mean_y=found.mean_y * 0)
+    damped = _damped(found.covariance, ridge)
+    rows = as_rows(op, weight).astype(np.float64)
+    # rows · (C - H) · (H + ridge)⁻¹; H is symmetric, so the inverse goes to the left of the transposed.
+    change = np.linalg.solve(damped, (found.cross_covariance - found.covariance).swapaxes(1, 2)).swapaxes(1, 2)
+    fitted = rows + np.matmul(rows, change)
+    target = from_rows(op, fitted, weight.shape).astype(np.float32)
+    moved = replace(numbers, weights={**numbers.weights, op.name: target})
+    codes = compensated(op, target, bench.full_scale(op, moved), damped, bench.scheme)
+    numbers = replace(numbers, codes={**numbers.codes, op.name: codes})
+    if bias is None:
+        return numbers
+    error = np.einsum("goi,gi->go", rows, found.mean_y) - np.einsum(
+        "goi,gi->go", as_rows(op, codes.reals(op.axis)), found.mean_x
+    )
+    corrected = (bias + error.reshape(bias.shape)).astype(np.float32)
+    return replace(numbers, biases={**numbers.biases, op.name: corrected})
 
 
 def _frames(bench: Workbench, op: WeightedOp) -> int:

@@ -25,12 +25,17 @@ def histograms(
     frames: Frames,
     check: Callable[[], None],
 ) -> dict[str, Histogram]:
-    """Return a histogram of each tensor over all frames. Raises ``ModelError`` naming a tensor with NaN or infinity."""
+    """Return a histogram of each tensor over all frames. Raises ``ModelError`` naming a tensor with NaN or infinity.
+
+    A tensor without elements has the range of zero.
+    """
     fixed = simulator.feeds(numbers)
     ranges: dict[str, tuple[float, float]] = {}
     for feeds in frames:
         check()
         for name, value in _values(simulator, fixed, feeds, tensors).items():
+            if not value.size:
+                continue
             low, high = float(value.min()), float(value.max())
             if not np.isfinite([low, high]).all():
                 raise ModelError(f"{name!r} holds NaN or infinity on the calibration data, so it has no range.")
@@ -40,10 +45,32 @@ def histograms(
     for feeds in frames:
         check()
         for name, value in _values(simulator, fixed, feeds, tensors).items():
-            low, high = ranges[name]
+            low, high = ranges.get(name, (0.0, 0.0))
             if high > low:
-                counts[name] += np.histogram(value, bins=BINS, range=(low, high))[0]
-    return {name: Histogram(low=ranges[name][0], high=ranges[name][1], counts=counts[name]) for name in tensors}
+                # In float32 a narrow range far from zero has fewer numbers than there are bins.
+                counts[name] += np.histogram(value.astype(np.float64), bins=BINS, range=(low, high))[0]
+    found = {name: ranges.get(name, (0.0, 0.0)) for name in tensors}
+    return {name: Histogram(low=low, high=high, counts=counts[name]) for name, (low, high) in found.items()}
+
+
+def not_finite(
+    simulator: Simulator,
+    numbers: Numbers,
+    tensors: tuple[str, ...],
+    halves: tuple[Frames, ...],
+    check: Callable[[], None],
+) -> frozenset[str]:
+    """Return the tensors that hold NaN or infinity on any of the frames: they have no range, as a mask of -inf."""
+    fixed = simulator.feeds(numbers)
+    found: set[str] = set()
+    for frames in halves:
+        for feeds in frames:
+            check()
+            left = tuple(name for name in tensors if name not in found)
+            if left:
+                values = _values(simulator, fixed, feeds, left)
+                found.update(name for name, value in values.items() if not np.isfinite(value).all())
+    return frozenset(found)
 
 
 def _values(

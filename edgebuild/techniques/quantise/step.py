@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import Contract, Int8Scheme
     from edgebuild.core.steps import StepContext
     from edgebuild.core.values import Json
+    from edgebuild.techniques.quantise.graph import Graph
     from edgebuild.techniques.quantise.ladder import Ladder
+    from edgebuild.techniques.quantise.placement import Placement
 
 #: What one search may cost, in multiply-accumulates: about ten seconds on two ordinary cores.
 BUDGET_MACS = 100_000_000_000
@@ -78,21 +80,15 @@ class Quantise:
         from edgebuild.techniques.quantise.error import reference
         from edgebuild.techniques.quantise.graph import prepare
         from edgebuild.techniques.quantise.ladder import climb
-        from edgebuild.techniques.quantise.placement import place
         from edgebuild.techniques.quantise.samples import choose_frames
         from edgebuild.techniques.quantise.simulator import Simulator, float_numbers
+        from edgebuild.techniques.quantise.statistics import not_finite
         from edgebuild.techniques.quantise.trained import calibrate_rest, find_trained
         from edgebuild.techniques.quantise.workbench import Workbench
 
         library = inputs.get("library")
         graph = prepare(model, library=library)
-        placement = place(graph, self.scheme, keep_float=self.keep_float)
-        if not placement.ops:
-            reasons = "; ".join(f"{name}: {why}" for name, why in placement.left_float[:3])
-            raise ModelError(
-                f"The model has nothing to quantise ({reasons or 'no convolution or matrix product'}).",
-                hint="Leave it in fp32 or fp16, or shorten keep_float.",
-            )
+        placement = self._placed(graph, frozenset())
         simulator = Simulator(graph, placement, self.scheme, library=library)
         numbers = float_numbers(graph, placement)
         fixed = simulator.feeds(numbers)
@@ -106,6 +102,12 @@ class Quantise:
         )
         macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
         fit, held = (half.first(max(PASS_MACS // macs, LEAST_HALF)) for half in (fit, held))
+        ill: frozenset[str] = frozenset()
+        while found := not_finite(simulator, numbers, placement.groups, (fit, held), ctx.check) - ill:
+            ill |= found
+            placement = self._placed(graph, ill)
+            simulator = Simulator(graph, placement, self.scheme, library=library)
+            numbers = float_numbers(graph, placement)
         bench = Workbench(
             graph=graph,
             placement=placement,
@@ -124,6 +126,19 @@ class Quantise:
         trained = find_trained(graph, placement, self.scheme)
         with ctx.progress.task("Calibrating int8"):
             return calibrate_rest(bench, trained) if trained.codes or trained.ranges else climb(bench)
+
+    def _placed(self, graph: Graph, no_range: frozenset[str]) -> Placement:
+        """Return what is quantised; raises ``ModelError`` where that is nothing."""
+        from edgebuild.techniques.quantise.placement import place
+
+        placement = place(graph, self.scheme, keep_float=self.keep_float, no_range=no_range)
+        if not placement.ops:
+            reasons = "; ".join(f"{name}: {why}" for name, why in placement.left_float[:3])
+            raise ModelError(
+                f"The model has nothing to quantise ({reasons or 'no convolution or matrix product'}).",
+                hint="Leave it in fp32 or fp16, or shorten keep_float.",
+            )
+        return placement
 
 
 def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, Any]:

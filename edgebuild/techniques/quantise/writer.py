@@ -77,15 +77,18 @@ def _weight(target: Any, op: WeightedOp, codes: Codes, scheme: Int8Scheme, names
 def _bias(target: Any, op: WeightedOp, numbers: Numbers, activation: Affine, names: Names) -> list[Any]:
     """Write the bias as int32 codes whose scale is that of the accumulator, as integer kernels want it.
 
-    It stays float behind a matrix product (there it is added to a float), and where its codes would not fit.
+    It stays float behind a matrix product (there it is added to a float), and where its codes or scale would not fit.
     """
     assert op.bias_slot is not None  # noqa: S101 - the caller looked
     node, slot = op.bias_slot
     bias = numbers.biases[op.name]
     base = f"{op.name}_bias"
-    scale = (np.float64(activation.scale) * numbers.codes[op.name].scale).astype(np.float32)
-    codes = np.rint(bias.astype(np.float64) / np.maximum(scale, np.finfo(np.float32).tiny))
-    if op.kind == "MatMul" or np.abs(codes).max(initial=0) > INT32_REACH:
+    with np.errstate(over="ignore", under="ignore"):
+        scale = (np.float64(activation.scale) * numbers.codes[op.name].scale).astype(np.float32)
+    limits = np.finfo(np.float32)
+    codes = np.rint(bias.astype(np.float64) / np.clip(scale, limits.tiny, limits.max))
+    unfit = bool(np.any(scale < limits.tiny) or np.any(scale > limits.max))
+    if op.kind == "MatMul" or unfit or np.abs(codes).max(initial=0) > INT32_REACH:
         name = names.value(base)
         _constant(target, name, bias)
         set_input(target.node[node], slot, name)
