@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from edgebuild.core.measurement import Launch
-from edgebuild.devices.runner.throughput import rate
+from edgebuild.devices.runner.throughput import FlightBench, rate
 from edgebuild.measuring.samples import samples_reader
 from edgebuild.measuring.session import measure
 from edgebuild.measuring.statistics import paired_medians, summarise_throughput
@@ -27,6 +30,18 @@ def test_the_rate_leaves_out_the_first_round_and_the_last() -> None:
     ends = [100, 100, 100, *[110] * 3, *[120] * 3, *[130] * 3, 140, 500, 900]
     assert rate(ends, 3) == pytest.approx((12 - 2) * 1e9 / 40)
     assert rate([10, 20, 30], 1) == pytest.approx(1e8)
+
+
+def test_as_many_calls_are_in_flight_as_there_are_requests() -> None:
+    """The first three wait for each other: with fewer at a time they would never end."""
+    meeting, calls = threading.Barrier(3), itertools.count()
+
+    def call(feed: object) -> None:
+        if next(calls) < 3:
+            meeting.wait(60.0)
+
+    session: Any = SimpleNamespace(callers=[call] * 3, call=call, reset=None)
+    assert FlightBench(session, session, [{}], [True], 40).run(0.0, 6) >= 6
 
 
 def launch(per_s: float, index: int = 0, **more: object) -> Launch:
@@ -83,7 +98,7 @@ def test_a_session_in_flight_keeps_starts_and_ends_and_is_never_taken_for_anothe
         assert len(starts) == each.count
         assert (ends > starts).all()
         assert each.per_s == pytest.approx(rate(ends.tolist(), 3))
-        # At no time were more in flight than asked for, and at some time as many.
+        # At no time were more in flight than asked for. A machine with one free core may never run as many.
         changes = sorted([(int(t), 1) for t in starts] + [(int(t), -1) for t in ends])
         depth = np.cumsum([step for _, step in changes])
-        assert depth.max() == 3
+        assert depth.max() <= 3
