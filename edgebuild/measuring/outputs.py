@@ -75,7 +75,12 @@ def _non_finite(array: Any) -> int:
 
 
 def _fits(frame: Sequence[int], spec: TensorSpec, batch: int) -> bool:
-    """Whether a frame has the contract's shape; without a batch axis (possible at batch 1) it is the whole output."""
+    """Whether a frame has the contract's shape; without a batch axis (possible at batch 1) it is the whole output.
+
+    Where custom operators hide the rank, the contract has no sizes, and any fits.
+    """
+    if not spec.shape:
+        return True
     wanted = [spec.shape[1:], *([spec.shape] if batch == 1 else [])]
     return any(
         len(shape) == len(frame)
