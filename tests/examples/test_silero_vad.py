@@ -114,7 +114,7 @@ def test_silero_itself_agrees(project: dict[str, ModuleType]) -> None:
     session = data._reference_session(onnxruntime)
     context, state = torch.zeros(1, 64), torch.zeros(2, 1, 128)
     theirs = []
-    for chunk in torch.from_numpy(audio).split(512):
+    for chunk in torch.split(torch.from_numpy(audio), 512):
         x = torch.cat([context, chunk[None]], dim=1)
         output, new_state = session.run(None, {"input": x.numpy(), "state": state.numpy(), "sr": np.array(16000)})
         state, context = torch.from_numpy(new_state), x[:, -64:]

@@ -196,9 +196,9 @@ class Standardised(nn.Conv2d):
 
 def standardised() -> nn.Module:
     model = low_rank()
-    layer: Any = model[2]
-    model[2] = Standardised(16, 16, 3, stride=2, padding=1)  # type: ignore[operator]
-    model[2].load_state_dict(layer.state_dict())  # type: ignore[index]
+    replaced = Standardised(16, 16, 3, stride=2, padding=1)
+    replaced.load_state_dict(model.get_submodule("2").state_dict())
+    model.register_module("2", replaced)
     return model
 
 
