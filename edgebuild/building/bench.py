@@ -23,6 +23,7 @@ from edgebuild.core.artifact_files import read_artifact, write_manifest
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of
 from edgebuild.core.values import digest_file
+from edgebuild.devices.messages import whole_number
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.measuring import session, side, statistics
@@ -182,13 +183,8 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             hold=holding(client, progress, check),
             project="bench",
         )
-        cores = probe.get("cores", "")
-        ground = _Ground(
-            executor=executor,
-            client=client,
-            backends=table,
-            cores=int(cores) if cores.isascii() and cores.isdigit() else 1,
-        )
+        cores = whole_number(probe.get("cores", "")) or 1
+        ground = _Ground(executor=executor, client=client, backends=table, cores=cores)
         paths = [request.model, *([request.against] if request.against else [])]
         arms = [_arm(path, request, ground) for path in paths]
         if len({arm.id for arm in arms}) < len(arms):

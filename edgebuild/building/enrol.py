@@ -9,6 +9,7 @@ from edgebuild.building.reach import connect
 from edgebuild.building.world import configuration_of
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.messages import whole_number
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
 
@@ -81,7 +82,7 @@ def require_target(entry: DeviceEntry, probe: dict[str, str], project: Path | No
 
     resolved = resolve(pick("targets", entry.target, load_targets(project)), load_profiles(project), probe)
     version = probe.get("python", "")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    numbers = tuple(n for part in version.split(".")[:2] if (n := whole_number(part)) is not None)
     if len(numbers) == len(OLDEST_PYTHON) and numbers < OLDEST_PYTHON:
         raise UsageError(
             f"{entry.name} has Python {version}; the runner needs 3.8 or later.", hint="--python names another one."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from email import message_from_bytes
 from importlib import metadata
@@ -16,11 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from edgebuild.core.checked_json import read_with_digest, with_digest
 from edgebuild.core.values import Value, digest_file, digest_json
 from edgebuild.errors import DeviceError, EnvironmentGap, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from email.message import Message
 
 PIP_LIMIT_S = 1800.0
@@ -30,7 +35,14 @@ OLDEST_GLIBC_ELSEWHERE = 17
 NAMED_TAGS = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 #: pip reads markers on this machine; what the board's own ask for in addition is asked for by name, so many times.
 MARKER_ROUNDS = 5
+#: No wheel holds more files, a larger description of itself, or swells more when it is unpacked (zeros: 1,000 times).
+MAX_MEMBERS = 100_000
+MAX_PART_BYTES = 16 << 20
+MAX_RATIO = 100
+TRUSTED = "Is its index to be trusted?"
 OFFLINE = "the index doesn't answer"
+#: What may stand in a line of requirements: no option of pip's can be smuggled in.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,127}")
 _WORD = re.compile(r"[a-z0-9_]{1,32}")
 
 
@@ -119,8 +131,8 @@ def choose(distributions: Sequence[str], python: BoardPython, cache: Path) -> Lo
         for left in cache.glob(".fetching-*"):  # by a run that was killed
             if time.time() - left.stat().st_mtime > 2 * PIP_LIMIT_S:
                 shutil.rmtree(left, ignore_errors=True)
-        if kept.is_file():
-            lock = Lock.model_validate_json(kept.read_bytes())
+        lock = _kept_lock(kept)
+        if lock is not None:
             _fetch_again(lock, python, cache)
             return lock
         said = ""
@@ -130,7 +142,7 @@ def choose(distributions: Sequence[str], python: BoardPython, cache: Path) -> Lo
                 if not said:
                     lock = _take(Path(scratch), cache)
                     whole = Path(scratch) / "lock.json"
-                    whole.write_text(lock.to_json(), encoding="utf-8")
+                    whole.write_text(with_digest(lock.model_dump(mode="json")), encoding="utf-8")
                     kept.parent.mkdir(exist_ok=True)
                     whole.replace(kept)
                     return lock
@@ -142,15 +154,37 @@ def choose(distributions: Sequence[str], python: BoardPython, cache: Path) -> Lo
     )
 
 
+def _kept_lock(path: Path) -> Lock | None:
+    """Return a lock that was written; None where there is none or it is damaged: then wheels are chosen again."""
+    try:
+        return Lock.model_validate(read_with_digest(path.read_bytes()))
+    except (FileNotFoundError, IsADirectoryError, ValidationError):
+        return None
+
+
 def places(lock: Lock, cache: Path) -> tuple[Path, ...]:
     """Return where the wheels of a lock lie here."""
     return tuple(cache / "wheels" / wheel.sha256 / wheel.file for wheel in lock.wheels)
 
 
 def unpacked_bytes(wheel: Path) -> int:
-    """Return what a wheel takes once it is unpacked."""
-    with zipfile.ZipFile(wheel) as archive:
+    """Return what a wheel takes once it is unpacked; raises ``EnvironmentGap`` for what is no wheel, or a bomb."""
+    with _opened(wheel) as archive:
         return sum(info.file_size for info in archive.infolist())
+
+
+@contextlib.contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a wheel that an index handed out; raises ``EnvironmentGap`` for one that is damaged or a bomb."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            infos = archive.infolist()
+            size = sum(info.file_size for info in infos)
+            if len(infos) > MAX_MEMBERS or size > max(MAX_RATIO * wheel.stat().st_size, MAX_PART_BYTES):
+                raise EnvironmentGap(f"{wheel.name} holds more than any wheel does.", hint=TRUSTED)
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise EnvironmentGap(f"{wheel.name} is no wheel: {error}.", hint=TRUSTED) from error
 
 
 def _download(wanted: Sequence[str], pinned: Mapping[str, str], python: BoardPython, into: Path) -> str:
@@ -203,15 +237,20 @@ def _take(scratch: Path, cache: Path) -> Lock:
 
 def _asked_for_there(folder: Path, markers: Mapping[str, str]) -> list[str]:
     """Return the requirements that hold on the board and that pip, looking at this machine, passed over."""
-    from packaging.requirements import Requirement
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+    from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion
 
     about = [_metadata(file) for file in sorted(folder.glob("*.whl"))]
     have = {canonicalize_name(each["Name"]) for each in about}
     more = set()
     for text in (text for each in about for text in each.get_all("Requires-Dist", ())):
-        need = Requirement(text)
-        there = need.marker is None or need.marker.evaluate({**markers, "extra": ""})
+        try:
+            need = Requirement(text)
+            there = need.marker is None or need.marker.evaluate({**markers, "extra": ""})
+        except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName, InvalidVersion) as error:
+            raise EnvironmentGap(f"A wheel asks for {text[:200]!r}, which can't be read.", hint=TRUSTED) from error
         if there and canonicalize_name(need.name) not in have:
             more.add(f"{need.name}{need.specifier}")
     return sorted(more)
@@ -219,11 +258,17 @@ def _asked_for_there(folder: Path, markers: Mapping[str, str]) -> list[str]:
 
 def _metadata(wheel: Path) -> Message:
     """Return what a wheel says of itself."""
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(
-            each for each in archive.namelist() if each.endswith(".dist-info/METADATA") and each.count("/") == 1
-        )
-        return message_from_bytes(archive.read(name))
+    with _opened(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1]
+        data = b""
+        if names:
+            with archive.open(names[0]) as file:
+                data = file.read(MAX_PART_BYTES + 1)
+        found = message_from_bytes(data)
+    known = all(_NAME.fullmatch(str(found[field] or "")) for field in ("Name", "Version"))
+    if len(data) > MAX_PART_BYTES or not known:
+        raise EnvironmentGap(f"{wheel.name} is no wheel: it doesn't say what it is.", hint=TRUSTED)
+    return found
 
 
 def _for_board(python: BoardPython) -> list[str]:

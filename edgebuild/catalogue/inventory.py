@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from pydantic import Field, model_validator
 
 from edgebuild.catalogue.tables import Table, collect, read_toml
 from edgebuild.core.files import expanded, home_folder
+from edgebuild.devices.answers import MAX_TEXT
+from edgebuild.devices.messages import one_line
 from edgebuild.errors import ConfigError, EnvironmentGap, StoreError
 
 #: Names that are safe in paths, keys of TOML and output.
@@ -108,7 +111,8 @@ def _write(devices: dict[str, DeviceEntry]) -> Path:
     for name in sorted(devices):
         fields = devices[name].model_dump(mode="json", exclude={"name", "facts"}, exclude_defaults=True)
         text += f"\n[devices.{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items())
-        facts = devices[name].facts
+        # What a device says of itself may hold anything; a file is read back only without control characters.
+        facts = {one_line(key): one_line(value, MAX_TEXT) for key, value in devices[name].facts.items()}
         if facts:
             text += f"\n[devices.{name}.facts]\n"
             text += "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in sorted(facts.items()))
@@ -128,5 +132,9 @@ def _write(devices: dict[str, DeviceEntry]) -> Path:
 
 
 def _toml(value: object) -> str:
-    """JSON's text, numbers and lists are TOML too, as long as no control character but the escaped ones is in them."""
-    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+    """JSON's text, numbers and lists are TOML too where no surrogate and no control character is in them as it is.
+
+    TOML has no half of a surrogate pair, not even escaped: what a device says may hold one.
+    """
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)

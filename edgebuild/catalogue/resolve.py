@@ -10,6 +10,7 @@ from edgebuild.catalogue.tables import unknown
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision, Setting
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.values import Value
+from edgebuild.devices.messages import whole_number
 from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import ConfigError
 
@@ -143,8 +144,7 @@ def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
 
 
 def _number(readings: Mapping[str, str], name: str) -> int | None:
-    text = readings.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return whole_number(readings.get(name, ""))
 
 
 def _isa(facts: Facts, readings: Mapping[str, str]) -> frozenset[str]:
@@ -220,8 +220,8 @@ def _gpu(facts: Facts, readings: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isascii() and part.isdigit() for part in parts) else ()
+    parts = [whole_number(part) for part in text.split(".")]
+    return () if None in parts else tuple(part for part in parts if part is not None)
 
 
 def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:

@@ -10,7 +10,7 @@ from edgebuild.errors import UsageError
 DEFAULT_PORT = 22
 _FORM = re.compile(
     r"(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.-]*)@"
-    r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:(?P<port>\d+))?"
+    r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?"
 )
 
 
@@ -28,7 +28,9 @@ class SshAddress:
         found = _FORM.fullmatch(text)
         port = int(found["port"]) if found and found["port"] else DEFAULT_PORT
         if found is None or found["host"].startswith("-") or not 0 < port < 1 << 16:
-            raise UsageError(f"can't read the SSH address {text!r}", hint="write user@host or user@host:port")
+            # What stands between a colon and the last @ is a password: it is not shown.
+            shown = re.sub(r":[^@]*@", ":…@", text)[:200]
+            raise UsageError(f"can't read the SSH address {shown!r}", hint="write user@host or user@host:port")
         return cls(user=found["user"], host=found["host"].strip("[]"), port=port)
 
     def __str__(self) -> str:

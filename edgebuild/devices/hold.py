@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.answers import Event, checked
 from edgebuild.devices.client import KNOCK_S
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.messages import NotAMessage, one_line, printable, read_message
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EnvironmentGap
 
@@ -81,8 +82,9 @@ def pinned_clocks(client: RunnerClient, *, check: Callable[[], None] = never_sto
         message = _next(channel, client, check)
         if message.get("event") != "pinned":
             error = message.get("error")
-            told = error if isinstance(error, dict) else {"message": str(message)[:300]}
-            raise EnvironmentGap(f"{client.device.id}: {told.get('message')}", hint=str(told.get("hint", "")))
+            told = error if isinstance(error, dict) else {"message": str(message)}
+            what, how = (printable(str(told.get(part, "")))[:500] for part in ("message", "hint"))
+            raise EnvironmentGap(f"{client.device.id}: {what}", hint=how)
         yield
     finally:
         over.set()
@@ -114,13 +116,15 @@ def _knock(channel: Channel, over: threading.Event) -> None:
 def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None]) -> int:
     message = _next(channel, client, check)
     if message.get("event") == "waiting":
-        with progress.task(f"waiting: {str(message.get('holder'))[:200]!r} is measuring on {client.device.id}"):
+        with progress.task(
+            f"waiting: {one_line(str(message.get('holder')))[:200]!r} is measuring on {client.device.id}"
+        ):
             while message.get("event") == "waiting":
                 message = _next(channel, client, check)
-    attempt = message.get("attempt")
-    if message.get("event") != "held" or not isinstance(attempt, int):
-        raise DeviceError(f"{client.device.id} can't be held: {str(message.get('error') or message)[:300]}")
-    return attempt
+    if message.get("event") != "held" or message.get("attempt") is None:
+        said = one_line(str(message.get("error") or message))[:300]
+        raise DeviceError(f"{client.device.id} can't be held: {said}", hint="Try again.")
+    return int(message["attempt"])
 
 
 def _next(channel: Channel, client: RunnerClient, check: Callable[[], None]) -> dict[str, Any]:
@@ -131,12 +135,10 @@ def _next(channel: Channel, client: RunnerClient, check: Callable[[], None]) -> 
         except TimeoutError:
             continue
         try:
-            message = json.loads(line or "")
-        except ValueError:
-            message = None
-        if not isinstance(message, dict):
+            message = read_message(line or "")
+        except NotAMessage:
             raise DeviceError(
-                f"{client.device.id} ended the hold: {channel.stderr_tail()[-500:] or 'no reason given'}",
+                f"{client.device.id} ended the hold: {printable(channel.stderr_tail()[-500:]) or 'no reason given'}",
                 hint="Try again; `edgebuild device check` looks at the device.",
-            )
-        return message
+            ) from None
+        return checked(Event, message, client.device.id) if "event" in message else message

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from edgebuild.devices.local_folder import claim
+from edgebuild.devices.messages import tail
 from edgebuild.devices.transport import MAX_FILE_BYTES, MAX_LINE_BYTES
 from edgebuild.errors import DeviceError, EnvironmentGap, StoreError
 
@@ -168,7 +169,9 @@ class ProcessChannel:
             pipe.write(line.encode() + b"\n")
             pipe.flush()
         except OSError as error:
-            raise DeviceError(f"The runner ended before it read its request.\n{self.stderr_tail()}".strip()) from error
+            raise DeviceError(
+                f"The runner ended before it read its request.\n{tail(self.stderr_tail())}".strip()
+            ) from error
 
     def receive(self, timeout_s: float) -> str | None:
         """Return the next line, reading both pipes so that neither can fill and block the program."""

@@ -49,6 +49,11 @@ def printable(text: str, most: int = MESSAGE_CHARACTERS) -> str:
     return shown.strip()
 
 
+def tail(text: str) -> str:
+    """Return the end of what a program wrote to its error output, ``printable``."""
+    return printable(text[-MESSAGE_CHARACTERS:])
+
+
 def one_line(text: str, most: int = MESSAGE_CHARACTERS) -> str:
     """Return ``printable`` text in one line."""
     return " ".join(printable(text, most).split())

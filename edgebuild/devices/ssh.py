@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.devices import ssh_folder
+from edgebuild.devices.messages import tail, whole_number
 from edgebuild.devices.ssh_channel import SshChannel
 from edgebuild.devices.ssh_connection import CONNECT_S, connected
 from edgebuild.devices.ssh_loop import Loop, import_asyncssh
@@ -180,20 +181,20 @@ class SshDevice:
                 if left < 0:
                     raise DeviceError(f"{self.id} answers a short script with more than {MAX_SCRIPT_BYTES} bytes.")
             if channel.wait(FILE_S) != 0:
-                raise DeviceError(f"{self.id}: {channel.stderr_tail() or 'a script failed'}")
+                raise DeviceError(f"{self.id}: {tail(channel.stderr_tail()) or 'a script failed'}")
             return "\n".join(lines)
         except TimeoutError as error:
             raise DeviceError(f"{self.id} said nothing for {FILE_S:g} s.", hint="Is the board busy?") from error
         finally:
             channel.kill()
 
-    def kill_group(self, group: str, *, leader_ended: bool) -> None:
+    def kill_group(self, group: int, *, leader_ended: bool) -> None:
         """End every process of a group; a board that is away has noticed by itself.
 
         Where the group's leader ended by itself this only tidies up, and isn't waited for before ``close``: starting
         the login shell that does it takes a while.
         """
-        killing = self._connection.run(f"kill -KILL -- -{int(group)}", check=False)
+        killing = self._connection.run(f"kill -KILL -- -{group}", check=False)
         if leader_ended and self._loop is not None:
             self._tidying = [future for future in self._tidying if not future.done()]
             self._tidying.append(self._loop.begin(killing))
@@ -316,9 +317,9 @@ class SshDevice:
         """Make room for so many bytes under the quota; what was used longest ago goes first. Raises ``DeviceError``."""
         if size <= self._quota_bytes and (self._used_bytes is None or self._used_bytes + size > self._quota_bytes):
             answer = self.run_script(ssh_folder.ROOM, self.root, str(self._quota_bytes - size), self._site)
-            if not answer.isdigit():
+            self._used_bytes = whole_number(answer)
+            if self._used_bytes is None:
                 raise DeviceError(f"{self.id} doesn't say how much it holds: {answer[:200]!r}.")
-            self._used_bytes = int(answer)
         if (self._used_bytes or 0) + size > self._quota_bytes:
             raise DeviceError(
                 f"{self.id}: {size} bytes don't fit into the quota of {self._quota_bytes} bytes on the board.",

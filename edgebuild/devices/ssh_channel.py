@@ -9,6 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.devices.messages import tail, whole_number
 from edgebuild.devices.ssh_connection import CONNECT_S
 from edgebuild.devices.ssh_loop import import_asyncssh
 from edgebuild.devices.transport import MAX_LINE_BYTES
@@ -25,6 +26,13 @@ MAX_WAITING_CHUNKS = 64
 STDERR_TAIL_BYTES = 16 << 10
 #: The shell's own words for a program that isn't there or can't be run.
 NOT_RUNNABLE = frozenset({126, 127})
+
+
+def _signal_number(exit_signal: Any) -> int:
+    """Return the number of the signal that a board names; one that Linux doesn't know counts as a kill."""
+    name = exit_signal[0] if isinstance(exit_signal, tuple) and exit_signal else exit_signal
+    found = signal.Signals.__members__.get(f"SIG{name}")
+    return int(signal.SIGKILL if found is None else found)
 
 
 class SshChannel:
@@ -70,13 +78,15 @@ class SshChannel:
             if time.monotonic() > deadline:
                 raise TimeoutError
         if self._process.exit_signal is not None:
-            return -int(signal.Signals[f"SIG{self._process.exit_signal[0]}"])
-        status: int | None = self._process.exit_status
+            return -_signal_number(self._process.exit_signal)
+        status = self._process.exit_status
         if status is None:
             raise self._device.lost()
+        if not isinstance(status, int) or status < 0:
+            raise DeviceError(f"{self._device.id}: a program ended with a status that is no number.", hint="Try again.")
         if status in NOT_RUNNABLE:
             raise DeviceError(
-                f"{self._device.id}: {self.stderr_tail() or 'the program is not there'}",
+                f"{self._device.id}: {tail(self.stderr_tail()) or 'the program is not there'}",
                 hint="The device needs a Python of 3.8 or later at that path.",
             )
         return status
@@ -86,7 +96,7 @@ class SshChannel:
         if self._killed:
             return
         self._killed = True
-        if self._group.isdigit():
+        if self._group is not None:
             self._device.kill_group(self._group, leader_ended=self._process.exit_status is not None)
         with contextlib.suppress(DeviceError):
             self._device.wait_for(self._drop(), "close a program", CONNECT_S)
@@ -99,11 +109,14 @@ class SshChannel:
         loop = asyncio.get_running_loop()
         self._pumps = (loop.create_task(self._pump_output()), loop.create_task(self._pump_error()))
 
-    def _first_line(self) -> str:
+    def _first_line(self) -> int | None:
+        """Return the number of the program's group; None where there is none, and then nothing was started."""
         try:
-            return self.receive(CONNECT_S) or ""
+            group = whole_number((self.receive(CONNECT_S) or "").strip())
         except TimeoutError as error:
             raise DeviceError(f"{self._device.id} started nothing in {CONNECT_S:g} s.", hint="Is it busy?") from error
+        # 0 is this shell's own group, and 1 is everything: neither is what was started.
+        return group if group is not None and group > 1 else None
 
     async def _pump_output(self) -> None:
         data = b"-"

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.devices.messages import one_line
 from edgebuild.devices.ssh_loop import Loop, import_asyncssh
 from edgebuild.errors import DeviceError
 
@@ -31,8 +32,9 @@ async def connected(
     machine that doesn't answer.
     """
     asyncssh = import_asyncssh()
+    keys = () if key_file is None else [_private_key(key_file, who)]
     try:
-        pinned = asyncssh.import_known_hosts("".join(f"* {key}\n" for key in host_keys))
+        pinned = _pinned(host_keys, who)
         return await asyncssh.connect(
             address.host,
             address.port,
@@ -40,7 +42,7 @@ async def connected(
             username=address.user,
             known_hosts=pinned,
             server_host_key_algs=_algorithms(host_keys),
-            client_keys=[str(key_file)] if key_file else (),
+            client_keys=keys,
             config=None,
             password=None,
             agent_forwarding=False,
@@ -66,6 +68,45 @@ async def connected(
             f"{who}: {address} doesn't answer: {str(error) or 'no answer in time'}.",
             hint="Is the board on, and its address right? `edgebuild device check` tries again.",
         ) from error
+    except ValueError as error:  # a key in ~/.ssh that can't be read, a host name that is none
+        raise DeviceError(
+            f"{who}: {address} can't be asked: {one_line(str(error))}.",
+            hint="Name a key that can be read with --key, or let ssh-agent offer yours: `ssh-add`.",
+        ) from error
+
+
+def _private_key(path: Path, who: str) -> Any:
+    """Return the user's key; raises ``DeviceError`` for one that needs a passphrase, and for what is no key."""
+    asyncssh = import_asyncssh()
+    try:
+        return asyncssh.read_private_key(str(path))
+    except OSError as error:
+        raise DeviceError(
+            f"{who}: the key {path} can't be read: {error.strerror}.", hint="key_file in devices.toml names it."
+        ) from error
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
+        if "assphrase" in str(error):
+            raise DeviceError(
+                f"{who}: the key {path} is protected by a passphrase, and nobody is asked for it.",
+                hint=f"Let ssh-agent offer it: `ssh-add {path}`, and leave key_file (--key) out.",
+            ) from error
+        raise DeviceError(
+            f"{who}: {path} is no private key.", hint="Name the file without .pub, as ssh-keygen made it."
+        ) from error
+
+
+def _pinned(host_keys: Sequence[str], who: str) -> Any:
+    """Return the pinned keys as asyncssh wants them; raises ``DeviceError`` where one is none."""
+    asyncssh = import_asyncssh()
+    for key in host_keys:
+        try:
+            asyncssh.import_public_key(key)
+        except ValueError as error:
+            raise DeviceError(
+                f"{who}: the pinned host key {key[:60]!r} is none.",
+                hint="`edgebuild device remove` and `edgebuild device add` pin it again.",
+            ) from error
+    return asyncssh.import_known_hosts("".join(f"* {' '.join(key.split()[:2])}\n" for key in host_keys))
 
 
 def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[str, ...]:
@@ -97,7 +138,7 @@ async def _presented(address: SshAddress, tunnel: Any) -> tuple[str, ...]:
         key = await asyncio.wait_for(
             asyncssh.get_server_host_key(address.host, address.port, tunnel=tunnel or (), config=None), CONNECT_S
         )
-    except (asyncssh.Error, OSError, TimeoutError):
+    except (asyncssh.Error, OSError, TimeoutError, ValueError):
         return ()
     if key is None:
         return ()

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.tags import cpython_tags
 from packaging.utils import parse_wheel_filename
 
-from edgebuild.building.wheels import BoardPython, choose, places, platform_tags, unpacked_bytes
+from edgebuild.building.wheels import (
+    BoardPython,
+    Lock,
+    Wheel,
+    _asked_for_there,
+    _kept_lock,
+    choose,
+    places,
+    platform_tags,
+    unpacked_bytes,
+)
+from edgebuild.core.checked_json import with_digest
 from edgebuild.core.values import digest_file
 from edgebuild.errors import DeviceError, EdgebuildError, EnvironmentGap
 from tests.devices.wheels import make_wheel
+from tests.mutants import COUNTS, damaged, flipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +129,57 @@ def test_a_wheel_that_is_gone_or_damaged_here_is_fetched_again(index: Path, tmp_
     make_wheel(index, files={"toyrt/other.py": b""})
     with pytest.raises(EnvironmentGap, match=r"again: .*hash"):
         choose(["toyrt"], board(), cache)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_damaged_lock_is_chosen_again(count: int, tmp_path: Path) -> None:
+    lock = Lock(wheels=(Wheel(name="toyrt", version="1.0", file="toyrt-1.0.whl", sha256="a" * 64),))
+    path = tmp_path / "lock.json"
+    sound = with_digest(lock.model_dump(mode="json")).encode()
+    for seed in range(count):
+        bad = (flipped if seed % 2 else damaged)(sound, seed)
+        path.write_bytes(bad)
+        assert _kept_lock(path) == (lock if bad == sound else None), seed
+    path.write_bytes(sound)
+    assert _kept_lock(path) == lock
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_damaged_wheel_is_one_sentence(count: int, tmp_path: Path) -> None:
+    sound = make_wheel(tmp_path, requires=["toymath; platform_machine == 'aarch64'"]).read_bytes()
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    wheel = folder / "toyrt-1.0.whl"
+    for seed in range(count):
+        wheel.write_bytes(damaged(sound, seed))
+        with contextlib.suppress(EnvironmentGap):
+            unpacked_bytes(wheel)
+        with contextlib.suppress(EnvironmentGap):
+            _asked_for_there(folder, MARKERS)
+
+
+@pytest.mark.parametrize(
+    ("about", "wrong"),
+    [
+        (b"", "doesn't say what it is"),
+        (b"Name: toyrt --index-url=x\nVersion: 1\n", "doesn't say what it is"),
+        (b"Name: toyrt\nVersion: 1\nRequires-Dist: a b c\n", "can't be read"),
+        (b"Name: toyrt\nVersion: 1\nX: " + b"x" * (17 << 20), "doesn't say what it is"),
+    ],
+    ids=["nothing", "an option", "a requirement", "too long"],
+)
+def test_a_wheel_that_says_nonsense_of_itself_is_one_sentence(about: bytes, wrong: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "toyrt-1.0.whl", "w") as archive:
+        archive.writestr("toyrt-1.0.dist-info/METADATA", about)
+    with pytest.raises(EnvironmentGap, match=wrong):
+        _asked_for_there(tmp_path, MARKERS)
+
+
+def test_a_wheel_that_swells_without_end_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(64 << 20))
+    with pytest.raises(EnvironmentGap, match="more than any wheel does"):
+        unpacked_bytes(tmp_path / "bomb.whl")
 
 
 def test_what_killed_runs_left_is_removed_in_time(index: Path, tmp_path: Path) -> None:

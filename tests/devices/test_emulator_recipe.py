@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -149,3 +150,45 @@ def test_every_core_that_targets_name_is_known() -> None:
 
     named = {t.facts.emulator_core.value for t in load_targets().values() if t.facts.emulator_core is not None}
     assert named <= set(cores.KNOWN)
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "it's", 'say "hi"', "$HOME `id` $(id)", "new\nline", "back\\slash", "*?[x]", "ü😀"]
+)
+def test_the_start_script_takes_any_path_as_it_is(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    qemu = folder / "qemu"
+    qemu.write_text('#!/bin/sh\nprintf "%s\\0" "$PYTHONPATH" "$LD_LIBRARY_PATH" "$@"\n')
+    qemu.chmod(0o755)
+    emulator = setup.Emulator(
+        folder=folder,
+        qemu=str(qemu),
+        libraries=str(folder / "lib"),
+        python_version="3.11",
+        versions={},
+        why_no_counts="",
+    )
+    start = folder / "python"
+    start.write_text(emulator._start(folder / "core", "cortex-a72"))
+    start.chmod(0o755)
+    shown = subprocess.run([str(start), "-c", "x y"], check=True, capture_output=True, cwd=tmp_path).stdout
+    prefix = str(folder / "core")
+    assert shown.decode().split("\0")[:-1] == [
+        str(folder / "site"),
+        str(folder / "lib"),
+        *("-L", prefix, "-cpu", "cortex-a72", "-U", "LD_LIBRARY_PATH", "-0", str(start)),
+        *(f"{prefix}/usr/bin/python3.11", "-c", "x y"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"qemu": 1}', "\x00", "[" * 100_000, '{"qemu": "/x", "extra": 1}'])
+def test_a_damaged_manifest_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / setup.MANIFEST).write_text(text)
+    with pytest.raises(EnvironmentGap, match="is damaged"):
+        setup._open(tmp_path)
+
+
+def test_a_colon_in_the_path_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentGap, match="a colon ends"):
+        setup.set_up(tmp_path / "a:b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pytest
 from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice, ProcessChannel
+from edgebuild.devices.runner.packages import MAX_RECORD_BYTES
 from edgebuild.errors import DeviceError, EdgebuildError, EnvironmentGap
 from tests.devices.wheels import DEVICE, make_wheel
 
@@ -114,6 +116,31 @@ def test_a_wheel_that_was_damaged_on_its_way_is_not_used_and_not_kept(client: Ru
     with pytest.raises(DeviceError, match="damaged on its way"):
         client.call("install", asked, time_limit_s=60.0)
     assert not blob.exists()
+    assert left(client) == []
+
+
+def test_a_record_that_swells_without_end_is_not_read(client: RunnerClient, tmp_path: Path) -> None:
+    """A few kilobytes of a wheel that become hundreds of megabytes."""
+    wheel = tmp_path / "toyrt-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("toyrt/__init__.py", "")
+        with archive.open("toyrt-1.0.dist-info/RECORD", "w", force_zip64=True) as file:
+            for _ in range(4 * MAX_RECORD_BYTES >> 20):
+                file.write(b"\n" * (1 << 20))
+    assert wheel.stat().st_size < 1 << 20
+    with pytest.raises(EnvironmentGap, match="its RECORD, or the number of its files, is larger"):
+        install(client, wheel, unpacked_bytes=1 << 40)
+    assert left(client) == []
+
+
+@pytest.mark.parametrize("record", [b"\xff\xfe", b"a,sha256=\x00", b'"' + b"x" * 200_000 + b'"', b""])
+def test_a_record_that_is_none_is_refused(record: bytes, client: RunnerClient, tmp_path: Path) -> None:
+    wheel = tmp_path / "toyrt-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toyrt/__init__.py", "")
+        archive.writestr("toyrt-1.0.dist-info/RECORD", record)
+    with pytest.raises(EnvironmentGap):
+        install(client, wheel)
     assert left(client) == []
 
 

@@ -32,7 +32,8 @@ class EmulatedDevice:
         self._local = LocalDevice(root, str(emulator.python(core)), name=f"{name} (emulated {core})")
         if counting:
             self._environment = {
-                "QEMU_PLUGIN": f"file={emulator.plugin}",
+                # QEMU's options are separated by commas; two are one that isn't meant so.
+                "QEMU_PLUGIN": f"file={str(emulator.plugin).replace(',', ',,')}",
                 "EDGEBUILD_COUNTS": f"{self._local.root}/{self.counts}",
             }
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.core.steps import NoProgress
+from edgebuild.core.values import Value
 from edgebuild.devices.emulator import cores, recipe
+from edgebuild.devices.messages import whole_number
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
@@ -46,9 +49,9 @@ AUXV = (
 START = """\
 #!/bin/sh
 unset PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV LD_PRELOAD
-PYTHONPATH='{site}' PYTHONNOUSERSITE=1 LD_LIBRARY_PATH='{libraries}'
+PYTHONPATH={site} PYTHONNOUSERSITE=1 LD_LIBRARY_PATH={libraries}
 export PYTHONPATH PYTHONNOUSERSITE LD_LIBRARY_PATH
-exec '{qemu}' -L '{prefix}' -cpu {core} -U LD_LIBRARY_PATH -0 "$0" '{prefix}/usr/bin/python{python}' "$@"
+exec {qemu} -L {prefix} -cpu {core} -U LD_LIBRARY_PATH -0 "$0" {program} "$@"
 """
 
 
@@ -92,14 +95,25 @@ class Emulator:
         start.write_text(self._start(final, core))
 
     def _start(self, prefix: Path, core: str) -> str:
-        return START.format(
-            site=self.folder / "site",
-            libraries=self.libraries,
-            qemu=self.qemu,
-            prefix=prefix,
-            core=core,
-            python=self.python_version,
-        )
+        words = {
+            "site": self.folder / "site",
+            "libraries": self.libraries,
+            "qemu": self.qemu,
+            "prefix": prefix,
+            "core": core,
+            "program": prefix / "usr" / "bin" / f"python{self.python_version}",
+        }
+        return START.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
+
+
+class _Manifest(Value):
+    """``emulator.json``."""
+
+    qemu: str
+    libraries: str
+    python_version: str
+    versions: dict[str, str]
+    why_no_counts: str
 
 
 def read_host() -> recipe.Host:
@@ -130,6 +144,11 @@ def set_up(cache: Path, *, progress: Progress | None = None) -> Emulator:
     """
     host = read_host()
     folder = cache / "emulator" / host.key
+    if ":" in str(folder):
+        raise EnvironmentGap(
+            f"The emulator can't lie in {folder}: a colon ends a folder's name in the guest's search paths.",
+            hint="XDG_CACHE_HOME names another place.",
+        )
     if not (folder / MANIFEST).is_file():
         why = recipe.refusal(host)
         if why is not None:
@@ -142,14 +161,13 @@ def set_up(cache: Path, *, progress: Progress | None = None) -> Emulator:
 
 def _open(folder: Path) -> Emulator:
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
-        emulator = Emulator(folder=folder, **found)
-        Path(emulator.qemu).stat()  # the system's own may have been removed since
-    except (OSError, ValueError, TypeError) as error:
+        found = _Manifest.model_validate_json((folder / MANIFEST).read_bytes(), strict=True)
+        Path(found.qemu).stat()  # the system's own may have been removed since
+        return Emulator(folder=folder, **found.model_dump())
+    except (OSError, ValueError) as error:
         raise EnvironmentGap(
             f"The emulator in {folder} is damaged.", hint="Remove that folder: the next command makes it anew."
         ) from error
-    return emulator
 
 
 def _make(host: recipe.Host, folder: Path, done: Callable[[], None]) -> None:
@@ -281,7 +299,7 @@ def _qemu_version(qemu: str, libraries: str) -> str:
 def _build_plugin(folder: Path, version: str) -> str:
     """Compile the plugin; return why there is none, or nothing."""
     major = version.partition(".")[0]
-    if major.isdigit() and int(major) >= PLUGIN_UNTIL:
+    if (whole_number(major) or 0) >= PLUGIN_UNTIL:
         return f"the plugin that counts instructions is for QEMU before {PLUGIN_UNTIL}, this is {version}"
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:

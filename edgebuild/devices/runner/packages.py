@@ -34,8 +34,20 @@ PARTIAL = ".part"
 CHUNK_BYTES = 1 << 20
 #: Files of a wheel that its RECORD doesn't vouch for: itself and its signatures.
 UNRECORDED = frozenset({"RECORD", "RECORD.jws", "RECORD.p7s"})
+#: A line of RECORD is about 100 bytes: no wheel has more files.
+MAX_RECORD_BYTES = 16 << 20
+MAX_MEMBERS = 100000
 #: What a damaged or odd zip makes the standard library raise.
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    csv.Error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+    struct.error,
+)
 
 
 def python(request: Fields) -> Fields:
@@ -163,7 +175,11 @@ class _Wheel:
         names = [name for name in archive.namelist() if name.endswith(".dist-info/RECORD") and name.count("/") == 1]
         if len(names) != 1:
             raise self._refused("it has no RECORD")
-        rows = csv.reader(io.StringIO(archive.read(names[0]).decode("utf-8")))
+        with archive.open(names[0]) as file:
+            data = file.read(MAX_RECORD_BYTES + 1)
+        if len(data) > MAX_RECORD_BYTES or len(archive.infolist()) > MAX_MEMBERS:
+            raise self._refused("its RECORD, or the number of its files, is larger than any wheel's")
+        rows = csv.reader(io.StringIO(data.decode("utf-8")))
         found = {}
         for row in rows:
             kind, _, digest = (row[1] if len(row) > 1 else "").partition("=")
