@@ -21,7 +21,11 @@ Foreign exceptions are wrapped where they enter, with ``raise … from``.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+#: What stands between :// and @ in a URL. A secret may hold slashes, as Amazon's do.
+_USERINFO = re.compile(r"://(?:[^\s/@]*|[^\s@]*:[^\s@]*)@")
 
 
 class EdgebuildError(Exception):
@@ -30,9 +34,14 @@ class EdgebuildError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(without_passwords(message))
+        self.message = without_passwords(message)
+        self.hint = without_passwords(hint)
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no URL shows its user and password: messages go to logs, records and other people."""
+    return _USERINFO.sub("://…@", text)
 
 
 class UsageError(EdgebuildError):

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.cli.output import make_console
 from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.errors import UsageError
 
@@ -71,21 +72,19 @@ def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
 
 
 def _show(report: BenchReport) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    table = Table("", *[escape(result.model) for result in report.results], box=None, pad_edge=False)
+    console = make_console()
+    table = Table("", *[result.model for result in report.results], box=None, pad_edge=False)
     for name, cells in _rows(report.results):
         table.add_row(name, *map(Text, cells))
     console.print(table)
     if report.comparison is not None:
-        console.print(f"\n{comparison_words(report.comparison, *[r.model for r in report.results])}", markup=False)
+        console.print(f"\n{comparison_words(report.comparison, *[r.model for r in report.results])}")
     if report.protocol == "screen":
-        console.print("\nMeasured with the screen protocol: it ranks, it proves nothing.", markup=False)
-    console.print(f"\nDevice {report.device}; raw samples in {report.folder}", markup=False, soft_wrap=True)
+        console.print("\nMeasured with the screen protocol: it ranks, it proves nothing.")
+    console.print(f"\nDevice {report.device}; raw samples in {report.folder}", soft_wrap=True)
 
 
 def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgebuild.building.record import find_build, load_record, load_samples
 from edgebuild.building.world import BUGS, HOME
 from edgebuild.cli.console import say_error
+from edgebuild.cli.output import make_console
 from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.core.steps import never_stop
 from edgebuild.errors import BudgetMissed, Inconclusive, UsageError
@@ -28,7 +29,6 @@ WORST_FIRST = ("missed", "inconclusive", "ok")
 
 def run_build(project: Project, options: Options) -> int:
     """Build, print each target's result, return the exit code."""
-    from rich.console import Console
 
     from edgebuild.cli.progress import make_progress
     from edgebuild.execution.faults import Failure, Guard
@@ -41,7 +41,7 @@ def run_build(project: Project, options: Options) -> int:
         alive=never_stop, reports=project.folder / HOME / BUGS, project=project.folder, command=options.command
     )
     records = build(project, options, progress=make_progress())
-    console = Console()
+    console = make_console()
     for record in records:
         console.print(summary(record))
         folder = project.folder / HOME / "builds" / record.build_id
@@ -91,25 +91,23 @@ def shown(path: Path) -> str:
 
 def show_report(project: Path, build: str | None, output: Path | None) -> None:
     """Print a build's summary and write its report."""
-    from rich.console import Console
 
     from edgebuild.reporting.terminal import summary
 
     folder = find_build(home_of(project), build)
     record = load_record(folder)
-    console = Console()
+    console = make_console()
     console.print(summary(record))
     console.print(f"Report: {shown(write_report(folder, record, output))}", soft_wrap=True)
 
 
 def show_explanation(project: Path, build: str | None, candidate: str) -> None:
     """Print where a candidate's points and milliseconds went."""
-    from rich.console import Console
 
     from edgebuild.reporting.terminal import explain
 
     record = load_record(find_build(home_of(project), build))
-    Console().print(explain(record, pick_candidate(record, candidate)))
+    make_console().print(explain(record, pick_candidate(record, candidate)))
 
 
 def pick_candidate(record: BuildRecord, text: str) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgebuild.cli.output import make_console, say
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -78,10 +80,10 @@ def _add_emulator(name: str, target: str, project: Path | None) -> None:
     entry = validate(DeviceEntry, fields, "edgebuild device add")
     device = emulate(entry, make_progress())
     entry, _ = enrol(entry, project)
-    print(f"{entry.name} is an emulated {entry.target} ({entry.facts.get('cpu')}); it is in {inventory_path()} now.")
-    print("Accuracy, parity, memory and instructions are looked at on it; nothing on it is ever timed.")
+    say(f"{entry.name} is an emulated {entry.target} ({entry.facts.get('cpu')}); it is in {inventory_path()} now.")
+    say("Accuracy, parity, memory and instructions are looked at on it; nothing on it is ever timed.")
     if device.why_no_counts:
-        print(f"Instructions are not counted: {device.why_no_counts}.")
+        say(f"Instructions are not counted: {device.why_no_counts}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +120,10 @@ def _add_board(
     _confirm(str(address), keys[0], expected[SSH_KEY], SSH_KEY)
     wanted = validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add")
     entry, runtimes = enrol(wanted, project)
-    print(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
+    say(f"{entry.name} is a {entry.target}; it is in {inventory_path()} now.")
     missing = [runtime for runtime, version in runtimes.items() if version == "unknown"]
     if missing:
-        print(f"Its {entry.python} lacks {', '.join(missing)}: `edgebuild device provision {entry.name}` is next.")
+        say(f"Its {entry.python} lacks {', '.join(missing)}: `edgebuild device provision {entry.name}` is next.")
 
 
 def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
@@ -142,7 +144,7 @@ def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
             f"{address} shows the host key {shown}, and nobody is here to say whether it is the right one.",
             hint=f"Give it with {option} once you compared it with that machine's own.",
         )
-    print(f"{address} shows the host key {key.split()[0]} {shown}.")
+    say(f"{address} shows the host key {key.split()[0]} {shown}.")
     if not typer.confirm("Is that its own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on it)?"):
         raise UsageError("The host key was not confirmed; nothing was written.")
 
@@ -157,12 +159,12 @@ def provision(name: NameArgument, project: ProjectOption = None) -> None:
 
     done = put_runtime(entry_of(name), project, progress=make_progress())
     if done.wheels:
-        print(f"{name} has {done.python}: {', '.join(done.wheels)}.")
+        say(f"{name} has {done.python}: {', '.join(done.wheels)}.")
         sent = (
             f"{done.sent_bytes / 1e6:.1f} MB were sent" if done.sent_bytes else "all of it was there, nothing was sent"
         )
-        print(f"They lie in {done.entry.site} on the board; {sent}.")
-    print(f"Runtimes: {', '.join(f'{runtime} {version}' for runtime, version in done.runtimes.items())}.")
+        say(f"They lie in {done.entry.site} on the board; {sent}.")
+    say(f"Runtimes: {', '.join(f'{runtime} {version}' for runtime, version in done.runtimes.items())}.")
     if done.lacking:
         names = ", ".join(runtime for runtime, _ in done.lacking)
         hint = " ".join(how for _, how in done.lacking)
@@ -172,7 +174,6 @@ def provision(name: NameArgument, project: ProjectOption = None) -> None:
 @app.command("list")
 def list_devices() -> None:
     """Show the inventory."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -180,7 +181,7 @@ def list_devices() -> None:
 
     inventory = load_inventory()
     if not inventory:
-        print(f"No devices in {inventory_path()}: `edgebuild device add` enrols one.")
+        say(f"No devices in {inventory_path()}: `edgebuild device add` enrols one.")
         return
     table = Table("Device", "Target", "Address", "CPU", "Runtimes", box=None, pad_edge=False)
     for entry in inventory.values():
@@ -198,7 +199,7 @@ def list_devices() -> None:
                 ),
             )
         )
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command("check")
@@ -210,7 +211,7 @@ def check(name: NameArgument, project: ProjectOption = None) -> None:
 
     findings = look_again(entry_of(name), project)
     for finding in findings:
-        print(f"{'WRONG' if finding.wrong else 'ok':5}  {finding.what}: {finding.found}")
+        say(f"{'WRONG' if finding.wrong else 'ok':5}  {finding.what}: {finding.found}")
     if any(finding.wrong for finding in findings):
         raise typer.Exit(DeviceError.exit_code)
 
@@ -227,6 +228,6 @@ def remove(
 
     left = empty(entry_of(name)) if files else ()
     remove_entry(name)
-    print(f"{name} is not in the inventory any more.")
+    say(f"{name} is not in the inventory any more.")
     if left:
-        print(f"What isn't edgebuild's stayed in its folder: {', '.join(left)}.")
+        say(f"What isn't edgebuild's stayed in its folder: {', '.join(left)}.")

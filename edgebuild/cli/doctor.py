@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebuild.cli.output import make_console, say
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ UNKNOWN = "unknown"
 
 def run_doctor(against: str | None, project: Path) -> int:
     """Print what was found; return 0, or 6 when nothing can be built here or something differs from ``against``."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -36,7 +36,7 @@ def run_doctor(against: str | None, project: Path) -> int:
     rows = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
     for state, what, value, advice in found:
         rows.add_row(*map(Text, (state, what, value, advice)))  # not markup: hints hold square brackets
-    Console().print(rows)
+    make_console().print(rows)
     usable = any(backend.installed() is not None for backend in table.values())
     return 0 if usable else EnvironmentGap.exit_code
 
@@ -115,9 +115,9 @@ def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:
     then |= {fact.name: fact.value for fact in configuration_of({f.name: f.value for f in record.facts})}
     different = [name for name in sorted(set(now) | set(then)) if now.get(name) != then.get(name)]
     for name in different:
-        print(f"{name}: {then.get(name, 'absent')} in build {record.build_id}, {now.get(name, 'absent')} now")
+        say(f"{name}: {then.get(name, 'absent')} in build {record.build_id}, {now.get(name, 'absent')} now")
     if not different:
-        print(f"Nothing differs from build {record.build_id}.")
+        say(f"Nothing differs from build {record.build_id}.")
         return 0
-    print("Results of that build need not repeat here: steps that these shape are run again.")
+    say("Results of that build need not repeat here: steps that these shape are run again.")
     return EnvironmentGap.exit_code

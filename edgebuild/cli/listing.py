@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import Target, load_targets
+from edgebuild.cli.output import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 
 def show_targets(name: str | None, project: Path) -> None:
     """Print all targets, or one with its facts and where they are known from."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     folder = project if project.is_dir() else project.parent
-    targets, profiles, console = load_targets(folder), load_profiles(folder), Console()
+    targets, profiles, console = load_targets(folder), load_profiles(folder), make_console()
     if name is not None:
         _show_target(pick("targets", name, targets), console)
         return
@@ -39,8 +39,8 @@ def _show_target(target: Target, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(f"{target.name}: {target.title}\n", markup=False)
-    console.print(f"Profiles, in order of preference: {', '.join(target.profiles)}\n", markup=False)
+    console.print(f"{target.name}: {target.title}\n")
+    console.print(f"Profiles, in order of preference: {', '.join(target.profiles)}\n")
     table = Table("Fact", "Value", "Source", "Date", "Checked", box=None, pad_edge=False)
     for name in type(target.facts).model_fields:
         fact = getattr(target.facts, name)
@@ -50,31 +50,30 @@ def _show_target(target: Target, console: Any) -> None:
     console.print(table if table.row_count else "It has no facts of its own: everything is probed.")
     given = {k: v for k, v in target.limits.model_dump().items() if v is not None}
     if given:
-        console.print(f"\nDefault limits: {', '.join(f'{k} = {v}' for k, v in given.items())}", markup=False)
+        console.print(f"\nDefault limits: {', '.join(f'{k} = {v}' for k, v in given.items())}")
 
 
 def show_plans(plans: Sequence[Plan]) -> None:
     """Print what would be tried."""
-    from rich.console import Console
 
-    console = Console()
+    console = make_console()
     for plan in plans:
         console.print(
             f"Plan for {plan.target}: the best {plan.objective} within {plan.budget}, about {minutes(plan.seconds)}.\n",
             markup=False,
         )
         for recipe in plan.recipes:
-            console.print(f"Recipe {recipe.name}: {recipe.text}", markup=False, highlight=False)
+            console.print(f"Recipe {recipe.name}: {recipe.text}", highlight=False)
         _show_candidates(plan, console)
         for reason in dict.fromkeys(refusal.reason for refusal in plan.refused):
             what = [refusal.what for refusal in plan.refused if refusal.reason == reason]
             told = f"{what[0]}: {reason}" if len(what) == 1 else f"{reason}: {', '.join(what)}"
-            console.print(f"Not tried: {told}", markup=False)
+            console.print(f"Not tried: {told}")
         for note in plan.notes:
-            console.print(f"Note: {note}", markup=False)
-        console.print("\nAbout how long:", markup=False)
+            console.print(f"Note: {note}")
+        console.print("\nAbout how long:")
         for cost in plan.costs:
-            console.print(f"  {cost.stage:28} {minutes(cost.seconds):>8}", markup=False)
+            console.print(f"  {cost.stage:28} {minutes(cost.seconds):>8}")
 
 
 def _show_candidates(plan: Plan, console: Any) -> None:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from edgebuild.cli.output import make_console, say
+
 #: Work that takes less than this needs no line of its own in a log.
 QUIET_BELOW_S = 2.0
 
@@ -14,7 +16,6 @@ class TerminalProgress:
     """Draws one bar per open task, with the time left, on stderr."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self._progress = Progress(
@@ -25,7 +26,7 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TextColumn("left", style="dim"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=make_console(stderr=True),
             transient=True,
         )
         self._open = 0
@@ -80,7 +81,7 @@ class LogProgress:
 
     def say(self, text: str) -> None:
         """See ``Progress``."""
-        print(_line(text), file=sys.stderr, flush=True)
+        say(_line(text), error=True)
 
 
 class _LogTask:
@@ -103,12 +104,12 @@ class _LogTask:
             if self._total and self._done:
                 remaining = (now - self._started) * max(self._total - self._done, 0.0) / self._done
                 left = f", about {remaining:.0f} s left"
-            print(f"  … {self._title}{f' ({note})' if note else ''}{left}", file=sys.stderr, flush=True)
+            say(f"  … {self._title}{f' ({note})' if note else ''}{left}", error=True)
 
     def __exit__(self, *exc: object) -> None:
         took = time.monotonic() - self._started
         if took >= QUIET_BELOW_S:
-            print(f"  {self._title}: {took:.0f} s", file=sys.stderr, flush=True)
+            say(f"  {self._title}: {took:.0f} s", error=True)
 
 
 def _line(text: str) -> str:

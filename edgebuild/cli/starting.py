@@ -10,6 +10,7 @@ from edgebuild.catalogue.project import PROJECT_FILE
 from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.starter import PICKLED_SUFFIXES, conversion_advice, starter_from_factory, starter_from_onnx
 from edgebuild.catalogue.tables import toml_text
+from edgebuild.cli.output import say
 from edgebuild.errors import StoreError, UsageError
 
 DEFAULT_FACTORY = "model:build"
@@ -18,7 +19,7 @@ DEFAULT_FACTORY = "model:build"
 def write_starter(model: str | None, project: Path) -> None:
     """Write edgebuild.toml into the project's folder; never overwrites one, never loads a pickled file."""
     if model is not None and model.endswith(PICKLED_SUFFIXES):
-        print(conversion_advice(Path(model)))
+        say(conversion_advice(Path(model)))
         return
     path = project / PROJECT_FILE if project.is_dir() or not project.suffix else project
     if path.exists():
@@ -30,9 +31,9 @@ def write_starter(model: str | None, project: Path) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another folder with -p.") from error
-    print(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
+    say(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
     for note in notes:
-        print(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:

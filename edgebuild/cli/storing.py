@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.projects import load_project
 from edgebuild.building.world import DEVICE, HOME, store_of
+from edgebuild.cli.output import say
 from edgebuild.devices.local_folder import bytes_of, tidy
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ def show_usage(project: Path) -> None:
     with store_of(loaded) as store:
         usage = store.usage()
         quota = f", quota {_size(usage.quota_bytes)}" if usage.quota_bytes is not None else ""
-        print(f"{_place(store)}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
-        print(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
-        print(f"  unfinished work {_size(usage.scratch_bytes):>10}")
-        print(f"  running builds  {_size(usage.staging_bytes):>10}")
-    print(f"{_device(loaded)}: {_size(bytes_of(_device(loaded)))} in copies of results, for the runs on this machine")
+        say(f"{_place(store)}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
+        say(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
+        say(f"  unfinished work {_size(usage.scratch_bytes):>10}")
+        say(f"  running builds  {_size(usage.staging_bytes):>10}")
+    say(f"{_device(loaded)}: {_size(bytes_of(_device(loaded)))} in copies of results, for the runs on this machine")
 
 
 def collect_garbage(project: Path, quota_gb: float | None) -> None:
@@ -34,14 +35,14 @@ def collect_garbage(project: Path, quota_gb: float | None) -> None:
     with store_of(loaded) as store:
         quota = quota_gb if quota_gb is not None else loaded.store.quota_gb
         report = store.gc(None if quota is None else int(quota * 1e9))
-        print(
+        say(
             f"{_place(store)}: removed {report.removed_entries} results, {_size(report.removed_bytes)}; "
             f"{_size(report.left_bytes)} are left"
         )
         if not report.within_quota:
-            print("  what running builds use is still more than the quota")
+            say("  what running builds use is still more than the quota")
         if store.url is not None:
-            print("  only the copy: who else uses what lies at the URL can't be seen from here")
+            say("  only the copy: who else uses what lies at the URL can't be seen from here")
     _tidy(_device(loaded), None if quota is None else max(0, int(quota * 1e9) - report.left_bytes))
 
 
@@ -51,10 +52,10 @@ def _tidy(device: Path, most_bytes: int | None) -> None:
     if not before:
         return
     if not tidy(device, most_bytes):
-        print(f"{device}: in use, so nothing was removed")
+        say(f"{device}: in use, so nothing was removed")
         return
     left = bytes_of(device)
-    print(f"{device}: removed copies of results, {_size(before - left)}; {_size(left)} are left")
+    say(f"{device}: removed copies of results, {_size(before - left)}; {_size(left)} are left")
 
 
 def _device(project: Project) -> Path:

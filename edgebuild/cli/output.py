@@ -1,0 +1,61 @@
+"""The one way to the terminal: whatever is printed passes through here, and nothing in it steers the terminal.
+
+Texts come from models, devices and file names: control and direction characters in them are replaced, square brackets
+are no markup, and a URL's password isn't shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.errors import without_passwords
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def harmless(text: str) -> str:
+    """Return a text as it may be printed; line ends and tabs stay."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in text)
+    return without_passwords(shown)
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a text plainly, to standard output or error."""
+    print(harmless(text), file=sys.stderr if error else sys.stdout, flush=error)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console of rich's that takes no text for markup and lets no text steer the terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console.push_render_hook(_HarmlessHook())  # type: ignore[arg-type]  # rich asks for a subclass, and uses one method
+    return console
+
+
+class _HarmlessHook:
+    """Puts a filter around everything that is printed, tables and bars included."""
+
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        """Return what is printed instead."""
+        return [_Harmless(each) for each in renderables]
+
+
+class _Harmless:
+    """Renders something, and then cleans its text; what moves the cursor is rich's own and stays."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """See rich."""
+        from rich.segment import Segment
+
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
