@@ -1,8 +1,8 @@
 """Writes a build's record with its evidence, and finds earlier ones.
 
 ``<home>/builds/<build id>/``: ``build.json`` (the record, written last), ``artifact/`` (the chosen artifact, ready to
-ship), ``samples/<candidate>/`` (raw latencies of every finalist). ``<home>/builds/latest.json`` names the newest build
-of each target.
+ship), ``samples/<candidate>/`` (raw latencies of every finalist). ``<home>/builds/journal.jsonl`` says in which order
+builds were recorded, and ``<home>/builds/latest.json`` names the newest build of each target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
 from edgebuild.execution.faults import Failure
 from edgebuild.execution.versions import installed_versions
-from edgebuild.measuring.evidence import write_atomic
+from edgebuild.measuring import journal
+from edgebuild.measuring.evidence import write_atomic, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,10 +64,17 @@ def write_record(
 ) -> BuildRecord:
     """Write the record and return it. ``kept`` names the candidate whose artifact is kept, chosen or merely best."""
     started = datetime.now(UTC) - timedelta(seconds=seconds)
-    identity = {"target": plan.target, "at": started.isoformat(), "code": world.code_digest}
-    build_id = f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
-    folder = world.home / "builds" / build_id
-    folder.mkdir(parents=True)
+    builds = world.home / "builds"
+
+    def name_of(number: int) -> str:
+        identity = {"target": plan.target, "at": started.isoformat(), "code": world.code_digest, "number": number}
+        return f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
+
+    with writing(builds):
+        builds.mkdir(parents=True, exist_ok=True)
+        build_id = journal.begin(builds, name_of).name
+        folder = builds / build_id
+        folder.mkdir()
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
     unkept = _keep_all_samples(world, names, folder / "samples")
@@ -157,12 +165,15 @@ def _read_latest(home: Path) -> dict[str, str]:
 
 
 def find_build(home: Path, which: str | None = None, *, target: str | None = None) -> Path:
-    """Return a build's folder by id or a prefix of it; without one, the newest (of ``target``).
+    """Return a build's folder by id or a prefix of it; without one, the newest (of ``target``), as the journal says.
 
     Raises ``UsageError`` when there is none.
     """
     root = home / "builds"
-    builds = sorted(path.parent for path in root.glob("*/build.json"))
+    order = {line.name: line.number for line in journal.read(root)}
+    builds = sorted(
+        (path.parent for path in root.glob("*/build.json")), key=lambda path: (order.get(path.name, 0), path.name)
+    )
     if which is not None:
         builds = [path for path in builds if path.name.startswith(which)]
         if len(builds) > 1:

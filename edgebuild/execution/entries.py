@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,14 @@ def hand_out(layout: Layout, manifest: Manifest, staging: Path) -> Entry:
 
 
 def note_use(layout: Layout, key: str) -> None:
-    """Remember that ``key`` was used now, where the store can be written."""
+    """Remember that ``key`` was used last of all, where the store can be written.
+
+    The guard's modification time is the store's own clock: it follows the host's and never goes back with it.
+    """
     with suppress(OSError):
-        os.utime(layout.entry(key))
+        tick = max(time.time_ns(), layout.guard.stat().st_mtime_ns + 1)
+        os.utime(layout.guard, ns=(tick, tick), follow_symlinks=False)
+        os.utime(layout.entry(key), ns=(tick, tick), follow_symlinks=False)
 
 
 def drop(layout: Layout, key: str, damage: Damaged) -> None:

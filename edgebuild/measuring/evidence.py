@@ -1,8 +1,10 @@
 """Where measurements lie: append-only folders with the raw samples, one per session, resumable launch by launch.
 
-``<root>/<protocol>-<key>-<time>/``: ``session.json`` (what is measured and in which order), ``launch-0007.json`` with
-``launch-0007.i64`` (raw latencies), and ``result.json``, which is written last and makes the session whole. Every one
-of these JSON files carries the digest of all that it says: a damaged one counts as never written.
+``<root>/journal.jsonl`` says in which order sessions were begun (see ``journal``).
+``<root>/<protocol>-<key>-<number>-<time>/``: ``session.json`` (what is measured and in which order),
+``launch-0007.json`` with ``launch-0007.i64`` (raw latencies), and ``result.json``, which is written last and makes the
+session whole.
+Every one of these JSON files carries the digest of all that it says: a damaged one counts as never written.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from edgebuild.core.checked_json import read_with_digest, with_digest
 from edgebuild.core.measurement import Launch
 from edgebuild.core.values import digest_file
 from edgebuild.errors import StoreError
+from edgebuild.measuring import journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +37,7 @@ RESUME_AGE = timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFolder:
-    """One session's folder. ``note`` says which earlier evidence was passed over since it is damaged, if any was."""
+    """One session's folder. ``note`` says which earlier evidence was passed over and why, if any was."""
 
     path: Path
     whole: bool
@@ -80,21 +83,34 @@ class SessionFolder:
 
 
 def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
-    """Return the newest session with this key that may be reused or gone on with, else a new one."""
-    now = datetime.now(UTC)
-    note = ""
-    if not remeasure:
-        for path in sorted(root.glob(f"{protocol}-{key[:16]}-*"), reverse=True):
-            found = _found(path)
-            note = note or found.note
-            age = now - _taken_at(path)
-            if age < (REUSE_AGE if found.whole else RESUME_AGE) and found.extras("session") is not None:
-                return replace(found, note=note)
-    path = root / f"{protocol}-{key[:16]}-{now.strftime('%Y%m%dT%H%M%S%fZ')}"
-    with _writing(path):
-        path.mkdir(parents=True)
-    write_atomic(path / "session.json", with_digest({**plan, "started_at": now.isoformat()}))
+    """Return the newest session with this key that may be reused or gone on with, else a new one.
+
+    The newest is the one that the journal names last. One whose age isn't known is never taken: the clock was ahead
+    when it was begun.
+    """
+    prefix, note = f"{protocol}-{key[:16]}", ""
+    lines = journal.read(root)
+    for line in reversed(lines) if not remeasure else ():
+        path = root / line.name
+        if not line.name.startswith(f"{prefix}-") or not path.is_dir():
+            continue
+        found, age = _found(path), journal.age(lines, line.name)
+        if age is None:
+            note = note or f"{line.name} isn't used again: the clock was set back since it was begun"
+        elif age < (REUSE_AGE if found.whole else RESUME_AGE) and found.extras("session") is not None:
+            return replace(found, note=note or found.note)
+        note = note or found.note
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        line = journal.begin(root, lambda number: f"{prefix}-{number:05d}-{_stamp()}")
+        path = root / line.name
+        path.mkdir()
+    write_atomic(path / "session.json", with_digest({**plan, "started_at": line.at.isoformat()}))
     return SessionFolder(path=path, whole=False, note=note)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
 
 
 def _found(path: Path) -> SessionFolder:
@@ -108,17 +124,10 @@ def _found(path: Path) -> SessionFolder:
     return replace(folder, whole=result is not None and result.get("launches") == count, note=note)
 
 
-def _taken_at(path: Path) -> datetime:
-    try:
-        return datetime.strptime(path.name.rsplit("-", 1)[-1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
-
-
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file whole or not at all, also across a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writing(path):
+    with writing(path):
         try:
             temporary.unlink(missing_ok=True)
             with temporary.open("x", encoding="utf-8") as file:
@@ -131,7 +140,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of what is written at ``path`` into a ``StoreError``."""
     try:
         yield
     except OSError as error:

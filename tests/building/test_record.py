@@ -13,6 +13,7 @@ from edgebuild.building.record import find_build, load_record, load_samples, sea
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
 from edgebuild.execution.versions import installed_versions
+from edgebuild.measuring import journal
 from tests.mutants import COUNTS, damaged, flipped
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ def latest(home: Path, **targets: str) -> None:
 def test_the_newest_build_is_found_without_a_name(tmp_path: Path) -> None:
     new, _ = written(tmp_path, NEW), written(tmp_path, OLD)
     assert find_build(tmp_path) == new
+
+
+def test_the_newest_is_the_one_recorded_last_whatever_the_clock_said(tmp_path: Path) -> None:
+    (tmp_path / "builds").mkdir()
+    for build_id in (NEW, OLD):
+        journal.begin(tmp_path / "builds", lambda _, build_id=build_id: build_id)  # type: ignore[misc]
+    _, old = written(tmp_path, NEW), written(tmp_path, OLD)
+    assert find_build(tmp_path) == old
 
 
 def test_a_build_is_found_by_id_or_the_start_of_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from edgebuild.core.measurement import Launch
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import StoreError
+from edgebuild.measuring import journal
 from edgebuild.measuring.evidence import RESUME_AGE, REUSE_AGE, SessionFolder, open_session, write_atomic
 from tests.mutants import COUNTS, damaged, flipped
 
@@ -48,10 +49,10 @@ def launched(folder: SessionFolder, count: int) -> None:
         )
 
 
-def aged(folder: SessionFolder, age: timedelta) -> Path:
-    """The same session as if it had been started that long ago."""
-    stamp = (datetime.now(UTC) - age).strftime("%Y%m%dT%H%M%S%fZ")
-    return folder.path.rename(folder.path.with_name(f"{folder.path.name.rsplit('-', 1)[0]}-{stamp}"))
+def clock(patch: pytest.MonkeyPatch, *, ahead: timedelta = timedelta(0), boot: str = "this", up: float = 1e6) -> None:
+    """Set both clocks: the one that people set, and the time since the machine started."""
+    moment = journal.Moment(at=datetime.now(UTC) + ahead, boot=boot, uptime_s=up)
+    patch.setattr(journal, "now", lambda: moment)
 
 
 def whole(root: Path, count: int = 3) -> SessionFolder:
@@ -85,23 +86,118 @@ def test_remeasuring_starts_anew_and_keeps_the_old(tmp_path: Path) -> None:
     assert opened(tmp_path).path == again.path, "the newest is the one"
 
 
-@pytest.mark.parametrize(
-    ("age", "finished", "kept"),
-    [
-        (RESUME_AGE - MINUTE, False, True),
-        (RESUME_AGE + MINUTE, False, False),
-        (RESUME_AGE + MINUTE, True, True),
-        (REUSE_AGE - MINUTE, True, True),
-        (REUSE_AGE + MINUTE, True, False),
-    ],
-)
+AGES = [
+    (RESUME_AGE - MINUTE, False, True),
+    (RESUME_AGE + MINUTE, False, False),
+    (RESUME_AGE + MINUTE, True, True),
+    (REUSE_AGE - MINUTE, True, True),
+    (REUSE_AGE + MINUTE, True, False),
+]
+
+
+@pytest.mark.parametrize("boot", ["this", "another", ""])
+@pytest.mark.parametrize(("age", "finished", "kept"), AGES)
 def test_evidence_ages_and_unfinished_evidence_sooner(
-    age: timedelta, finished: bool, kept: bool, tmp_path: Path
+    age: timedelta, finished: bool, kept: bool, boot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock(monkeypatch, boot="this" if boot else "")
     folder = whole(tmp_path) if finished else opened(tmp_path)
-    path = aged(folder, age)
-    assert (opened(tmp_path).path == path) is kept
-    assert path.is_dir(), "evidence is never removed"
+    up = 1e6 + age.total_seconds() if boot == "this" else 60.0
+    clock(monkeypatch, ahead=age, boot=boot, up=up)
+    again = opened(tmp_path)
+    assert (again.path == folder.path, again.note) == (kept, "")
+    assert folder.path.is_dir(), "evidence is never removed"
+
+
+def test_a_clock_that_is_set_while_the_machine_runs_changes_no_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch)
+    first = whole(tmp_path)
+    for ahead in (timedelta(days=400), timedelta(days=-400)):
+        clock(monkeypatch, ahead=ahead, up=1e6 + 60)
+        assert opened(tmp_path).path == first.path
+    clock(monkeypatch, up=1e6 + 8 * 86_400)
+    assert opened(tmp_path).path != first.path, "eight days, whatever the clock says"
+
+
+def test_a_session_begun_while_the_clock_was_ahead_is_never_reused_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    month = timedelta(days=30)
+    clock(monkeypatch, ahead=month, boot="first")
+    ahead = whole(tmp_path)
+    clock(monkeypatch, boot="second")
+    measured = opened(tmp_path)
+    assert measured.path != ahead.path
+    assert measured.note == f"{ahead.path.name} isn't used again: the clock was set back since it was begun"
+    clock(monkeypatch, ahead=month + MINUTE, boot="third")
+    later = opened(tmp_path)
+    assert later.path not in {ahead.path, measured.path}, (
+        "a month later the clock looks right, and what came after tells"
+    )
+
+
+def test_what_was_measured_again_comes_before_a_session_from_the_future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, ahead=timedelta(days=30))
+    whole(tmp_path)
+    clock(monkeypatch, up=1e6 + 60)
+    again = opened(tmp_path, remeasure=True)
+    assert opened(tmp_path).path == again.path
+
+
+def test_two_sessions_in_one_moment_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch)
+    monkeypatch.setattr("edgebuild.measuring.evidence._stamp", lambda: "20260101T000000000000Z")
+    assert opened(tmp_path).path != opened(tmp_path, remeasure=True).path
+
+
+@pytest.mark.parametrize("text", [b"", b"[" * 10**5, b"\xff\n", b'{"line": {}, "sha256": ""}', b"{}"])
+def test_a_damaged_journal_makes_new_evidence_and_is_continued(text: bytes, tmp_path: Path) -> None:
+    first = whole(tmp_path)
+    path = tmp_path / journal.NAME
+    path.write_bytes(path.read_bytes().replace(b"this", b"that")[:-30] + text)
+    again = opened(tmp_path)
+    assert again.path != first.path
+    assert opened(tmp_path).path == again.path
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_flip_in_a_journal_changes_what_it_says(count: int, tmp_path: Path) -> None:
+    for number in range(3):
+        journal.begin(tmp_path, lambda n, number=number: f"{number}-{n}")  # type: ignore[misc]
+    path = tmp_path / journal.NAME
+    data, lines = path.read_bytes(), journal.read(tmp_path)
+    assert len(lines) == 3
+    for seed in range(count):
+        path.write_bytes(damaged(data, seed))
+        found = journal.read(tmp_path)
+        assert set(found) <= set(lines)
+        assert [line.number for line in found] == sorted({line.number for line in found})
+
+
+def test_a_line_that_is_lost_tells_nothing_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch)
+    for name in "abc":
+        journal.begin(tmp_path, lambda _, name=name: name)  # type: ignore[misc]
+    clock(monkeypatch, ahead=MINUTE, boot="next")
+    lines = journal.read(tmp_path)
+    assert journal.age(lines, "a") is not None
+    assert journal.age((lines[0], lines[2]), "a") is None
+    assert journal.age((lines[0], lines[2]), "c") is not None
+
+
+def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine\n")
+    root = tmp_path / "measurements"
+    root.mkdir()
+    (root / journal.NAME).symlink_to(outside)
+    with pytest.raises(StoreError, match="can't be written"):
+        opened(root)
+    assert outside.read_text() == "mine\n"
 
 
 def test_another_key_or_protocol_is_another_session(tmp_path: Path) -> None:
@@ -148,12 +244,13 @@ def test_a_damaged_launch_counts_as_never_made_and_so_does_what_came_after(
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=["samples gone", "samples changed", "half", "of another", "gone"])
 def test_a_finished_session_with_a_damaged_launch_is_not_reused_as_if_whole(
-    damage: Callable[[Path], None], tmp_path: Path
+    damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock(monkeypatch)
     first = whole(tmp_path)
     damage(first.path / "launch-0001.json")
     assert not opened(tmp_path).whole
-    aged(first, RESUME_AGE + MINUTE)
+    clock(monkeypatch, up=1e6 + RESUME_AGE.total_seconds() + 60)
     assert opened(tmp_path).launches() == ()
 
 
