@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgebuild.execution.disk import folder_bytes, remove_folder, sync_folder
+from edgebuild.execution.disk import folder_bytes, is_file, is_folder, read_plain, remove, sync_folder
 from edgebuild.execution.layout import STAGED_PREFIX
-from edgebuild.execution.manifest import Damaged, Manifest, decode
+from edgebuild.execution.manifest import MAX_MANIFEST_BYTES, Damaged, Manifest, decode, is_digest
 from edgebuild.execution.session import held_by_living
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def measure(layout: Layout, quota_bytes: int | None) -> Usage:
     """Count what lies in the store now."""
     blobs = _blobs(layout)
     return Usage(
-        entries=len(_children(layout.root / "entries")),
+        entries=len(_keyed(layout.root / "entries")),
         blobs=len(blobs),
         blob_bytes=sum(blobs.values()),
-        scratch_bytes=folder_bytes(layout.root / "scratch"),
+        scratch_bytes=sum(folder_bytes(path) for path in _keyed(layout.root / "scratch")),
         staging_bytes=folder_bytes(layout.tmp),
         quota_bytes=quota_bytes,
     )
@@ -80,8 +81,8 @@ def collect(
     manifests = _read_all(layout)
     removed = _choose(layout, manifests, quota_bytes, keep, spare)
     for key in removed:
-        layout.entry(key).unlink(missing_ok=True)
-        remove_folder(layout.scratch(key))
+        remove(layout.entry(key))
+        remove(layout.scratch(key))
     sync_folder(layout.root / "entries")
     left = {key: manifest for key, manifest in manifests.items() if key not in removed}
     _remove_unnamed(layout, left, spare.keys())
@@ -108,7 +109,7 @@ def _choose(
         for sha256, size in _contents(manifest).items():
             references[sha256] = references.get(sha256, 0) + 1
             sizes[sha256] = size
-    scratch = {path.name: folder_bytes(path) for path in _children(layout.root / "scratch")}
+    scratch = {path.name: folder_bytes(path) for path in _keyed(layout.root / "scratch")}
     total = sum(sizes.values()) + sum(scratch.values())
     removed: set[str] = set()
     for unused in _unused(layout, manifests, scratch, keep):
@@ -130,7 +131,7 @@ def _unused(layout: Layout, manifests: dict[str, Manifest], scratch: dict[str, i
     found = []
     for key in (manifests.keys() | scratch.keys()) - keep:
         place = layout.entry(key) if key in manifests else layout.scratch(key)
-        found.append(_Unused(last_use_ns=place.stat().st_mtime_ns, key=key, manifest=manifests.get(key)))
+        found.append(_Unused(last_use_ns=place.lstat().st_mtime_ns, key=key, manifest=manifests.get(key)))
     return sorted(found, key=lambda unused: (unused.last_use_ns, unused.key))
 
 
@@ -140,42 +141,52 @@ def _sweep_sessions(layout: Layout) -> set[str]:
     for folder in _children(layout.tmp):
         keys = held_by_living(folder)
         if keys is None:
-            remove_folder(folder)
+            remove(folder)
         else:
             held |= keys
     for path in _children(layout.root):
         if path.name.startswith(STAGED_PREFIX):
-            path.unlink(missing_ok=True)
+            remove(path)
     return held
 
 
 def _read_all(layout: Layout) -> dict[str, Manifest]:
-    """Return every readable manifest; an unreadable one is removed, for nothing can be made of it."""
+    """Return every readable manifest; a damaged one, or what isn't a file, is removed: nothing can be made of it."""
     manifests: dict[str, Manifest] = {}
-    for path in _children(layout.root / "entries"):
+    for path in _keyed(layout.root / "entries"):
         try:
-            manifests[path.name] = decode(path.read_bytes(), path.name)
-        except Damaged:
-            path.unlink(missing_ok=True)
+            manifests[path.name] = decode(read_plain(path, MAX_MANIFEST_BYTES + 1), path.name)
+        except FileNotFoundError:
+            continue
+        except (Damaged, OSError):
+            if is_file(path) and not os.access(path, os.R_OK):
+                raise
+            remove(path)
     return manifests
 
 
 def _remove_unnamed(layout: Layout, manifests: dict[str, Manifest], spare: Set[str]) -> None:
     """Remove folders, records and contents that no manifest names."""
     digests = {manifest.content_digest for manifest in manifests.values()}
-    for tree in _children(layout.root / "trees"):
+    for tree in _keyed(layout.root / "trees"):
         if tree.name not in digests:
-            remove_folder(tree)
-    for record in _children(layout.root / "verified"):
+            remove(tree)
+    for record in _keyed(layout.root / "verified"):
         if record.name not in manifests:
-            record.unlink(missing_ok=True)
+            remove(record)
     named = {file.sha256 for manifest in manifests.values() for file in manifest.files}
     for sha256 in _blobs(layout).keys() - named - spare:
-        layout.blob(sha256).unlink(missing_ok=True)
+        remove(layout.blob(sha256))
 
 
 def _blobs(layout: Layout) -> dict[str, int]:
-    return {blob.name: blob.stat().st_size for folder in _children(layout.root / "blobs") for blob in _children(folder)}
+    blobs = [blob for folder in _children(layout.root / "blobs") if is_folder(folder) for blob in _keyed(folder)]
+    return {blob.name: blob.lstat().st_size for blob in blobs if blob == layout.blob(blob.name)}
+
+
+def _keyed(folder: Path) -> list[Path]:
+    """Return what a store keeps in one of its folders; whatever else lies there is left alone."""
+    return [path for path in _children(folder) if is_digest(path.name)]
 
 
 def _children(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,26 +94,69 @@ def write_atomically(path: Path, data: bytes, *, staging: Path, durable: bool = 
 
 
 def make_folder_durably(folder: Path) -> None:
-    """Create one folder, if absent, so that it survives a crash."""
+    """Create one folder, if absent, so that it survives a crash. Raises ``OSError`` where something else lies there."""
     try:
         folder.mkdir()
     except FileExistsError:
+        if not is_folder(folder):
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a link or no folder, and isn't followed") from None
         return
     sync_folder(folder.parent)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all read-only folders inside it; absent, or removed by another at the same time, is fine."""
-    while folder.is_dir():
+def remove(path: Path) -> None:
+    """Remove a folder with all inside it, a file, or a link and never what it points to.
+
+    Absent, or removed by another at the same time, is fine.
+    """
+    while os.path.lexists(path):
         with suppress(FileNotFoundError):
-            for parent, _, _ in os.walk(folder):
+            if not is_folder(path):
+                path.unlink()
+                continue
+            for parent, _, _ in os.walk(path):
                 Path(parent).chmod(0o700)
-            shutil.rmtree(folder)
+            shutil.rmtree(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder lies there: a link to one is none."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a plain file lies there: a link to one is none."""
+    return path.is_file() and not path.is_symlink()
+
+
+def has_links(folder: Path) -> bool:
+    """Whether a link lies anywhere below ``folder``, or in its place."""
+    return folder.is_symlink() or any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a plain file.
+
+    Raises ``OSError`` for a link, a folder or a fifo: none is followed or waited for.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+
+
+def read_plain(path: Path, most: int = -1) -> bytes:
+    """Return what a plain file holds, at most so many bytes; raises as ``open_plain``."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        return file.read(most)
 
 
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files below ``folder``; files that vanish meanwhile count as nothing."""
     total = 0
+    if folder.is_symlink():
+        return total
     for parent, _, names in os.walk(folder):
         for name in names:
             try:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.values import canonical_json, digest_file
 from edgebuild.execution import trees
-from edgebuild.execution.disk import make_folder_durably, sync_folder, write_atomically
+from edgebuild.execution.disk import (
+    is_file,
+    is_folder,
+    make_folder_durably,
+    read_plain,
+    remove,
+    sync_folder,
+    write_atomically,
+)
 from edgebuild.execution.manifest import MAX_MANIFEST_BYTES, Damaged, Manifest, decode
 from edgebuild.execution.verification import Record, load_record, settle, signature, unharmed
 
@@ -53,10 +61,14 @@ def examine(layout: Layout, key: str, staging: Path | None) -> Manifest | None:
     ``staging`` is where the record of verified files may be written; None writes nothing.
     """
     try:
-        with layout.entry(key).open("rb") as file:
-            manifest = decode(file.read(MAX_MANIFEST_BYTES + 1), key)
+        data = read_plain(layout.entry(key), MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if is_file(layout.entry(key)):
+            raise
+        raise Damaged("the manifest is a link, or no file") from error
+    manifest = decode(data, key)
     record = load_record(layout.verified(key))
     fresh = {name: seen for name, seen in record.items() if name.startswith("tree/")}
     bad = [f for f in manifest.files if not unharmed(layout.blob(f.sha256), f, f.sha256, record, fresh)]
@@ -97,22 +109,25 @@ def note_use(layout: Layout, key: str) -> None:
 
 def drop(layout: Layout, key: str, damage: Damaged) -> None:
     """Remove a damaged entry and the contents that are wrong; others that need those find out at their look-up."""
-    layout.entry(key).unlink(missing_ok=True)
+    remove(layout.entry(key))
     sync_folder(layout.entry(key).parent)
     for sha256 in damage.blobs:
-        layout.blob(sha256).unlink(missing_ok=True)
+        if is_folder(layout.blob(sha256).parent):
+            remove(layout.blob(sha256))
 
 
 def has_blob(layout: Layout, sha256: str) -> bool:
     """Whether the content is there and is right; reads it."""
     blob = layout.blob(sha256)
-    return blob.is_file() and digest_file(blob) == sha256
+    return is_file(blob) and is_folder(blob.parent) and digest_file(blob) == sha256
 
 
 def place_blobs(layout: Layout, contents: Mapping[str, Path]) -> None:
     """Move synced files to their places among the contents, durably. Needs the exclusive guard."""
     for sha256, path in contents.items():
         make_folder_durably(layout.blob(sha256).parent)
+        if is_folder(layout.blob(sha256)):
+            remove(layout.blob(sha256))
         path.replace(layout.blob(sha256))
     for folder in {layout.blob(sha256).parent for sha256 in contents}:
         sync_folder(folder)

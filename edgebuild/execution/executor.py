@@ -19,7 +19,7 @@ from edgebuild.core.values import digest_file, digest_json
 from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
 from edgebuild.execution import history
-from edgebuild.execution.disk import FULL, FULL_HINT, remove_folder, store_error
+from edgebuild.execution.disk import FULL, FULL_HINT, has_links, is_folder, remove, store_error
 from edgebuild.execution.entries import Entry
 from edgebuild.execution.keys import key_of, key_parts
 from edgebuild.execution.lock import waiting_lock
@@ -208,7 +208,9 @@ class Executor:
         store, key, started = self._store, key_of(parts), time.monotonic()
         scratch = store.layout.scratch(key)
         with store.work_folder() as out_dir, self._progress.task(label), self._disk_failures(label):
-            scratch.mkdir(exist_ok=True)
+            if has_links(scratch) or not is_folder(scratch):
+                remove(scratch)  # what resumes from it would write through a link
+                scratch.mkdir()
             context = StepContext(progress=self._progress, check=self._check, seed=self._seed, scratch=scratch)
             step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
             if not any(path.is_file() for path in out_dir.rglob("*")):
@@ -216,7 +218,7 @@ class Executor:
             self._refuse_changed_inputs(inputs, label)
             meta = {"label": label, "parts": parts, "why": why, "seconds": round(time.monotonic() - started, 3)}
             entry = store.commit(key, out_dir, meta)
-        remove_folder(scratch)
+        remove(scratch)
         return entry
 
     def _refuse_changed_inputs(self, inputs: Mapping[str, Input], label: str) -> None:
@@ -258,10 +260,15 @@ class Executor:
         except OSError as error:
             if error.errno in FULL | {errno.EROFS}:
                 raise store_error(error, self._store.root, label) from error
+            self._say_if_full(error, label)
             raise
         except Exception as error:
-            if shutil.disk_usage(self._store.root).free < NEARLY_FULL_BYTES:
-                raise StoreError(
-                    f"the disk under the store {self._store.root} is full: {label} failed", hint=FULL_HINT
-                ) from error
+            self._say_if_full(error, label)
             raise
+
+    def _say_if_full(self, error: Exception, label: str) -> None:
+        """Raise ``StoreError`` where there is no room left; numpy's own error for that has no number."""
+        if shutil.disk_usage(self._store.root).free < NEARLY_FULL_BYTES:
+            raise StoreError(
+                f"the disk under the store {self._store.root} is full: {label} failed", hint=FULL_HINT
+            ) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import StoreError
-from edgebuild.execution.disk import write_atomically
+from edgebuild.execution.disk import read_plain, write_atomically
 from edgebuild.execution.keys import explain_change
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def recall(store: Store, project: str, label: str) -> dict[str, Any] | None:
     """Return the key parts that ``label`` was last made from, or None; a damaged record is none."""
     try:
-        record = json.loads(store.layout.label(digest_json([project, label])).read_bytes())
+        record = json.loads(read_plain(store.layout.label(digest_json([project, label]))))
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.files import expanded
 from edgebuild.errors import StoreError
-from edgebuild.execution.disk import disk_errors, make_folder_durably, write_atomically
+from edgebuild.execution.disk import (
+    disk_errors,
+    is_folder,
+    make_folder_durably,
+    open_plain,
+    read_plain,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 VERSION_NAME = "VERSION"
 STAGED_PREFIX = ".new-"
+MAX_VERSION_BYTES = 1024
 FOLDERS = ("blobs", "entries", "trees", "verified", "scratch", "labels", "locks", "tmp")
 
 
@@ -96,15 +104,28 @@ def open_layout(root: Path) -> Layout:
             root.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in root.iterdir()}
         if VERSION_NAME in names:
-            check_version((root / VERSION_NAME).read_bytes(), str(root))
+            check_version(read_plain(root / VERSION_NAME, MAX_VERSION_BYTES), str(root))
         elif any(not name.startswith(STAGED_PREFIX) for name in names):
             raise StoreError(
                 f"{root} isn't empty and isn't an edgebuild store", hint="choose an empty folder for the store"
             )
         else:
             write_atomically(root / VERSION_NAME, version_text(), staging=root)
+        _refuse_links(root)
         writable = _complete(root) and all(os.access(root / name, os.W_OK) for name in FOLDERS)
         return Layout(root=root, writable=writable)
+
+
+def _refuse_links(root: Path) -> None:
+    """Raise ``StoreError`` where a link would lead writing or removing out of the store; the root may be one."""
+    inside = [root / name for name in (*FOLDERS, "guard")]
+    inside += list((root / "blobs").iterdir()) if is_folder(root / "blobs") else []
+    for path in inside:
+        if path.is_symlink() or (path.name in FOLDERS and path.exists() and not is_folder(path)):
+            raise StoreError(
+                f"{path} is a link, or no folder: nothing outside a store is written or removed",
+                hint="remove it; to keep a store on another disk, link the whole store, or name it in [store]",
+            )
 
 
 def _complete(root: Path) -> bool:
@@ -113,6 +134,5 @@ def _complete(root: Path) -> bool:
         return False
     for name in FOLDERS:
         make_folder_durably(root / name)
-    descriptor = os.open(root / "guard", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    os.close(descriptor)
+    os.close(open_plain(root / "guard", os.O_RDONLY | os.O_CREAT))
     return True

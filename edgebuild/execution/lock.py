@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgebuild.errors import StoreError
-from edgebuild.execution.disk import disk_errors
+from edgebuild.execution.disk import disk_errors, open_plain, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ class FileLock:
     def acquire(self) -> bool:
         """Take the lock and return True, or return False when another process (or object) holds it."""
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -50,16 +50,16 @@ class FileLock:
 
     def _still_there(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+            return os.path.samestat(os.fstat(descriptor), self.path.lstat())
         except FileNotFoundError:
             return False
 
     def holder(self) -> str:
         """Return who holds it, such as ``pid 4711, since 2026-01-01T10:00:00+00:00``."""
         try:
-            note = json.loads(self.path.read_bytes())
+            note = json.loads(read_plain(self.path, 4096))
             return f"pid {note['pid']}, since {note['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "a process that just started or ended"
 
     def release(self) -> None:
@@ -118,7 +118,7 @@ def waiting_lock(path: Path, check: Callable[[], None], waiting: Callable[[str],
 @contextmanager
 def guard(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Hold a short shared or exclusive ``flock`` on an existing file; waits for conflicting holders."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_plain(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

@@ -59,8 +59,22 @@ class Remote:
             try:
                 check_version(fs.cat_file(remote._at(VERSION_NAME)), url)
             except FileNotFoundError:
+                remote._refuse_others()
                 remote._put(version_text(), VERSION_NAME)
         return remote
+
+    def _refuse_others(self) -> None:
+        """Raise ``StoreError`` where something lies that no store is; another may just be making one, in ``tmp``."""
+        try:
+            names = [str(path).rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._root, detail=False)]
+        except FileNotFoundError:
+            return
+        others = sorted({name for name in names if name} - {"tmp", VERSION_NAME})
+        if others:
+            raise StoreError(
+                f"{self.url} isn't empty ({others[0]!r} lies there) and isn't an edgebuild store",
+                hint="name an empty folder, or one that doesn't exist yet",
+            )
 
     def fetch(self, key: str, into: Path) -> tuple[Manifest, dict[str, Path]] | None:
         """Bring an entry's verified contents into ``into``, by digest; None when there is no such entry.

@@ -13,7 +13,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from edgebuild.execution.disk import remove_folder
+from edgebuild.execution.disk import is_folder, open_plain, read_plain, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Session:
         try:
             yield folder
         finally:
-            remove_folder(folder)
+            remove(folder)
 
     def close(self) -> None:
         """Let go of everything; twice is fine."""
@@ -63,23 +63,27 @@ def _end(folder: Path, descriptor: int, owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked child must not end its parent's session
     with suppress(OSError):
-        remove_folder(folder)
+        remove(folder)
     with suppress(OSError):
         os.close(descriptor)
 
 
 def held_by_living(folder: Path) -> set[str] | None:
-    """Return the keys that the session in ``folder`` holds, or None when its process is gone."""
+    """Return the keys that the session in ``folder`` holds, or None when its process is gone, or it is no session."""
+    if not is_folder(folder):
+        return None
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = open_plain(folder / LOCK_NAME)
+    except PermissionError:
+        raise  # another user's, who may live
+    except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         try:
-            return set((folder / HELD_NAME).read_text("ascii").split())
-        except FileNotFoundError:
+            return set(read_plain(folder / HELD_NAME).decode("ascii", "replace").split())
+        except OSError:
             return set()
     else:
         return None

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.execution.disk import remove_folder
+from edgebuild.execution.disk import is_folder, remove
 from edgebuild.execution.verification import Record, unharmed
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def is_whole(tree: Path, layout: Layout, files: Iterable[FileEntry], record: Rec
 
 
 def _names(tree: Path) -> set[str] | None:
-    if not tree.is_dir():
+    if not is_folder(tree):
         return None
     names: set[str] = set()
     for parent, folders, files in os.walk(tree):
@@ -57,7 +57,7 @@ def build(tree: Path, layout: Layout, files: Iterable[FileEntry], staging: Path)
         path = staged / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         _link(layout.blob(file.sha256), path)
-    remove_folder(tree)
+    remove(tree)
     staged.replace(tree)
     for parent, _, _ in os.walk(tree, topdown=False):
         Path(parent).chmod(0o555)

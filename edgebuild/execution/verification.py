@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import time
+from stat import S_ISREG
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.values import digest_file
+from edgebuild.execution.disk import read_plain
 
 if TYPE_CHECKING:
     import os
@@ -41,7 +43,7 @@ def settle(paths: list[Path]) -> None:
 def load_record(path: Path) -> Record:
     """Return the signatures of the files hashed before; unreadable ones are none (the files are hashed again)."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -59,7 +61,7 @@ def unharmed(path: Path, file: FileEntry, name: str, record: Record, fresh: Reco
     """
     try:
         stat = path.lstat()
-        if stat.st_size != file.size_bytes:
+        if stat.st_size != file.size_bytes or not S_ISREG(stat.st_mode):
             return False
         if not trusted(record, name, stat):
             if digest_file(path) != file.sha256:

@@ -160,9 +160,6 @@ def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str
     }
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
-    if folder.note:
-        with bench.progress.task(folder.note):
-            pass
     run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
     known = {label: arm_id for arm_id, label in _labels(arms).items()}
     for launch in folder.launches():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,3 +163,15 @@ def test_unfinished_work_of_a_running_step_stays(root: Path) -> None:
         assert len(list((root / "scratch").iterdir())) == 1
 
     assert executor(store).run(Repeat(text="x", act=act), {}, label="it").path.is_dir()
+
+
+def test_the_order_of_use_does_not_go_back_with_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns()
+    with Store.open(tmp_path / "store") as store:
+        for name, ahead in (("a", 0), ("b", 10**18), ("c", -(10**18)), ("d", 5)):
+            monkeypatch.setattr("edgebuild.execution.entries.time.time_ns", lambda ahead=ahead: now + ahead)
+            commit(store, name, name.encode() * 1000)
+        assert store.lookup(key("b")) is not None
+    store = Store.open(tmp_path / "store")
+    store.gc(quota_bytes=2500)
+    assert names(store) == "bd", "used last, whatever the clock said"

@@ -125,3 +125,24 @@ def test_the_default_local_folder_follows_the_user(url: str, tmp_path: Path, mon
     assert Store.open(url).lookup(key("a")) is not None
     assert Store.open(url).root.is_relative_to(tmp_path / "cache" / "edgebuild" / "stores")
     assert Store.open(url).root != Store.open(url + "2").root
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "sub/deep.txt", "entries/notes"])
+def test_a_place_with_something_else_in_it_is_never_made_a_store(
+    name: str, url: str, colleague: Callable[[str], Store]
+) -> None:
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(f"{root}/{name}", b"mine")
+    before = everything(url)
+    with pytest.raises(StoreError, match=r"isn't empty .* and isn't an edgebuild store"):
+        colleague("anna")
+    assert everything(url) == before
+
+
+def test_a_store_that_another_is_just_making_is_one(url: str, colleague: Callable[[str], Store]) -> None:
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.makedirs(f"{root}/tmp", exist_ok=True)  # noqa: S108  a folder at the URL
+    fs.pipe_file(f"{root}/tmp/0123456789abcdef", b"edgebuild-store 1")  # noqa: S108
+    commit(colleague("anna"), "a", b"1")
+    assert colleague("ben").lookup(key("a")) is not None
