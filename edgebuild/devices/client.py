@@ -26,6 +26,7 @@ from edgebuild.errors import (
     EnvironmentGap,
     ModelError,
     RunnerFailed,
+    StoreError,
     UsageError,
 )
 
@@ -56,6 +57,7 @@ _ERRORS: Mapping[str, type[EdgebuildError]] = {
     "model": ModelError,
     "data": DataError,
     "environment": EnvironmentGap,
+    "full": StoreError,
     "usage": UsageError,
     "device": DeviceError,
     "runtime": RunnerFailed,

@@ -22,7 +22,7 @@ from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.runner.energy import find_sensor
 from edgebuild.devices.runner.environment import BOUNDS, Snapshot, compare, page_cache
 from edgebuild.devices.runner.machine import Machine
-from edgebuild.errors import DeviceError, UsageError
+from edgebuild.errors import DeviceError, StoreError, UsageError
 from tests import needs
 
 FILES = {backend.name: backend.device_file for backend in TABLE}
@@ -284,3 +284,14 @@ def test_no_sensor_is_unknown_and_loads_nothing(tmp_path: Path) -> None:
         pytest.skip("this machine has a power sensor")
     answer: dict[str, Any] = client(tmp_path).call("energy", {"artifact": "cas/nothing"}, time_limit_s=30.0)
     assert answer == {"sensor": "unknown"}
+
+
+def test_a_full_disk_of_the_device_is_no_candidates_fault(tmp_path: Path) -> None:
+    code = tmp_path / "full_device.py"
+    code.write_text(
+        "def load_runtime():\n    pass\n\n\ndef compile(*_):\n    raise OSError(28, 'No space left on device')\n"
+    )
+    client = RunnerClient(LocalDevice(tmp_path / "device"), {"full": code})
+    with pytest.raises(StoreError, match="The disk of the device is full") as caught:
+        client.call("compile", {"backend": "full", "model": "", "out": str(tmp_path / "out")}, time_limit_s=60)
+    assert caught.value.exit_code == 6

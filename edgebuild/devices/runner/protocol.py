@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -15,6 +16,8 @@ MAX_REQUEST_BYTES = 4 << 20
 REQUEST_S = 30.0
 #: The status of a runner for which nobody waits any more.
 ABANDONED = 3
+#: What a write fails with on a full disk, or where a quota is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Problem(Exception):
-    """Something to tell the caller. ``kind``: model | data | environment | usage | device | runtime."""
+    """Something to tell the caller. ``kind``: model | data | environment | full | usage | device | runtime."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -73,6 +76,8 @@ class Wire:
 
     def fail(self, error: BaseException) -> None:
         """Write the error and end the process. An error without a ``kind`` is unexpected: its trace goes to stderr."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            error = Problem("full", "The disk of the device is full.", "Free some space there and run it again.")
         kind = "environment" if isinstance(error, MemoryError) else getattr(error, "kind", None)
         if kind is None:
             import traceback
