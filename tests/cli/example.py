@@ -325,7 +325,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def sessions(folder: Path) -> list[str]:
     """Return the measurement sessions of a project."""
-    return sorted(path.name for path in (folder / ".edgebuild" / "measurements").glob("*"))
+    return sorted(path.name for path in (folder / ".edgebuild" / "measurements").glob("*/"))
 
 
 def copy(project: Path, folder: Path) -> Path:
