@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgebuild.core.artifact import is_digest
 from edgebuild.execution.disk import folder_bytes, is_file, is_folder, read_plain, remove, sync_folder
 from edgebuild.execution.layout import STAGED_PREFIX
-from edgebuild.execution.manifest import MAX_MANIFEST_BYTES, Damaged, Manifest, decode, is_digest
+from edgebuild.execution.manifest import MAX_MANIFEST_BYTES, Damaged, Manifest, decode
 from edgebuild.execution.session import held_by_living
 
 if TYPE_CHECKING:
