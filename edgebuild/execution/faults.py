@@ -112,7 +112,7 @@ class Guard:
         Raises it again where it isn't the work's own fault: ``StoreError`` (a full disk is one, too), ``Interrupted``,
         ``DeviceError``, ``DataError``, ``UsageError``; the last two are a plug-in's own where it raised them.
         """
-        if was_interrupted(error):
+        if was_interrupted(error) and not isinstance(error, Interrupted):
             raise Interrupted(f"interrupted during {what}; what was finished is kept") from error
         if isinstance(error, OSError) and error.errno in FULL:
             raise store_error(error, self.reports or Path(), what) from error

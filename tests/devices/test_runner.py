@@ -292,6 +292,8 @@ def test_a_full_disk_of_the_device_is_no_candidates_fault(tmp_path: Path) -> Non
         "def load_runtime():\n    pass\n\n\ndef compile(*_):\n    raise OSError(28, 'No space left on device')\n"
     )
     client = RunnerClient(LocalDevice(tmp_path / "device"), {"full": code})
+    root = client.device.root
+    request = {"backend": "full", "model": f"{root}/model.onnx", "out": f"{root}/work"}
     with pytest.raises(StoreError, match="The disk of the device is full") as caught:
-        client.call("compile", {"backend": "full", "model": "", "out": str(tmp_path / "out")}, time_limit_s=60)
+        client.call("compile", request, time_limit_s=60)
     assert caught.value.exit_code == 6
