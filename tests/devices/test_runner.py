@@ -286,14 +286,8 @@ def test_no_sensor_is_unknown_and_loads_nothing(tmp_path: Path) -> None:
     assert answer == {"sensor": "unknown"}
 
 
-def test_a_full_disk_of_the_device_is_no_candidates_fault(tmp_path: Path) -> None:
-    code = tmp_path / "full_device.py"
-    code.write_text(
-        "def load_runtime():\n    pass\n\n\ndef compile(*_):\n    raise OSError(28, 'No space left on device')\n"
-    )
-    client = RunnerClient(LocalDevice(tmp_path / "device"), {"full": code})
-    root = client.device.root
-    request = {"backend": "full", "model": f"{root}/model.onnx", "out": f"{root}/work"}
-    with pytest.raises(StoreError, match="The disk of the device is full") as caught:
-        client.call("compile", request, time_limit_s=60)
-    assert caught.value.exit_code == 6
+def test_a_full_disk_of_the_device_is_no_candidates_fault() -> None:
+    code = "from edgebuild.devices.runner.protocol import Wire; Wire().fail(OSError(28, 'No space left on device'))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["error"]["kind"] == "full"
+    assert issubclass(client_module._ERRORS["full"], StoreError)
