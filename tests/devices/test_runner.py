@@ -22,7 +22,7 @@ from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.runner.energy import find_sensor
 from edgebuild.devices.runner.environment import BOUNDS, Snapshot, compare, page_cache
 from edgebuild.devices.runner.machine import Machine
-from edgebuild.errors import DeviceError, StoreError, UsageError
+from edgebuild.errors import DeviceError, UsageError
 from tests import needs
 
 FILES = {backend.name: backend.device_file for backend in TABLE}
@@ -290,4 +290,3 @@ def test_a_full_disk_of_the_device_is_no_candidates_fault() -> None:
     code = "from edgebuild.devices.runner.protocol import Wire; Wire().fail(OSError(28, 'No space left on device'))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout)["error"]["kind"] == "full"
-    assert issubclass(client_module._ERRORS["full"], StoreError)
