@@ -21,9 +21,11 @@ from edgebuild.core.steps import Place
 from edgebuild.core.verdict import Outcome
 from edgebuild.errors import EdgebuildError
 from edgebuild.execution.faults import Failure
+from edgebuild.judging.limits import MB, Measured, check_limits
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgebuild.building.compress import Models
@@ -96,7 +98,32 @@ def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World
     if unexpected and not any(each.artifact for each in built):
         raise unexpected[0]
     tell_perfect(world, built)
-    return tuple(built)
+    return within_size(built, world.project.limits.file_size_mb)
+
+
+def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, ...]:
+    """Refuse what is larger than the limit on the file size, as long as something that may be chosen isn't.
+
+    The size is known before anything is measured: what is too large neither takes launches nor drops a slower one that
+    fits. Where nothing fits, all are measured, so that the build says how near each came.
+    """
+
+    def fits(each: Built) -> bool:
+        return limit_mb is None or each.artifact is None or each.artifact.size_bytes <= limit_mb * MB
+
+    if limit_mb is None or not any(each.eligible and fits(each) for each in built):
+        return tuple(built)
+    return tuple(
+        each
+        if fits(each) or each.artifact is None or each.verdict is None
+        else replace(
+            each,
+            verdict=check_limits(
+                each.verdict, {"file_size_mb": limit_mb}, Measured(size_bytes=each.artifact.size_bytes)
+            ),
+        )
+        for each in built
+    )
 
 
 def _make(

@@ -133,6 +133,7 @@ def _arms(built: Built, baseline: Built, prepared: Prepared) -> list[Arm]:
                 inputs_digest=prepared.validation.entry.digest,
                 contest=built.planned.profile,
                 keep=built is baseline and index == 0,
+                sets_pace=built.eligible,
             )
         )
     return arms

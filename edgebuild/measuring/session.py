@@ -49,7 +49,8 @@ LAUNCH_GRACE_S = 120.0
 class Arm:
     """One artifact to measure. ``contest`` groups the arms that screening may drop against each other.
 
-    One to ``keep`` is never dropped; when its runner fails, the session ends.
+    One to ``keep`` is never dropped; when its runner fails, the session ends. ``sets_pace`` is false for one that can't
+    be chosen: none is dropped for being slower than it.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Arm:
     inputs_digest: str
     contest: str = ""
     keep: bool = False
+    sets_pace: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,11 +323,12 @@ def _drop_hopeless(run: _Run, index: int) -> None:
     for contest in {arm.contest for arm in run.arms}:
         out = {*run.dropped, *run.failed}
         arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in out]
-        if not arms:
+        pace = [arm for arm in arms if arm.sets_pace]
+        if not pace:
             continue
         # Launches of later rounds are there already when a session is gone on with; they don't count yet.
         medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
-        best = min(medians, key=lambda arm_id: (medians[arm_id], arm_id))
+        best = min((arm.id for arm in pace), key=lambda arm_id: (medians[arm_id], arm_id))
         for arm in arms:
             if arm.keep or medians[arm.id] == float("inf"):
                 continue

@@ -347,6 +347,16 @@ def test_a_disturbed_launch_drops_nobody(ground: Ground, tmp_path: Path) -> None
     assert dropped_after(ground, tmp_path, 1, a=[fast, fast], b=[slow, fake(1, 120)]) == set()
 
 
+def test_an_arm_that_can_t_be_chosen_drops_nobody(ground: Ground, tmp_path: Path) -> None:
+    arms = (ground.arm("a", keep=True, sets_pace=False), ground.arm("b"), ground.arm("c"))
+    launches = {"a": [fake(0, 100)], "b": [fake(0, 200)], "c": [fake(0, 300)]}
+    folder = SessionFolder(path=tmp_path, whole=False)
+    run = session._Run(bench=ground.bench(tmp_path), protocol=QUICK, arms=arms, folder=folder, launches=launches)
+    session._drop_hopeless(run, 0)
+    assert set(run.dropped) == {"c"}
+    assert "1.50x the latency of b" in run.dropped["c"]
+
+
 def test_launches_of_later_rounds_don_t_decide_about_earlier_ones(ground: Ground, tmp_path: Path) -> None:
     """They are there when an interrupted session is gone on with."""
     assert dropped_after(ground, tmp_path, 0, a=[fake(0, 100), fake(1, 10)], b=[fake(0, 110), fake(1, 110)]) == set()

@@ -1,0 +1,48 @@
+"""What is too large is refused before it is measured, as long as something that fits may be chosen."""
+
+from __future__ import annotations
+
+from edgebuild.building.candidates import Built, within_size
+from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision
+from edgebuild.core.verdict import Outcome, Verdict
+from edgebuild.planning.plan import PlannedCandidate
+
+
+def _built(name: str, size_bytes: int, outcome: Outcome = Outcome.ACCEPTED) -> Built:
+    file = FileEntry(path="model.onnx", size_bytes=size_bytes, sha256="0" * 64)
+    contract = Contract(inputs=(), outputs=())
+    artifact = Artifact(
+        backend="onnxruntime",
+        entry="model.onnx",
+        files=(file,),
+        contract=contract,
+        settings=(),
+        precision=Precision(kind="fp32"),
+    )
+    planned = PlannedCandidate(
+        id=name, profile="p", backend="onnxruntime", precision=Precision(kind="fp32"), settings=((),), raced=True
+    )
+    return Built(planned=planned, artifact=artifact, verdict=Verdict(outcome=outcome))
+
+
+def test_what_misses_the_size_is_refused_with_its_reason() -> None:
+    small, large = within_size([_built("small", 900_000), _built("large", 1_100_000)], 1.0)
+    assert small.eligible
+    assert not large.eligible
+    assert large.verdict is not None
+    assert large.verdict.reasons == ("file size 1.1 MB, beyond the limit of 1 MB",)
+
+
+def test_where_nothing_fits_all_are_measured() -> None:
+    found = within_size([_built("a", 2_000_000), _built("b", 1_100_000)], 1.0)
+    assert [each.eligible for each in found] == [True, True]
+
+
+def test_a_small_one_that_is_refused_refuses_nobody_else() -> None:
+    found = within_size([_built("a", 2_000_000), _built("b", 500_000, Outcome.REFUSED)], 1.0)
+    assert [each.eligible for each in found] == [True, False]
+
+
+def test_without_a_limit_nothing_changes() -> None:
+    built = [_built("a", 2_000_000)]
+    assert within_size(built, None) == tuple(built)
