@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from edgebuild.devices.local_folder import claim
 from edgebuild.devices.messages import tail
+from edgebuild.devices.runner.protocol import FULL
 from edgebuild.devices.transport import MAX_FILE_BYTES, MAX_LINE_BYTES
 from edgebuild.errors import DeviceError, EnvironmentGap, StoreError
 
@@ -116,6 +117,8 @@ class LocalDevice:
             partial.replace(destination)
         except OSError as error:
             partial.unlink(missing_ok=True)
+            if error.errno in FULL:
+                raise StoreError(f"Can't write {destination}: {error.strerror}.", hint="Free some space.") from error
             raise DeviceError(f"{self.id}: can't fetch {remote}: {error.strerror or error}.") from error
 
     def remove(self, remote: str) -> None:

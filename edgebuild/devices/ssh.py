@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.devices import ssh_folder
 from edgebuild.devices.messages import tail, whole_number
+from edgebuild.devices.runner.protocol import FULL
 from edgebuild.devices.ssh_channel import SshChannel
 from edgebuild.devices.ssh_connection import CONNECT_S, connected
 from edgebuild.devices.ssh_loop import Loop, import_asyncssh
 from edgebuild.devices.transport import MAX_FILE_BYTES
-from edgebuild.errors import DeviceError
+from edgebuild.errors import DeviceError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -260,6 +261,9 @@ class SshDevice:
         ) as error:
             raise self.lost() from error
         except (asyncssh.Error, OSError) as error:
+            # A board's own full disk comes as an error of SFTP's; this number is of a file here.
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise StoreError(f"{self.id}: can't {what}: {error.strerror}.", hint="Free some space here.") from error
             raise DeviceError(f"{self.id}: can't {what}: {self._reason(error)}.") from error
 
     def lost(self) -> DeviceError:

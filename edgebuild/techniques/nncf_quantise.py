@@ -32,7 +32,7 @@ class NncfQuantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "nncf-quantise"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("nncf", "numpy", "onnx", "onnxruntime", "openvino")
 
@@ -46,9 +46,10 @@ class NncfQuantise:
         from edgebuild.models.onnx_graphs import save, tidy
         from edgebuild.techniques.calibration import all_frames, require_quantised
         from edgebuild.techniques.ort_quantise import kept_nodes
+        from edgebuild.techniques.quantise.graph import raised
 
         nncf = _import_nncf()
-        model = load_onnx(inputs["model"] / "model.onnx")
+        model = raised(load_onnx(inputs["model"] / "model.onnx"))
         halves = all_frames(inputs, self.contract, samples=self.samples, ctx=ctx)
         count = sum(half.runs for half in halves)
         kept = kept_nodes(inputs["model"] / "model.onnx", self.keep_float)

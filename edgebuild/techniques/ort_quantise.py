@@ -30,7 +30,7 @@ class OrtQuantise:
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "ort-quantise"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = Place.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -40,8 +40,10 @@ class OrtQuantise:
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
-        from edgebuild.models.onnx_graphs import settle
+        from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.models.onnx_graphs import save, settle
         from edgebuild.techniques.calibration import all_frames, feeds, require_quantised
+        from edgebuild.techniques.quantise.graph import raised
 
         try:
             from onnxruntime import quantization
@@ -49,7 +51,8 @@ class OrtQuantise:
             raise EnvironmentGap(
                 "onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'"
             ) from error
-        source, target = inputs["model"] / "model.onnx", out_dir / "model.onnx"
+        source, target = ctx.scratch / "raised.onnx", out_dir / "model.onnx"
+        save(raised(load_onnx(inputs["model"] / "model.onnx")), source)
         frames = feeds(all_frames(inputs, self.contract, samples=self.samples, ctx=ctx), ctx)
 
         class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -43,6 +43,17 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
         LocalDevice(tmp_path / "file" / "device")
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
+def test_a_full_disk_here_is_no_fault_of_the_device(tmp_path: Path) -> None:
+    device = LocalDevice(tmp_path / "device")
+    source = tmp_path / "weights"
+    source.write_bytes(b"w" * 100)
+    remote = device.put(source, "blobs/abc")
+    (tmp_path / "fetched.part").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"Can't write .*fetched: No space left on device\."):
+        device.get(remote, tmp_path / "fetched")
+
+
 def test_a_device_without_python_is_named(tmp_path: Path) -> None:
     device = LocalDevice(tmp_path / "device", "/nowhere/python3", name="board-7")
     with pytest.raises(DeviceError, match=r"board-7 can't start /nowhere/python3: No such file or directory\."):

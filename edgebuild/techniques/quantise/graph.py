@@ -122,26 +122,30 @@ def prepare(model: Any, *, library: Path | None = None) -> Graph:
 
     Raises ``ModelError`` if the model is older than opset 13 and can't be raised to it.
     """
-    version = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), LOWEST_OPSET)
-    if version < LOWEST_OPSET:
-        model = _raised(model, version)
-    return Graph(_name_pooling(_constants_to_initializers(simplify(model, library=library))))
+    return Graph(_name_pooling(_constants_to_initializers(simplify(raised(model), library=library))))
 
 
-def _raised(model: Any, version: int) -> Any:
+def raised(model: Any) -> Any:
+    """Return the model in an opset that int8 per channel exists in; the model itself where it is new enough.
+
+    Raises ``ModelError`` if it can't be raised.
+    """
     from edgebuild.models.onnx_child import Refused, run_apart
 
-    why, raised = "its converter crashed", None
+    version = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), LOWEST_OPSET)
+    if version >= LOWEST_OPSET:
+        return model
+    why, newer = "its converter crashed", None
     try:
-        raised = run_apart(model, "opset-13")
+        newer = run_apart(model, "opset-13")
     except Refused as refused:
         why = refused.reason
-    if raised is None:
+    if newer is None:
         raise ModelError(
             f"onnx can't raise the model from opset {version} to {LOWEST_OPSET}, which int8 needs: {why}",
             hint=f"Where it can be exported again, opset {LOWEST_OPSET} or newer needs no conversion.",
         )
-    return raised
+    return newer
 
 
 def _name_pooling(model: Any) -> Any:
