@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.errors import EdgebuildError, EnvironmentGap, Interrupted, was_interrupted
+from edgebuild.errors import EdgebuildError, EnvironmentGap, Interrupted, was_interrupted, without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def _unforeseen(error: Exception) -> int:
         return USAGE if error.errno in BAD_PATH else EnvironmentGap.exit_code
     import traceback
 
-    traceback.print_exception(error)
+    print(_shown("".join(traceback.format_exception(error))).rstrip(), file=sys.stderr)
     say_error("This is a bug in edgebuild; the traceback above is what its developers need.", "")
     return BUG
 
@@ -133,8 +133,8 @@ def say_error(message: str, hint: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return a text with no line longer than anybody reads, and without characters that a terminal obeys."""
-    lines = [line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in text.split("\n")]
+    """Return a text with no line longer than anybody reads, no password, and no character that a terminal obeys."""
+    lines = [line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in without_passwords(text).split("\n")]
     return "\n".join("".join(c if c.isprintable() else _escaped(c) for c in line) for line in lines)
 
 

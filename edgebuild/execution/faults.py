@@ -25,6 +25,7 @@ from edgebuild.errors import (
     StoreError,
     UsageError,
     was_interrupted,
+    without_passwords,
 )
 from edgebuild.execution.disk import FULL, store_error
 from edgebuild.execution.versions import installed_versions
@@ -171,7 +172,7 @@ class Guard:
             "",
             *traceback.format_exception(error),
         ]
-        text = "\n".join(lines).encode("utf-8", "backslashreplace")
+        text = without_passwords("\n".join(lines)).encode("utf-8", "backslashreplace")
         path = self.reports / f"bug-{digest_bytes(text)[:12]}.txt"
         try:
             self.reports.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ def _quoted(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - even this is a foreign class's own code
         return ""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = without_passwords(next((line.strip() for line in text.splitlines() if line.strip()), ""))
     shown = "".join(c if c.isprintable() else "?" for c in line)
     return shown if len(shown) <= QUOTED_CHARACTERS else f"{shown[:QUOTED_CHARACTERS]}…"
 

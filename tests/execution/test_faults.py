@@ -88,6 +88,17 @@ def test_any_exception_is_a_result_with_a_bug_report(error: BaseException, tmp_p
     assert found.notes == (f"bug report: {found.report}",)
 
 
+def test_no_bug_report_shows_a_password(tmp_path: Path) -> None:
+    def work() -> None:
+        raise ValueError("can't open s3://me:hunter2@bucket/models")
+
+    found = guard(tmp_path).attempt("fp32", work)
+    assert isinstance(found, Failure)
+    (report,) = tmp_path.rglob("bug-*.txt")
+    assert "bucket/models" in report.read_text()
+    assert "hunter2" not in report.read_text() + found.sentence
+
+
 def test_a_bug_of_ours_is_told_with_its_line(tmp_path: Path) -> None:
     one, other = (failed(guard(tmp_path), lambda: canonical_json(object())) for _ in "12")
     assert one.report == other.report, "the same bug is one file"
