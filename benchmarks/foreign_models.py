@@ -49,8 +49,8 @@ dtype = "float32"
 batch = 1
 [data]
 calibration = "data.npz"
-validation = "data.npz"
-test = "data.npz"
+validation = "validation.npz"
+test = "test.npz"
 [budget]
 agreement = 0.9
 """
@@ -150,7 +150,7 @@ def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
         world.open_world(load_project(folder), options, progress=NoProgress()) as opened,
         places.open_places(opened, world.targets_of(opened.project, options)) as there,
     ):
-        common = prepare.prepare(opened)
+        common = prepare.prepare(opened, prepare.import_model(opened))
         plan = plans.plan_target(there[0], common)
         models = compress.compress_models(plan, common, there[0])
         return [_found(each) for each in candidates.make_candidates(plan, models, common, there[0])]
@@ -302,13 +302,15 @@ def run_hostile(path: Path, scratch: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "edgebuild", *command], cwd=folder, capture_output=True, text=True, errors="replace"
     )
-    said = next((line for line in done.stderr.splitlines() if line.startswith("edgebuild: ")), done.stderr[:160])
+    lines = done.stderr.splitlines()
+    first = next((at for at, line in enumerate(lines) if line.startswith("edgebuild: ")), 0)
+    said = " ".join(line.strip() for line in lines[first : first + 2] if "how to fix it" not in line)
     traceback = "Traceback" in done.stderr
     return {
         "file": path.name,
         "command": "edgebuild " + " ".join(command),
         "exit": done.returncode,
-        "said": said.removeprefix("edgebuild: ")[:200],
+        "said": said.removeprefix("edgebuild: ")[:160],
         "holds": not traceback and done.returncode in (0, 2),
     }
 
@@ -328,7 +330,8 @@ def _npz_project(path: Path, folder: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
     )
-    shutil.copy(path, folder / "data.npz")
+    for split in ("data", "validation", "test"):
+        shutil.copy(path, folder / f"{split}.npz")
     (folder / "edgebuild.toml").write_text(NPZ_PROJECT, encoding="utf-8")
 
 

@@ -95,7 +95,7 @@ def test_a_data_file_that_is_none(project: Path) -> None:
         toml({"data": 'calibration = "broken.npz"\nvalidation = "data:validation"\ntest = "data:test"'})
     )
     (project / "broken.npz").write_bytes(b"not an archive")
-    message = f"{project}/broken.npz can't be read: File is not a zip file"
+    message = f"{project}/broken.npz can't be read: BadZipFile: File is not a zip file"
     refused(project, "build", code=2, message=message, hint="It must be written by numpy.savez, without objects.")
 
 

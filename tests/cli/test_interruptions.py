@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 EARLIER = (
     "import the ONNX model",
     "read the calibration data",
+    "describe the calibration data",
     "read the validation data",
+    "describe the validation data",
+    "read the test data",
+    "describe the test data",
     "reference on validation",
     "freeze the model",
     "compile quick/fp32",
