@@ -19,8 +19,9 @@ demo: setup
 	@echo
 	$(BIN)/edgebuild report --project examples/fashion-mnist
 
+# A process a core, four at most: most tests wait for processes of their own. One file's tests share what they built.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
