@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -268,15 +269,23 @@ def run_case(case: Case, scratch: Path) -> dict[str, Any]:
     others = {"onnxruntime": "–", "NNCF": "–"}
     if not case.recipes:
         peers = Peers(folder)
-        others = {"onnxruntime": tried(peers.onnxruntime), "NNCF": tried(peers.nncf)}
+        others = {
+            "onnxruntime": _short(tried(peers.onnxruntime), folder),
+            "NNCF": _short(tried(peers.nncf), folder),
+        }
     return {
         "case": case.name,
         "right": case.right,
-        "edgebuild": said or "; ".join(_words(each) for each in found),
+        "edgebuild": said or "; ".join(_words(each) for each in found if each.recipe or not case.recipes),
         "holds": case.holds(found),
         **others,
         "candidates": [vars(each) for each in found],
     }
+
+
+def _short(text: str, scratch: Path) -> str:
+    """Name no folder of this run, and quote no more of a hostile name than anybody reads."""
+    return re.sub(r"(.)\1{20,}", r"\1\1\1…", text.replace(f"{scratch}/", ""))[:160]
 
 
 def _words(found: Found) -> str:
@@ -310,7 +319,7 @@ def run_hostile(path: Path, scratch: Path) -> dict[str, Any]:
         "file": path.name,
         "command": "edgebuild " + " ".join(command),
         "exit": done.returncode,
-        "said": said.removeprefix("edgebuild: ")[:160],
+        "said": _short(said.removeprefix("edgebuild: "), folder),
         "holds": not traceback and done.returncode in (0, 2),
     }
 
