@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from email import message_from_bytes
 from importlib import metadata
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,7 +282,8 @@ def _pip_download(options: Sequence[str], python: BoardPython, into: Path) -> st
 
     What it fetches it holds against the digests of the index.
     """
-    if find_spec("pip") is None:
+    # Not by every finder: setuptools has one that warns where distutils was imported before.
+    if PathFinder.find_spec("pip") is None:
         raise EnvironmentGap(
             "pip is not installed for this Python, and it is what fetches wheels for boards.",
             hint=f"{sys.executable} -m ensurepip installs it.",

@@ -106,7 +106,6 @@ def test_what_is_no_password_stays() -> None:
 
 
 def test_a_store_that_can_not_be_opened_keeps_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fsspec")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(StoreError) as caught, Store.open("nosuch://me:hunter2@host/store"):
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device, pinned_clocks
 from edgebuild.devices.messages import MAX_DEPTH, NotAMessage, one_line, read_message, whole_number
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
+from tests import needs
 from tests.devices.stub import StubDevice
 from tests.mutants import COUNTS, ODD, altered, damaged
 
@@ -84,7 +84,6 @@ class FakeBoard:
 
 @pytest.fixture
 def board() -> Iterator[FakeBoard]:
-    pytest.importorskip("asyncssh")
     board = FakeBoard()
     yield board
     board.loop.close()
@@ -268,9 +267,8 @@ def connected_with(key: Path, host_keys: tuple[str, ...] = ()) -> str:
     return caught.value.message + caught.value.hint
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+@needs.marked(needs.program("ssh-keygen", "openssh-client"))
 def test_a_key_with_a_passphrase_is_said_with_the_agent(tmp_path: Path) -> None:
-    pytest.importorskip("asyncssh")
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)], check=True)
     said = connected_with(key)
@@ -280,7 +278,6 @@ def test_a_key_with_a_passphrase_is_said_with_the_agent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x00\xff" * 100, b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"])
 def test_what_is_no_private_key_is_said(data: bytes, tmp_path: Path) -> None:
-    pytest.importorskip("asyncssh")
     key = tmp_path / "key"
     key.write_bytes(data)
     assert "is no private key" in connected_with(key)
@@ -289,7 +286,6 @@ def test_what_is_no_private_key_is_said(data: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pinned", ["", "garbage", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-ed25519 AAAA\n* evil"])
 def test_a_pinned_key_that_is_none_is_said(pinned: str) -> None:
-    pytest.importorskip("asyncssh")
     from edgebuild.devices.ssh_connection import connected
 
     address = SshAddress(user="pi", host="127.0.0.1", port=1)
