@@ -16,6 +16,7 @@ from edgebuild.core.artifact_files import MANIFEST, read_artifact, write_manifes
 from edgebuild.core.measurement import Layer
 from edgebuild.core.steps import Place, fields_of
 from edgebuild.errors import ModelError
+from edgebuild.execution.disk import copy_file
 from edgebuild.judging.crosscheck import agreeing, gap_in_steps, share_of_reach
 from edgebuild.models import qdq
 from edgebuild.models.onnx_files import load_onnx
@@ -254,7 +255,7 @@ class ShowState:
         ctx.check()
         source = inputs["artifact"]
         artifact = read_artifact(source)
-        shutil.copytree(source, out_dir, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        shutil.copytree(source, out_dir, copy_function=copy_file, dirs_exist_ok=True)
         shown = artifact.model_copy(update={"contract": with_state(artifact.contract)})
         (out_dir / MANIFEST).unlink()
         write_manifest(out_dir, shown)

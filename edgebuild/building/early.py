@@ -63,7 +63,13 @@ def tell(world: World) -> None:
     recipes = planned_recipes(project, options, 0)
     if project.data.train is not None:
         trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
-        found["train"] = described(world, "train") if trains else _peek(project, "train")
+        try:
+            found["train"] = described(world, "train") if trains else _peek(project, "train")
+        except (ConfigError, DataError) as error:
+            if trains:
+                raise
+            # Nothing of this build needs them: only whether they share samples with others stays unknown.
+            world.say(f"the train data can't be read: {error.message}")
     for note in warnings(project, world.budget, found, test_level=level):
         world.say(note)
 

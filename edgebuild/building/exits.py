@@ -12,6 +12,7 @@ from edgebuild.core.artifact import Contract, Exit, Stage
 from edgebuild.core.steps import Place, StepContext, fields_of
 from edgebuild.core.values import Value
 from edgebuild.core.verdict import Outcome
+from edgebuild.execution.disk import copy_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +250,8 @@ class LinkChain:
         ctx.check()
         chain = read_chain(inputs["chain"])
         for stage in chain.stages:
-            shutil.copytree(inputs[stage.folder], out_dir / stage.folder, ignore=shutil.ignore_patterns(NOTES))
+            target = out_dir / stage.folder
+            shutil.copytree(inputs[stage.folder], target, copy_function=copy_file, ignore=shutil.ignore_patterns(NOTES))
         write_artifact(
             out_dir,
             backend=self.backend,

@@ -22,6 +22,7 @@ from edgebuild.core.measurement import Fact
 from edgebuild.core.values import Value, canonical_json, digest_json
 from edgebuild.core.verdict import BuildRecord
 from edgebuild.errors import UsageError
+from edgebuild.execution.disk import copy_file
 from edgebuild.execution.faults import Failure
 from edgebuild.execution.versions import installed_versions
 from edgebuild.measuring import journal
@@ -121,7 +122,7 @@ def _peak_bytes() -> int:
 
 def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
     """Copy the artifact with the settings it was measured with; notes are in the record."""
-    shutil.copytree(source, folder, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(NOTES))
+    shutil.copytree(source, folder, copy_function=copy_file, ignore=shutil.ignore_patterns(NOTES))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     write_atomic(folder / MANIFEST, artifact_text(artifact))

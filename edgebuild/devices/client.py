@@ -209,11 +209,26 @@ class RunnerClient:
                 )
 
     def _installed(self) -> str:
+        """Return where the runner lies on the device, read back once: it checks all else there, and nothing checks it.
+
+        Raises ``DeviceError`` where it isn't what was sent, twice.
+        """
         if not self._runner:
+            name = f"runner/{self.runner_digest}.pyz"
             with tempfile.TemporaryDirectory() as scratch:
-                source = Path(scratch) / "runner.pyz"
+                source, back = Path(scratch) / "runner.pyz", Path(scratch) / "back.pyz"
                 source.write_bytes(self._bundle)
-                self._runner = self.device.put(source, f"runner/{self.runner_digest}.pyz")
+                for _ in range(2):
+                    runner = self.device.put(source, name)
+                    self.device.get(runner, back)
+                    if digest_file(back) == self.runner_digest:
+                        self._runner = runner
+                        return runner
+                    self.device.remove(name)
+            raise DeviceError(
+                f"The runner on {self.device.id} is damaged, also when it was sent again.",
+                hint="Check the device's disk and memory.",
+            )
         return self._runner
 
 

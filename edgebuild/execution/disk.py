@@ -45,6 +45,19 @@ def store_error(error: OSError, root: Path, doing: str) -> StoreError:
     return StoreError(f"the store {root} can't be used: {doing} failed ({reason})", hint="check the disk and the path")
 
 
+def copy_file(source: str, target: str) -> str:
+    """Copy a file's content for ``shutil.copytree``, which goes on after an ``OSError`` and forgets its number.
+
+    Raises ``StoreError`` at once where the disk is full or read-only.
+    """
+    try:
+        return shutil.copyfile(source, target)
+    except OSError as error:
+        if error.errno in FULL | READ_ONLY:
+            raise store_error(error, Path(target).parent, f"copying {Path(target).name}") from error
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names inside ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

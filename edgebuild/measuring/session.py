@@ -139,13 +139,17 @@ def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
     return digest_json(
         {
             "protocol": protocol.model_dump(mode="json"),
-            "arms": sorted([arm.artifact.digest(), arm.inputs_digest, arm.contest, arm.keep] for arm in arms),
+            "arms": sorted(_identity(arm) for arm in arms),
             "runner": bench.client.runner_digest,
             "device": bench.client.device.id,
             "configuration": [fact.model_dump() for fact in bench.configuration],
             "seed": bench.seed,
         }
     )
+
+
+def _identity(arm: Arm) -> list[Json]:
+    return [arm.artifact.digest(), arm.inputs_digest, arm.contest, arm.keep, arm.sets_pace]
 
 
 def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:

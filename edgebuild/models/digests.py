@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+#: Where torch keeps what ``named_parameters`` and its siblings give.
+_HELD_BY_TORCH = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class SamplesDigest:
@@ -64,12 +67,16 @@ def _parts(array: NDArray[Any]) -> tuple[str, bytes]:
 
 
 def module_digest(module: Any) -> str:
-    """Return the digest of a torch module's parameters and buffers, also of those that no state dict holds."""
+    """Return the digest of a torch module's parameters, buffers and arrays that are plain attributes of its layers."""
     import torch
     from torch.nn.parameter import is_lazy
 
     found = hashlib.sha256()
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+        *_plain_arrays(module),
+    ]
     for name, value in sorted(named, key=lambda one: one[0]):
         lazy = is_lazy(value)
         found.update(json.dumps([name, str(value.dtype), None if lazy else list(value.shape)]).encode())
@@ -78,3 +85,21 @@ def module_digest(module: Any) -> str:
             dense = dense if dense.layout == torch.strided else dense.to_dense()
             found.update(dense.contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def _plain_arrays(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and arrays of numbers that layers hold as attributes, in lists and dicts of them, too."""
+    import torch
+
+    for name, layer in module.named_modules(remove_duplicate=False):
+        todo = [(f"{name}.{key}", value) for key, value in vars(layer).items() if key not in _HELD_BY_TORCH]
+        while todo:
+            where, value = todo.pop()
+            if isinstance(value, list | tuple):
+                todo += [(f"{where}.{at}", each) for at, each in enumerate(value)]
+            elif isinstance(value, dict):
+                todo += [(f"{where}.{key}", each) for key, each in value.items()]
+            elif isinstance(value, torch.Tensor):
+                yield where, value
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+                yield where, torch.from_numpy(np.ascontiguousarray(value))

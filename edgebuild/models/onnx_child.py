@@ -1,8 +1,8 @@
 """`python -m edgebuild.models.onnx_child IN OUT LIBRARY TASK…`: native code on a model, in a process of its own.
 
 Some models crash onnxruntime's optimiser, onnx's converter or its shape inference, and some make them take all memory:
-none of that may take a build with it. LIBRARY is empty where there is none. Exits with 0; with 1 and JSON on stdout
-where a task refuses the model (``task``, ``reason``); with ``NOT_INSTALLED``.
+none of that may take a build with it. LIBRARY is empty where there is none. Exits with 0; with ``REFUSED`` and JSON on
+stdout where a task refuses the model (``task``, ``reason``); with ``NOT_INSTALLED`` or ``DISK_FULL``.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
+from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError, StoreError
+from edgebuild.execution.disk import FULL
 from edgebuild.models.onnx_graphs import save, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: How the process says that onnxruntime isn't there.
-NOT_INSTALLED = 3
+#: How the process says that a task refuses the model, that onnxruntime isn't there, and that the disk is full.
+REFUSED, NOT_INSTALLED, DISK_FULL = 10, 11, 12
+#: How native code crashes on a model; any other signal comes from the machine or a person.
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+#: One thread and few arenas: what each reserves counts as memory, and machines have many cores.
+FRUGAL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 #: Address space of the process: what the libraries take by themselves, and so many times the model.
 LEAST_MEMORY_BYTES = 4 << 30
 COPIES = 10
@@ -40,29 +46,63 @@ class Refused(ModelError):
 
 
 def run_apart(model: Any, *tasks: str, library: Path | None = None) -> Any | None:
-    """Return what the tasks, one after the other, make of a model; None where one of them crashes or
-    never ends.
+    """Return what the tasks, one after the other, make of a model; None where one of them crashes.
 
-    Raises ``Refused`` where one says no, ``EnvironmentGap`` without onnxruntime.
+    Raises ``Refused`` where one says no, ``EnvironmentGap`` without onnxruntime and where the machine ends the process
+    or time does, ``StoreError`` where the disk for temporary files is full.
     """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="edgebuild-") as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        save(model, source)
-        argv = [sys.executable, "-m", "edgebuild.models.onnx_child", str(source), str(target), str(library or "")]
         try:
-            done = subprocess.run(
-                [*argv, *tasks], capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT_S
-            )
-        except subprocess.TimeoutExpired:
-            return None
+            save(model, source)
+        except OSError as error:
+            raise _disk_full(folder) if error.errno in FULL else error from error
+        done = _run([str(source), str(target), str(library or ""), *tasks])
         if done.returncode == NOT_INSTALLED:
             raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'")
-        if done.returncode == 1 and done.stdout:
+        if done.returncode == DISK_FULL:
+            raise _disk_full(folder)
+        if done.returncode == REFUSED:
             said = json.loads(done.stdout.splitlines()[-1])
             raise Refused(said["task"], said["reason"])
-        return tidy(onnx.load(str(target))) if done.returncode == 0 else None
+        if done.returncode == 0:
+            return tidy(onnx.load(str(target)))
+    if -done.returncode in CRASHES:
+        return None
+    raise EnvironmentGap(
+        f"The process that runs native code on the model ({', '.join(tasks)}) ended with status {done.returncode}: "
+        f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1][:300]}",
+        hint="Was memory short (status -9)? Try again.",
+    )
+
+
+def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    # -P: a module in the working folder, which may be a stranger's, is none of ours.
+    argv = [sys.executable, "-P", "-m", "edgebuild.models.onnx_child", *arguments]
+    package = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    try:
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=LIMIT_S,
+            env={**os.environ, **FRUGAL, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EnvironmentGap(
+            f"Native code didn't finish with the model within {LIMIT_S} s.", hint="Try a quieter or faster machine."
+        ) from error
+
+
+def _disk_full(folder: str) -> StoreError:
+    return StoreError(
+        f"The disk for temporary files is full: {Path(folder).parent}.", hint="Free some space, or set TMPDIR."
+    )
 
 
 def main(source: str, target: str, library: str, *tasks: str) -> int:
@@ -74,9 +114,11 @@ def main(source: str, target: str, library: str, *tasks: str) -> int:
         except ImportError:
             return NOT_INSTALLED
         except Exception as error:  # noqa: BLE001 - neither library's exceptions share a root
+            if isinstance(error, OSError) and error.errno in FULL:
+                return DISK_FULL
             reason = error.message if isinstance(error, EdgebuildError) else str(error) or type(error).__name__
             print(json.dumps({"task": task, "reason": reason}))
-            return 1
+            return REFUSED
         source = target
     return 0
 
@@ -97,6 +139,7 @@ def _session(source: str, library: str, level: str, target: str = "") -> None:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     if target:
         options.optimized_model_filepath = target
     if library:

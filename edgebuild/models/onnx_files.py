@@ -99,8 +99,6 @@ def external_names(path: Path) -> tuple[str, ...]:
         return external_data.names_of(_tensors(_parsed(path)))
 
 
-#: What protobuf reads at most.
-LARGEST_BYTES = (1 << 31) - 1
 #: Sparse weights are made dense up to here: a gigabyte in float32.
 MOST_DENSE_ELEMENTS = 1 << 28
 #: The hint for a file that is damaged.
@@ -133,7 +131,7 @@ def _parsed(path: Path) -> Any:
     if not path.is_file():
         wrong = "is no regular file" if path.exists() else "no such model file"
         raise ModelError(f"{path}: {wrong}.", hint="Check the path, or [model].onnx in edgebuild.toml.")
-    if path.stat().st_size > LARGEST_BYTES:
+    if path.stat().st_size > external_data.LARGEST_BYTES:
         raise ModelError(
             f"{path} is larger than the 2 GB that an ONNX file can have.", hint="Export it with external data."
         )
@@ -181,10 +179,12 @@ def _make_dense(graph: Any, path: Path) -> None:
     import numpy as np
     import onnx
 
+    elements = 0
     for sparse in graph.sparse_initializer:
-        if math.prod(sparse.dims) > MOST_DENSE_ELEMENTS:
+        elements += math.prod(sparse.dims)
+        if elements > MOST_DENSE_ELEMENTS:
             raise ModelError(
-                f"{path}: the sparse tensor {sparse.values.name!r} is too large to be stored densely.",
+                f"{path}: its sparse tensors, up to {sparse.values.name!r}, are too large to be stored densely.",
                 hint="Export the model with dense weights.",
             )
         values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))

@@ -24,24 +24,32 @@ class Names:
     """
 
     def __init__(self, model: Any) -> None:
-        self._values = set(_value_names(model.graph))
-        self._nodes = {node.name for graph in graphs_of(model.graph) for node in graph.node}
+        self._values = _Taken(_value_names(model.graph))
+        self._nodes = _Taken(node.name for graph in graphs_of(model.graph) for node in graph.node)
 
     def value(self, wanted: str) -> str:
         """Return a name for a tensor."""
-        return _taken(wanted, self._values)
+        return self._values.free(wanted)
 
     def node(self, wanted: str) -> str:
         """Return a name for a node."""
-        return _taken(wanted, self._nodes)
+        return self._nodes.free(wanted)
 
 
-def _taken(wanted: str, names: set[str]) -> str:
-    name, number = wanted, 2
-    while name in names:
-        name, number = f"{wanted}_{number}", number + 1
-    names.add(name)
-    return name
+class _Taken:
+    """Names that are taken. Remembers where it was with each, so that many of one name take no longer than others."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = set(names)
+        self._next: dict[str, int] = {}
+
+    def free(self, wanted: str) -> str:
+        name, number = wanted, self._next.get(wanted, 2)
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        self._next[wanted] = number
+        return name
 
 
 def graphs_of(graph: Any) -> Iterator[Any]:
@@ -177,11 +185,11 @@ def _keep(field: Any, kept: list[Any]) -> None:
 
 def _rename_nodes(nodes: Iterable[Any]) -> None:
     """Give every node that bears an earlier one's name another, which no node has."""
-    names = {node.name for node in nodes}
+    names = _Taken(node.name for node in nodes)
     seen: set[str] = set()
     for node in nodes:
         if node.name in seen:
-            node.name = _taken(node.name, names)
+            node.name = names.free(node.name)
         seen.update({node.name} - {""})
 
 

@@ -140,6 +140,7 @@ def test_a_bench_on_a_board_needs_no_project(
     assert run("bench", "model.onnx", "--device", "other", cwd=project).code == 2
 
 
+@pytest.mark.proof
 def test_several_targets_are_each_built_where_they_are(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
@@ -199,6 +200,7 @@ def offline(index: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.proof
 def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
     board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,7 @@ def launches(project: Path) -> list[str]:
     return sorted(f"{path.parent.name}/{path.name}" for path in found)
 
 
+@pytest.mark.proof
 def test_a_killed_host_leaves_nothing_running_and_measuring_goes_on_launch_by_launch(project: Path) -> None:
     with started("build", cwd=project) as process:
         wait_for(lambda: len(launches(project)) >= 2, process)

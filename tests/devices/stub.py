@@ -69,7 +69,8 @@ class StubDevice:
 
     def put(self, source: Path, name: str) -> str:
         """See ``Device``."""
-        del source
+        if name.startswith("runner/"):
+            self.files[Path(name).name] = source.read_bytes()
         return f"{self.root}/{name}"
 
     def get(self, remote: str, destination: Path, *, most_bytes: int = 1 << 30) -> None:

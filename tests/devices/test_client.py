@@ -15,6 +15,7 @@ from edgebuild.devices import answers
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice, ProcessChannel
 from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, ModelError, RunnerFailed
+from tests.mutants import flipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -208,3 +209,15 @@ def test_a_runner_that_fails_on_a_model_is_told_from_a_device_that_fails(
     with pytest.raises(DeviceError) as caught:
         client.call("probe", {}, time_limit_s=2.0)
     assert type(caught.value) is DeviceError
+
+
+def test_a_runner_that_is_damaged_on_the_device_is_sent_again(tmp_path: Path) -> None:
+    """It checks all else there, and is held against its digest by the host."""
+    first = RunnerClient(LocalDevice(tmp_path / "device"), {})
+    runner = Path(first._installed())
+    content = runner.read_bytes()
+    runner.chmod(0o644)
+    runner.write_bytes(flipped(content, 1))
+    again = RunnerClient(LocalDevice(tmp_path / "device"), {})
+    assert again.call("probe", {}, time_limit_s=60)
+    assert runner.read_bytes() == content

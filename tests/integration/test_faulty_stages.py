@@ -203,6 +203,7 @@ def failing_on(kind: str, really: Any) -> Any:
     return call
 
 
+@pytest.mark.proof
 def test_faults_while_measuring_are_results_and_evidence_that_is_missing(
     project: Path, faults: dict[str, BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_faults_while_measuring_are_results_and_evidence_that_is_missing(
         assert f"{lost}: a bug in edgebuild: ZeroDivisionError in " in notes
 
 
+@pytest.mark.proof
 def test_faults_of_a_cross_check_of_launches_and_of_the_test_set(
     project: Path, faults: dict[str, BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,7 +179,7 @@ def test_what_onnxruntime_says_is_shortened_to_its_words() -> None:
         (opset(-1), "opset -1"),
         (opset(99), "is newer than what is installed here: opset 99"),
         (newer_ir(), "IR version 99"),
-        (huge_sparse(), "the sparse tensor 's' is too large"),
+        (huge_sparse(), "its sparse tensors, up to 's', are too large"),
     ],
 )
 def test_what_a_model_says_of_itself_is_checked(model: Any, words: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgebuild.errors import ModelError
+from edgebuild.errors import EnvironmentGap, ModelError, StoreError
+from edgebuild.models import onnx_child
 from edgebuild.models.freezing import freeze, simplify
 from edgebuild.models.onnx_child import Refused, run_apart
 from edgebuild.models.onnx_files import load_onnx, read_facts
@@ -57,6 +59,36 @@ def test_a_crash_is_an_answer(crashing: None, tmp_path: Path) -> None:
     onnx.save(nets.dense(), str(tmp_path / "m.onnx"))
     with pytest.raises(ModelError, match="crashes onnxruntime"):
         imported(tmp_path / "m.onnx", tmp_path)
+
+
+def test_modules_in_the_working_folder_are_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project may have a random.py, and a stranger's folder a json.py."""
+    for name in ("json", "onnx", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    assert run_apart(nets.dense(), "open") is not None
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("signal_name", ["KILL", "TERM"])
+def test_what_the_machine_ends_is_no_fault_of_the_model(
+    signal_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nkill -{signal_name} $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(EnvironmentGap, match=r"native code on the model \(open\) ended with status -"):
+        run_apart(nets.dense(), "open")
+
+
+def test_a_full_disk_for_temporary_files_is_the_disk_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(onnx_child, "save", full)
+    with pytest.raises(StoreError, match="disk for temporary files is full"):
+        run_apart(nets.dense(), "open")
 
 
 def test_an_allocation_beyond_any_model_s_need_fails() -> None:

@@ -21,10 +21,24 @@ if TYPE_CHECKING:
 EVENT_S = 0.5
 
 
+class Reading:
+    """Says now and then that data are still being read: whoever waits takes silence for a hang."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        """Say so if it is time to."""
+        if time.monotonic() - self._told > EVENT_S:
+            self._told = time.monotonic()
+            self._wire.progress("read", 0, None)
+
+
 def evaluate(request: Fields, wire: Wire) -> Fields:
     """Write one ``.npy`` per output (axis 0: frames) and ``outputs.json``; count NaN and infinities, and exits."""
     opened = Opened(request)
-    checked(request["inputs"])
+    checked(request["inputs"], Reading(wire))
     data = Data(request["inputs"], opened.contract)
     session = opened.session()
     loop = Loop(session, opened.contract)

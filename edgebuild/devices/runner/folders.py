@@ -15,7 +15,7 @@ from .protocol import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict
+    from typing import Callable, Dict
 
     from .protocol import Fields
 
@@ -61,8 +61,11 @@ def is_digest(text: object) -> bool:
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def listing(folder: str) -> Listing:
-    """Read every file below ``folder`` and return what lies there; raises for links and special files."""
+def listing(folder: str, tell: Callable[[], None] = lambda: None) -> Listing:
+    """Read every file below ``folder`` and return what lies there; raises for links and special files.
+
+    ``tell`` is called often meanwhile: a large folder takes minutes on a slow disk.
+    """
     found: Listing = {}
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
@@ -74,7 +77,11 @@ def listing(folder: str) -> Listing:
                 if not stat.S_ISREG(mode):
                     raise Problem("device", "%s is a link or no plain file." % path, "Remove it.")
                 relative = os.path.relpath(path, folder)
-                found[relative] = {"path": relative, "sha256": digest_of(path), "size_bytes": os.lstat(path).st_size}
+                found[relative] = {
+                    "path": relative,
+                    "sha256": digest_of(path, tell),
+                    "size_bytes": os.lstat(path).st_size,
+                }
     except (OSError, RecursionError) as error:
         raise Problem("device", "Can't read %s: %s." % (folder, error), AGAIN) from error
     return found
@@ -87,21 +94,22 @@ def digest_of_listing(found: Listing) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def checked(folder: str) -> Listing:
+def checked(folder: str, tell: Callable[[], None] = lambda: None) -> Listing:
     """Return what lies in a folder that is named by its digest; raises unless every byte of it is what was sent."""
-    found = listing(folder)
+    found = listing(folder, tell)
     if digest_of_listing(found) != os.path.basename(folder):
         raise Problem("device", "%s isn't what was sent: a file there was changed or damaged." % folder, AGAIN)
     return found
 
 
-def digest_of(path: str) -> str:
+def digest_of(path: str, tell: Callable[[], None] = lambda: None) -> str:
     """Return the SHA-256 of a plain file in hex, in bounded memory; raises ``OSError`` for a link."""
     hasher = hashlib.sha256()
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
             hasher.update(chunk)
+            tell()
     return hasher.hexdigest()
 
 

@@ -53,8 +53,8 @@ class MachineLock:
         if self._still_there():
             return True
         # Tidied away meanwhile: who comes next would take a new file.
-        os.close(self._handle)
-        self._handle = _open(self.path)
+        gone, self._handle = self._handle, _open(self.path)
+        os.close(gone)
         return False
 
     def _still_there(self) -> bool:
