@@ -146,8 +146,9 @@ class RunnerClient:
 
         Each file travels once, whatever folders it is part of. Changed files make another digest; a folder whose files
         have the sizes, times and inodes of the last time is not read again: what lies on the device is a copy of what
-        was read then, and verified whenever it is opened. Raises ``ModelError`` for links, special files, and an
-        artifact whose files aren't those that it lists.
+        was read then. An artifact is verified whenever it is opened, data whenever they are evaluated; launches that
+        only take times read data as they lie. Raises ``ModelError`` for links, special files, and an artifact whose
+        files aren't those that it lists.
         """
         seen = _signature(folder)
         if seen not in self._placed:
