@@ -43,6 +43,8 @@ ANCHOR = "anchor"
 ANCHOR_SAMPLE_S = 1.0
 #: The host stops waiting for a launch after its longest legal duration and this much for loading.
 LAUNCH_GRACE_S = 120.0
+#: A launch reads the whole artifact first, to hold it against its digest; no board is slower than this.
+READ_BYTES_PER_S = 10e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,11 @@ def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
             "seed": bench.seed,
         }
     )
+
+
+def grace_s(artifact: Artifact) -> float:
+    """Return how long a launch may take beside its warm-up and its samples, in seconds."""
+    return LAUNCH_GRACE_S + artifact.size_bytes / READ_BYTES_PER_S
 
 
 def _identity(arm: Arm) -> list[Json]:
@@ -302,7 +309,7 @@ def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
                     "steal_ratio": protocol.steal_ratio,
                 },
             },
-            time_limit_s=protocol.warmup_cap_s + sample_s + LAUNCH_GRACE_S,
+            time_limit_s=protocol.warmup_cap_s + sample_s + grace_s(arm.artifact),
             check=run.bench.check,
         )
         samples = answers.samples_of(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Energy, Layer, Memory
-from edgebuild.measuring.session import LAUNCH_GRACE_S, require_clock
+from edgebuild.measuring.session import grace_s, require_clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,6 @@ def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str
             "inputs": client.put_folder(arm.inputs),
             **extra,
         },
-        time_limit_s=LAUNCH_GRACE_S * 2,
+        time_limit_s=grace_s(arm.artifact) * 2,
         check=bench.check,
     )
