@@ -62,7 +62,14 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
     ):
         world = replace(world, probe=probe)
         bench = make_bench(world)
-        arms = {arm.id: (arm, b) for b in built for arm in _arms(b, baseline, prepared) if b.eligible or b is baseline}
+        # Where nothing may be chosen, the baseline alone is measured, as it was with another budget.
+        all_pace = not any(b.eligible for b in built)
+        arms = {
+            arm.id: (arm, b)
+            for b in built
+            for arm in _arms(b, baseline, prepared, sets_pace=b.eligible or all_pace)
+            if b.eligible or b is baseline
+        }
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
         protocol = world.options.screen
         if world.project.build.objective == "throughput":
@@ -118,7 +125,7 @@ def make_bench(world: World) -> Bench:
     )
 
 
-def _arms(built: Built, baseline: Built, prepared: Prepared) -> list[Arm]:
+def _arms(built: Built, baseline: Built, prepared: Prepared, *, sets_pace: bool) -> list[Arm]:
     """One arm per runtime setting; the first of the baseline is the reference artifact and always kept."""
     if built.artifact is None:
         return []
@@ -133,7 +140,7 @@ def _arms(built: Built, baseline: Built, prepared: Prepared) -> list[Arm]:
                 inputs_digest=prepared.validation.entry.digest,
                 contest=built.planned.profile,
                 keep=built is baseline and index == 0,
-                sets_pace=built.eligible,
+                sets_pace=sets_pace,
             )
         )
     return arms

@@ -90,7 +90,7 @@ def in_this_process() -> Iterator[None]:
             return run(argv, **named)
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            code = onnx_child.main(*argv[3:])
+            code = onnx_child.main(*argv[argv.index(onnx_child.__name__) + 1 :])
         return subprocess.CompletedProcess(argv, code, said.getvalue(), "")
 
     with pytest.MonkeyPatch.context() as patch:
