@@ -23,7 +23,8 @@ from edgebuild.models import stored
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel, Edit, ReplaceModule, UserModule
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.models.onnx_files import freeze, load_onnx
+from edgebuild.models.freezing import freeze
+from edgebuild.models.onnx_files import load_onnx
 from edgebuild.models.stored_steps import ExportStored
 from edgebuild.techniques.apprentice import Apprentice
 from edgebuild.techniques.binary_weights import BinaryWeights
