@@ -22,8 +22,8 @@ from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.models import stored
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel, Edit, ReplaceModule, UserModule
-from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.freezing import freeze
+from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.onnx_files import load_onnx
 from edgebuild.models.stored_steps import ExportStored
 from edgebuild.techniques.apprentice import Apprentice

@@ -86,6 +86,17 @@ def judge(claim: Claim, results: Sequence[Mapping[str, Any]]) -> Finding:
     return Finding(claim=claim, values=values, mean=mean, met=holds(mean), certified=certified, low=low, high=high)
 
 
+def contradicts(claim: Claim, result: Mapping[str, Any]) -> bool:
+    """Whether one seed alone speaks against a claim, which is about the mean over all seeds.
+
+    A figure with an interval does where all of it lies beyond the bound: on another CPU the same seed is another draw.
+    """
+    figure = result[claim.key]
+    if not isinstance(figure, dict):
+        return not judge(claim, [result]).met
+    return bool(figure["low"] > claim.bound if claim.at == "most" else figure["high"] < claim.bound)
+
+
 def points_lost(reference: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> dict[str, float]:
     """Return the accuracy that ``other`` loses against ``reference``, in points, with its paired 95 % interval.
 
