@@ -105,6 +105,12 @@ def _unforeseen(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename else ""
         say_error(f"{place}{error.strerror}.", "Check the path, its permissions and the disk.")
         return USAGE if error.errno in BAD_PATH else EnvironmentGap.exit_code
+    from edgebuild.execution.faults import plugin_failure
+
+    foreign = plugin_failure(error)
+    if foreign is not None:
+        say_error(foreign.message, foreign.hint)
+        return foreign.exit_code
     import traceback
 
     print(_shown("".join(traceback.format_exception(error))).rstrip(), file=sys.stderr)

@@ -122,7 +122,7 @@ class Guard:
             return Failure(sentence=error.sentence, error=error, unexpected=True, said=error.said)
         if isinstance(error, StoreError | DeviceError | Interrupted):
             raise error
-        blame = self._blame(error)
+        blame = _blame(error, self.project)
         if isinstance(error, DataError | UsageError) and not isinstance(blame, _PluginCode):
             raise error
         if isinstance(error, EdgebuildError) and type(error) is not EdgebuildError:
@@ -144,23 +144,6 @@ class Guard:
         raised.__cause__ = error
         return Failure(sentence=sentence, error=raised, unexpected=True, report=path)
 
-    def _blame(self, error: BaseException) -> _Code:
-        """Return whose code failed: the innermost frame that is edgebuild's, a plug-in's or the user's."""
-        plugins = tuple(_plugin_roots())
-        frames = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-        for path, line in reversed(frames):
-            if path.is_relative_to(_PACKAGE) and path != Path(__file__):
-                return _Code(place=f"{path.relative_to(_PACKAGE)}:{line}")
-            for root, name in plugins:
-                if path.is_relative_to(root):
-                    place = f"{path.relative_to(root) if path != root else path.name}:{line}"
-                    return _PluginCode(place=place, text=f"a bug in the plug-in {name}", error=EnvironmentGap)
-            project = self.project
-            if project is not None and path.is_relative_to(project) and not INSTALLED & set(path.parts):
-                text = "an error in the project's own code"
-                return _Code(place=f"{path.relative_to(project)}:{line}", text=text, error=ModelError)
-        return _Code(place=f"{frames[-1][0].name}:{frames[-1][1]}" if frames else "an unknown place")
-
     def _report(self, what: str, sentence: str, error: BaseException) -> str:
         """Write the traceback with versions and return where; the same failure again writes the same file."""
         if self.reports is None:
@@ -180,6 +163,33 @@ class Guard:
         except OSError as failed:
             raise store_error(failed, self.reports, "writing a bug report") from error
         return os.path.relpath(path, self.project) if self.project is not None else str(path)
+
+
+def plugin_failure(error: BaseException) -> EnvironmentGap | None:
+    """Return what a plug-in raised outside any candidate's work (while planning, say) as an error; None if none did."""
+    blame = _blame(error, None)
+    if not isinstance(blame, _PluginCode):
+        return None
+    said = _quoted(error)
+    sentence = f"{type(error).__name__} in {blame.place}" + (f" ({said})" if said else "")
+    return EnvironmentGap(f"{blame.text}: {sentence}", hint="Tell its authors, or uninstall it.")
+
+
+def _blame(error: BaseException, project: Path | None) -> _Code:
+    """Return whose code failed: the innermost frame that is edgebuild's, a plug-in's or the user's."""
+    plugins = tuple(_plugin_roots())
+    frames = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    for path, line in reversed(frames):
+        if path.is_relative_to(_PACKAGE) and path != Path(__file__):
+            return _Code(place=f"{path.relative_to(_PACKAGE)}:{line}")
+        for root, name in plugins:
+            if path.is_relative_to(root):
+                place = f"{path.relative_to(root) if path != root else path.name}:{line}"
+                return _PluginCode(place=place, text=f"a bug in the plug-in {name}", error=EnvironmentGap)
+        if project is not None and path.is_relative_to(project) and not INSTALLED & set(path.parts):
+            text = "an error in the project's own code"
+            return _Code(place=f"{path.relative_to(project)}:{line}", text=text, error=ModelError)
+    return _Code(place=f"{frames[-1][0].name}:{frames[-1][1]}" if frames else "an unknown place")
 
 
 def _quoted(error: BaseException) -> str:

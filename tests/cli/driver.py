@@ -18,8 +18,8 @@ SHORT = {
     "waiting_ratio": 1e9,
     "steal_ratio": 1.0,
 }
-protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
-protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 3, "max_launches": 3})
+protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1})
+protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
 session.ANCHOR_SAMPLE_S = 0.05
 side.MEMORY_S = 0.05
 evaluate.SILENCE_S = float(os.environ.get("TEST_SILENCE_S", evaluate.SILENCE_S))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord, CandidateRecord
 
 HERE = Options(
-    screen=SCREEN.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
-    certify=CERTIFY.model_copy(update={**SHORT, "launches": 3, "max_launches": 3}),
+    screen=SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1}),
+    certify=CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
 )
 ELSEWHERE = Options(targets=("board",), no_measure=True)
 #: A board that isn't here, built for like this machine.
