@@ -18,8 +18,8 @@ EMULATED = "emulated"
 def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
     """Ask the device what it is; nested readings are flattened with dots, each one line of printable text.
 
-    ``light`` leaves out what only a runtime can tell, which may take seconds. Whether it is emulated is the transport's
-    word, not the device's.
+    ``light`` leaves out the runtimes, whose import takes seconds. Whether it is emulated is the transport's word, not
+    the device's.
     """
     answer = client.call("probe", {"light": light}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}

@@ -108,6 +108,7 @@ def test_an_interrupted_sending_goes_on_and_nothing_is_there_before_all_is(board
     assert done.runtimes == {"toy": "1.0"}
 
 
+@pytest.mark.proof
 def test_a_board_without_the_room_is_told_before_anything_is_sent(board: Board, toy: Path) -> None:
     board.fill_disk(leave_bytes=400_000)
     with pytest.raises(DeviceError, match=r"needs 1 MB, and 0 MB are free on the disk of .*edgebuild"):
@@ -120,6 +121,7 @@ def test_a_board_without_the_room_is_told_before_anything_is_sent(board: Board, 
     assert provision(board.entry("toy"), toy).runtimes == {"toy": "1.0"}
 
 
+@pytest.mark.proof
 def test_the_quota_takes_packages_that_are_not_in_use(board: Board, toy: Path, tmp_path: Path) -> None:
     used = provision(board.entry("toy"), toy).entry
     other = board.root / "edgebuild" / "site" / ("0" * 64)
@@ -156,6 +158,7 @@ def test_a_runtime_that_no_index_has_is_one_sentence(board: Board, toy: Path, mo
     assert sites(board) == []
 
 
+@pytest.mark.proof
 def test_a_newer_runtime_takes_the_place_of_the_older_once_it_loads(board: Board, toy: Path, tmp_path: Path) -> None:
     first = provision(board.entry("toy"), toy).entry
     shutil.rmtree(tmp_path / "cache")

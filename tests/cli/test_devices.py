@@ -109,6 +109,7 @@ def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Pat
     assert not inventory.exists()
 
 
+@pytest.mark.proof
 def test_a_board_behind_another_host_is_enrolled_through_it(board: Board, inventory: Path, tmp_path: Path) -> None:
     from edgebuild.devices.ssh_connection import fingerprint
 
@@ -129,6 +130,7 @@ def test_a_board_that_is_not_its_target_is_refused(board: Board, inventory: Path
     assert not inventory.exists()
 
 
+@pytest.mark.proof
 def test_a_bench_on_a_board_needs_no_project(
     board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,6 +289,7 @@ def test():
 """
 
 
+@pytest.mark.proof
 def test_without_labels_the_budget_is_agreement_with_the_original(tmp_path: Path) -> None:
     project = write_project(tmp_path / "project", {"metric": None, "budget": "agreement = 0.95"})
     (project / "data.py").write_text(UNLABELLED)

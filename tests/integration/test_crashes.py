@@ -65,7 +65,11 @@ def test_a_crash_is_not_kept_in_the_store(crashed: Path) -> None:
 
 @pytest.mark.parametrize(
     ("breaks", "operation"),
-    [("evaluate:fp32:kill", "evaluate"), ("measure:fp32:segv", "measure"), ("compile:fp32:segv", "compile")],
+    [
+        ("evaluate:fp32:kill", "evaluate"),
+        pytest.param("measure:fp32:segv", "measure", marks=pytest.mark.proof),
+        pytest.param("compile:fp32:segv", "compile", marks=pytest.mark.proof),
+    ],
 )
 def test_where_the_baseline_fails_too_the_device_is_to_blame(
     fragile: Path, tmp_path: Path, breaks: str, operation: str

@@ -14,6 +14,8 @@ from tests.cli.example import DATA, QUICK_PROFILE, QUICK_TARGET, Ended, record, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Slow: the parts of it have tests of their own.
+pytestmark = pytest.mark.proof
 MODEL = """\
 from torch import nn
 

@@ -14,6 +14,8 @@ from tests.integration.torch_project import weights, write_torch_project
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Slow: the parts of it have tests of their own.
+pytestmark = pytest.mark.proof
 LIMIT_MB = 0.03
 RECIPE = """\
 [[recipes]]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cli.example import QUICK_PROFILE, record, run, sessions, write_project, write_quick
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Slow: the parts of it have tests of their own.
+pytestmark = pytest.mark.proof
 TWO = QUICK_PROFILE.replace("threads = 1", "threads = 1\nrequests = 2")
 
 

@@ -36,12 +36,12 @@ KERNEL_SWITCHES = (
 def probe(request: Fields) -> Fields:
     """Return every fact by name; ``runtime`` maps a backend to its version, or to "unknown" where it isn't there.
 
-    ``light`` leaves out what only a runtime can tell, which may take seconds.
+    ``light`` leaves out the runtimes: to import them takes seconds, and warms what is about to be measured.
     """
-    machine = Machine()
-    facts = describe(machine)
-    facts["runtime"] = {name: known(_version(name)) for name in request["backends"]}
-    for name in request["backends"] if not request.get("light") else ():
+    backends = () if request.get("light") else request["backends"]
+    facts = describe(Machine())
+    facts["runtime"] = {name: known(_version(name)) for name in backends}
+    for name in backends:
         facts.update(_own_facts(name))
     return facts
 
