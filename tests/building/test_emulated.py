@@ -25,6 +25,7 @@ from edgebuild.pipeline import build, plan
 from edgebuild.reporting.html import render
 from edgebuild.reporting.story import evidence, not_proven, verdict_sentence
 from tests.cli.example import write_project
+from tests.golden import assert_golden
 
 if TYPE_CHECKING:
     from edgebuild.devices.transport import Device
@@ -98,6 +99,8 @@ def test_accuracy_stands_as_emulated_and_speed_stays_open(devices: Path, tmp_pat
     assert candidate.emulation.not_counted
     assert not (tmp_path / "project" / ".edgebuild" / "measurements").exists()
     assert_marked(record)
+    # What was emulated names this machine's CPU here.
+    assert_golden(record.model_dump(mode="json"), "emulated", without=("emulated",))
 
 
 def assert_marked(record: BuildRecord) -> None:

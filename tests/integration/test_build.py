@@ -31,6 +31,7 @@ from tests.cli.example import (
     toml,
     write_project,
 )
+from tests.golden import assert_golden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +98,11 @@ def test_a_build_ends_with_a_certified_verdict(built: Built) -> None:
         assert all(candidate["reason"] for candidate in each["candidates"])
         assert len(each["candidates"]) == 4
         assert all(candidate["status"] != "failed" for candidate in each["candidates"])
+
+
+def test_golden_records_of_several_targets(built: Built) -> None:
+    for name, each in records(built[0]).items():
+        assert_golden(each, f"several-targets-{name}")
 
 
 def test_the_shipped_artifact_is_what_was_evaluated(built: Built) -> None:

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.cli.example import DATA, QUICK_PROFILE, QUICK_TARGET, Ended, record, refused, run, toml, write_quick
+from tests.golden import assert_golden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +124,10 @@ def test_a_chain_is_built_evaluated_and_timed_on_both_runtimes(built: tuple[Path
         assert shares["exit1"] == pytest.approx(share, abs=0.03)
         assert any("multiply-accumulates of" in note and "in the mean" in note for note in chain["notes"])
         assert not found[name.replace("early/", "")]["screen"]["exits"]
+
+
+def test_golden_record_of_early_exits(built: tuple[Path, Ended]) -> None:
+    assert_golden(record(built[0]), "early-exits", without=("outcome", "chosen", "kept", "status"))
 
 
 def test_the_mix_and_the_mean_are_told(built: tuple[Path, Ended]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
 from tests.cli.driver import SHORT
 from tests.cli.example import CLASSES, SHAPE, copy, model_of, write_project, write_quick
+from tests.golden import assert_golden
 
 from .conftest import PROFILE
 
@@ -86,6 +88,12 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
 
 def by_kind(record: BuildRecord) -> dict[str, CandidateRecord]:
     return {candidate.precision.kind: candidate for candidate in record.candidates}
+
+
+def test_golden_records_with_and_without_measuring(built_once: Path) -> None:
+    for path in (built_once / ".edgebuild" / "builds").glob("*/build.json"):
+        found = json.loads(path.read_bytes())
+        assert_golden(found, {"board": "no-measure", "quick": "plain"}[found["target"]])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from edgebuild.building.projects import load_project
 from edgebuild.building.world import Options
 from edgebuild.pipeline import plan
 from tests.cli.example import Ended, record, refused, run
+from tests.golden import assert_golden
 from tests.integration.torch_project import weights, write_torch_project
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ def test_the_smallest_model_that_loses_nothing_is_chosen(built: tuple[Path, Ende
     # What the two recipes have in common ran once.
     labels = [step["label"] for step in found["steps"] if step["kind"] == "prune-structured" and not step["reused"]]
     assert labels == ["recipe narrow: step 1, prune-structured"]
+
+
+def test_golden_record_of_recipes(built: tuple[Path, Ended]) -> None:
+    assert_golden(record(built[0]), "recipes")
 
 
 def test_what_a_recipe_did_is_explained(built: tuple[Path, Ended]) -> None:

@@ -1,0 +1,289 @@
+"""What a build decides between its measurements, as it is: finalists, failures, outcome, and every loser's sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgebuild.building import certify, conclude, race
+from edgebuild.building.candidates import Built
+from edgebuild.building.emulated import NO_SPEED, Emulated, finalists_of, without_speed
+from edgebuild.building.raced import Certified, Race, Screened
+from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Int8Scheme, Precision
+from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
+from edgebuild.core.verdict import CrossCheck, Drop, Outcome, Verdict
+from edgebuild.errors import RunnerFailed
+from edgebuild.execution.faults import Failure
+from edgebuild.judging.selection import Selection
+from edgebuild.measuring.protocols import MAX_FINALISTS
+from edgebuild.measuring.session import Arm
+from edgebuild.planning.plan import PlannedCandidate
+
+INT8 = Precision(kind="int8", quantiser="edgebuild", scheme=Int8Scheme(activations="uint8"))
+FP32 = Precision(kind="fp32")
+STORED = Precision(kind="fp16", fp16=Fp16Meaning.STORAGE)
+CONTRACT = Contract(inputs=(), outputs=())
+
+
+def artifact(size_bytes: int = 1000) -> Artifact:
+    file = FileEntry(path="model.onnx", size_bytes=size_bytes, sha256=f"{size_bytes:064d}")
+    return Artifact(
+        backend="onnxruntime", entry="model.onnx", files=(file,), contract=CONTRACT, settings=(), precision=FP32
+    )
+
+
+def built(
+    name: str,
+    outcome: Outcome | None = Outcome.ACCEPTED,
+    *,
+    profile: str = "p",
+    precision: Precision = FP32,
+    size_bytes: int = 1000,
+    reasons: tuple[str, ...] = (),
+    **more: Any,
+) -> Built:
+    planned = PlannedCandidate(
+        id=name,
+        profile=profile,
+        backend="onnxruntime",
+        precision=precision,
+        settings=((),),
+        raced=True,
+        baseline=more.pop("baseline", False),
+        recipe=more.pop("recipe", ""),
+    )
+    verdict = None if outcome is None else Verdict(outcome=outcome, reasons=reasons)
+    given = {"artifact": artifact(size_bytes), "verdict": verdict, **more}
+    return Built(planned=planned, **given)
+
+
+def gap() -> CrossCheck:
+    return CrossCheck(cause="layer", explanation="conv saturates")
+
+
+def latency(ms: float) -> LatencySummary:
+    return LatencySummary(
+        launches=2,
+        invalid_launches=0,
+        point_ms=ms,
+        low_ms=0.9 * ms,
+        high_ms=1.1 * ms,
+        throughput_per_s=1e3 / ms,
+        load_ms=1.0,
+        first_inference_ms=1.0,
+    )
+
+
+def arm(each: Built, label: str = "") -> tuple[Arm, Built]:
+    found = Arm(
+        id=f"{each.planned.id} ({label})",
+        artifact=each.artifact or artifact(),
+        folder=Path("a"),
+        inputs=Path("i"),
+        inputs_digest="d",
+        contest=each.planned.profile,
+    )
+    return found, each
+
+
+def arms(*pairs: tuple[Arm, Built]) -> dict[str, tuple[Arm, Built]]:
+    return {pair[0].id: pair for pair in pairs}
+
+
+def certified(each: Built, ms: float = 1.0, label: str = "", **more: Any) -> Certified:
+    given: dict[str, Any] = {
+        "arm": f"{each.planned.id} ({label})",
+        "built": each,
+        "artifact": each.artifact,
+        "summary": latency(ms),
+        "memory": None,
+        "energy": None,
+        "layers": (),
+        "versus_reference": None,
+        "samples_folder": Path("s"),
+        "launches": (),
+    }
+    return Certified(**{**given, **more})
+
+
+def raced(**more: Any) -> Race:
+    given = {"screened": {}, "dropped": {}, "finalists": (), "anchor_ms": (), "sessions": (), "resolution": None}
+    return Race(**{**given, **more})
+
+
+def crash(sentence: str) -> Failure:
+    return Failure(sentence=sentence, error=RunnerFailed(sentence), unexpected=True)
+
+
+WORLD: Any = SimpleNamespace(project=SimpleNamespace(build=SimpleNamespace(objective="latency")))
+
+
+class TestFinalists:
+    def test_the_best_of_every_profile_comes_first_then_what_cannot_be_told_from_the_fastest(self) -> None:
+        found = arms(arm(built("p/a")), arm(built("p/b")), arm(built("p/c")), arm(built("q/a", profile="q")))
+        best = {"p/a ()": 1.0, "p/b ()": 1.09, "p/c ()": 1.2, "q/a ()": 5.0}
+        assert race._finalists(best, found) == ["p/a ()", "q/a ()", "p/b ()"]
+
+    def test_accepted_ones_come_before_undecided_and_those_before_gapped(self) -> None:
+        found = arms(
+            arm(built("p/open", Outcome.INCONCLUSIVE)), arm(built("p/gapped", crosscheck=gap())), arm(built("p/sure"))
+        )
+        best = dict.fromkeys(found, 1.0)
+        assert race._finalists(best, found) == ["p/sure ()", "p/gapped ()", "p/open ()"]
+
+    def test_refused_ones_are_none_and_there_are_no_more_than_fit_a_session(self) -> None:
+        many = [built(f"p/{i}") for i in range(MAX_FINALISTS + 3)]
+        found = arms(*(arm(each) for each in many), arm(built("p/no", Outcome.REFUSED)))
+        best = dict.fromkeys(found, 1.0)
+        chosen = race._finalists(best, found)
+        assert len(chosen) == MAX_FINALISTS
+        assert "p/no ()" not in chosen
+
+    def test_emulated_ones_are_the_baseline_and_then_the_accepted(self) -> None:
+        base, sure = built("base", Outcome.INCONCLUSIVE, baseline=True), built("sure")
+        undecided, refused = built("open", Outcome.INCONCLUSIVE), built("no", Outcome.REFUSED)
+        found = finalists_of([undecided, refused, sure, base])
+        assert [each.planned.id for each in found] == ["base", "sure", "open"]
+
+
+class TestBestSettings:
+    @pytest.mark.parametrize(("objective", "best"), [("latency", "p/a (two)"), ("size", "p/a (one)")])
+    def test_one_arm_of_each_candidate_by_what_the_objective_costs(self, objective: str, best: str) -> None:
+        a = built("p/a")
+        found = arms(arm(a, "one"), arm(a, "two"), arm(built("p/b"), "one"))
+        summaries: dict[str, Screened] = {
+            "p/a (one)": latency(2.0),
+            "p/a (two)": latency(1.0),
+            "p/b (one)": latency(3.0),
+        }
+        nothing: Any = None
+        chosen = race._best_arms(found, summaries, objective, nothing, nothing, {})
+        assert set(chosen) == {best, "p/b (one)"}
+
+    def test_throughput_counts_what_is_completed(self) -> None:
+        a = built("p/a")
+        flight = ThroughputSummary(launches=2, invalid_launches=0, requests=2, concurrent=True, per_s=100.0)
+        summaries: dict[str, Screened] = {"p/a (one)": flight, "p/a (two)": flight.model_copy(update={"per_s": 200.0})}
+        nothing: Any = None
+        found = arms(arm(a, "one"), arm(a, "two"))
+        assert race._best_arms(found, summaries, "throughput", nothing, nothing, {}) == {"p/a (two)": 5.0}
+
+
+class TestFailures:
+    def test_a_crash_of_one_setting_leaves_the_candidate_and_of_all_takes_it(self) -> None:
+        a, b = built("p/a"), built("p/b")
+        found = arms(arm(a, "one"), arm(a, "two"), arm(b, "one"))
+        summaries: dict[str, Screened] = {"p/a (two)": latency(1.0)}
+        crashed = {"p/a (one)": crash("died"), "p/b (one)": crash("hung")}
+        assert certify._failed(found, summaries, crashed, ["p/a (two)"]) == {"p/b": "hung"}
+
+    def test_a_crash_while_certifying_takes_the_candidate(self) -> None:
+        a = built("p/a")
+        found = arms(arm(a, "one"), arm(a, "two"))
+        summaries: dict[str, Screened] = {"p/a (one)": latency(1.0), "p/a (two)": latency(2.0)}
+        assert certify._failed(found, summaries, {"p/a (one)": crash("died")}, []) == {"p/a": "died"}
+
+
+class TestWhyNot:
+    """The status and the sentence of a candidate that was not certified."""
+
+    def said(self, each: Built, found: Race) -> tuple[str, str]:
+        record = conclude._other_record(each, found, WORLD)
+        return record.status, record.reason
+
+    def test_what_was_not_built(self) -> None:
+        lost = built("p/a", None, failure="can't be converted", artifact=None)
+        assert self.said(lost, raced()) == ("failed", "can't be converted")
+
+    def test_what_was_refused_on_validation(self) -> None:
+        each = built("p/a", Outcome.REFUSED, reasons=("falls behind", "too large"))
+        assert self.said(each, raced()) == ("refused", "falls behind; too large")
+
+    def test_what_crashed(self) -> None:
+        assert self.said(built("p/a"), raced(failed={"p/a": "died"})) == ("failed", "died")
+
+    def test_what_was_dropped_and_what_was_only_slower(self) -> None:
+        screened = {"p/a (one)": ("p/a", latency(2.0)), "p/a (two)": ("p/a", latency(1.5))}
+        found = raced(screened=screened)
+        sentence = "screened at 1.5 ms, more than 10% behind the fastest of its kind"
+        assert self.said(built("p/a"), found) == ("screened", sentence)
+        found = raced(screened=screened, dropped={"p/a (two)": "1.8x"})
+        assert self.said(built("p/a"), found) == ("screened", "dropped in screening: 1.8x")
+
+    def test_what_was_disturbed_or_only_saves_space(self) -> None:
+        found = raced(dropped={"p/a (one)": "none of its 3 launches counts", "p/ab (one)": "another's"})
+        assert self.said(built("p/a"), found) == ("unraced", "none of its 3 launches counts")
+        status, reason = self.said(built("p/h", precision=STORED), raced())
+        assert status == "unraced"
+        assert reason.startswith("fp16 is storage on this profile")
+        assert reason.endswith("not raced for latency")
+
+    def test_what_no_device_measured(self) -> None:
+        assert self.said(built("p/a", None), raced(unmeasured="compiled only")) == ("unraced", "compiled only")
+        emulated = Emulated(device="a core", samples="10 frames")
+        status, reason = self.said(built("p/a"), raced(emulated=emulated))
+        assert (status, reason) == ("unraced", f"not scored on the test set: 0 others came first; {NO_SPEED}")
+
+
+class TestEnd:
+    def selection(self, chosen: str | None = None, nearest: str | None = None) -> Selection:
+        return Selection(chosen=chosen, nearest=nearest, front=(), reasons={"a": "the fastest"})
+
+    def test_outcomes(self) -> None:
+        accepted, undecided = Verdict(outcome=Outcome.ACCEPTED), Verdict(outcome=Outcome.INCONCLUSIVE)
+        refused = Verdict(outcome=Outcome.REFUSED, reasons=("falls behind",))
+        assert conclude._outcome(self.selection("a"), {"a": accepted}) == "ok"
+        assert conclude._outcome(self.selection(), {"a": refused}) == "missed"
+        assert conclude._outcome(self.selection(), {"a": refused, "b": undecided}) == "inconclusive"
+
+    def test_summaries(self) -> None:
+        refused = {"a": Verdict(outcome=Outcome.REFUSED, reasons=("falls behind",))}
+        each = [built("a")]
+        assert conclude._summary(self.selection("a"), refused, "ok", each, raced()) == "a: the fastest"
+        missed = conclude._summary(self.selection(nearest="a"), refused, "missed", each, raced())
+        assert missed == "No candidate stays inside the budget; the nearest is a: falls behind"
+        undecided = conclude._summary(self.selection(nearest="a"), refused, "inconclusive", each, raced())
+        assert undecided == "No candidate could be certified; the nearest is a: falls behind"
+        nothing = conclude._summary(self.selection(), {}, "missed", [built("a", None, failure="broke")], raced())
+        assert nothing == "Nothing could be measured: a: broke"
+        compiled = conclude._summary(self.selection(), {}, "inconclusive", each, raced(unmeasured="compiled only"))
+        assert compiled == "Nothing is proven: compiled only"
+
+    def test_two_settings_of_one_candidate_are_told_apart(self) -> None:
+        a, b = built("a"), built("b")
+        finalists = (certified(a, label="one"), certified(a, label="two"), certified(b, label="one"))
+        assert list(conclude._names(raced(finalists=finalists))) == ["a (one)", "a (two)", "b"]
+
+    @pytest.mark.parametrize(
+        ("objective", "value"), [("latency", 2.0), ("size", 1000.0), ("memory", 70.0), ("throughput", 5.0)]
+    )
+    def test_the_figure_that_an_objective_chooses_by(self, objective: Any, value: float) -> None:
+        flight = ThroughputSummary(launches=2, invalid_launches=0, requests=2, concurrent=True, per_s=5.0)
+        memory = Memory(baseline_bytes=10, load_peak_bytes=60, inference_peak_bytes=70, pss_peak_bytes=50)
+        finalist = certified(built("p/a"), 2.0, memory=memory, throughput=flight)
+        verdict = Verdict(outcome=Outcome.ACCEPTED)
+        option = conclude._option("p/a", finalist, verdict, objective, {"p": "p/plain"})
+        assert (option.value, option.plain, option.outcome) == (value, "p/plain", Outcome.ACCEPTED)
+
+    def test_an_emulated_device_decides_nothing_about_speed(self) -> None:
+        drop = Drop(
+            metric="accuracy",
+            split="validation",
+            samples=10,
+            reference=0.9,
+            artifact=0.9,
+            drop=0.0,
+            low=0.0,
+            high=0.0,
+            level=0.95,
+            method="m",
+            budget=0.1,
+        )
+        verdict = Verdict(outcome=Outcome.ACCEPTED, drop=drop)
+        assert without_speed(verdict, "size") == verdict
+        assert without_speed(verdict, "latency").outcome is Outcome.INCONCLUSIVE
+        refused = Verdict(outcome=Outcome.REFUSED)
+        assert without_speed(refused, "latency") == refused
