@@ -20,7 +20,7 @@ import onnx
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, prepare, race, raced, world
+from edgebuild.building import candidates, context, prepare, race, results
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -28,7 +28,7 @@ from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.techniques.table import technique
+from edgebuild.quantisers.registry import technique
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "nets"))
 from random_nets import NETS
@@ -72,7 +72,7 @@ def measure_net(name: str, folder: Path, launches: int) -> list[dict[str, Any]]:
     """Return a row per runtime."""
     write_project(name, folder)
     protocol = Protocol(name="screen", launches=launches, max_launches=launches, sample_s=2.0, warmup_cap_s=5.0)
-    with world.open_world(load_project(folder), world.Options(), progress=NoProgress()) as w:
+    with context.open_build(load_project(folder), context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
         step = technique("edgebuild")(INT8, common.contract, (), IMAGES)
         quantised = w.run(step, {"model": common.frozen, "calibration": common.calibration}, label=f"int8 {name}")
@@ -80,7 +80,12 @@ def measure_net(name: str, folder: Path, launches: int) -> list[dict[str, Any]]:
 
 
 def _row(
-    name: str, w: world.World, common: prepare.Prepared, quantised: StepResult, runtime: str, protocol: Protocol
+    name: str,
+    w: context.BuildContext,
+    common: prepare.Prepared,
+    quantised: StepResult,
+    runtime: str,
+    protocol: Protocol,
 ) -> dict[str, Any]:
     print(f"{name}, {runtime}", file=sys.stderr, flush=True)
     arms, sqnr = [], None
@@ -108,7 +113,7 @@ def _row(
         bench = race.make_bench(w)
         result = session.measure(bench, protocol, arms, title="Timing")
         memory = {arm.id: side.measure_memory(bench, result.folder, arm).peak_bytes for arm in arms}
-    summaries = {arm.id: raced.summary_of(result, arm.id, 1) for arm in arms}
+    summaries = {arm.id: results.summary_of(result, arm.id, 1) for arm in arms}
     comparison = session.compare_arms(result, "int8", "fp32")
     return {
         "net": name,

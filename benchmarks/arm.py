@@ -21,8 +21,8 @@ from evidence import RESULTS, write_results
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt.typed import to_half
-from edgebuild.building import candidates, emulated, places, prepare, world
-from edgebuild.building.world import Options
+from edgebuild.building import candidates, context, emulated, prepare, targets
+from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -77,8 +77,8 @@ def half(name: str, target: str) -> Seen:
     loaded = load_project(project(name))
     options = Options(targets=(target,))
     with (
-        world.open_world(loaded, options, progress=NoProgress()) as w,
-        places.open_places(w, (target,)) as (at,),
+        context.open_build(loaded, options, progress=NoProgress()) as w,
+        targets.open_targets(w, (target,)) as (at,),
     ):
         common = prepare.prepare(w, prepare.import_model(w))
         sample = emulated.validation_sample(common, at)

@@ -80,7 +80,7 @@ def quantise(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, A
     target = scratch / f"{candidate.id.replace('/', '-')}.onnx"
     who = candidate.precision.quantiser
     if candidate.precision.kind == "int8" and who == "nncf":
-        from edgebuild.techniques.nncf_quantise import _import_nncf
+        from edgebuild.quantisers.nncf import _import_nncf
 
         with timed("import the libraries"):
             nncf = _import_nncf()
@@ -109,7 +109,7 @@ def _ours(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, Any]
     from edgebuild.core.data import Sample
     from edgebuild.core.steps import NoProgress, StepContext, never_stop
     from edgebuild.models.dataset import write_dataset
-    from edgebuild.techniques.table import technique
+    from edgebuild.quantisers.registry import technique
 
     contract = candidate.contract
     if contract is None:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from evidence import write_results
 
+from edgebuild.building.context import HOME
 from edgebuild.building.record import find_build, load_record
-from edgebuild.building.world import HOME
-from edgebuild.measuring.evidence import SessionFolder
+from edgebuild.measuring.session_folder import SessionFolder
 
 if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord

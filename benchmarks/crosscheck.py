@@ -24,19 +24,19 @@ from evidence import write_results
 from quantisers import ARMS, NETS, RUNTIMES, project_folder
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, prepare, world
+from edgebuild.building import candidates, context, prepare
 from edgebuild.building.crosscheck import SAMPLE_FRAMES, SAMPLE_STEPS, cross_check
-from edgebuild.building.crosscheck_steps import TakeFrames
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
+from edgebuild.crosscheck.conclusion import spread
+from edgebuild.crosscheck.steps import TakeFrames
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ModelError
-from edgebuild.judging.crosscheck import spread
 from edgebuild.planning.plan import PlannedCandidate
-from edgebuild.techniques.table import technique
+from edgebuild.quantisers.registry import technique
 
 if TYPE_CHECKING:
     from edgebuild.execution.executor import StepResult
@@ -47,7 +47,7 @@ QUANTISERS = {**ARMS, SEVEN: ("edgebuild", Int8Scheme(activations="uint8", reduc
 NATIVE, NO_VNNI = "this CPU's", "no VNNI"
 
 
-def kernels(w: world.World, runtime: str, qemu: Path | None) -> dict[str, world.World]:
+def kernels(w: context.BuildContext, runtime: str, qemu: Path | None) -> dict[str, context.BuildContext]:
     """The worlds to run in: this machine, and the same without VNNI where that can be had."""
     found = {NATIVE: w}
     if runtime == "openvino":
@@ -62,7 +62,7 @@ def _python() -> str:
     return shlex.quote(sys.executable)
 
 
-def _elsewhere(w: world.World, name: str, script: str) -> world.World:
+def _elsewhere(w: context.BuildContext, name: str, script: str) -> context.BuildContext:
     """The world with another device: this machine behind a Python of its own."""
     root = w.home / "device" / name
     root.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def _elsewhere(w: world.World, name: str, script: str) -> world.World:
 def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
     """Every quantiser's model of a net in every runtime on every sort of kernels."""
     rows = []
-    with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
+    with context.open_build(load_project(project_folder(net, work)), context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
         lengths = np.load(common.validation.path / "lengths.npy").tolist()
         chosen, taken = spread(lengths, frames=SAMPLE_FRAMES, steps=SAMPLE_STEPS)
@@ -101,7 +101,7 @@ def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
 
 
 def check(
-    w: world.World, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
+    w: context.BuildContext, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
 ) -> dict[str, Any]:
     """Compile, run on the sample, cross-check."""
     backend = w.backends[runtime]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from evidence import write_results
 
+from edgebuild.building.context import HOME
 from edgebuild.building.record import find_build, load_record
-from edgebuild.building.world import HOME
 from edgebuild.errors import UsageError
-from edgebuild.reporting.figures import bytes_text, with_interval
+from edgebuild.reporting.formatting import bytes_text, with_interval
 
 if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from evidence import write_results
 
-from edgebuild.building import candidates, compress, places, plans, prepare, world
+from edgebuild.building import candidates, compress, context, plans, prepare, targets
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
@@ -146,10 +146,10 @@ ACCURACY = (
 
 def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
     """Build, evaluate and judge every candidate of a project on validation."""
-    options = world.Options(targets=("this-machine",), recipes=recipes)
+    options = context.Options(targets=("this-machine",), recipes=recipes)
     with (
-        world.open_world(load_project(folder), options, progress=NoProgress()) as opened,
-        places.open_places(opened, world.targets_of(opened.project, options)) as there,
+        context.open_build(load_project(folder), options, progress=NoProgress()) as opened,
+        targets.open_targets(opened, context.targets_of(opened.project, options)) as there,
     ):
         common = prepare.prepare(opened, prepare.import_model(opened))
         plan = plans.plan_target(there[0], common)

@@ -22,13 +22,13 @@ from trt_gate import NETS, precisions
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.host import TensorRt
-from edgebuild.building import candidates, prepare, world
+from edgebuild.building import candidates, context, prepare
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import EdgebuildError
-from edgebuild.techniques.table import technique
+from edgebuild.quantisers.registry import technique
 
 if TYPE_CHECKING:
     from edgebuild.core.artifact import Artifact, Precision
@@ -52,7 +52,7 @@ def missing() -> str | None:
 def prove(net: str, work: Path) -> list[dict[str, Any]]:
     """Every precision of one net; one that fails is a row with its reason."""
     rows = []
-    with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
+    with context.open_build(load_project(project_folder(net, work)), context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
         for precision in precisions():
             row: dict[str, Any] = {"net": net, "precision": precision.label}
@@ -65,7 +65,7 @@ def prove(net: str, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _prove(w: world.World, common: prepare.Prepared, precision: Precision) -> dict[str, Any]:
+def _prove(w: context.BuildContext, common: prepare.Prepared, precision: Precision) -> dict[str, Any]:
     model = common.frozen
     if precision.kind == "int8":
         step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, data, prepare, race, world
+from edgebuild.building import candidates, context, data, prepare, race
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -31,7 +31,7 @@ from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import ModelError
 from edgebuild.measuring import session
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.techniques.table import technique
+from edgebuild.quantisers.registry import technique
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def project_folder(net: str, work: Path) -> Path:
 def compare(net: str, work: Path, launches: int) -> list[Row]:
     """All quantisers on one net in both runtimes."""
     project = load_project(project_folder(net, work))
-    with world.open_world(project, world.Options(), progress=NoProgress()) as w:
+    with context.open_build(project, context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
         test = data.materialise(w, "test")
         given = common.imported if project.model.factory is None else None
@@ -102,7 +102,7 @@ def compare(net: str, work: Path, launches: int) -> list[Row]:
         return rows
 
 
-def _quantise(w: world.World, common: prepare.Prepared, arm: str) -> StepResult | ModelError:
+def _quantise(w: context.BuildContext, common: prepare.Prepared, arm: str) -> StepResult | ModelError:
     name, scheme = ARMS[arm]
     precision = Precision(kind="int8", scheme=scheme, quantiser=name)
     step = technique(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
@@ -114,7 +114,7 @@ def _quantise(w: world.World, common: prepare.Prepared, arm: str) -> StepResult 
 
 def _in_runtime(
     net: str,
-    w: world.World,
+    w: context.BuildContext,
     common: prepare.Prepared,
     sealed: tuple[StepResult, StepResult],
     models: dict[str, StepResult | ModelError],
@@ -153,7 +153,7 @@ def _in_runtime(
 
 
 def _compile(
-    w: world.World, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
+    w: context.BuildContext, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
 ) -> tuple[Artifact, StepResult]:
     backend = w.backends[runtime]
     step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
@@ -173,7 +173,7 @@ def _arm(name: str, built: tuple[Artifact, StepResult], common: prepare.Prepared
     )
 
 
-def _timed(w: world.World, rows: list[Row], arms: list[session.Arm], launches: int) -> list[Row]:
+def _timed(w: context.BuildContext, rows: list[Row], arms: list[session.Arm], launches: int) -> list[Row]:
     """Add the latency of each arm against ours and against fp32, all launches interleaved in one session."""
     protocol = Protocol(name="screen", launches=launches, max_launches=launches, sample_s=1.5, warmup_cap_s=5.0)
     with measurement_lock("benchmark: quantisers"):

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 import examples
-from edgebuild.building import candidates, compress, places, plans, prepare, projects, world
+from edgebuild.building import candidates, compress, context, plans, prepare, projects, targets
+from edgebuild.building.context import HOME, Options, cache_home
 from edgebuild.building.race import make_bench
-from edgebuild.building.raced import disturbed, summary_of
 from edgebuild.building.record import find_build, load_record
-from edgebuild.building.world import HOME, Options, cache_home
+from edgebuild.building.results import disturbed, summary_of
 from edgebuild.cli.progress import make_progress
 from edgebuild.core.steps import never_stop
 from edgebuild.devices.hold import hold_device
@@ -38,14 +38,14 @@ from edgebuild.errors import UsageError
 from edgebuild.measuring import session
 from edgebuild.measuring.protocols import CERTIFY
 from edgebuild.pipeline import build
-from edgebuild.reporting.figures import bytes_text, with_interval
+from edgebuild.reporting.formatting import bytes_text, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from edgebuild.building.candidates import Built
+    from edgebuild.building.context import BuildContext
     from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import World
     from edgebuild.catalogue.project import Project
     from edgebuild.core.measurement import Comparison
     from edgebuild.core.verdict import BuildRecord, CandidateRecord
@@ -83,11 +83,11 @@ def copied() -> Project:
 
 
 @contextlib.contextmanager
-def made(project: Project, options: Options) -> Iterator[tuple[World, Prepared, Sequence[Built]]]:
+def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, Prepared, Sequence[Built]]]:
     """Do all that a build does before it measures; steps that were done before come from the store."""
     with (
-        world.open_world(project, options, progress=make_progress()) as opened,
-        places.open_places(opened, options.targets) as (at,),
+        context.open_build(project, options, progress=make_progress()) as opened,
+        targets.open_targets(opened, options.targets) as (at,),
     ):
         common = prepare.prepare(at, prepare.import_model(at))
         plan = plans.plan_target(at, common)

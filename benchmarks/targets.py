@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from evidence import write_results
 
 from edgebuild.backends.trt import gate
+from edgebuild.building.context import HOME, cache_home
 from edgebuild.building.record import find_build, load_record
-from edgebuild.building.world import HOME, cache_home
 from edgebuild.errors import UsageError
-from edgebuild.reporting.figures import bytes_text, percent
+from edgebuild.reporting.formatting import bytes_text, percent
 
 if TYPE_CHECKING:
     from edgebuild.core.verdict import BuildRecord, CandidateRecord, Verdict

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from evidence import write_results
 
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.techniques.registry import TABLE
 from edgebuild.testing.techniques import run_step
 from tests.techniques import zoo
 

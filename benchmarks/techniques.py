@@ -27,8 +27,8 @@ from evidence import RESULTS, write_results
 from technique_rows.reasons import NOTES, REASONS
 from technique_rows.rows import Finding, Row, contradicts, judge
 
-from edgebuild.building.world import cache_home
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.building.context import cache_home
+from edgebuild.techniques.registry import TABLE
 
 HERE = Path(__file__).resolve().parent
 COMMAND = "python benchmarks/techniques.py"

@@ -19,13 +19,13 @@ from evidence import write_results
 from quantisers import project_folder
 
 from edgebuild.backends.trt.host import write_typed
-from edgebuild.building import candidates, prepare, world
+from edgebuild.building import candidates, context, prepare
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Precision
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
-from edgebuild.techniques.table import technique
+from edgebuild.quantisers.registry import technique
 
 NETS = ("fashion-mnist", "magika-files", "silero-vad")
 PROFILE = "jetson-tensorrt"
@@ -44,7 +44,7 @@ def precisions() -> list[Precision]:
 
 def gate_net(net: str, work: Path) -> list[dict[str, Any]]:
     rows = []
-    with world.open_world(load_project(project_folder(net, work)), world.Options(), progress=NoProgress()) as w:
+    with context.open_build(load_project(project_folder(net, work)), context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
         feeds = _feeds(common)
         reference = _outputs(common.frozen.path / "model.onnx", common, feeds)

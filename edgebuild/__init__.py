@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgebuild.building.bench import BenchRequest
+    from edgebuild.benching.bench import BenchRequest
+    from edgebuild.building.context import Options
     from edgebuild.building.projects import load_project
-    from edgebuild.building.world import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.core.data import Sample
     from edgebuild.core.verdict import BuildRecord
@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 _WHERE = {
-    "BenchRequest": "edgebuild.building.bench",
+    "BenchRequest": "edgebuild.benching.bench",
     "BuildRecord": "edgebuild.core.verdict",
     "EdgebuildError": "edgebuild.errors",
-    "Options": "edgebuild.building.world",
+    "Options": "edgebuild.building.context",
     "Plan": "edgebuild.planning.plan",
     "Project": "edgebuild.catalogue.project",
     "Sample": "edgebuild.core.data",

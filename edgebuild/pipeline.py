@@ -17,8 +17,8 @@ from edgebuild.core.steps import NoProgress, never_stop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgebuild.building.bench import BenchReport, BenchRequest
-    from edgebuild.building.world import Options
+    from edgebuild.benching.bench import BenchReport, BenchRequest
+    from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.core.steps import Progress
     from edgebuild.core.verdict import BuildRecord
@@ -38,12 +38,22 @@ def build(
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
     then is kept, and a second call goes on from there.
     """
-    from edgebuild.building import candidates, compress, conclude, early, inspect, places, plans, prepare, race, world
+    from edgebuild.building import (
+        candidates,
+        compress,
+        conclude,
+        context,
+        early,
+        inspect,
+        plans,
+        prepare,
+        race,
+        targets,
+    )
 
-    with world.open_world(project, options or world.Options(), progress=progress or NoProgress(), check=check) as w:
+    with context.open_build(project, options or context.Options(), progress=progress or NoProgress(), check=check) as w:
         inspect.check_recipes(w.project, w.options)
-        targets = world.targets_of(w.project, w.options)
-        with places.open_places(w, targets) as there:
+        with targets.open_targets(w, context.targets_of(w.project, w.options)) as there:
             given = prepare.import_model(w)
             early.tell(w)
             common = prepare.prepare(w, given)
@@ -67,15 +77,15 @@ def plan(project: Project, options: Options | None = None) -> tuple[Plan, ...]:
     Writes nothing; runs this machine's probe and, for their first samples, the data callables. A device is what it was
     when it was enrolled, and a target without one is what its facts say.
     """
-    from edgebuild.building import plans, world
+    from edgebuild.building import context, plans
 
-    return plans.plan_only(project, options or world.Options())
+    return plans.plan_only(project, options or context.Options())
 
 
 def bench(
     request: BenchRequest, *, progress: Progress | None = None, check: Callable[[], None] = never_stop
 ) -> BenchReport:
     """Measure any ONNX file, OpenVINO IR or artifact on this machine under the certify protocol; no project needed."""
-    from edgebuild.building import bench as benching
+    from edgebuild.benching import bench as benching
 
     return benching.run_bench(request, progress=progress or NoProgress(), check=check)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.distilling.distil import Distil
 from edgebuild.training.losses import soft_targets as soft_loss
 
 from . import data, running

@@ -26,15 +26,15 @@ from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.judging.budget import Budget
 from edgebuild.measuring.evaluate import EvaluateArtifact
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_steps import ExportCompressed
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.models.onnx_files import count_macs, load_onnx
 from edgebuild.models.outputs import read_outputs
 from edgebuild.models.steps import FreezeModel, ReferenceOutputs
-from edgebuild.models.stored import UserCode
-from edgebuild.models.stored_steps import ExportStored
 from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.training.batches import ArrayLoader
 from edgebuild.training.loop import train
@@ -75,7 +75,7 @@ def net() -> nn.Module:
     )
 
 
-CODE = UserCode(factory=FACTORY, load=lambda _: net)
+CODE = ProjectCode(factory=FACTORY, load=lambda _: net)
 
 
 def build(seed: int, scratch: Path) -> dict[str, Path]:
@@ -110,7 +110,7 @@ def build(seed: int, scratch: Path) -> dict[str, Path]:
     alone, _ = _frozen(plain, folders["validation"], scratch / "plain-onnx", seed)
     cutting = CutExits(
         contract=contract,
-        heads=heads_of(stored.read_model(exits).edits),
+        heads=heads_of(compressed_model.read_model(exits).edits),
         metric=MetricTable(name="accuracy"),
         budget=Budget(points=BUDGET),
         function=None,
@@ -182,13 +182,13 @@ def _train(module: nn.Module, seed: int, scratch: Path) -> None:
 
 def _stored(module: nn.Module, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    stored.write_model(module, CompressedModel(factory=FACTORY), folder)
+    compressed_model.write_model(module, CompressedModel(factory=FACTORY), folder)
     return folder
 
 
 def _frozen(model: Path, samples: Path, out: Path, seed: int) -> tuple[Path, Contract]:
-    contract = with_exits(CONTRACT, stored.read_model(model).edits)
-    export = ExportStored(code=CODE, code_digest="", specs=SPECS, contract=contract)
+    contract = with_exits(CONTRACT, compressed_model.read_model(model).edits)
+    export = ExportCompressed(code=CODE, code_digest="", specs=SPECS, contract=contract)
     exported = _ran(export, {"model": model, "samples": samples}, out.with_name(f"{out.name}-dynamic"), seed)
     step = FreezeModel(contract=contract, shapes=(("image", (1, 1, 28, 28)),))
     frozen = _ran(step, {"model": exported, "samples": samples, "reference": exported}, out, seed)

@@ -14,12 +14,12 @@ from torch import nn
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.models.weights_file import encode, plain_tensors, read_weights
-from edgebuild.techniques.prune_unstructured import PruneUnstructured
-from edgebuild.techniques.share_weights import ShareWeights
+from edgebuild.techniques.low_bit.share_weights import ShareWeights
+from edgebuild.techniques.pruning.unstructured import PruneUnstructured
 from edgebuild.training.batches import ArrayLoader
 from edgebuild.training.loop import train
 from edgebuild.training.losses import Supervised
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from edgebuild.techniques.torch_step import TorchStep
+    from edgebuild.techniques.technique import Technique
     from technique_rows.data import Split
 
     Answers = npt.NDArray[np.bool_]
@@ -78,7 +78,9 @@ class Bench:
         self.training, self.held = fold(self.number)
         self.scratch.mkdir(parents=True, exist_ok=True)
         names = {"factory": self.factory, "early": lambda _: self.started(self.early)}
-        self.code = stored.UserCode(factory="rows:factory", load=lambda r: names[r[5:]], modules=("rows:early",))
+        self.code = compressed_model.ProjectCode(
+            factory="rows:factory", load=lambda r: names[r[5:]], modules=("rows:early",)
+        )
 
     def started(self, state: Mapping[str, torch.Tensor] | None = None, seed: int = 0) -> nn.Module:
         """A fresh net: of this seed, or in a state."""
@@ -100,10 +102,10 @@ class Bench:
         """Store a net that has no edits."""
         folder = self.scratch / name
         folder.mkdir(exist_ok=True)
-        stored.write_model(module, CompressedModel(factory=self.code.factory), folder)
+        compressed_model.write_model(module, CompressedModel(factory=self.code.factory), folder)
         return folder
 
-    def run(self, technique: type[TorchStep], model: Path, name: str, **parameters: Any) -> Path:
+    def run(self, technique: type[Technique], model: Path, name: str, **parameters: Any) -> Path:
         """Run a step of the product."""
         step = technique(
             parameters=technique.Parameters(batch_size=BATCH, **parameters),
@@ -121,7 +123,7 @@ class Bench:
 
     def load(self, folder: Path) -> nn.Module:
         """Rebuild a stored net."""
-        return stored.load_model(folder, self.code)[0]
+        return compressed_model.load_model(folder, self.code)[0]
 
     def data(self) -> Path:
         """The fold's training data as a step takes them."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgebuild.techniques.distil import Distil
+from edgebuild.techniques.distilling.distil import Distil
 from edgebuild.techniques.sizes import count_parameters
 from edgebuild.training.teachers import combine, specialist_target
 

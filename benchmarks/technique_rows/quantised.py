@@ -19,19 +19,19 @@ from torch import nn
 from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_steps import ExportCompressed
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel, Edit, ReplaceModule, UserModule
 from edgebuild.models.freezing import freeze
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.onnx_files import load_onnx
-from edgebuild.models.stored_steps import ExportStored
-from edgebuild.techniques.apprentice import Apprentice
-from edgebuild.techniques.binary_weights import BinaryWeights
-from edgebuild.techniques.distil import Distil
-from edgebuild.techniques.half import HalfStorage
-from edgebuild.techniques.qat import Qat
-from edgebuild.techniques.quantise.step import Quantise
+from edgebuild.quantisers.fp16_storage import HalfStorage
+from edgebuild.quantisers.own.step import Quantise
+from edgebuild.techniques.distilling.distil import Distil
+from edgebuild.techniques.low_bit.apprentice import Apprentice
+from edgebuild.techniques.low_bit.binary_weights import BinaryWeights
+from edgebuild.techniques.low_bit.qat import Qat
 from edgebuild.training.batches import ArrayLoader
 from edgebuild.training.loop import train
 from edgebuild.training.losses import Supervised
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from edgebuild.techniques.torch_step import TorchStep
+    from edgebuild.techniques.technique import Technique
 
 SPEC = TensorSpec(name="image", shape=("batch", 1, 28, 28), dtype="float32")
 CONTRACT = Contract(inputs=(SPEC,), outputs=(TensorSpec(name="logits", shape=("batch",), dtype="float32"),))
@@ -109,9 +109,9 @@ NETS: dict[str, tuple[str, tuple[Edit, ...]]] = {
 }
 
 
-def code(net: str) -> stored.UserCode:
+def code(net: str) -> compressed_model.ProjectCode:
     """The user's code as a step sees it."""
-    return stored.UserCode(factory=NETS[net][0], load=CALLED.__getitem__, modules=("rows:student",))
+    return compressed_model.ProjectCode(factory=NETS[net][0], load=CALLED.__getitem__, modules=("rows:student",))
 
 
 def machine_scheme() -> Int8Scheme:
@@ -158,7 +158,7 @@ class Bench:
         """Train a net in float from scratch on the labels; return it as a stored model."""
         folder = self.folder / net
         factory, edits = NETS[net]
-        if (folder / stored.MODEL_FILE).is_file():
+        if (folder / compressed_model.MODEL_FILE).is_file():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed)
@@ -168,11 +168,11 @@ class Bench:
         plan = TrainingPlan(epochs=epochs, learning_rate=learning_rate, weight_decay=1e-4)
         context = self.context(net)
         train(module, plan, loader, Supervised(), scratch=context.scratch, seed=self.seed)
-        stored.write_model(module, CompressedModel(factory=factory, edits=edits), folder)
+        compressed_model.write_model(module, CompressedModel(factory=factory, edits=edits), folder)
         return folder
 
     def compressed(
-        self, name: str, technique: type[TorchStep], net: str, model: Path, original: Path, **parameters: Any
+        self, name: str, technique: type[Technique], net: str, model: Path, original: Path, **parameters: Any
     ) -> Path:
         """Carry a technique out on a stored model; ``original`` is what it learns from."""
         out = self.folder / name
@@ -194,7 +194,7 @@ class Bench:
         """Export a stored model and freeze it to one image a call."""
         out = self.folder / f"{name}-onnx"
         out.mkdir(parents=True, exist_ok=True)
-        step = ExportStored(code=code(net), code_digest="", specs=(SPEC,), contract=CONTRACT)
+        step = ExportCompressed(code=code(net), code_digest="", specs=(SPEC,), contract=CONTRACT)
         step.run({"model": model, "samples": self.inputs["calibration"]}, out, self.context(f"{name}-onnx"))
         frozen = freeze(load_onnx(out / "model.onnx"), shapes={"image": (1, 1, 28, 28)}, constants=())
         onnx.save(frozen, str(out / "model.onnx"))
@@ -290,7 +290,7 @@ def binary(seed: int, scratch: Path) -> Mapping[str, Any]:
     for arm, technique in (("float", Distil), ("binary", BinaryWeights)):
         made = bench.compressed(arm, technique, "dense", base, base, **same)
         right[arm] = hits(bench.exported(arm, "dense", made), held)
-        sizes[arm] = (made / stored.WEIGHTS_FILE).stat().st_size
+        sizes[arm] = (made / compressed_model.WEIGHTS_FILE).stat().st_size
     twin, one_bit = right["float"], right["binary"]
     return {
         "lost": points_lost(twin, one_bit),

@@ -8,13 +8,13 @@ import numpy as np
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.dataset import Dataset
 from edgebuild.models.edits import ResizeInput, SetStride
-from edgebuild.models.stored import UserCode
-from edgebuild.techniques.distil import Distil
-from edgebuild.techniques.resize import Resize
-from edgebuild.techniques.sizing import overlap
+from edgebuild.techniques.distilling.distil import Distil
+from edgebuild.techniques.resizing.resize import Resize
+from edgebuild.techniques.resizing.resolution import overlap
 
 from . import data, running
 from .rows import Claim, Row, points_lost
@@ -90,9 +90,11 @@ def resized(
             parameters=parameters,
         )
     except ModelError:
-        module, _ = stored.load_model(net, UserCode(factory=stored.read_model(net).factory, load=running.load))
+        module, _ = compressed_model.load_model(
+            net, ProjectCode(factory=compressed_model.read_model(net).factory, load=running.load)
+        )
         return module, {f"share_of_side_{name}": 1.0, f"times_fewer_macs_{name}": 1.0}
-    edits = stored.read_model(scratch / name / "out").edits
+    edits = compressed_model.read_model(scratch / name / "out").edits
     (resizing,) = (edit for edit in edits if isinstance(edit, ResizeInput))
     side = Dataset.open(train).array("image").shape[-1]
     return module, {

@@ -11,11 +11,11 @@ import torch
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
-from edgebuild.models.stored import UserCode
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.techniques.technique import read_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from edgebuild.techniques.torch_step import TechniqueReport, TorchStep
+    from edgebuild.techniques.technique import Technique, TechniqueReport
 
 BATCH = 250
 
@@ -68,12 +68,12 @@ def write_fresh(folder: Path, factory: str, seed: int, weights: Mapping[str, Any
     module = load(factory)()
     if weights is not None:
         module.load_state_dict(weights)
-    stored.write_model(module.eval(), CompressedModel(factory=factory), folder)
+    compressed_model.write_model(module.eval(), CompressedModel(factory=factory), folder)
     return folder
 
 
 def run(
-    technique: type[TorchStep],
+    technique: type[Technique],
     folder: Path,
     seed: int,
     *,
@@ -88,7 +88,9 @@ def run(
     The model is its own teacher. ``labels`` is where a teacher's answers are kept for several steps.
     """
     p = technique.Parameters(**parameters)
-    code = UserCode(factory=stored.read_model(model).factory, load=load, modules=technique.needs(p).references)
+    code = ProjectCode(
+        factory=compressed_model.read_model(model).factory, load=load, modules=technique.needs(p).references
+    )
     if not (folder / "done").is_file():
         shutil.rmtree(folder / "out", ignore_errors=True)
         (folder / "out").mkdir(parents=True)
@@ -104,7 +106,7 @@ def run(
         context = StepContext(progress=NoProgress(), check=never_stop, seed=seed, scratch=folder / "scratch")
         step.run(inputs, folder / "out", context)
         (folder / "done").touch()
-    return stored.load_model(folder / "out", code)[0], read_report(folder / "out")
+    return compressed_model.load_model(folder / "out", code)[0], read_report(folder / "out")
 
 
 def answers(module: nn.Module, images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -12,15 +12,15 @@ from torch.nn import functional
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
-from edgebuild.models.stored import UserCode
-from edgebuild.techniques.distil import Distil
-from edgebuild.techniques.factorise import Factorise
-from edgebuild.techniques.prune_structured import PruneStructured
-from edgebuild.techniques.substitute import Substitute
-from edgebuild.techniques.torch_step import TorchStep, read_report
+from edgebuild.techniques.distilling.distil import Distil
+from edgebuild.techniques.factorising.factorise import Factorise
+from edgebuild.techniques.factorising.substitute import Substitute
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.technique import Technique, read_report
 from edgebuild.training.batches import ArrayLoader
 from edgebuild.training.loop import train
 from edgebuild.training.losses import Supervised
@@ -84,13 +84,13 @@ class Bench:
 
     def __init__(self, seed: int, scratch: Path) -> None:
         self.seed, self.scratch = seed, scratch
-        self.code = UserCode(factory=FACTORY, load=lambda _: net)
+        self.code = ProjectCode(factory=FACTORY, load=lambda _: net)
         images, labels = fashion("train")
         chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:TRAIN])
         self.data: Split = (images[chosen], labels[chosen])
         if not (scratch / "train").is_dir():
             self._write()
-        if not (scratch / "model" / stored.MODEL_FILE).is_file():
+        if not (scratch / "model" / compressed_model.MODEL_FILE).is_file():
             self._train()
 
     def _write(self) -> None:
@@ -112,13 +112,13 @@ class Bench:
             found.append((hits(module, "validation").mean(), module))
         (self.scratch / "model").mkdir(exist_ok=True)
         best = max(found, key=lambda each: each[0])[1]
-        stored.write_model(best, CompressedModel(factory=FACTORY), self.scratch / "model")
+        compressed_model.write_model(best, CompressedModel(factory=FACTORY), self.scratch / "model")
 
     def load(self, folder: Path) -> nn.Module:
         """Return a stored model."""
-        return stored.load_model(folder, self.code)[0]
+        return compressed_model.load_model(folder, self.code)[0]
 
-    def best(self, name: str, technique: type[TorchStep], model: Path | None = None, **parameters: Any) -> Path:
+    def best(self, name: str, technique: type[Technique], model: Path | None = None, **parameters: Any) -> Path:
         """Run a technique once for each rate; return the folder of what does best on validation."""
         found = []
         for rate in RATES:
@@ -141,14 +141,14 @@ class Bench:
 
     def fresh(self, folder: Path) -> Path:
         """Return the folder of a model of the same structure whose weights are drawn anew."""
-        module, model = stored.load_model(folder, self.code)
+        module, model = compressed_model.load_model(folder, self.code)
         torch.manual_seed(self.seed)
         for part in module.modules():
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
         fresh = self.scratch / "fresh"
         fresh.mkdir(exist_ok=True)
-        stored.write_model(module, model, fresh)
+        compressed_model.write_model(module, model, fresh)
         return fresh
 
 
@@ -201,7 +201,7 @@ def factorise(seed: int, scratch: Path) -> Mapping[str, Any]:
     return _one_arm(seed, scratch, Factorise, ranks="share", share=0.5, epochs=ALONE_EPOCHS)
 
 
-def _one_arm(seed: int, scratch: Path, technique: type[TorchStep], **parameters: Any) -> Mapping[str, Any]:
+def _one_arm(seed: int, scratch: Path, technique: type[Technique], **parameters: Any) -> Mapping[str, Any]:
     bench = Bench(seed, scratch)
     folder = bench.best(technique.kind, technique, **parameters)
     original, after = hits(bench.load(scratch / "model"), "test"), hits(bench.load(folder), "test")

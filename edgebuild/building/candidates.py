@@ -17,7 +17,7 @@ from edgebuild.building.opening import open_here
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
-from edgebuild.core.steps import Place
+from edgebuild.core.steps import RunsOn
 from edgebuild.core.verdict import Outcome
 from edgebuild.errors import EdgebuildError
 from edgebuild.execution.faults import Failure
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.compress import Models
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Contract
     from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
     from edgebuild.execution.executor import StepResult
@@ -42,7 +42,7 @@ CALIBRATION_SAMPLES = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class Evaluation:
     """A candidate with its compiled artifact, or with the reason why there is none."""
 
     planned: PlannedCandidate
@@ -73,7 +73,7 @@ class Built:
         return self.verdict is not None and self.verdict.outcome is not Outcome.REFUSED
 
 
-def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World) -> tuple[Built, ...]:
+def make_candidates(plan: Plan, models: Models, prepared: ModelInputs, context: BuildContext) -> tuple[Evaluation, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
     That holds for a runtime that crashes or hangs and for a bug in edgebuild or in a plug-in too, as long as the device
@@ -82,33 +82,33 @@ def make_candidates(plan: Plan, models: Models, prepared: Prepared, world: World
     """
     built, unexpected = [], []
     data, reference = prepared.validation, prepared.reference
-    if world.emulated:
-        part = emulated.validation_sample(prepared, world)
+    if context.emulated:
+        part = emulated.validation_sample(prepared, context)
         data, reference = part.data, part.reference
-    with world.progress.task("Building candidates", total=len(plan.candidates)) as task:
+    with context.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
-            world.check()
-            make = partial(_make, planned, models, prepared, world, (data, reference))
-            made = world.guard.attempt(planned.id, make)
+            context.check()
+            make = partial(_make, planned, models, prepared, context, (data, reference))
+            made = context.guard.attempt(planned.id, make)
             if isinstance(made, Failure):
                 unexpected += [made.error] if made.unexpected else []
-                made = Built(planned=planned, failure=made.sentence, notes=made.notes)
+                made = Evaluation(planned=planned, failure=made.sentence, notes=made.notes)
             built.append(made)
             task.advance(note=planned.id)
     if unexpected and not any(each.artifact for each in built):
         raise unexpected[0]
-    tell_perfect(world, built)
-    return within_size(built, world.project.limits.file_size_mb)
+    tell_perfect(context, built)
+    return within_size(built, context.project.limits.file_size_mb)
 
 
-def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, ...]:
+def within_size(built: Sequence[Evaluation], limit_mb: float | None) -> tuple[Evaluation, ...]:
     """Refuse what is larger than the limit on the file size, as long as something that may be chosen isn't.
 
     The size is known before anything is measured: what is too large neither takes launches nor drops a slower one that
     fits. Where nothing fits, all are measured, so that the build says how near each came.
     """
 
-    def fits(each: Built) -> bool:
+    def fits(each: Evaluation) -> bool:
         return limit_mb is None or each.artifact is None or each.artifact.size_bytes <= limit_mb * MB
 
     if limit_mb is None or not any(each.eligible and fits(each) for each in built):
@@ -129,45 +129,45 @@ def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, 
 def _make(
     planned: PlannedCandidate,
     models: Models,
-    prepared: Prepared,
-    world: World,
+    prepared: ModelInputs,
+    context: BuildContext,
     validation: tuple[StepResult, StepResult],
-) -> Built:
+) -> Evaluation:
     """``validation`` is what the candidate is judged on, and the reference's outputs on it."""
     made = models[planned.recipe, planned.profile] if planned.recipe else None
     frozen, contract = (prepared.frozen, prepared.contract) if made is None else (made.frozen, made.contract)
     if frozen is None or contract is None:
         failure = made.failure if made else "the recipe made no model"
-        return Built(planned=planned, failure=failure, notes=made.notes if made else ())
-    model = _precision_step(planned, frozen, contract, prepared, world)
-    backend = world.backends[planned.backend]
-    request = compile_request(world, planned, contract)
+        return Evaluation(planned=planned, failure=failure, notes=made.notes if made else ())
+    model = _precision_step(planned, frozen, contract, prepared, context)
+    backend = context.backends[planned.backend]
+    request = compile_request(context, planned, contract)
     if made is not None and made.chain is not None:
-        compiled = compile_chain(world, backend, made.chain, request, planned.id)
+        compiled = compile_chain(context, backend, made.chain, request, planned.id)
     else:
         step = backend.compile_step(request)
-        compiled = world.run(step, {"model": model}, label=f"compile {planned.id}")
-    compiled = packed(world, backend, compiled, planned.id)
+        compiled = context.run(step, {"model": model}, label=f"compile {planned.id}")
+    compiled = packed(context, backend, compiled, planned.id)
     artifact = read_artifact(compiled.path)
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
     notes = (*read_notes(compiled.path), *(made.notes if made else ()), *_size_notes(frozen, model))
-    if not world.measured:
-        notes = (*notes, *open_here(world, planned, artifact, compiled, prepared))
-        return Built(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
+    if not context.measured:
+        notes = (*notes, *open_here(context, planned, artifact, compiled, prepared))
+        return Evaluation(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
     data, reference = validation
-    outputs = evaluate(world, artifact, compiled, data, "validation", planned.id)
+    outputs = evaluate(context, artifact, compiled, data, "validation", planned.id)
     notes = (*notes, *exit_notes(outputs.path))
-    verdict, closeness = judge(world, planned.id, reference, outputs, data, "validation")
+    verdict, closeness = judge(context, planned.id, reference, outputs, data, "validation")
     checked = None
     if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
         checked = cross_check(
-            world, planned, contract, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+            context, planned, contract, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
         )
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
             verdict = verdict.model_copy(update={"outcome": Outcome.REFUSED, "reasons": reasons})
-    return Built(
+    return Evaluation(
         planned=planned,
         artifact=artifact,
         compiled=compiled,
@@ -180,22 +180,22 @@ def _make(
 
 
 def _precision_step(
-    planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: Prepared, world: World
+    planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: ModelInputs, context: BuildContext
 ) -> StepResult:
     """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
-    from edgebuild.techniques.table import technique
+    from edgebuild.quantisers.registry import technique
 
     precision = planned.precision
     name = precision.quantiser if precision.kind == "int8" else "half-storage"
     if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
         return frozen
-    step = technique(name)(precision, contract, world.project.build.keep_float, CALIBRATION_SAMPLES)
+    step = technique(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
     inputs: dict[str, StepResult | Path] = {"model": frozen}
-    if step.place is not Place.HOST:
+    if step.runs_on is not RunsOn.HOST:
         inputs["calibration"] = prepared.calibration
-        if world.project.custom_ops_path is not None:
-            inputs["library"] = world.project.custom_ops_path
-    return world.run(
+        if context.project.custom_ops_path is not None:
+            inputs["library"] = context.project.custom_ops_path
+    return context.run(
         step, inputs, label="/".join(filter(None, (f"{precision.label} for {planned.profile}", planned.recipe)))
     )
 
@@ -209,20 +209,20 @@ def _size_notes(frozen: StepResult, model: StepResult) -> tuple[str, ...]:
 
 
 def evaluate(
-    world: World, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
+    context: BuildContext, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
 ) -> StepResult:
     """Run an artifact over a split on the device, with the settings it will ship with."""
-    marked = f"{split} (emulated)" if world.emulated else split
+    marked = f"{split} (emulated)" if context.emulated else split
     step = EvaluateArtifact(
-        client=world.client,
-        split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if world.emulated else split,
+        client=context.client,
+        split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if context.emulated else split,
         settings=artifact.settings,
     )
-    return world.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")
+    return context.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")
 
 
 def judge(
-    world: World,
+    context: BuildContext,
     who: str,
     reference: StepResult,
     outputs: StepResult,
@@ -232,19 +232,19 @@ def judge(
     level: float = 0.95,
 ) -> tuple[Verdict, Closeness]:
     """Judge outputs against the reference's on the same samples."""
-    project = world.project
+    project = context.project
     step = JudgeOutputs(
         metric=project.metric,
-        budget=world.budget,
-        function=world.load(project.metric.callable) if project.metric and project.metric.callable else None,
+        budget=context.budget,
+        function=context.load(project.metric.callable) if project.metric and project.metric.callable else None,
         split=split,
         level=level,
-        code_digest=world.code_digest if project.metric and project.metric.callable else "",
+        code_digest=context.code_digest if project.metric and project.metric.callable else "",
     )
-    metric = step.build_metric() if step.function is not None and world.budget.agreement is None else None
+    metric = step.build_metric() if step.function is not None and context.budget.agreement is None else None
     if metric is not None:
         step = replace(step, values=metric_values(metric, (reference.path, outputs.path), data.path))
     inputs = {"reference": reference, "outputs": outputs, "data": data}
-    result = world.run(step, inputs, label=f"judge {who} on {split}")
+    result = context.run(step, inputs, label=f"judge {who} on {split}")
     verdict, closeness = judged(result.path)
-    return emulated.mark(verdict) if world.emulated else verdict, closeness
+    return emulated.mark(verdict) if context.emulated else verdict, closeness

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgebuild.building.raced import (
-    Certified,
-    Race,
+from edgebuild.building.results import (
+    CertifiedCandidate,
+    MeasurementResults,
     disturbed,
     figure_of,
     flight_summary_of,
@@ -21,12 +21,12 @@ from edgebuild.measuring import session, side
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Built
-    from edgebuild.building.raced import Screened
-    from edgebuild.building.world import World
+    from edgebuild.building.candidates import Evaluation
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.results import Screened
     from edgebuild.core.measurement import Energy, Layer
     from edgebuild.measuring.protocols import Protocol
-    from edgebuild.measuring.session import Arm, Bench, SessionResult
+    from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult
 
 #: Said of a candidate whose throughput can't be more than what one request after the other gives.
 ONE_AT_A_TIME = (
@@ -35,21 +35,21 @@ ONE_AT_A_TIME = (
 
 
 def certify(
-    bench: Bench,
-    world: World,
+    bench: MeasurementContext,
+    context: BuildContext,
     order: Sequence[str],
-    arms: Mapping[str, tuple[Arm, Built]],
+    arms: Mapping[str, tuple[Arm, Evaluation]],
     batch: int,
     screen: SessionResult,
     summaries: Mapping[str, Screened],
     crashed: dict[str, Failure],
-) -> Race:
+) -> MeasurementResults:
     """Measure the reference artifact, which is the first of ``order``, beside the others."""
     lost: dict[str, str] = {}
-    sessions = {"single": _certified_session(bench, world.options.certify, order, arms, crashed, lost)}
-    if wants_throughput(world):
+    sessions = {"single": _certified_session(bench, context.options.certify, order, arms, crashed, lost)}
+    if wants_throughput(context):
         left = [name for name in order if name not in lost and name not in crashed]
-        sessions["flight"] = _certified_session(bench, world.options.certify.in_flight(), left, arms, crashed, lost)
+        sessions["flight"] = _certified_session(bench, context.options.certify.in_flight(), left, arms, crashed, lost)
     finalists = []
     for name in order:
         arm, built = arms[name]
@@ -64,8 +64,8 @@ def certify(
         finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
     final = [finalist.arm for finalist in finalists]
     resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
-    decisive = sessions["flight" if world.project.build.objective == "throughput" else "single"]
-    return Race(
+    decisive = sessions["flight" if context.project.build.objective == "throughput" else "single"]
+    return MeasurementResults(
         screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
         dropped={**screen.dropped, **lost},
         finalists=tuple(finalists),
@@ -83,16 +83,16 @@ def certify(
     )
 
 
-def wants_throughput(world: World) -> bool:
+def wants_throughput(context: BuildContext) -> bool:
     """Whether anything asks how much several requests in flight get done."""
-    return world.project.build.objective == "throughput" or world.project.limits.throughput_per_s is not None
+    return context.project.build.objective == "throughput" or context.project.limits.throughput_per_s is not None
 
 
 def _certified_session(
-    bench: Bench,
+    bench: MeasurementContext,
     protocol: Protocol,
     order: Sequence[str],
-    arms: Mapping[str, tuple[Arm, Built]],
+    arms: Mapping[str, tuple[Arm, Evaluation]],
     crashed: dict[str, Failure],
     lost: dict[str, str],
 ) -> SessionResult:
@@ -105,8 +105,13 @@ def _certified_session(
 
 
 def _certified(
-    bench: Bench, sessions: Mapping[str, SessionResult], arm: Arm, built: Built, reference: str, batch: int
-) -> Certified:
+    bench: MeasurementContext,
+    sessions: Mapping[str, SessionResult],
+    arm: Arm,
+    built: Evaluation,
+    reference: str,
+    batch: int,
+) -> CertifiedCandidate:
     result, flight = sessions["single"], sessions.get("flight")
     layers, unread = _layers(bench, result, arm)
     energy, unmeasured = _energy(bench, result, arm)
@@ -114,7 +119,7 @@ def _certified(
     throughput = None if flight is None else flight_summary_of(flight, arm.id, batch)
     if throughput is not None and not throughput.concurrent:
         notes = (*notes, ONE_AT_A_TIME)
-    return Certified(
+    return CertifiedCandidate(
         arm=arm.id,
         built=built,
         artifact=arm.artifact,
@@ -130,7 +135,7 @@ def _certified(
     )
 
 
-def _layers(bench: Bench, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+def _layers(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Return the layers as they run, or why they aren't known: a profiler that crashes doesn't ship."""
     evidence = replace(arm, keep=False)
     found = bench.attempt(evidence, lambda: side.read_layers(bench, result.folder, arm))
@@ -139,7 +144,7 @@ def _layers(bench: Bench, result: SessionResult, arm: Arm) -> tuple[tuple[Layer,
     return found, ()
 
 
-def _energy(bench: Bench, result: SessionResult, arm: Arm) -> tuple[Energy | None, tuple[str, ...]]:
+def _energy(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[Energy | None, tuple[str, ...]]:
     """Return the energy of an inference where the device has a sensor, or why it isn't known."""
     evidence = replace(arm, keep=False)
     found = bench.attempt(evidence, lambda: side.measure_energy(bench, result.folder, arm))
@@ -149,7 +154,7 @@ def _energy(bench: Bench, result: SessionResult, arm: Arm) -> tuple[Energy | Non
 
 
 def _failed(
-    arms: Mapping[str, tuple[Arm, Built]],
+    arms: Mapping[str, tuple[Arm, Evaluation]],
     summaries: Mapping[str, Screened],
     crashed: Mapping[str, Failure],
     finalists: Sequence[str],
@@ -163,7 +168,7 @@ def _failed(
 
 
 def _settings_notes(
-    arms: Mapping[str, tuple[Arm, Built]],
+    arms: Mapping[str, tuple[Arm, Evaluation]],
     summaries: Mapping[str, Screened],
     dropped: Mapping[str, str],
     crashed: Mapping[str, Failure],

@@ -15,30 +15,30 @@ from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.faults import Failure
+from edgebuild.models.compressed_model import ProjectCode, read_model
+from edgebuild.models.compressed_steps import ExportCompressed, SaveOriginal
 from edgebuild.models.exits import heads_of, with_exits
-from edgebuild.models.stored import UserCode, read_model
-from edgebuild.models.stored_steps import ExportStored, StoreOriginal
 from edgebuild.planning.recipes import Recipe, RecipeStep
-from edgebuild.techniques.compression_table import compression_techniques
 from edgebuild.techniques.learning import TrainingParameters
-from edgebuild.techniques.torch_step import plain_parameters, read_report
+from edgebuild.techniques.registry import techniques_by_name
+from edgebuild.techniques.technique import plain_parameters, read_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import Options, World
+    from edgebuild.building.context import BuildContext, Options
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.project_tables import RecipeTable
     from edgebuild.core.artifact import Contract
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
-    from edgebuild.techniques.torch_step import TorchStep
+    from edgebuild.techniques.technique import Technique
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compressed:
+class CompressedResult:
     """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none.
 
     ``chain`` holds it cut into stages where it has early exits.
@@ -52,8 +52,8 @@ class Compressed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wants:
-    """What a profile's kernels want of a model: see ``TorchStep``. Layers are timed as ``timing`` is built."""
+class KernelConstraints:
+    """What a profile's kernels want of a model: see ``Technique``. Layers are timed as ``timing`` is built."""
 
     channel_multiple: int = 1
     int8: Int8Scheme | None = None
@@ -63,7 +63,7 @@ class Wants:
 #: Of the layers that a step left alone, a candidate's notes name so many.
 TOLD_LAYERS = 5
 #: By recipe and profile: profiles whose kernels take other widths get other models, all others share theirs.
-Models = dict[tuple[str, str], Compressed]
+Models = dict[tuple[str, str], CompressedResult]
 
 
 def planned_recipes(project: Project, options: Options, frames: int) -> tuple[Recipe, ...]:
@@ -74,7 +74,7 @@ def planned_recipes(project: Project, options: Options, frames: int) -> tuple[Re
     tables = chosen_recipes(project.recipes, options.recipes)
     if not tables:
         return ()
-    techniques = compression_techniques()
+    techniques = techniques_by_name()
     recipes = tuple(
         Recipe(name=table.name, steps=tuple(_planned(kind, p, frames) for kind, p in _typed(table, techniques)))
         for table in tables
@@ -96,14 +96,14 @@ def _check_references(recipes: tuple[Recipe, ...], project: Project) -> None:
         raise ConfigError("[[recipes]]", tuple(problems), hint="A function is named as module:function.")
 
 
-def _typed(table: RecipeTable, techniques: Mapping[str, type[TorchStep]]) -> list[tuple[type[TorchStep], Any]]:
+def _typed(table: RecipeTable, techniques: Mapping[str, type[Technique]]) -> list[tuple[type[Technique], Any]]:
     models = {name: technique.Parameters for name, technique in techniques.items()}
     where = f"recipe {table.name}"
     typed = [(step.technique, typed_parameters(step, models, where)) for step in table.steps]
     return [(techniques[name], parameters) for name, parameters in typed]
 
 
-def _planned(technique: type[TorchStep], parameters: Any, frames: int) -> RecipeStep:
+def _planned(technique: type[Technique], parameters: Any, frames: int) -> RecipeStep:
     needs = technique.needs(parameters)
     return RecipeStep(
         technique=technique.kind,
@@ -116,7 +116,7 @@ def _planned(technique: type[TorchStep], parameters: Any, frames: int) -> Recipe
     )
 
 
-def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
+def compress_models(plan: Plan, prepared: ModelInputs, context: BuildContext) -> Models:
     """Carry out every planned recipe for every profile that has candidates of it; steps that are the same run once.
 
     A recipe that can't be carried out on this model is a result with its reason, not the end of the build; so is a bug
@@ -125,23 +125,23 @@ def compress_models(plan: Plan, prepared: Prepared, world: World) -> Models:
     wanted = {(c.recipe, c.profile): c for c in plan.candidates if c.recipe}
     if not wanted:
         return {}
-    techniques = compression_techniques()
-    tables = {table.name: table for table in world.project.recipes}
+    techniques = techniques_by_name()
+    tables = {table.name: table for table in context.project.recipes}
     multiples = dict(plan.channel_multiples)
     made: Models = {}
-    with world.progress.task("Compressing", total=len(wanted)) as task:
+    with context.progress.task("Compressing", total=len(wanted)) as task:
         for name, profile in wanted:
-            world.check()
+            context.check()
             steps = _typed(tables[name], techniques)
-            wants = Wants(
+            wants = KernelConstraints(
                 channel_multiple=multiples[profile],
                 int8=int8_of(plan, profile),
                 timing=timing_candidate(plan, name, profile),
             )
-            work = partial(_carry_out, name, steps, wants, prepared, world)
-            done = world.guard.attempt(f"recipe {name}", work)
+            work = partial(_carry_out, name, steps, wants, prepared, context)
+            done = context.guard.attempt(f"recipe {name}", work)
             if isinstance(done, Failure):
-                done = Compressed(failure=f"recipe {name}: {done.sentence}", notes=done.notes)
+                done = CompressedResult(failure=f"recipe {name}: {done.sentence}", notes=done.notes)
             made[name, profile] = done
             task.advance(note=f"{name} for {profile}")
     return made
@@ -161,54 +161,65 @@ def int8_of(plan: Plan, profile: str) -> Int8Scheme | None:
 
 
 def _carry_out(
-    name: str, steps: list[tuple[type[TorchStep], Any]], wants: Wants, prepared: Prepared, world: World
-) -> Compressed:
-    project = world.project
+    name: str,
+    steps: list[tuple[type[Technique], Any]],
+    wants: KernelConstraints,
+    prepared: ModelInputs,
+    context: BuildContext,
+) -> CompressedResult:
+    project = context.project
     if project.model.factory is None:
         raise ModelError("Recipes change a torch model, and the project has none.", hint="Name a [model].factory.")
     references = tuple(r for technique, p in steps for r in technique.needs(p).references)
-    code = UserCode(factory=project.model.factory, load=world.load, modules=references)
-    original = world.run(
-        StoreOriginal(factory=code.factory, code=code, code_digest=world.code_digest, model_digest=model_digest(world)),
-        dict(weights_of(world)),
+    code = ProjectCode(factory=project.model.factory, load=context.load, modules=references)
+    original = context.run(
+        SaveOriginal(
+            factory=code.factory, code=code, code_digest=context.code_digest, model_digest=model_digest(context)
+        ),
+        dict(weights_of(context)),
         label="store the original torch model",
     )
     model = original
     notes: list[str] = []
     for number, (technique, parameters) in enumerate(steps, start=1):
-        step = step_of(technique, parameters, code, wants, prepared, world)
+        step = step_of(technique, parameters, code, wants, prepared, context)
         inputs: dict[str, StepResult | Path] = {
             "model": model,
             "teacher": original,
             "calibration": prepared.calibration,
         }
         if technique.needs(parameters).train and project.data.train is not None:
-            inputs["train"] = materialise(world, "train")
+            inputs["train"] = materialise(context, "train")
         if technique.needs(parameters).validation:
             inputs["validation"] = prepared.validation
-        times, untimed = time_layers(step, inputs, wants.timing, prepared.contract.batch, world)
+        times, untimed = time_layers(step, inputs, wants.timing, prepared.contract.batch, context)
         try:
-            model = world.run(step, {**inputs, **times}, label=f"recipe {name}: step {number}, {technique.kind}")
+            model = context.run(step, {**inputs, **times}, label=f"recipe {name}: step {number}, {technique.kind}")
         except ModelError as error:
             if not (times and untimed):
                 raise
             raise ModelError(f"{error.message} {untimed[0]}", hint=error.hint) from error
         notes += (*_notes(technique.kind, model), *untimed)
-    return _shipped(name, model, code, tuple(notes), prepared, world)
+    return _shipped(name, model, code, tuple(notes), prepared, context)
 
 
 def step_of(
-    technique: type[TorchStep], parameters: Any, code: UserCode, wants: Wants, prepared: Prepared, world: World
-) -> TorchStep:
+    technique: type[Technique],
+    parameters: Any,
+    code: ProjectCode,
+    wants: KernelConstraints,
+    prepared: ModelInputs,
+    context: BuildContext,
+) -> Technique:
     """Return one step of a recipe; what its technique doesn't look at stays out of its key."""
-    training = world.project.training
+    training = context.project.training
     trains = technique.needs(parameters).train
     loader = training.loader if trains and training.loader else ""
     return technique(
         parameters=parameters,
         code=code,
-        code_digest=world.code_digest,
-        specs=model_specs(world.project),
+        code_digest=context.code_digest,
+        specs=model_specs(context.project),
         contract=prepared.given,
         channel_multiple=wants.channel_multiple if technique.uses_channels else 1,
         int8=wants.int8 if technique.uses_int8 else None,
@@ -216,7 +227,7 @@ def step_of(
         loader=loader,
         data_version=training.data_version or "" if loader else "",
         # Nobody says what an unversioned loader gives, so nothing made with it is ever found again.
-        uncached=str(world.started) if loader and training.data_version is None else "",
+        uncached=str(context.started) if loader and training.data_version is None else "",
     )
 
 
@@ -236,18 +247,25 @@ def _notes(kind: str, result: StepResult) -> list[str]:
 
 
 def _shipped(
-    name: str, model: StepResult, code: UserCode, notes: tuple[str, ...], prepared: Prepared, world: World
-) -> Compressed:
+    name: str,
+    model: StepResult,
+    code: ProjectCode,
+    notes: tuple[str, ...],
+    prepared: ModelInputs,
+    context: BuildContext,
+) -> CompressedResult:
     edits = read_model(model.path).edits
     given = with_exits(prepared.given, edits)
-    step = ExportStored(code=code, code_digest=world.code_digest, specs=model_specs(world.project), contract=given)
-    exported = world.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
+    step = ExportCompressed(
+        code=code, code_digest=context.code_digest, specs=model_specs(context.project), contract=given
+    )
+    exported = context.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
     # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
     frozen, contract = freeze_model(
-        world, given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
+        context, given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
     )
     heads = heads_of(edits)
     if not heads:
-        return Compressed(frozen=frozen, contract=contract, notes=notes)
-    chain = cut_exits(world, heads, frozen, contract, prepared, label=f"recipe {name}: exits")
-    return Compressed(frozen=frozen, contract=contract, chain=chain, notes=notes)
+        return CompressedResult(frozen=frozen, contract=contract, notes=notes)
+    chain = cut_exits(context, heads, frozen, contract, prepared, label=f"recipe {name}: exits")
+    return CompressedResult(frozen=frozen, contract=contract, chain=chain, notes=notes)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from edgebuild.building.candidates import Built, evaluate, judge
+from edgebuild.building.candidates import Evaluation, evaluate, judge
 from edgebuild.building.data import materialise
 from edgebuild.building.early import described
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.prepare import run_reference
 from edgebuild.building.race import CLOSE
-from edgebuild.building.raced import cost_of, figure_of
 from edgebuild.building.record import write_record
-from edgebuild.building.seal import Opening, open_seal
+from edgebuild.building.results import cost_of, figure_of
+from edgebuild.building.seal import TestSetAccess, record_test_access
 from edgebuild.core.measurement import LatencySummary
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
 from edgebuild.execution.faults import Failure
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.raced import Certified, Race, Screened
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
+    from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.measurement import Memory
     from edgebuild.core.verdict import BuildRecord, Closeness, Emulation
@@ -43,19 +43,21 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class TestScores:
     """What the sealed test set said about the finalists, by target and artifact digest.
 
     ``failed`` says who failed on it and how, ``samples`` by target how much of the set an emulated device was given.
     """
 
-    opening: Opening | None
+    opening: TestSetAccess | None
     verdicts: Mapping[tuple[str, str], tuple[Verdict, Closeness]]
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[World]) -> Opened:
+def open_test_set(
+    races: Sequence[MeasurementResults], prepared: ModelInputs, worlds: Sequence[BuildContext]
+) -> TestScores:
     """Score every finalist of every target on the test set, in one opening that is on record before it happens.
 
     Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
@@ -64,20 +66,20 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
     places = tuple(zip(races, worlds, strict=True))
     finalists = {(at.target, c.artifact.digest()): (c, at) for race, at in places for c in race.finalists}
     if not finalists:
-        return Opened(opening=None, verdicts={})
-    world = worlds[0]
-    test = materialise(world, "test")
-    opening = open_seal(
-        world.home / "seal.jsonl",
-        project=world.project.name,
-        test_digest=described(world, "test").identity,
+        return TestScores(opening=None, verdicts={})
+    context = worlds[0]
+    test = materialise(context, "test")
+    opening = record_test_access(
+        context.home / "seal.jsonl",
+        project=context.project.name,
+        test_digest=described(context, "test").identity,
         # What older lines name the set by: the digest of the files that it is kept in, in that order of samples.
         also=(test.entry.digest,),
         artifacts=dict.fromkeys(digest for _, digest in finalists),
     )
     for note in opening.notes:
-        world.say(note)
-    reference = run_reference(world, prepared.imported, prepared.given, test, "test")
+        context.say(note)
+    reference = run_reference(context, prepared.imported, prepared.given, test, "test")
     baselines = {(at.target, race.finalists[0].artifact.digest()) for race, at in places if race.finalists}
     verdicts, failed, samples = {}, {}, {}
     for key, (finalist, at) in finalists.items():
@@ -95,18 +97,23 @@ def open_test_set(races: Sequence[Race], prepared: Prepared, worlds: Sequence[Wo
             failed[key] = verdict
         else:
             verdicts[key] = verdict
-    return Opened(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
+    return TestScores(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
 
 
 def _scored(
-    at: World, finalist: Certified, compiled: StepResult, data: StepResult, reference: StepResult, level: float
+    at: BuildContext,
+    finalist: CertifiedCandidate,
+    compiled: StepResult,
+    data: StepResult,
+    reference: StepResult,
+    level: float,
 ) -> tuple[Verdict, Closeness]:
     who = finalist.built.planned.id
     outputs = evaluate(at, finalist.artifact, compiled, data, "test", who)
     return judge(at, who, reference, outputs, data, "test", level=level)
 
 
-def _survived(race: Race, opened: Opened, target: str) -> Race:
+def _survived(race: MeasurementResults, opened: TestScores, target: str) -> MeasurementResults:
     """The race without the finalists that failed on the test set."""
     lost = {
         f.built.planned.id: opened.failed[key]
@@ -120,17 +127,19 @@ def _survived(race: Race, opened: Opened, target: str) -> Race:
     )
 
 
-def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, world: World) -> BuildRecord:
+def conclude(
+    plan: Plan, built: Sequence[Evaluation], race: MeasurementResults, opened: TestScores, context: BuildContext
+) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
-    race = _survived(race, opened, world.target)
-    if race.emulated and world.target in opened.samples:
-        looked_at = f"{race.emulated.samples} and {opened.samples[world.target]} test frames"
+    race = _survived(race, opened, context.target)
+    if race.emulated and context.target in opened.samples:
+        looked_at = f"{race.emulated.samples} and {opened.samples[context.target]} test frames"
         race = replace(race, emulated=replace(race.emulated, samples=looked_at))
     names = _names(race)
-    limits = {name: value for name, value in world.project.limits.model_dump().items() if value is not None}
-    scored = {digest: each for (target, digest), each in opened.verdicts.items() if target == world.target}
+    limits = {name: value for name, value in context.project.limits.model_dump().items() if value is not None}
+    scored = {digest: each for (target, digest), each in opened.verdicts.items() if target == context.target}
     verdicts = {name: _verdict(finalist, scored, limits, race) for name, finalist in names.items()}
-    objective = world.project.build.objective
+    objective = context.project.build.objective
     # What an emulated device says of accuracy stands; it decides nothing about speed.
     standing = {name: without_speed(v, objective) for name, v in verdicts.items()} if race.emulated else verdicts
     comparisons = {
@@ -148,13 +157,13 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
     selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
     finalists = [_finalist_record(name, f, verdicts[name], scored, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
-    others = [_other_record(b, race, world) for b in built if b.planned.id not in measured]
+    others = [_other_record(b, race, context) for b in built if b.planned.id not in measured]
     unproven = race.unmeasured and any(b.artifact for b in built)
     outcome = "inconclusive" if unproven else _outcome(selection, standing)
     kept = selection.chosen or selection.nearest
     smallest = min((b for b in built if b.artifact), key=_size, default=None) if race.unmeasured else None
     return write_record(
-        world,
+        context,
         plan,
         race,
         opened.opening,
@@ -166,22 +175,22 @@ def conclude(plan: Plan, built: Sequence[Built], race: Race, opened: Opened, wor
         shipped=_shipped(names[kept] if kept else smallest),
         outcome=outcome,
         summary=_summary(selection, standing, outcome, built, race),
-        seconds=time.monotonic() - world.started,
+        seconds=time.monotonic() - context.started,
     )
 
 
-def _size(built: Built) -> tuple[int, str]:
+def _size(built: Evaluation) -> tuple[int, str]:
     return built.artifact.size_bytes if built.artifact else 0, built.planned.id
 
 
-def _shipped(kept: Certified | Built | None) -> tuple[Path, Artifact] | None:
+def _shipped(kept: CertifiedCandidate | Evaluation | None) -> tuple[Path, Artifact] | None:
     """Where the artifact that is kept lies, and the artifact with the settings that it is kept with."""
     if kept is None or kept.artifact is None:
         return None
-    return (kept.folder if isinstance(kept, Built) else kept.built.folder), kept.artifact
+    return (kept.folder if isinstance(kept, Evaluation) else kept.built.folder), kept.artifact
 
 
-def _names(race: Race) -> dict[str, Certified]:
+def _names(race: MeasurementResults) -> dict[str, CertifiedCandidate]:
     """Name finalists after their candidate; two settings of one candidate are told apart by their settings."""
     ids = [finalist.built.planned.id for finalist in race.finalists]
     return {
@@ -190,7 +199,9 @@ def _names(race: Race) -> dict[str, Certified]:
     }
 
 
-def _verdict(finalist: Certified, scored: Scored, limits: Mapping[str, float], race: Race) -> Verdict:
+def _verdict(
+    finalist: CertifiedCandidate, scored: Scored, limits: Mapping[str, float], race: MeasurementResults
+) -> Verdict:
     verdict, _ = scored[finalist.artifact.digest()]
     measured = Measured(
         latency=finalist.summary,
@@ -203,7 +214,9 @@ def _verdict(finalist: Certified, scored: Scored, limits: Mapping[str, float], r
     return check_limits(verdict, limits, measured)
 
 
-def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objective, plain: Mapping[str, str]) -> Option:
+def _option(
+    name: str, finalist: CertifiedCandidate, verdict: Verdict, objective: Objective, plain: Mapping[str, str]
+) -> Option:
     summary = finalist.summary
     low: float | None = None
     high: float | None = None
@@ -235,7 +248,12 @@ def _option(name: str, finalist: Certified, verdict: Verdict, objective: Objecti
 
 
 def _finalist_record(
-    name: str, finalist: Certified, verdict: Verdict, scored: Scored, selection: Selection, race: Race
+    name: str,
+    finalist: CertifiedCandidate,
+    verdict: Verdict,
+    scored: Scored,
+    selection: Selection,
+    race: MeasurementResults,
 ) -> CandidateRecord:
     status: Status = "finalist"
     if name == selection.chosen:
@@ -276,7 +294,7 @@ def _finalist_record(
     )
 
 
-def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
+def _other_record(built: Evaluation, race: MeasurementResults, context: BuildContext) -> CandidateRecord:
     """A candidate that was not certified, with the reason why not."""
     own = {arm: summary for arm, (candidate, summary) in race.screened.items() if candidate == built.planned.id}
     best = min(own, key=lambda arm: (cost_of(own[arm]), arm), default=None)
@@ -294,7 +312,7 @@ def _other_record(built: Built, race: Race, world: World) -> CandidateRecord:
     elif best is not None:
         reason = f"screened at {figure_of(own[best])}, more than {CLOSE - 1:.0%} behind the fastest of its kind"
     else:
-        status, reason = "unraced", _not_raced(built, race, world)
+        status, reason = "unraced", _not_raced(built, race, context)
     return CandidateRecord(
         **_common(built),
         id=built.planned.id,
@@ -317,15 +335,15 @@ def _screened(found: Screened | None) -> dict[str, Any]:
     return {"screen" if isinstance(found, LatencySummary) else "throughput_screen": found}
 
 
-def _memory(built: Built, race: Race) -> Memory | None:
+def _memory(built: Evaluation, race: MeasurementResults) -> Memory | None:
     return race.emulated.memories.get(built.planned.id) if race.emulated else None
 
 
-def _emulation(built: Built, race: Race) -> Emulation | None:
+def _emulation(built: Evaluation, race: MeasurementResults) -> Emulation | None:
     return race.emulated.emulations.get(built.planned.id) if race.emulated else None
 
 
-def _not_raced(built: Built, race: Race, world: World) -> str:
+def _not_raced(built: Evaluation, race: MeasurementResults, context: BuildContext) -> str:
     if race.emulated:
         return f"not scored on the test set: {len(race.finalists)} others came first; {NO_SPEED}"
     disturbed = [why for arm, why in race.dropped.items() if arm.startswith(f"{built.planned.id} (")]
@@ -334,12 +352,12 @@ def _not_raced(built: Built, race: Race, world: World) -> str:
     if built.planned.precision.kind == "fp16":
         return (
             "fp16 is storage on this profile: it computes in fp32, so it is judged on size and memory and "
-            f"not raced for {world.project.build.objective}"
+            f"not raced for {context.project.build.objective}"
         )
     return "not measured"
 
 
-def _common(built: Built) -> dict[str, Any]:
+def _common(built: Evaluation) -> dict[str, Any]:
     planned = built.planned
     return {
         "profile": planned.profile,
@@ -361,8 +379,8 @@ def _summary(
     selection: Selection,
     verdicts: Mapping[str, Verdict],
     outcome: str,
-    built: Sequence[Built],
-    race: Race,
+    built: Sequence[Evaluation],
+    race: MeasurementResults,
 ) -> str:
     """One sentence: what was chosen and why, or how close the best came."""
     if race.unmeasured and any(b.artifact for b in built):

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebuild.building import crosscheck_steps as steps
 from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Artifact, Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
+from edgebuild.crosscheck import steps
+from edgebuild.crosscheck.conclusion import concluded, spread
 from edgebuild.execution.faults import Failure
-from edgebuild.judging.crosscheck import concluded, spread
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models.qdq import QdqGraph
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import PlannedCandidate
 
@@ -37,7 +37,7 @@ WALK_FRAMES = 4
 
 
 def cross_check(
-    world: World,
+    context: BuildContext,
     planned: PlannedCandidate,
     contract: Contract,
     data: StepResult,
@@ -53,8 +53,8 @@ def cross_check(
     variant of it that shows more: where only that crashes, it is such a reason, not the candidate's crash. Raises what
     the device and the store raise.
     """
-    check = _Check(world, planned, contract, data, model, artifact, compiled)
-    found = world.guard.attempt(f"the cross-check of {planned.id}", lambda: check.run(outputs))
+    check = _Check(context, planned, contract, data, model, artifact, compiled)
+    found = context.guard.attempt(f"the cross-check of {planned.id}", lambda: check.run(outputs))
     return _unchecked(found.with_report) if isinstance(found, Failure) else found
 
 
@@ -65,7 +65,7 @@ def _unchecked(reason: str) -> CrossCheck:
 class _Check:
     def __init__(
         self,
-        world: World,
+        context: BuildContext,
         planned: PlannedCandidate,
         contract: Contract,
         data: StepResult,
@@ -73,9 +73,9 @@ class _Check:
         artifact: Artifact,
         compiled: StepResult,
     ) -> None:
-        self.world, self.planned, self.contract = world, planned, contract
+        self.context, self.planned, self.contract = context, planned, contract
         self.data, self.model, self.artifact, self.compiled = data, model, artifact, compiled
-        path = world.project.custom_ops_path
+        path = context.project.custom_ops_path
         self.library: dict[str, StepResult | Path] = {} if path is None else {"library": path}
 
     def run(self, outputs: StepResult) -> CrossCheck:
@@ -112,7 +112,7 @@ class _Check:
     def _walked(self, seen: CrossCheck, sample: StepResult, worst: list[int], taken: tuple[int, ...]) -> CrossCheck:
         reach = float(seen.reach or 0.0)
         rows, lengths = _worst_rows(worst, taken)
-        found = self.world.guard.attempt(
+        found = self.context.guard.attempt(
             f"the layer-wise cross-check of {self.planned.id}", lambda: self._walk(sample, rows, lengths)
         )
         if isinstance(found, Failure):
@@ -125,8 +125,8 @@ class _Check:
         few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
         shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
         contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
-        step = self.world.backends[self.planned.backend].compile_step(
-            compile_request(self.world, self.planned, contract)
+        step = self.context.backends[self.planned.backend].compile_step(
+            compile_request(self.context, self.planned, contract)
         )
         compiled = self._run(step, {"model": shown}, "compile the layers of")
         outputs = self._evaluate(compiled, few)
@@ -141,13 +141,13 @@ class _Check:
     def _why(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
         """What the runtime says of the layer; where that can't be read, the layer is named all the same."""
         what = f"reading the layers of {self.planned.id}"
-        found = self.world.guard.attempt(what, lambda: self._precision(layer, compiled, few))
+        found = self.context.guard.attempt(what, lambda: self._precision(layer, compiled, few))
         return "" if isinstance(found, Failure) else found
 
     def _precision(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
         """Say so where the runtime itself says that it computes the layer in something else than 8 bits."""
         step = steps.ReadLayers(
-            client=self.world.client,
+            client=self.context.client,
             settings=self.artifact.settings,
         )
         read = self._run(step, {"artifact": compiled, "data": few}, "precision of")
@@ -158,14 +158,14 @@ class _Check:
 
     def _evaluate(self, compiled: StepResult, data: StepResult) -> StepResult:
         step = EvaluateArtifact(
-            client=self.world.client,
+            client=self.context.client,
             split="the cross-check's sample",
             settings=self.artifact.settings,
         )
         return self._run(step, {"artifact": compiled, "data": data}, "run")
 
     def _run(self, step: object, inputs: dict[str, StepResult | Path], what: str) -> StepResult:
-        return self.world.run(step, inputs, label=f"cross-check: {what} {self.planned.id}")  # type: ignore[arg-type]
+        return self.context.run(step, inputs, label=f"cross-check: {what} {self.planned.id}")  # type: ignore[arg-type]
 
 
 def _worst_rows(worst: list[int], taken: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,37 +15,37 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.catalogue.samples import Split, open_split
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import DataError
-from edgebuild.measuring.evidence import write_atomic
+from edgebuild.measuring.session_folder import write_atomic
 from edgebuild.models.steps import MaterialiseData, call_for_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.data import Sample
     from edgebuild.execution.executor import StepResult
 
 
-def materialise(world: World, split: Split) -> StepResult:
+def materialise(context: BuildContext, split: Split) -> StepResult:
     """Return one split of the user's data on disk: what is stored where the samples are the same, else read anew.
 
     It is read once in a build, so that all stages see the same samples.
     """
-    project = world.project
-    if split in world.data:
-        return world.data[split]
+    project = context.project
+    if split in context.data:
+        return context.data[split]
     source = getattr(project.data, split)
     if source is None:
         raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
     if source.endswith(".npz"):
         step, inputs = _step(project, split, source, ""), {"file": project.folder / source}
     else:
-        step, inputs = _read(world, split, source), {}
-    world.data[split] = world.run(step, inputs, label=f"read the {split} data")
-    return world.data[split]
+        step, inputs = _read(context, split, source), {}
+    context.data[split] = context.run(step, inputs, label=f"read the {split} data")
+    return context.data[split]
 
 
 def sample_specs(project: Project) -> tuple[TensorSpec, ...]:
@@ -77,22 +77,22 @@ class _Samples:
         return opened() if opened is not None else ()
 
 
-def _read(world: World, split: Split, source: str) -> MaterialiseData:
+def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
     """Return the step for the samples that the callable yields now, or did when their version was declared."""
-    project = world.project
-    declared = _declared(world, source)
-    known = _Known(world.home / "data.json", split, declared)
-    if known.content and not world.options.reread:
+    project = context.project
+    declared = _declared(context, source)
+    known = _Known(context.home / "data.json", split, declared)
+    if known.content and not context.options.reread:
         step = _step(project, split, source, known.content)
-        if world.stored(step, {}):
-            world.say(
+        if context.stored(step, {}):
+            context.say(
                 f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
                 f"as when they were read on {known.at[:10]}"
             )
             return step
-    content = _digest(world, split, source)
+    content = _digest(context, split, source)
     if known.content and known.content != content:
-        world.say(
+        context.say(
             f"the {split} data changed although [data].data_version is still {project.data.data_version!r}; "
             "give them a new version, so that every build notices"
         )
@@ -101,29 +101,29 @@ def _read(world: World, split: Split, source: str) -> MaterialiseData:
     return _step(project, split, source, content)
 
 
-def _digest(world: World, split: Split, source: str) -> str:
+def _digest(context: BuildContext, split: Split, source: str) -> str:
     from edgebuild.models.dataset import digest_samples
 
-    project = world.project
-    with world.progress.task(f"Reading {source}") as task:
+    project = context.project
+    with context.progress.task(f"Reading {source}") as task:
         return digest_samples(
             call_for_samples(_Samples(project, split), source),
             specs=sample_specs(project),
             stateful=project.stateful,
             source=source,
             task=task,
-            check=world.check,
+            check=context.check,
         )
 
 
-def _declared(world: World, source: str) -> str:
+def _declared(context: BuildContext, source: str) -> str:
     """Return what a declared version stands for; empty where none is declared. Other code may yield other samples."""
-    project = world.project
+    project = context.project
     version = project.data.data_version
     if version is None:
         return ""
     specs = [spec.model_dump(mode="json") for spec in sample_specs(project)]
-    return digest_json([source, version, world.code_digest, specs, project.stateful])
+    return digest_json([source, version, context.code_digest, specs, project.stateful])
 
 
 class _Known:
@@ -147,15 +147,15 @@ class _Known:
         write_atomic(self._path, canonical_json({**self._all(), self._split: now}))
 
 
-def model_digest(world: World) -> str:
+def model_digest(context: BuildContext) -> str:
     """Return the digest of the tensors that the project's factory gives now; empty without a factory."""
-    factory = world.project.model.factory
+    factory = context.project.model.factory
     if factory is None:
         return ""
-    if not world.model_digest:
+    if not context.model_digest:
         from edgebuild.models.digests import module_digest
         from edgebuild.models.torch_models import make_module
 
-        module = make_module(world.load(factory), factory, world.project.weights_path)
-        world.model_digest.append(module_digest(module))
-    return world.model_digest[0]
+        module = make_module(context.load(factory), factory, context.project.weights_path)
+        context.model_digest.append(module_digest(module))
+    return context.model_digest[0]

@@ -17,8 +17,8 @@ from edgebuild.judging.intervals import level_for_opening
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from edgebuild.building.candidates import Built
-    from edgebuild.building.world import World
+    from edgebuild.building.candidates import Evaluation
+    from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
     from edgebuild.judging.budget import Budget
     from edgebuild.models.described import Described
@@ -32,29 +32,29 @@ JUDGED: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 MEANS = "what is measured on them says little about new data"
 
 
-def described(world: World, split: Split) -> Described:
+def described(context: BuildContext, split: Split) -> Described:
     """Return what is in a split of the user's data, which is read for it."""
     from edgebuild.models.described import DescribeData, read_described
 
-    data, name = materialise(world, split), f"describe the {split} data"
-    if name not in world.data:
-        world.data[name] = world.run(DescribeData(), {"data": data}, label=name)
-    return read_described(world.data[name].path)
+    data, name = materialise(context, split), f"describe the {split} data"
+    if name not in context.data:
+        context.data[name] = context.run(DescribeData(), {"data": data}, label=name)
+    return read_described(context.data[name].path)
 
 
-def tell(world: World) -> None:
+def tell(context: BuildContext) -> None:
     """Read what the build will need of the data, and tell what is amiss with them. Nothing is scored on any.
 
     Raises ``DataError`` for data that can't be used, ``StoreError`` where the seal was tampered with.
     """
-    project, options = world.project, world.options
-    found: dict[Split, Described] = {split: described(world, split) for split in ("calibration", "validation")}
+    project, options = context.project, context.options
+    found: dict[Split, Described] = {split: described(context, split) for split in ("calibration", "validation")}
     level = level_for_opening(1)
     if not options.no_measure:
-        test = materialise(world, "test")
-        found["test"] = described(world, "test")
+        test = materialise(context, "test")
+        found["test"] = described(context, "test")
         openings = openings_of(
-            world.home / "seal.jsonl",
+            context.home / "seal.jsonl",
             project=project.name,
             test_digest=found["test"].identity,
             also=(test.entry.digest,),
@@ -64,14 +64,14 @@ def tell(world: World) -> None:
     if project.data.train is not None:
         trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
         try:
-            found["train"] = described(world, "train") if trains else _peek(project, "train")
+            found["train"] = described(context, "train") if trains else _peek(project, "train")
         except (ConfigError, DataError) as error:
             if trains:
                 raise
             # Nothing of this build needs them: only whether they share samples with others stays unknown.
-            world.say(f"the train data can't be read: {error.message}")
-    for note in warnings(project, world.budget, found, test_level=level):
-        world.say(note)
+            context.say(f"the train data can't be read: {error.message}")
+    for note in warnings(project, context.budget, found, test_level=level):
+        context.say(note)
 
 
 def peek(project: Project) -> tuple[dict[Split, Described], tuple[str, ...]]:
@@ -146,17 +146,17 @@ def _shared(found: Mapping[Split, Described]) -> Iterator[str]:
             )
 
 
-def tell_perfect(world: World, built: Iterable[Built]) -> None:
+def tell_perfect(context: BuildContext, built: Iterable[Evaluation]) -> None:
     """Tell where the original makes no mistake on validation: the usual sign of a model that was trained on it."""
     from edgebuild.judging.metrics import builtin
 
-    table = world.project.metric
-    if table is None or table.name is None or world.budget.agreement is not None:
+    table = context.project.metric
+    if table is None or table.name is None or context.budget.agreement is not None:
         return
     scale = builtin(table.name).scale
     drop = next((b.verdict.drop for b in built if b.verdict and b.verdict.drop), None)
     if scale is not None and drop is not None and drop.reference == scale[1]:
-        world.say(
+        context.say(
             f"the original makes no mistake on validation ({table.name} {drop.reference:.4f}, n = {drop.samples:,}): "
             f"if it was trained on them, {MEANS}"
         )

@@ -19,9 +19,9 @@ from edgebuild.models.subset import SampleData
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Built
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import World
+    from edgebuild.building.candidates import Evaluation
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
@@ -100,8 +100,8 @@ def unit_costs(costs: UnitCosts) -> UnitCosts:
 def sampled(
     data: StepResult,
     split: Literal["validation", "test"],
-    prepared: Prepared,
-    world: World,
+    prepared: ModelInputs,
+    context: BuildContext,
     full_reference: StepResult | None = None,
 ) -> Sampled:
     """Return the part of a split that is run on the emulated device: whole samples, classes and groups in proportion.
@@ -115,15 +115,15 @@ def sampled(
     wanted = sample_frames(macs)
     if wanted >= frames and full_reference is not None:
         return Sampled(data=data, reference=full_reference, frames=frames, of=frames)
-    part = world.run(SampleData(frames=wanted, samples=LEAST_SAMPLES), {"data": data}, label=f"sample of {split}")
-    given = None if world.project.model.factory else prepared.imported
-    reference = run_reference(world, given, prepared.given, part, split)
+    part = context.run(SampleData(frames=wanted, samples=LEAST_SAMPLES), {"data": data}, label=f"sample of {split}")
+    given = None if context.project.model.factory else prepared.imported
+    reference = run_reference(context, given, prepared.given, part, split)
     return Sampled(data=part, reference=reference, frames=frames_of(part), of=frames)
 
 
-def validation_sample(prepared: Prepared, world: World) -> Sampled:
+def validation_sample(prepared: ModelInputs, context: BuildContext) -> Sampled:
     """Return the part of validation that candidates are judged on."""
-    return sampled(prepared.validation, "validation", prepared, world, prepared.reference)
+    return sampled(prepared.validation, "validation", prepared, context, prepared.reference)
 
 
 def frames_of(data: StepResult) -> int:
@@ -144,32 +144,32 @@ def without_speed(verdict: Verdict, objective: str) -> Verdict:
     return with_reason(verdict, f"the best {objective} is unknown: {NO_SPEED}", Outcome.INCONCLUSIVE)
 
 
-def finalists_of(built: Sequence[Built]) -> list[Built]:
+def finalists_of(built: Sequence[Evaluation]) -> list[Evaluation]:
     """Return which candidates are scored on the test set: the baseline, then accepted ones, as the plan orders them."""
     eligible = [b for b in built if b.eligible and b.artifact is not None]
 
-    def rank(b: Built) -> tuple[bool, bool]:
+    def rank(b: Evaluation) -> tuple[bool, bool]:
         return not b.planned.baseline, b.verdict is None or b.verdict.outcome is not Outcome.ACCEPTED
 
     return sorted(eligible, key=rank)[: MAX_FINALISTS + 1]
 
 
-def profile(built: Sequence[Built], prepared: Prepared, world: World) -> Emulated:
+def profile(built: Sequence[Evaluation], prepared: ModelInputs, context: BuildContext) -> Emulated:
     """Return memory, instructions and parity of every candidate that was compiled."""
-    validation = validation_sample(prepared, world)
+    validation = validation_sample(prepared, context)
     memories, emulations = {}, {}
     for one in built:
         if one.artifact is None or one.compiled is None or one.outputs is None:
             continue
-        world.check()
-        work = partial(_profiled, one, one.artifact, one.compiled, one.outputs, validation, world)
-        found = world.guard.attempt(f"profiling {one.planned.id}", work)
+        context.check()
+        work = partial(_profiled, one, one.artifact, one.compiled, one.outputs, validation, context)
+        found = context.guard.attempt(f"profiling {one.planned.id}", work)
         if isinstance(found, Failure):
             emulations[one.planned.id] = Emulation(not_counted=found.with_report)
         else:
             memories[one.planned.id], emulations[one.planned.id] = found
     return Emulated(
-        device=world.probe.get("cpu", "unknown"),
+        device=context.probe.get("cpu", "unknown"),
         samples=f"{validation.text} validation frames",
         memories=memories,
         emulations=emulations,
@@ -177,15 +177,15 @@ def profile(built: Sequence[Built], prepared: Prepared, world: World) -> Emulate
 
 
 def _profiled(
-    one: Built,
+    one: Evaluation,
     artifact: Artifact,
     compiled: StepResult,
     outputs: StepResult,
     validation: Sampled,
-    world: World,
+    context: BuildContext,
 ) -> tuple[Memory, Emulation]:
     inputs = {"artifact": compiled, "data": validation.data}
-    found = world.run(profiling(world, artifact.settings), inputs, label=f"profile {one.planned.id} (emulated)")
+    found = context.run(profiling(context, artifact.settings), inputs, label=f"profile {one.planned.id} (emulated)")
     counts = json.loads((found.path / "counts.json").read_bytes())
     plain = one.planned.precision.kind == "fp32"
     emulation = Emulation(
@@ -196,11 +196,11 @@ def _profiled(
     return Memory.model_validate_json((found.path / "memory.json").read_bytes()), emulation
 
 
-def profiling(world: World, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:
-    """Return the step that reads memory and counts instructions on the world's device."""
+def profiling(context: BuildContext, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:
+    """Return the step that reads memory and counts instructions on the context's device."""
     return ProfileEmulated(
-        client=world.client,
-        files={name: backend.device_file for name, backend in world.backends.items()},
+        client=context.client,
+        files={name: backend.device_file for name, backend in context.backends.items()},
         plugin_digest=plugin_digest(),
         settings=settings,
     )

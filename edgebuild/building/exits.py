@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.building.judge import JudgeOutputs, labels_of, metric_values
 from edgebuild.core.artifact import Contract, Exit, Stage
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.core.values import Value
 from edgebuild.core.verdict import Outcome
 from edgebuild.execution.disk import copy_file
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.backends.protocol import Backend, CompileRequest
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project_tables import MetricTable
     from edgebuild.core.artifact import Precision
     from edgebuild.core.values import Json
@@ -66,7 +66,7 @@ class CutExits:
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "scipy")
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -235,7 +235,7 @@ class LinkChain:
     precision: Precision
     kind: ClassVar[str] = "link-chain"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -269,26 +269,26 @@ def read_chain(folder: Path) -> ChainFile:
 
 
 def cut_exits(
-    world: World,
+    context: BuildContext,
     heads: tuple[AddHead, ...],
     frozen: StepResult,
     contract: Contract,
-    prepared: Prepared,
+    prepared: ModelInputs,
     *,
     label: str,
 ) -> StepResult:
     """Cut the frozen model of a recipe into a chain."""
-    table = world.project.metric
-    function = world.load(table.callable) if table and table.callable else None
+    table = context.project.metric
+    function = context.load(table.callable) if table and table.callable else None
     step = CutExits(
         contract=contract,
         heads=heads,
         metric=table,
-        budget=world.budget,
+        budget=context.budget,
         function=function,
-        code_digest=world.code_digest if function else "",
+        code_digest=context.code_digest if function else "",
     )
-    metric = step.judging().build_metric() if function is not None and world.budget.agreement is None else None
+    metric = step.judging().build_metric() if function is not None and context.budget.agreement is None else None
     if metric is not None:
         values = metric_values(metric, (prepared.reference.path,), prepared.validation.path)
         step = replace(step, values=values)
@@ -297,20 +297,22 @@ def cut_exits(
         "data": prepared.validation,
         "reference": prepared.reference,
     }
-    if world.project.custom_ops_path is not None:
-        inputs["library"] = world.project.custom_ops_path
-    return world.run(step, inputs, label=label)
+    if context.project.custom_ops_path is not None:
+        inputs["library"] = context.project.custom_ops_path
+    return context.run(step, inputs, label=label)
 
 
-def compile_chain(world: World, backend: Backend, chain: StepResult, request: CompileRequest, who: str) -> StepResult:
+def compile_chain(
+    context: BuildContext, backend: Backend, chain: StepResult, request: CompileRequest, who: str
+) -> StepResult:
     """Compile every stage as ``request`` says, each with its own contract, and link them up."""
     compiled: dict[str, StepResult | Path] = {"chain": chain}
     for stage in read_chain(chain.path).stages:
         folder = chain.path / stage.folder
         contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
         step = backend.compile_step(replace(request, contract=contract))
-        compiled[stage.folder] = world.run(step, {"model": folder}, label=f"compile {who}, {stage.folder}")
-    return world.run(LinkChain(backend=backend.name, precision=request.precision), compiled, label=f"link {who}")
+        compiled[stage.folder] = context.run(step, {"model": folder}, label=f"compile {who}, {stage.folder}")
+    return context.run(LinkChain(backend=backend.name, precision=request.precision), compiled, label=f"link {who}")
 
 
 def exit_notes(outputs: Path) -> tuple[str, ...]:

@@ -22,13 +22,13 @@ from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
 from edgebuild.planning.plan import candidate_id
-from edgebuild.planning.recipes import RecipeGround, check_named
+from edgebuild.planning.recipes import ModelTraits, check_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from edgebuild.backends.protocol import Backend
-    from edgebuild.building.world import Options
+    from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.resolve import ResolvedTarget
     from edgebuild.judging.budget import Budget
@@ -176,8 +176,8 @@ def check_recipes(project: Project, options: Options) -> None:
         check_named(recipes, _ground(project), _missing_modules(recipes))
 
 
-def _ground(project: Project) -> RecipeGround:
-    return RecipeGround(
+def _ground(project: Project) -> ModelTraits:
+    return ModelTraits(
         torch=project.model.factory is not None,
         stateful=project.stateful,
         train=project.data.train is not None or project.training.loader is not None,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.core.verdict import Closeness, Verdict
 from edgebuild.errors import DataError
 
@@ -40,7 +40,7 @@ class JudgeOutputs:
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
 
     def key_fields(self) -> Mapping[str, Json]:

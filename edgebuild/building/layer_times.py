@@ -9,18 +9,18 @@ from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
 from edgebuild.execution.faults import Failure
 from edgebuild.measuring.layer_times import TimeLayer
-from edgebuild.techniques.layer_pairs import SIDES, ExportLayerPairs
-from edgebuild.techniques.layer_times import PAIRS, read_pairs, time_input
+from edgebuild.techniques.timing.layer_pairs import SIDES, ExportLayerPairs
+from edgebuild.techniques.timing.layer_times import PAIRS, read_pairs, time_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.building.world import Options, World
+    from edgebuild.building.context import BuildContext, Options
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
-    from edgebuild.techniques.torch_step import TorchStep
+    from edgebuild.techniques.technique import Technique
 
 Inputs = dict[str, "StepResult | Path"]
 
@@ -42,15 +42,19 @@ def untimed(project: Project, options: Options) -> str:
     return f"the build's objective is {objective}, not time" if objective in {"size", "memory"} else ""
 
 
-def why_untimed(world: World, planned: PlannedCandidate | None) -> str:
+def why_untimed(context: BuildContext, planned: PlannedCandidate | None) -> str:
     """Return why no layer is timed in this build; empty where they are."""
-    if world.emulated:
+    if context.emulated:
         return "an emulated device gives no times"
-    return untimed(world.project, world.options) or ("" if planned else "the profile builds nothing but int8")
+    return untimed(context.project, context.options) or ("" if planned else "the profile builds nothing but int8")
 
 
 def time_layers(
-    step: TorchStep, inputs: Mapping[str, StepResult | Path], planned: PlannedCandidate | None, batch: int, world: World
+    step: Technique,
+    inputs: Mapping[str, StepResult | Path],
+    planned: PlannedCandidate | None,
+    batch: int,
+    context: BuildContext,
 ) -> tuple[Inputs, tuple[str, ...]]:
     """Return what a technique's step is told of its layers' times, as further inputs, and what to note.
 
@@ -59,23 +63,23 @@ def time_layers(
     """
     if not step.times_layers:
         return {}, ()
-    why = why_untimed(world, planned)
+    why = why_untimed(context, planned)
     if why or planned is None:
         return {}, (f"{step.kind}: no layer was timed on the target: {why}",)
     who = f"recipe {planned.recipe} for {planned.profile}"
     wanted = {name: inputs[name] for name in ("model", "calibration")}
-    exported = world.run(
+    exported = context.run(
         ExportLayerPairs.of(step, batch), wanted, label=f"{who}: layers that {step.kind} would replace"
     )
     pairs = read_pairs(exported.path)
     told: Inputs = {PAIRS: exported}
     notes = []
-    with world.progress.task("Timing layers", total=pairs.count) as task:
+    with context.progress.task("Timing layers", total=pairs.count) as task:
         for number in range(pairs.count):
-            world.check()
+            context.check()
             layers = ", ".join(pairs.of(number))
-            work = partial(_timed, exported.path / str(number), f"layer {layers}", planned, who, world)
-            timed = world.guard.attempt(f"{who}: timing {layers}", work)
+            work = partial(_timed, exported.path / str(number), f"layer {layers}", planned, who, context)
+            timed = context.guard.attempt(f"{who}: timing {layers}", work)
             if isinstance(timed, Failure):
                 notes.append(f"{step.kind}: {layers} could not be timed: {timed.with_report}")
             else:
@@ -84,19 +88,19 @@ def time_layers(
     return told, tuple(notes)
 
 
-def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, world: World) -> StepResult:
+def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, context: BuildContext) -> StepResult:
     """Compile both sides of a pair as the candidate is compiled, and time them with its first setting."""
     contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
     compiled: Inputs = {}
     for side in SIDES:
-        backend = world.backends[planned.backend]
-        step = backend.compile_step(compile_request(world, planned, contract))
-        compiled[side] = world.run(step, {"model": folder / side}, label=f"{who}: compile {layer}, {side}")
+        backend = context.backends[planned.backend]
+        step = backend.compile_step(compile_request(context, planned, contract))
+        compiled[side] = context.run(step, {"model": folder / side}, label=f"{who}: compile {layer}, {side}")
     timing = TimeLayer(
-        client=world.client,
-        protocol=world.options.layers,
+        client=context.client,
+        protocol=context.options.layers,
         who=layer,
         settings=planned.settings[0] if planned.settings else (),
-        pin_clocks=world.pin_clocks,
+        pin_clocks=context.pin_clocks,
     )
-    return world.run(timing, {**compiled, "data": folder / "data"}, label=f"{who}: time {layer}")
+    return context.run(timing, {**compiled, "data": folder / "data"}, label=f"{who}: time {layer}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebuild.building.crosscheck_steps import TakeFrames
+from edgebuild.crosscheck.conclusion import spread
+from edgebuild.crosscheck.steps import TakeFrames
 from edgebuild.errors import EnvironmentGap, ModelError, StoreError
-from edgebuild.judging.crosscheck import spread
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models.outputs import read_outputs
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Artifact
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import PlannedCandidate
@@ -29,14 +29,14 @@ FRAMES = STEPS = 4
 
 
 def open_here(
-    world: World, planned: PlannedCandidate, artifact: Artifact, compiled: StepResult, prepared: Prepared
+    context: BuildContext, planned: PlannedCandidate, artifact: Artifact, compiled: StepResult, prepared: ModelInputs
 ) -> tuple[str, ...]:
     """Load an artifact in a runner of this machine, call it on a few frames, and return what to note.
 
     Says nothing of accuracy. Where the runtime isn't here, or can't run this precision or library here, that is the
     note. Raises ``ModelError`` for an artifact that can't be loaded, or whose outputs aren't those of the model.
     """
-    reason = world.backends[planned.backend].refuse(planned.precision, world.here)
+    reason = context.backends[planned.backend].refuse(planned.precision, context.here)
     if reason is None and artifact.load and dict(artifact.load).get("libraries"):
         reason = "it loads a library of custom operators that is the target's"
     if reason is not None:
@@ -44,12 +44,12 @@ def open_here(
     lengths = np.load(prepared.validation.path / "lengths.npy", allow_pickle=False).tolist()
     rows, taken = spread(lengths, frames=FRAMES, steps=STEPS)
     label = f"open {planned.id} here"
-    step = EvaluateArtifact(client=world.client, split="a few frames", settings=artifact.settings)
+    step = EvaluateArtifact(client=context.client, split="a few frames", settings=artifact.settings)
     try:
-        sample = world.run(
+        sample = context.run(
             TakeFrames(rows=rows, lengths=taken), {"data": prepared.validation}, label=f"frames to {label}"
         )
-        outputs = world.run(step, {"artifact": compiled, "data": sample}, label=label)
+        outputs = context.run(step, {"artifact": compiled, "data": sample}, label=label)
     except StoreError:
         raise
     except EnvironmentGap as error:

@@ -10,19 +10,19 @@ from edgebuild.judging.limits import MB
 
 if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
     from edgebuild.execution.executor import StepResult
 
 
-def packed(world: World, backend: Backend, compiled: StepResult, who: str) -> StepResult:
+def packed(context: BuildContext, backend: Backend, compiled: StepResult, who: str) -> StepResult:
     """Return the artifact with a weights file, if its backend can and one pays.
 
     It runs as before and takes longer to load. So that nobody loses that time who didn't ask for a small file, this
     needs the objective ``size``, or a limit on the file size that the artifact misses as it is.
     """
-    limit = world.project.limits.file_size_mb
+    limit = context.project.limits.file_size_mb
     artifact = read_artifact(compiled.path)
     too_large = limit is not None and artifact.size_bytes > limit * MB
-    if not isinstance(backend, Packing) or not (world.project.build.objective == "size" or too_large):
+    if not isinstance(backend, Packing) or not (context.project.build.objective == "size" or too_large):
         return compiled
-    return world.run(backend.pack_step(), {"artifact": compiled}, label=f"pack {who}")
+    return context.run(backend.pack_step(), {"artifact": compiled}, label=f"pack {who}")

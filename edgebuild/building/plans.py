@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.compress import planned_recipes
+from edgebuild.building.context import budget_of, targets_of
 from edgebuild.building.data import materialise
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
-from edgebuild.building.places import check_facts, enrolled, not_this_machine
 from edgebuild.building.prepare import check_output
-from edgebuild.building.world import budget_of, targets_of
+from edgebuild.building.targets import check_facts, enrolled, not_this_machine
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.probe import read_probe
 from edgebuild.judging.intervals import level_for_opening
@@ -22,8 +22,8 @@ from edgebuild.planning.plan import make_plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.world import Options, World
+    from edgebuild.building.context import BuildContext, Options
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan
@@ -35,8 +35,8 @@ FROM_FACTS = (
 )
 
 
-def plan_target(world: World, prepared: Prepared) -> Plan:
-    """Plan the target of a world; the model is known exactly by now."""
+def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
+    """Plan the target of a context; the model is known exactly by now."""
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
     facts = read_facts(load_onnx(prepared.frozen.path / "model.onnx"))
@@ -47,19 +47,19 @@ def plan_target(world: World, prepared: Prepared) -> Plan:
         notes=facts.notes,
     )
     frames = {"validation": _frames(prepared.validation)}
-    recipes = planned_recipes(world.project, world.options, 0)
-    if world.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
-        frames["train"] = _frames(materialise(world, "train"))
+    recipes = planned_recipes(context.project, context.options, 0)
+    if context.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
+        frames["train"] = _frames(materialise(context, "train"))
     inputs = plan_inputs(
-        world.project,
-        world.target,
+        context.project,
+        context.target,
         model=model,
-        probe=world.probe,
-        backends=world.backends,
-        budget=world.budget,
-        options=world.options,
+        probe=context.probe,
+        backends=context.backends,
+        budget=context.budget,
+        options=context.options,
         frames=frames,
-        here=world.measured and isinstance(world.client.device, LocalDevice),
+        here=context.measured and isinstance(context.client.device, LocalDevice),
     )
     return make_plan(inputs)
 

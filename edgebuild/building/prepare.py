@@ -14,7 +14,7 @@ from edgebuild.models.steps import ExportTorch, FreezeModel, ImportOnnx, Referen
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.project_tables import MetricTable
     from edgebuild.execution.executor import StepResult
@@ -24,7 +24,7 @@ TORCH_REFERENCE_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class ModelInputs:
     """The common ground of all candidates.
 
     ``contract`` has the shipped shapes; ``given`` is how the model as given is called, with its constant inputs.
@@ -39,12 +39,12 @@ class Prepared:
     imported: StepResult
 
 
-def import_model(world: World) -> StepResult | None:
+def import_model(context: BuildContext) -> StepResult | None:
     """Import the project's ONNX file, if it has one, and hold it against edgebuild.toml: before data are read."""
-    given = _import_onnx(world) if world.project.model.factory is None else None
-    names = tuple(spec.name for spec in _given_contract(world, given).outputs)
-    if world.budget.agreement is None:
-        check_output(world.project.metric, names)
+    given = _import_onnx(context) if context.project.model.factory is None else None
+    names = tuple(spec.name for spec in _given_contract(context, given).outputs)
+    if context.budget.agreement is None:
+        check_output(context.project.metric, names)
     return given
 
 
@@ -61,16 +61,16 @@ def check_output(metric: MetricTable | None, names: tuple[str, ...]) -> None:
     raise ConfigError("edgebuild.toml", (problem,), hint=f"Name it: output = {first}. A `callable` gets all of them.")
 
 
-def prepare(world: World, given: StepResult | None) -> Prepared:
+def prepare(context: BuildContext, given: StepResult | None) -> ModelInputs:
     """Run the reference on validation, export a torch model (``given`` is what was imported) and freeze; all cached."""
-    calibration = materialise(world, "calibration")
-    validation = materialise(world, "validation")
-    contract = _given_contract(world, given)
+    calibration = materialise(context, "calibration")
+    validation = materialise(context, "validation")
+    contract = _given_contract(context, given)
     # Before an export, whose own words for a model that doesn't run name no layer.
-    reference = run_reference(world, given, contract, validation, "validation")
-    imported = given or _export_torch(world, validation)
-    frozen, shipped = freeze_model(world, contract, imported, reference, validation, label="freeze the model")
-    return Prepared(
+    reference = run_reference(context, given, contract, validation, "validation")
+    imported = given or _export_torch(context, validation)
+    frozen, shipped = freeze_model(context, contract, imported, reference, validation, label="freeze the model")
+    return ModelInputs(
         contract=shipped,
         given=contract,
         frozen=frozen,
@@ -82,14 +82,20 @@ def prepare(world: World, given: StepResult | None) -> Prepared:
 
 
 def freeze_model(
-    world: World, contract: Contract, model: StepResult, reference: StepResult, samples: StepResult, *, label: str
+    context: BuildContext,
+    contract: Contract,
+    model: StepResult,
+    reference: StepResult,
+    samples: StepResult,
+    *,
+    label: str,
 ) -> tuple[StepResult, Contract]:
     """Freeze an ONNX model to its shipped shape and hold it against ``reference``; return it and how it is called."""
-    project = world.project
+    project = context.project
     shapes = tuple((spec.name, project.shipped_shape(spec.shape)) for spec in project.input_specs)
-    frozen = world.run(
+    frozen = context.run(
         FreezeModel(contract=contract, shapes=shapes),
-        {"model": model, "samples": samples, "reference": reference, **_library(world)},
+        {"model": model, "samples": samples, "reference": reference, **_library(context)},
         label=label,
     )
     return frozen, Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
@@ -100,11 +106,11 @@ def _batch_is_free(project: Project) -> bool:
 
 
 def run_reference(
-    world: World, imported: StepResult | None, contract: Contract, data: StepResult, split: str
+    context: BuildContext, imported: StepResult | None, contract: Contract, data: StepResult, split: str
 ) -> StepResult:
     """Run the model as given over a split: ``imported``, or what the project's factory makes."""
-    project = world.project
-    inputs: dict[str, Any] = {"data": data, **_library(world)}
+    project = context.project
+    inputs: dict[str, Any] = {"data": data, **_library(context)}
     if project.model.factory is None:
         step = ReferenceOutputs(contract=contract, batch=contract.batch, split=split)
         inputs["model"] = imported
@@ -115,25 +121,25 @@ def run_reference(
             split=split,
             order=tuple(spec.name for spec in project.inputs),
             factory=project.model.factory,
-            call=world.load(project.model.factory),
-            code_digest=world.code_digest,
-            model_digest=model_digest(world),
+            call=context.load(project.model.factory),
+            code_digest=context.code_digest,
+            model_digest=model_digest(context),
         )
-        inputs.update(weights_of(world))
-    return world.run(step, inputs, label=f"reference on {split}")
+        inputs.update(weights_of(context))
+    return context.run(step, inputs, label=f"reference on {split}")
 
 
-def _import_onnx(world: World) -> StepResult:
+def _import_onnx(context: BuildContext) -> StepResult:
     from edgebuild.models.onnx_files import custom_domains, import_inputs, load_onnx, read_facts
 
-    path = world.project.onnx_path
+    path = context.project.onnx_path
     if path is None:
         raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
-    imported = world.run(ImportOnnx(), import_inputs(path), label="import the ONNX model")
+    imported = context.run(ImportOnnx(), import_inputs(path), label="import the ONNX model")
     facts = read_facts(load_onnx(imported.path / "model.onnx"))
-    world.check_inputs(facts.inputs, facts.outputs, facts.unranked)
+    context.check_inputs(facts.inputs, facts.outputs, facts.unranked)
     domains = custom_domains(facts)
-    if domains and world.project.custom_ops_path is None:
+    if domains and context.project.custom_ops_path is None:
         raise ModelError(
             f"{path} uses operators of {', '.join(domains)}, which no runtime brings.",
             hint="Name the shared library that has them as [model].custom_ops, or export the model without them.",
@@ -141,19 +147,19 @@ def _import_onnx(world: World) -> StepResult:
     return imported
 
 
-def _export_torch(world: World, samples: StepResult) -> StepResult:
-    project = world.project
+def _export_torch(context: BuildContext, samples: StepResult) -> StepResult:
+    project = context.project
     if project.model.factory is None:
         raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
     step = ExportTorch(
         factory=project.model.factory,
-        call=world.load(project.model.factory),
+        call=context.load(project.model.factory),
         specs=model_specs(project),
-        contract=_torch_contract(world),
-        code_digest=world.code_digest,
-        model_digest=model_digest(world),
+        contract=_torch_contract(context),
+        code_digest=context.code_digest,
+        model_digest=model_digest(context),
     )
-    return world.run(step, {"samples": samples, **weights_of(world)}, label="export the torch model")
+    return context.run(step, {"samples": samples, **weights_of(context)}, label="export the torch model")
 
 
 def model_specs(project: Project) -> tuple[TensorSpec, ...]:
@@ -161,21 +167,21 @@ def model_specs(project: Project) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs)
 
 
-def _torch_contract(world: World) -> Contract:
+def _torch_contract(context: BuildContext) -> Contract:
     """The contract of a factory's model, before anything ran: outputs carry the names that the user gave."""
-    project = world.project
+    project = context.project
     names = project.model.outputs
     outputs = tuple(TensorSpec(name=name, shape=(BATCH_AXIS,), dtype="float32") for name in names)
-    return _with_project(world, project.sample_specs, outputs)
+    return _with_project(context, project.sample_specs, outputs)
 
 
-def _given_contract(world: World, imported: StepResult | None) -> Contract:
+def _given_contract(context: BuildContext, imported: StepResult | None) -> Contract:
     """The contract of the model as given: outputs as the ONNX file names them, inputs in their shipped shape."""
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
-    project = world.project
+    project = context.project
     if imported is None:
-        contract = _torch_contract(world)
+        contract = _torch_contract(context)
         outputs = contract.outputs
     else:
         facts = read_facts(load_onnx(imported.path / "model.onnx"))
@@ -184,11 +190,11 @@ def _given_contract(world: World, imported: StepResult | None) -> Contract:
     inputs = tuple(
         spec.model_copy(update={"shape": project.shipped_shape(spec.shape)}) for spec in project.sample_specs
     )
-    return _with_project(world, inputs, outputs)
+    return _with_project(context, inputs, outputs)
 
 
-def _with_project(world: World, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Contract:
-    project = world.project
+def _with_project(context: BuildContext, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Contract:
+    project = context.project
     states = tuple(
         spec.model_copy(update={"shape": project.shipped_shape(spec.shape)})
         for spec in project.input_specs
@@ -205,12 +211,12 @@ def _with_project(world: World, inputs: tuple[TensorSpec, ...], outputs: tuple[T
     )
 
 
-def weights_of(world: World) -> dict[str, Path]:
+def weights_of(context: BuildContext) -> dict[str, Path]:
     """The file with the factory's weights, where there is one."""
-    path = world.project.weights_path
+    path = context.project.weights_path
     return {} if path is None else {"weights": path}
 
 
-def _library(world: World) -> dict[str, Path]:
-    path = world.project.custom_ops_path
+def _library(context: BuildContext) -> dict[str, Path]:
+    path = context.project.custom_ops_path
     return {} if path is None else {"library": path}

@@ -18,6 +18,6 @@ def load_project(path: Path) -> Project:
     Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing
     files, and recipes with techniques or parameters that don't exist.
     """
-    from edgebuild.techniques.compression_table import parameter_models
+    from edgebuild.techniques.registry import parameter_models
 
     return catalogue.load_project(path, techniques=parameter_models)

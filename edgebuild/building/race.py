@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building import emulated
 from edgebuild.building.certify import certify
-from edgebuild.building.raced import (
-    Certified,
-    Race,
+from edgebuild.building.results import (
+    CertifiedCandidate,
+    MeasurementResults,
     cost_of,
     disturbed,
     flight_summary_of,
@@ -27,11 +27,11 @@ from edgebuild.measuring.protocols import MAX_FINALISTS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Built
-    from edgebuild.building.prepare import Prepared
-    from edgebuild.building.raced import Screened
-    from edgebuild.building.world import World
-    from edgebuild.measuring.session import Arm, Bench, SessionResult
+    from edgebuild.building.candidates import Evaluation
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
+    from edgebuild.building.results import Screened
+    from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
 CLOSE = 1.10
@@ -39,29 +39,29 @@ CLOSE = 1.10
 COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its latency was measured on the target"
 
 
-def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
+def run_race(built: Sequence[Evaluation], prepared: ModelInputs, context: BuildContext) -> MeasurementResults:
     """Screen, choose finalists, certify. Holds the device throughout.
 
     A runner that crashes or hangs, and a bug that one arm meets, is its candidate's result. Raises ``DeviceError`` when
     the device fails, or the baseline on it; whatever was measured until then is on disk and is gone on with.
     """
-    nothing = Race(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
-    if not world.measured:
+    nothing = MeasurementResults(screened={}, dropped={}, finalists=(), anchor_ms=(), sessions=(), resolution=None)
+    if not context.measured:
         return replace(nothing, unmeasured=COMPILED_ONLY)
-    if world.emulated:
-        return replace(nothing, finalists=_unraced(built), emulated=emulated.profile(built, prepared, world))
+    if context.emulated:
+        return replace(nothing, finalists=_unraced(built), emulated=emulated.profile(built, prepared, context))
     baseline = next((b for b in built if b.planned.baseline and b.artifact is not None), None)
     if baseline is None:
         baseline = next((b for b in sorted(built, key=lambda b: bool(b.planned.recipe)) if b.eligible), None)
     if baseline is None:
         return nothing
-    what = f"edgebuild {world.project.name}"
+    what = f"edgebuild {context.project.name}"
     with (
-        hold_device(world.client, what, progress=world.progress, check=world.check),
-        clocks_as_asked(world.client, world.probe, pin=world.pin_clocks, check=world.check) as probe,
+        hold_device(context.client, what, progress=context.progress, check=context.check),
+        clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,
     ):
-        world = replace(world, probe=probe)
-        bench = make_bench(world)
+        context = replace(context, probe=probe)
+        bench = make_bench(context)
         # Where nothing may be chosen, the baseline alone is measured, as it was with another budget.
         all_pace = not any(b.eligible for b in built)
         arms = {
@@ -71,8 +71,8 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
             if b.eligible or b is baseline
         }
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
-        protocol = world.options.screen
-        if world.project.build.objective == "throughput":
+        protocol = context.options.screen
+        if context.project.build.objective == "throughput":
             protocol = protocol.in_flight()
         screen = session.measure(bench, protocol, [arm for arm, _ in raced.values()], title="Screening")
         crashed = dict(screen.failed)
@@ -81,18 +81,18 @@ def run_race(built: Sequence[Built], prepared: Prepared, world: World) -> Race:
         batch = prepared.contract.batch
         summarised = flight_summary_of if protocol.mode == "flight" else summary_of
         summaries: dict[str, Screened] = {arm_id: summarised(screen, arm_id, batch) for arm_id in raced}
-        best = _best_arms(raced, summaries, world.project.build.objective, bench, screen, crashed)
+        best = _best_arms(raced, summaries, context.project.build.objective, bench, screen, crashed)
         names = _finalists(best, arms)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
         order = [reference, *(name for name in names if name != reference)]
-        race = certify(bench, world, order, arms, batch, screen, summaries, crashed)
+        race = certify(bench, context, order, arms, batch, screen, summaries, crashed)
         return replace(race, dropped={**race.dropped, **out})
 
 
-def _unraced(built: Sequence[Built]) -> tuple[Certified, ...]:
+def _unraced(built: Sequence[Evaluation]) -> tuple[CertifiedCandidate, ...]:
     """The finalists of an emulated build: judged like others, measured in nothing that is a board's."""
     return tuple(
-        Certified(
+        CertifiedCandidate(
             arm=b.planned.id,
             built=b,
             artifact=b.artifact,
@@ -109,23 +109,23 @@ def _unraced(built: Sequence[Built]) -> tuple[Certified, ...]:
     )
 
 
-def make_bench(world: World) -> Bench:
+def make_bench(context: BuildContext) -> MeasurementContext:
     """Return the bench of this build's device."""
-    return session.Bench(
-        client=world.client,
-        root=world.home / "measurements",
-        progress=world.progress,
-        check=world.check,
-        configuration=world.configuration,
-        seed=world.project.build.seed,
-        remeasure=world.options.remeasure,
-        deadline_s=float("inf") if world.options.time_s is None else world.started + world.options.time_s,
-        anchor=anchor_arm(world.backends, world.client, world.executor),
-        guard=world.guard,
+    return session.MeasurementContext(
+        client=context.client,
+        root=context.home / "measurements",
+        progress=context.progress,
+        check=context.check,
+        configuration=context.configuration,
+        seed=context.project.build.seed,
+        remeasure=context.options.remeasure,
+        deadline_s=float("inf") if context.options.time_s is None else context.started + context.options.time_s,
+        anchor=anchor_arm(context.backends, context.client, context.executor),
+        guard=context.guard,
     )
 
 
-def _arms(built: Built, baseline: Built, prepared: Prepared, *, sets_pace: bool) -> list[Arm]:
+def _arms(built: Evaluation, baseline: Evaluation, prepared: ModelInputs, *, sets_pace: bool) -> list[Arm]:
     """One arm per runtime setting; the first of the baseline is the reference artifact and always kept."""
     if built.artifact is None:
         return []
@@ -147,10 +147,10 @@ def _arms(built: Built, baseline: Built, prepared: Prepared, *, sets_pace: bool)
 
 
 def _best_arms(
-    raced: Mapping[str, tuple[Arm, Built]],
+    raced: Mapping[str, tuple[Arm, Evaluation]],
     summaries: Mapping[str, Screened],
     objective: str,
-    bench: Bench,
+    bench: MeasurementContext,
     screen: SessionResult,
     crashed: dict[str, Failure],
 ) -> dict[str, float]:
@@ -177,7 +177,7 @@ def _best_arms(
 
 def _finalists(
     best: Mapping[str, float],
-    arms: Mapping[str, tuple[Arm, Built]],
+    arms: Mapping[str, tuple[Arm, Evaluation]],
 ) -> list[str]:
     """The best arm of every profile, then whatever screening can't tell from the best of all.
 

@@ -26,15 +26,15 @@ from edgebuild.execution.disk import copy_file
 from edgebuild.execution.faults import Failure
 from edgebuild.execution.versions import installed_versions
 from edgebuild.measuring import journal
-from edgebuild.measuring.evidence import write_atomic, writing
+from edgebuild.measuring.session_folder import write_atomic, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.building.raced import Certified, Race
-    from edgebuild.building.seal import Opening
-    from edgebuild.building.world import World
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.results import CertifiedCandidate, MeasurementResults
+    from edgebuild.building.seal import TestSetAccess
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import CandidateRecord
     from edgebuild.planning.plan import Plan
@@ -48,13 +48,13 @@ DRAWN_SAMPLES = 2_000
 
 
 def write_record(
-    world: World,
+    context: BuildContext,
     plan: Plan,
-    race: Race,
-    opening: Opening | None,
+    race: MeasurementResults,
+    opening: TestSetAccess | None,
     candidates: tuple[CandidateRecord, ...],
     *,
-    names: Mapping[str, Certified],
+    names: Mapping[str, CertifiedCandidate],
     baseline: str,
     chosen: str | None,
     kept: str | None,
@@ -65,10 +65,10 @@ def write_record(
 ) -> BuildRecord:
     """Write the record and return it. ``kept`` names the candidate whose artifact is kept, chosen or merely best."""
     started = datetime.now(UTC) - timedelta(seconds=seconds)
-    builds = world.home / "builds"
+    builds = context.home / "builds"
 
     def name_of(number: int) -> str:
-        identity = {"target": plan.target, "at": started.isoformat(), "code": world.code_digest, "number": number}
+        identity = {"target": plan.target, "at": started.isoformat(), "code": context.code_digest, "number": number}
         return f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
 
     with writing(builds):
@@ -78,19 +78,19 @@ def write_record(
         folder.mkdir()
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
-    unkept = _keep_all_samples(world, names, folder / "samples")
+    unkept = _keep_all_samples(context, names, folder / "samples")
     candidates = tuple(
         c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in candidates
     )
     record = BuildRecord(
         build_id=build_id,
-        project=world.project.name,
+        project=context.project.name,
         target=plan.target,
-        device=world.client.device.id if world.measured else "none",
+        device=context.client.device.id if context.measured else "none",
         started_at=started.isoformat(timespec="seconds"),
         seconds=seconds,
-        objective=world.project.build.objective,
-        budget_text=world.budget.text,
+        objective=context.project.build.objective,
+        budget_text=context.budget.text,
         outcome=outcome,
         chosen=chosen,
         kept=kept,
@@ -99,19 +99,19 @@ def write_record(
         seal=opening.text if opening else None,
         candidates=candidates,
         refused_in_planning=tuple((refusal.what, refusal.reason) for refusal in plan.refused),
-        steps=tuple(world.executor.records),
-        facts=tuple(Fact(name=name, value=value) for name, value in sorted(world.probe.items())),
+        steps=tuple(context.executor.records),
+        facts=tuple(Fact(name=name, value=value) for name, value in sorted(context.probe.items())),
         versions=installed_versions(),
         environment=race.finalists[0].launches[0].environment if race.finalists and race.finalists[0].launches else (),
         resolution=race.resolution,
-        command=world.options.command,
+        command=context.options.command,
         anchor_ms=race.anchor_ms,
         host_peak_bytes=_peak_bytes(),
         emulated=race.emulated.text if race.emulated else "",
-        notes=tuple(world.said),
+        notes=tuple(context.said),
     )
     write_atomic(folder / "build.json", sealed_text(record))
-    _point_latest(world.home, plan.target, build_id)
+    _point_latest(context.home, plan.target, build_id)
     return record
 
 
@@ -128,17 +128,17 @@ def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
     write_atomic(folder / MANIFEST, artifact_text(artifact))
 
 
-def _keep_all_samples(world: World, names: Mapping[str, Certified], folder: Path) -> dict[str, str]:
+def _keep_all_samples(context: BuildContext, names: Mapping[str, CertifiedCandidate], folder: Path) -> dict[str, str]:
     """Keep every finalist's latencies for drawing; return by name why some could not be kept."""
     lost = {}
     for name, finalist in names.items():
-        kept = world.guard.attempt(f"the latencies of {name}", partial(_keep_samples, finalist, folder, name))
+        kept = context.guard.attempt(f"the latencies of {name}", partial(_keep_samples, finalist, folder, name))
         if isinstance(kept, Failure):
             lost[name] = f"its latencies can't be drawn: {kept.with_report}"
     return lost
 
 
-def _keep_samples(finalist: Certified, folder: Path, name: str) -> None:
+def _keep_samples(finalist: CertifiedCandidate, folder: Path, name: str) -> None:
     """Keep thinned latencies per launch for drawing."""
     import numpy as np
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import EdgebuildError, StoreError
-from edgebuild.measuring.evidence import write_atomic
+from edgebuild.measuring.session_folder import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class TestSetAccess:
     """One opening of a test set; ``number`` counts from 1.
 
     ``others`` counts the openings of other test sets of the project, ``notes`` say what was found amiss in the record.
@@ -70,9 +70,9 @@ class _Record:
         return str(self.entries[-1]["digest"]) if self.entries else ""
 
 
-def open_seal(
+def record_test_access(
     path: Path, *, project: str, test_digest: str, artifacts: Iterable[str], also: tuple[str, ...] = ()
-) -> Opening:
+) -> TestSetAccess:
     """Record that ``artifacts`` are about to be scored on the test set, and return which opening this is.
 
     The record is on disk before anything is scored. ``also`` are other digests that the same test set goes by in older
@@ -84,7 +84,7 @@ def open_seal(
     others = sum(e["project"] == project for e in record.entries) - len(mine)
     for entry in mine:
         if set(scored) <= set(entry["artifacts"]):
-            return Opening(
+            return TestSetAccess(
                 number=entry["opening"],
                 opened_at=entry["at"],
                 artifacts=tuple(entry["artifacts"]),
@@ -103,7 +103,7 @@ def open_seal(
     digest = digest_json(body)
     _append(path, record.size, f"{'' if record.ended else chr(10)}{canonical_json({**body, 'digest': digest})}\n")
     _keep_head(path, len(record.entries) + 1, digest)
-    return Opening(number=number, opened_at=now, artifacts=scored, others=others, notes=notes)
+    return TestSetAccess(number=number, opened_at=now, artifacts=scored, others=others, notes=notes)
 
 
 def openings_of(path: Path, *, project: str, test_digest: str, also: tuple[str, ...] = ()) -> int:

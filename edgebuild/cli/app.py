@@ -13,7 +13,7 @@ import typer
 from edgebuild.cli.devices import app as devices_app
 
 if TYPE_CHECKING:
-    from edgebuild.building.world import Options
+    from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
 
 app = typer.Typer(
@@ -268,7 +268,7 @@ def _load(project: Path) -> Project:
 def _options(
     target: list[str] | None, budget: str | None, recipe: list[str] | None, time: str | None, remeasure: bool = False
 ) -> Options:
-    from edgebuild.building.world import Options
+    from edgebuild.building.context import Options
 
     return Options(
         targets=tuple(target or ()),

@@ -14,7 +14,7 @@ from edgebuild.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.building.bench import BenchReport, BenchResult
+    from edgebuild.benching.bench import BenchReport, BenchResult
     from edgebuild.core.measurement import Comparison
 
 
@@ -35,7 +35,7 @@ def run_benching(
     as_json: bool,
 ) -> None:
     """Measure and print."""
-    from edgebuild.building.bench import BenchRequest
+    from edgebuild.benching.bench import BenchRequest
     from edgebuild.cli.progress import make_progress
     from edgebuild.pipeline import bench
 
@@ -88,7 +88,7 @@ def _show(report: BenchReport) -> None:
 
 
 def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:
-    from edgebuild.reporting.figures import (
+    from edgebuild.reporting.formatting import (
         bytes_text,
         load_text,
         percentile_name,

@@ -7,8 +7,8 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgebuild.building.context import BUGS, HOME
 from edgebuild.building.record import find_build, load_record, load_samples
-from edgebuild.building.world import BUGS, HOME
 from edgebuild.cli.console import say_error
 from edgebuild.cli.output import make_console
 from edgebuild.core.files import ABSENT, why_not_plain
@@ -18,7 +18,7 @@ from edgebuild.errors import BudgetMissed, Inconclusive, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.building.world import Options
+    from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.core.verdict import BuildRecord
 

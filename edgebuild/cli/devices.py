@@ -53,8 +53,8 @@ def add(
     project: ProjectOption = None,
 ) -> None:
     """Check that a board is the target, its host key pinned, or set up its emulator; write it into the inventory."""
-    from edgebuild.catalogue.inventory import load_inventory
     from edgebuild.errors import UsageError
+    from edgebuild.fleet.inventory import load_inventory
 
     if name in load_inventory():
         raise UsageError(f"There is a device {name} already.", hint=f"`edgebuild device remove {name}` removes it.")
@@ -70,11 +70,11 @@ def add(
 
 
 def _add_emulator(name: str, target: str, project: Path | None) -> None:
-    from edgebuild.building.enrol import core_of, enrol
-    from edgebuild.building.reach import emulate
-    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
     from edgebuild.catalogue.tables import validate
     from edgebuild.cli.progress import make_progress
+    from edgebuild.fleet.connect import emulate
+    from edgebuild.fleet.enrol import core_of, enrol
+    from edgebuild.fleet.inventory import DeviceEntry, inventory_path
 
     fields = {"name": name, "target": target, "kind": "emulator", "core": core_of(target, project)}
     entry = validate(DeviceEntry, fields, "edgebuild device add")
@@ -99,12 +99,12 @@ def _add_board(
     fields: dict[str, object], route: _Route, expected: Mapping[str, str | None], project: Path | None
 ) -> None:
     """``fields`` are the entry's own; ``expected`` holds the fingerprints that were given, by option."""
-    from edgebuild.building.enrol import enrol
-    from edgebuild.catalogue.inventory import DeviceEntry, inventory_path
     from edgebuild.catalogue.tables import validate
-    from edgebuild.devices.address import SshAddress
-    from edgebuild.devices.ssh import SshDevice
-    from edgebuild.devices.ssh_connection import read_host_keys
+    from edgebuild.devices.ssh.address import SshAddress
+    from edgebuild.devices.ssh.connection import read_host_keys
+    from edgebuild.devices.ssh.device import SshDevice
+    from edgebuild.fleet.enrol import enrol
+    from edgebuild.fleet.inventory import DeviceEntry, inventory_path
 
     address = SshAddress.parse(route.ssh)
     fields = {**fields, "address": str(address), "host_keys": ["unread"]}
@@ -128,7 +128,7 @@ def _add_board(
 
 def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
     """Nothing is trusted at first sight: a person compares the fingerprint, or a script brings it."""
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
     from edgebuild.errors import DeviceError, UsageError
 
     shown = fingerprint(key)
@@ -152,10 +152,10 @@ def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
 @app.command("provision")
 def provision(name: NameArgument, project: ProjectOption = None) -> None:
     """Put the runtime of the board's target on the board; it needs no internet and no pip."""
-    from edgebuild.building.places import entry_of
-    from edgebuild.building.provision import provision as put_runtime
+    from edgebuild.building.targets import entry_of
     from edgebuild.cli.progress import make_progress
     from edgebuild.errors import EnvironmentGap
+    from edgebuild.fleet.provision import provision as put_runtime
 
     done = put_runtime(entry_of(name), project, progress=make_progress())
     if done.wheels:
@@ -177,7 +177,7 @@ def list_devices() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from edgebuild.catalogue.inventory import inventory_path, load_inventory
+    from edgebuild.fleet.inventory import inventory_path, load_inventory
 
     inventory = load_inventory()
     if not inventory:
@@ -205,9 +205,9 @@ def list_devices() -> None:
 @app.command("check")
 def check(name: NameArgument, project: ProjectOption = None) -> None:
     """Look at a device: whether it answers, its facts against the target and against those when it was enrolled."""
-    from edgebuild.building.enrol import look_again
-    from edgebuild.building.places import entry_of
+    from edgebuild.building.targets import entry_of
     from edgebuild.errors import DeviceError
+    from edgebuild.fleet.enrol import look_again
 
     findings = look_again(entry_of(name), project)
     for finding in findings:
@@ -222,9 +222,9 @@ def remove(
     files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
 ) -> None:
     """Take a device out of the inventory."""
-    from edgebuild.building.places import entry_of
-    from edgebuild.building.reach import empty
-    from edgebuild.catalogue.inventory import remove_entry
+    from edgebuild.building.targets import entry_of
+    from edgebuild.fleet.connect import empty
+    from edgebuild.fleet.inventory import remove_entry
 
     left = empty(entry_of(name)) if files else ()
     remove_entry(name)

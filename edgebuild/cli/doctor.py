@@ -103,8 +103,8 @@ def _machine(probe: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
 
 def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:
     """Compare this machine with what a build ran with."""
+    from edgebuild.building.context import configuration_of
     from edgebuild.building.record import find_build, load_record
-    from edgebuild.building.world import configuration_of
     from edgebuild.cli.building import home_of
     from edgebuild.execution.versions import installed_versions
 

@@ -114,7 +114,7 @@ class _LogTask:
 
 def _line(text: str) -> str:
     """A note as a line of its own; nothing in it can steer the terminal."""
-    from edgebuild.reporting.figures import clean
+    from edgebuild.reporting.formatting import clean
 
     return f"  note: {clean(text)}"
 

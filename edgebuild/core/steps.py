@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgebuild.core.values import Json
 
 
-class Place(StrEnum):
+class RunsOn(StrEnum):
     """Where a step runs, and so what its output depends on beside its inputs."""
 
     HOST = "host"  # pure file work: the same on every machine
@@ -74,7 +74,7 @@ class Step(Protocol):
         ...
 
     @property
-    def place(self) -> Place:
+    def runs_on(self) -> RunsOn:
         """Where it runs."""
         ...
 

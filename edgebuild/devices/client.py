@@ -18,7 +18,7 @@ from edgebuild.devices import answers
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.messages import MESSAGE_CHARACTERS, NotAMessage, printable, read_message
-from edgebuild.devices.runner.protocol import ABANDONED
+from edgebuild.devices.runner.protocol import ORPHANED
 from edgebuild.errors import (
     DataError,
     DeviceError,
@@ -46,7 +46,7 @@ EXIT_S = 10.0
 #: board already allow for a part.
 EMULATED_PATIENCE = 20.0
 #: Over a link that can be cut a host knocks this often, and the runner ends when it hears nothing for ``SILENCE_S``.
-KNOCK_S = 5.0
+HEARTBEAT_S = 5.0
 SILENCE_S = 30.0
 MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
@@ -109,7 +109,7 @@ class RunnerClient:
             silence_s = None if silence_s is None else silence_s * EMULATED_PATIENCE
         channel = self.start(op, request, time_limit_s=time_limit_s)
         try:
-            knock = never_stop if isinstance(self.device, LocalDevice) else Knocking(channel)
+            knock = never_stop if isinstance(self.device, LocalDevice) else Heartbeat(channel)
             conversation = _Conversation(channel, op, self.device.id, time_limit_s, silence_s, _both(knock, check))
             return conversation.result(on_event)
         finally:
@@ -233,17 +233,17 @@ class RunnerClient:
         return self._runner
 
 
-class Knocking:
+class Heartbeat:
     """Tells the runner every few seconds that somebody still waits for it. Called often, does little."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._next = time.monotonic() + KNOCK_S
+        self._next = time.monotonic() + HEARTBEAT_S
 
     def __call__(self) -> None:
         """Knock if it is time to."""
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + KNOCK_S
+            self._next = time.monotonic() + HEARTBEAT_S
             # One that reads no more has ended: its output says how.
             with contextlib.suppress(DeviceError):
                 self._channel.send("")
@@ -330,7 +330,7 @@ class _Conversation:
 
     def _ended(self) -> DeviceError:
         status = self._exit_status()
-        if status == ABANDONED:
+        if status == ORPHANED:
             return self._broken("ended because nobody seemed to wait for it: the connection was cut")
         return self._failed(f"{_how_it_ended(status)} without an answer")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.answers import Event, checked
-from edgebuild.devices.client import KNOCK_S
+from edgebuild.devices.client import HEARTBEAT_S
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.devices.messages import NotAMessage, one_line, printable, read_message
@@ -56,7 +56,7 @@ def hold_device(
 def _turn(client: RunnerClient, what: str, progress: Progress | None, check: Callable[[], None]) -> Iterator[None]:
     channel = client.start("hold", {"what": what}, time_limit_s=HOLD_LIMIT_S)
     over = threading.Event()
-    knocking = threading.Thread(target=_knock, args=(channel, over), name="edgebuild-hold", daemon=True)
+    knocking = threading.Thread(target=_beat, args=(channel, over), name="edgebuild-hold", daemon=True)
     knocking.start()
     try:
         client.attempt = _held(channel, client, progress or NoProgress(), check)
@@ -76,7 +76,7 @@ def pinned_clocks(client: RunnerClient, *, check: Callable[[], None] = never_sto
     """
     channel = client.start("clocks", {}, time_limit_s=HOLD_LIMIT_S)
     over = threading.Event()
-    knocking = threading.Thread(target=_knock, args=(channel, over), name="edgebuild-clocks", daemon=True)
+    knocking = threading.Thread(target=_beat, args=(channel, over), name="edgebuild-clocks", daemon=True)
     knocking.start()
     try:
         message = _next(channel, client, check)
@@ -104,9 +104,9 @@ def clocks_as_asked(
         yield read_probe(client)
 
 
-def _knock(channel: Channel, over: threading.Event) -> None:
+def _beat(channel: Channel, over: threading.Event) -> None:
     """Keep the turn while it is used; the board ends it when it hears nothing any more."""
-    while not over.wait(KNOCK_S):
+    while not over.wait(HEARTBEAT_S):
         try:
             channel.send("")
         except DeviceError:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.core.steps import Place, StepContext
+from edgebuild.core.steps import RunsOn, StepContext
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
@@ -40,7 +40,7 @@ NEARLY_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class ExternalInput:
     """An input from outside the store: a file or folder of the user's, and the digest that stands for it in keys.
 
     ``stamp`` is how the files looked when they were digested; with it the executor notices a change during a step.
@@ -51,14 +51,14 @@ class Given:
     stamp: str = ""
 
 
-def given(path: Path) -> Given:
+def external_input(path: Path) -> ExternalInput:
     """Digest a file or folder of the user's. Raises ``DataError`` when it is absent, unreadable or not plain files."""
     try:
         stamp = _stamp(path)
         digest = content_digest(list_folder(path)) if path.is_dir() else digest_file(path)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}", hint="check the path and its permissions") from error
-    return Given(path=path, digest=digest, stamp=stamp)
+    return ExternalInput(path=path, digest=digest, stamp=stamp)
 
 
 def _stamp(path: Path) -> str:
@@ -66,15 +66,15 @@ def _stamp(path: Path) -> str:
     return digest_json([[str(each), *signature(each.stat())] for each in paths])
 
 
-def _changed(value: Given) -> bool:
+def _changed(value: ExternalInput) -> bool:
     """Whether the content changed since it was digested; reads it only if the files look different."""
     try:
-        return _stamp(value.path) != value.stamp and given(value.path).digest != value.digest
+        return _stamp(value.path) != value.stamp and external_input(value.path).digest != value.digest
     except (OSError, DataError):
         return True
 
 
-Input: TypeAlias = Entry | Given
+Input: TypeAlias = Entry | ExternalInput
 #: Keeps a device, for what its text says.
 Hold: TypeAlias = "Callable[[str], AbstractContextManager[None]]"
 
@@ -187,7 +187,7 @@ class Executor:
         if entry is None:
             store.require_writable(f"running {label}")
             # The device before the key: who holds a device and needs the key must not wait for one that waits for him.
-            with self._hold(label) if step.place is Place.DEVICE else nullcontext(), self._alone(key, label):
+            with self._hold(label) if step.runs_on is RunsOn.DEVICE else nullcontext(), self._alone(key, label):
                 entry = store.lookup(key)  # another build may have finished it while this one waited
                 if entry is None:
                     why = self._why(key, parts, label)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Entry points whose packages may fail on a candidate: quantisers, recipe steps, backends.
-PLUGINS = ("edgebuild.techniques", "edgebuild.recipe_steps", "edgebuild.backends")
+PLUGINS = ("edgebuild.quantisers", "edgebuild.techniques", "edgebuild.backends")
 #: Where packages are installed; in a virtual environment that may be below the project's folder.
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 #: Of a foreign exception's own message, a sentence quotes so much.

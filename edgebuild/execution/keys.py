@@ -6,7 +6,7 @@ import json
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.steps import Place
+from edgebuild.core.steps import RunsOn
 from edgebuild.core.values import digest_json
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def key_parts(
         "tools": {tool: tool_version(tool) for tool in step.tools},
         "seed": seed,
     }
-    if step.place is Place.HOST_KERNELS:
+    if step.runs_on is RunsOn.HOST_KERNELS:
         parts["isa"] = isa
-    if step.place is Place.DEVICE:
+    if step.runs_on is RunsOn.DEVICE:
         parts["device"] = dict(device_configuration)
     return parts
 

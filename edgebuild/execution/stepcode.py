@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 #: What the class of a step must have; a field without default shows in the annotations only.
-STEP_MEMBERS = ("kind", "version", "place", "tools", "key_fields", "run")
+STEP_MEMBERS = ("kind", "version", "runs_on", "tools", "key_fields", "run")
 
 #: What decides nothing that a step makes, with the reason; it isn't followed further. A package stands for all in it,
 #: the top one only for itself.

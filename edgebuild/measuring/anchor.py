@@ -9,7 +9,7 @@ from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import Place, StepContext
+from edgebuild.core.steps import RunsOn, StepContext
 from edgebuild.measuring.session import ANCHOR, Arm
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AnchorModel:
 
     kind: ClassVar[str] = "anchor-model"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -75,7 +75,7 @@ class AnchorData:
 
     kind: ClassVar[str] = "anchor-data"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import Memory
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.emulator.device import EmulatedDevice
@@ -45,7 +45,7 @@ class ProfileEmulated:
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "profile-emulated"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.DEVICE
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.core.artifact_files import read_artifact
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.devices.answers import outputs_of
 from edgebuild.measuring.outputs import require_asked, require_outputs
 
@@ -44,7 +44,7 @@ class EvaluateArtifact:
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "evaluate-artifact"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.DEVICE
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:

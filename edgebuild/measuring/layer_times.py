@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import LayerTime
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.devices.hold import clocks_as_asked
 from edgebuild.errors import EnvironmentGap
 from edgebuild.measuring import session
-from edgebuild.techniques.layer_pairs import SIDES
-from edgebuild.techniques.layer_times import TIME_FILE
+from edgebuild.techniques.timing.layer_pairs import SIDES
+from edgebuild.techniques.timing.layer_times import TIME_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ class TimeLayer:
     pin_clocks: bool = False
     kind: ClassVar[str] = "time-layer"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.DEVICE
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -63,7 +63,7 @@ class TimeLayer:
         client = self.client
         session.require_clock(client.device)
         arms = [self._arm(side, inputs) for side in SIDES]
-        bench = session.Bench(
+        bench = session.MeasurementContext(
             client=client, root=ctx.scratch, progress=ctx.progress, check=ctx.check, configuration=(), seed=ctx.seed
         )
         with clocks_as_asked(client, {}, pin=self.pin_clocks, check=ctx.check):

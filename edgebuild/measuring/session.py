@@ -18,8 +18,8 @@ from edgebuild.devices.probe import read_probe, require_alive
 from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.faults import Failure, Guard
 from edgebuild.measuring import statistics
-from edgebuild.measuring.evidence import SessionFolder, open_session
 from edgebuild.measuring.samples import require_samples
+from edgebuild.measuring.session_folder import SessionFolder, open_session
 from edgebuild.measuring.thermal import CoolDown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class MeasurementContext:
     """What measuring needs of the world. No second look begins after ``deadline_s`` (of ``time.monotonic``).
 
     ``guard`` turns the failure of one arm into a value, with a bug report where it has a folder for them.
@@ -116,7 +116,7 @@ class SessionResult:
 class _Run:
     """The state of a session while it runs."""
 
-    bench: Bench
+    bench: MeasurementContext
     protocol: Protocol
     arms: tuple[Arm, ...]
     folder: SessionFolder
@@ -136,7 +136,7 @@ def require_clock(device: Device) -> None:
         )
 
 
-def session_key(bench: Bench, protocol: Protocol, arms: Sequence[Arm]) -> str:
+def session_key(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm]) -> str:
     """Return the digest of everything that must match for a session to be reused."""
     return digest_json(
         {
@@ -159,7 +159,7 @@ def _identity(arm: Arm) -> list[Json]:
     return [arm.artifact.digest(), arm.inputs_digest, arm.contest, arm.keep, arm.sets_pace]
 
 
-def measure(bench: Bench, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:
+def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], *, title: str) -> SessionResult:
     """Measure all arms under one protocol, or reuse a session that measured exactly them.
 
     Raises ``DeviceError`` when the device or an arm to keep fails, ``Interrupted`` when stopped; what was measured is

@@ -10,33 +10,33 @@ from edgebuild.measuring.session import grace_s, require_clock
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.measuring.evidence import SessionFolder
-    from edgebuild.measuring.session import Arm, Bench
+    from edgebuild.measuring.session import Arm, MeasurementContext
+    from edgebuild.measuring.session_folder import SessionFolder
 
 
 #: For so long is an artifact run while its memory is watched.
 MEMORY_S = 1.0
 
 
-def measure_memory(bench: Bench, folder: SessionFolder, arm: Arm) -> Memory:
+def measure_memory(bench: MeasurementContext, folder: SessionFolder, arm: Arm) -> Memory:
     """Measure peak memory in a launch of its own, once per session and arm."""
     answer = _side_launch(bench, folder, arm, "memory", {"inferences": 50, "seconds": MEMORY_S})
     return Memory.model_validate(answer)
 
 
-def measure_energy(bench: Bench, folder: SessionFolder, arm: Arm) -> Energy | None:
+def measure_energy(bench: MeasurementContext, folder: SessionFolder, arm: Arm) -> Energy | None:
     """Measure energy in a launch of its own; None where the device has no readable sensor."""
     answer = _side_launch(bench, folder, arm, "energy", {})
     return None if "sensor" in answer else Energy.model_validate(answer)
 
 
-def read_layers(bench: Bench, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
+def read_layers(bench: MeasurementContext, folder: SessionFolder, arm: Arm) -> tuple[Layer, ...]:
     """Ask the runtime what precision each layer really runs in, with a time per layer where it has one."""
     answer = _side_launch(bench, folder, arm, "layers", {})
     return tuple(Layer.model_validate(layer) for layer in answer["layers"])
 
 
-def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: Mapping[str, Any]) -> Any:
+def _side_launch(bench: MeasurementContext, folder: SessionFolder, arm: Arm, op: str, extra: Mapping[str, Any]) -> Any:
     name = f"{op}-{arm.artifact.digest()[:16]}"
     found = folder.extras(name)
     if found is None:
@@ -45,7 +45,7 @@ def _side_launch(bench: Bench, folder: SessionFolder, arm: Arm, op: str, extra: 
     return found
 
 
-def _call(bench: Bench, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+def _call(bench: MeasurementContext, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     client = bench.client
     require_clock(client.device)
     return client.call(

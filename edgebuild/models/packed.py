@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from edgebuild.models.weight_views import OnGrid
+    from edgebuild.models.weight_views import FakeQuantise
 
 KEY, VERSION = "packed", "1"
 MOST_BITS = 8
@@ -86,16 +86,16 @@ def from_bytes(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.u
     return np.packbits(np.pad(rows, ((0, 0), (8 - bits, 0))), axis=1)[:, 0]
 
 
-def _packable(module: nn.Module) -> Iterator[tuple[str, str, OnGrid, Any]]:
+def _packable(module: nn.Module) -> Iterator[tuple[str, str, FakeQuantise, Any]]:
     """Yield what is packed: the names of the real weight and of the scale in the state, the grid and the layer."""
     import torch
 
-    from edgebuild.models.weight_views import OnGrid, Shared, views_of
+    from edgebuild.models.weight_views import FakeQuantise, Shared, views_of
 
     for name, layer in module.named_modules():
         views, of_layer = views_of(layer), f"{name}.parametrizations.weight".lstrip(".")
         grid = views[-1] if views else None
-        if not isinstance(grid, OnGrid) or any(isinstance(view, Shared) for view in views):
+        if not isinstance(grid, FakeQuantise) or any(isinstance(view, Shared) for view in views):
             continue
         original: Any = layer.parametrizations["weight"].original
         fits = grid.grid.bits <= MOST_BITS and (grid.grid.symmetric or grid.grid.bits == 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class MaterialiseData:
     content: str = ""
     kind: ClassVar[str] = "materialise-data"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -114,7 +114,7 @@ class ExportTorch:
     model_digest: str = ""
     kind: ClassVar[str] = "export-torch"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -185,7 +185,7 @@ class ImportOnnx:
 
     kind: ClassVar[str] = "import-onnx"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx",)
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -223,7 +223,7 @@ class FreezeModel:
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-model"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -266,7 +266,7 @@ class FreezeShapes:
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-shapes"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -310,7 +310,7 @@ class ReferenceOutputs:
     model_digest: str = ""
     kind: ClassVar[str] = "reference-outputs"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime")
 
     def key_fields(self) -> Mapping[str, Json]:

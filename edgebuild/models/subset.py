@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgebuild.core.steps import Place, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.models.dataset import Dataset, save_target
 
@@ -81,7 +81,7 @@ class SampleData:
     samples: int = 1
     kind: ClassVar[str] = "sample-data"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def key_fields(self) -> Mapping[str, Json]:

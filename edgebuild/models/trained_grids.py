@@ -64,15 +64,15 @@ def lay_plain(module: Any) -> Settled:
     from torch import nn
     from torch.nn.utils import parametrize
 
-    from edgebuild.models.weight_views import OnGrid, views_of
+    from edgebuild.models.weight_views import FakeQuantise, views_of
 
     settled: Settled = {}
     for layer in module.modules():
-        grids = [view for view in views_of(layer) if isinstance(view, OnGrid)]
+        grids = [view for view in views_of(layer) if isinstance(view, FakeQuantise)]
         bounds = None
         for side in ("input_grid", "output_grid"):
             grid = getattr(layer, side, None)
-            if isinstance(grid, OnGrid) and grid.grid.bits == BITS:
+            if isinstance(grid, FakeQuantise) and grid.grid.bits == BITS:
                 grid.off = True
                 bounds = grid.bounds() if side == "input_grid" else bounds
         if not grids:

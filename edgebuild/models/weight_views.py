@@ -52,7 +52,7 @@ class Shared(nn.Module):
         return book[self.index.long()]
 
 
-class OnGrid(nn.Module):
+class FakeQuantise(nn.Module):
     """Rounds to a grid; the gradient goes straight through: of a weight's grid everywhere, else inside its range.
 
     Bits of 2 and more: (round(x / scale) clipped to the integers of the grid) · scale around ``zero_point``; one bit:
@@ -170,14 +170,14 @@ def add_grids(layer: nn.Module, where: str, *, weight: Grid | None, input: Grid 
         value = _parameter(layer, "weight", where)
         # Transposed convolutions have their outputs on axis 1.
         axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
-        grid = OnGrid(weight, value.shape[axis], axis, value.dim())
+        grid = FakeQuantise(weight, value.shape[axis], axis, value.dim())
         parametrize.register_parametrization(layer, "weight", grid, unsafe=True)
     for side, grid_of in (("input", input), ("output", output)):
         if grid_of is None:
             continue
         if hasattr(layer, f"{side}_grid"):
             raise refuse(where, f"its {side} is on a grid already")
-        layer.add_module(f"{side}_grid", OnGrid(grid_of, None))
+        layer.add_module(f"{side}_grid", FakeQuantise(grid_of, None))
     if input is not None:
         layer.register_forward_pre_hook(_on_input)
     if output is not None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edgebuild.catalogue.resolve import ResolvedTarget
 from edgebuild.core.values import Value
-from edgebuild.planning.recipes import Recipe, RecipeGround
+from edgebuild.planning.recipes import ModelTraits, Recipe
 
 
 class UnitCosts(Value):
@@ -53,5 +53,5 @@ class PlanInputs(Value):
     costs: UnitCosts = UnitCosts()
     recipes: tuple[Recipe, ...] = ()
     recipes_named: bool = False
-    ground: RecipeGround = RecipeGround()
+    ground: ModelTraits = ModelTraits()
     notes: tuple[str, ...] = ()

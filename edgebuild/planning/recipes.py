@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.values import Value
 from edgebuild.errors import EnvironmentGap, UsageError
-from edgebuild.techniques.torch_step import Change, Needs
+from edgebuild.techniques.technique import Change, Requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ class RecipeStep(Value):
     technique: str
     parameters: str = ""
     learns: int = 0
-    needs: Needs = Needs()
+    needs: Requirements = Requirements()
     changes: tuple[Change, ...] = ()
     not_after: tuple[tuple[Change, str], ...] = ()
     times_layers: bool = False
@@ -53,7 +53,7 @@ class Recipe(Value):
         return tuple(sorted({feature for step in self.steps for feature in step.needs.features}))
 
 
-class RecipeGround(Value):
+class ModelTraits(Value):
     """What recipes stand on: whether the model is a torch module and carries state, and which data there are.
 
     ``one_by_one`` says that it ships for a batch of one sample.
@@ -66,7 +66,7 @@ class RecipeGround(Value):
     one_by_one: bool = True
 
 
-def recipe_refusal(recipe: Recipe, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:
+def recipe_refusal(recipe: Recipe, ground: ModelTraits, missing: Mapping[str, str]) -> str | None:
     """Return why a recipe can't be carried out at all, or None. ``missing`` maps a distribution to how to get it."""
     if not ground.torch:
         return "recipes change the torch model, and the project gives an ONNX file only; name a [model].factory"
@@ -79,7 +79,7 @@ def recipe_refusal(recipe: Recipe, ground: RecipeGround, missing: Mapping[str, s
     return _order_refusal(recipe)
 
 
-def check_named(recipes: Iterable[Recipe], ground: RecipeGround, missing: Mapping[str, str]) -> None:
+def check_named(recipes: Iterable[Recipe], ground: ModelTraits, missing: Mapping[str, str]) -> None:
     """Raise ``UsageError``, or ``EnvironmentGap`` for a missing package, where one can't be carried out.
 
     Whoever names a recipe wants that one, not a build of the original that says in passing that it was left out.
@@ -113,7 +113,7 @@ def precision_refusal(recipe: Recipe, precision: Precision) -> str | None:
     return f"{early} is built in fp32 only: its thresholds are chosen on the outputs of the fp32 model"
 
 
-def _step_refusal(step: RecipeStep, ground: RecipeGround, missing: Mapping[str, str]) -> str | None:
+def _step_refusal(step: RecipeStep, ground: ModelTraits, missing: Mapping[str, str]) -> str | None:
     gone = [name for name in step.needs.modules if name in missing]
     if gone:
         return f"needs {gone[0]}, which is not installed ({missing[gone[0]]})"

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from edgebuild.reporting import figures
+from edgebuild.reporting import formatting
 from edgebuild.reporting.axes import Axis, Box, Label, axis_for, place
 from edgebuild.reporting.markup import Html, join, tag
 
@@ -111,7 +111,9 @@ def _grid(x: Axis, y: Axis, frame: Frame, x_title: str, y_title: str) -> Html:
         at = y.at(value)
         parts.append(tag("path", d=f"M{x.start:.1f} {at:.1f}H{x.end:.1f}", class_="axis" if value == 0 else "grid"))
         label = (
-            figures.number(value, None if value else 0) if abs(value) < 1 else f"{value:g}".replace("-", figures.MINUS)
+            formatting.number(value, None if value else 0)
+            if abs(value) < 1
+            else f"{value:g}".replace("-", formatting.MINUS)
         )
         parts.append(tag("text", label, x=x.start - 7, y=at + 4, class_="tick", text_anchor="end"))
     middle = (y.start + y.end) / 2
@@ -190,7 +192,7 @@ def _labels(points: Sequence[Point], spots: Sequence[tuple[float, float]], x: Ax
     wanted: list[Label] = []
     for i in order:
         p, (px, py) = points[i], spots[i]
-        off = f" ↑{figures.number(p.y)}" if p.y > y.high else ""
+        off = f" ↑{formatting.number(p.y)}" if p.y > y.high else ""
         texts = [f"{p.number} {p.name}{off}"] * p.front + [f"{p.number}{off}"]
         if p.role:
             # Whom the page is about is never only a number.
@@ -311,9 +313,9 @@ def _strip(row: Strip, x: Axis, top: float, lane: float) -> Html:
     every = [v for launch in row.launches for v in launch]
     beyond = [v for v in every if v > x.high]
     if beyond:
-        share = f"▸ {figures.percent(len(beyond) / len(every))}"
+        share = f"▸ {formatting.percent(len(beyond) / len(every))}"
         parts.append(tag("text", share, x=x.end + 6, y=first + 8, class_="tick"))
-        parts.append(tag("text", f"to {figures.number(max(beyond))}", x=x.end + 6, y=first + 22, class_="tick"))
+        parts.append(tag("text", f"to {formatting.number(max(beyond))}", x=x.end + 6, y=first + 22, class_="tick"))
     return tag("g", *parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from edgebuild.reporting import evidence, page
+from edgebuild.reporting import page, report_evidence
 from edgebuild.reporting.markup import Html, join, tag
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def render(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]]) 
         page.trade_off(record),
         page.latency(record, samples),
         page.candidates(record),
-        evidence.accuracy(record),
-        evidence.layers(record),
-        evidence.memory(record),
-        evidence.not_proven(record),
-        evidence.device(record),
-        evidence.refused(record),
-        evidence.steps(record),
-        evidence.reproduce(record),
+        report_evidence.accuracy(record),
+        report_evidence.layers(record),
+        report_evidence.memory(record),
+        report_evidence.not_proven(record),
+        report_evidence.device(record),
+        report_evidence.refused(record),
+        report_evidence.steps(record),
+        report_evidence.reproduce(record),
     )
     shown = [(name, section) for name, section in sections if section]
     links = [tag("li", tag("a", name, href=f"#{page.anchor(name)}")) for name, _ in shown]

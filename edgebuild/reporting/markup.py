@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.reporting.figures import clean
+from edgebuild.reporting.formatting import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from edgebuild.reporting import charts, figures, story
+from edgebuild.reporting import charts, formatting, sentences
 from edgebuild.reporting.markup import Html, join, tag
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def both(draw: Callable[[charts.Frame], Html], *, height: float, caption: str | 
 
 def header(record: BuildRecord) -> Html:
     """Return the top of the page: what was built, the verdict in one sentence, and the figures behind it."""
-    facts = f"{record.device} · {record.started_at} · took {figures.seconds_text(record.seconds)}"
-    about = story.subject(record)
+    facts = f"{record.device} · {record.started_at} · took {formatting.seconds_text(record.seconds)}"
+    about = sentences.subject(record)
     return tag(
         "header",
         tag("p", f"edgebuild report · build {record.build_id}", class_="eyebrow"),
@@ -77,7 +77,7 @@ def header(record: BuildRecord) -> Html:
         tag(
             "div",
             tag("p", _BADGE[record.outcome] + (" (emulated)" if record.emulated else ""), class_="badge"),
-            tag("p", story.verdict_sentence(record), class_="verdict"),
+            tag("p", sentences.verdict_sentence(record), class_="verdict"),
             _tiles(record, about) if about else None,
             id="result",
             class_=f"result {record.outcome}",
@@ -86,26 +86,28 @@ def header(record: BuildRecord) -> Html:
 
 
 def _tiles(record: BuildRecord, chosen: CandidateRecord) -> Html:
-    reference = story.find(record, record.baseline)
+    reference = sentences.find(record, record.baseline)
     itself = chosen.id == record.baseline
-    drop, memory = story.drop_of(chosen), chosen.memory
-    compared = "is the reference artifact" if itself else figures.speed(chosen.versus_reference)
+    drop, memory = sentences.drop_of(chosen), chosen.memory
+    compared = "is the reference artifact" if itself else formatting.speed(chosen.versus_reference)
     whose = None if chosen.id == record.chosen else tag("p", f"The nearest: {chosen.id}", class_="quiet")
     base = reference.memory if reference and not itself else None
     tiles = [
-        _tile("Latency, p50", latency_text(story.latency_of(chosen)), join([compared, _screen_note(chosen)])),
+        _tile("Latency, p50", latency_text(sentences.latency_of(chosen)), join([compared, _screen_note(chosen)])),
         _tile(
             f"Drop of {drop.metric}" if drop else "Drop",
-            story.drop_text(drop, story.unit_of(record)) if drop else figures.NONE,
+            sentences.drop_text(drop, sentences.unit_of(record)) if drop else formatting.NONE,
             f"budget {record.budget_text}; {drop.split}, n = {drop.samples:,}" if drop else "never judged",
         ),
         _tile(
-            "Size", figures.bytes_text(chosen.size_bytes), (not itself and story.size_ratio(chosen, reference)) or ""
+            "Size",
+            formatting.bytes_text(chosen.size_bytes),
+            (not itself and sentences.size_ratio(chosen, reference)) or "",
         ),
         _tile(
             "Peak memory",
-            figures.bytes_text(memory.peak_bytes if memory else None),
-            f"reference {figures.bytes_text(base.peak_bytes)}" if base else "" if memory else "not measured",
+            formatting.bytes_text(memory.peak_bytes if memory else None),
+            f"reference {formatting.bytes_text(base.peak_bytes)}" if base else "" if memory else "not measured",
         ),
     ]
     return join([whose, tag("dl", *tiles, class_="tiles")])
@@ -123,7 +125,11 @@ def _screen_note(candidate: CandidateRecord) -> str:
 
 def latency_text(latency: LatencySummary | None) -> str:
     """Return ``0.412 [0.405, 0.420] ms``, or a dash."""
-    return f"{figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)} ms" if latency else figures.NONE
+    return (
+        f"{formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)} ms"
+        if latency
+        else formatting.NONE
+    )
 
 
 def trade_off(record: BuildRecord) -> Section:
@@ -132,13 +138,13 @@ def trade_off(record: BuildRecord) -> Section:
     name = "Trade-off"
     if not points:
         return name, tag("p", "No candidate has both a measured cost and a judged drop, so there is nothing to draw.")
-    unit = story.unit_of(record)
+    unit = sentences.unit_of(record)
     drops = [d for c in record.candidates if (d := _plotted_drop(c))]
     budget = drops[0].budget * unit.factor
     y_title = f"drop of {drops[0].metric}" + (f", {unit.name}" if unit.name else "")
     x_title = _axis_name(record)
     kinds = sorted({p.kind for p in points})
-    backends = list(dict.fromkeys(c.backend for c in story.ordered(record)))
+    backends = list(dict.fromkeys(c.backend for c in sentences.ordered(record)))
     figure = both(
         lambda frame: charts.trade_off(points, budget=budget, frame=frame, x_title=x_title, y_title=y_title),
         height=430,
@@ -168,29 +174,29 @@ def _cost(record: BuildRecord, c: CandidateRecord) -> tuple[float, float, float]
     if record.objective in ("size", "memory"):
         size = c.size_bytes if record.objective == "size" else c.memory.peak_bytes if c.memory else None
         return (size / 2**20,) * 3 if size else None
-    latency = story.latency_of(c)
+    latency = sentences.latency_of(c)
     if latency is None or latency.point_ms <= 0:
         return None
     return latency.point_ms, latency.low_ms or latency.point_ms, latency.high_ms or latency.point_ms
 
 
 def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
-    factor = story.unit_of(record).factor
+    factor = sentences.unit_of(record).factor
     largest = max((c.size_bytes or 0 for c in record.candidates), default=0) or 1
-    candidates = story.ordered(record)
+    candidates = sentences.ordered(record)
     backends = list(dict.fromkeys(c.backend for c in candidates))
     points = []
     for i, c in enumerate(candidates, 1):
         drop, cost = _plotted_drop(c), _cost(record, c)
         if drop is None or cost is None:
             continue
-        lost = story.drop_text(drop, story.unit_of(record))
-        title = f"{i} {c.id}: {latency_text(story.latency_of(c))}, drop {lost}, {c.status}"
+        lost = sentences.drop_text(drop, sentences.unit_of(record))
+        title = f"{i} {c.id}: {latency_text(sentences.latency_of(c))}, drop {lost}, {c.status}"
         points.append(
             charts.Point(
                 number=i,
                 name=_short(c),
-                role=story.role(record, c),
+                role=sentences.role(record, c),
                 kind=c.precision.kind,
                 shape=backends.index(c.backend),
                 x=cost[0],
@@ -210,7 +216,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
 
 
 def _short(c: CandidateRecord) -> str:
-    return _cut(figures.clean("/".join(filter(None, (c.recipe, c.precision.label)))), 28)
+    return _cut(formatting.clean("/".join(filter(None, (c.recipe, c.precision.label)))), 28)
 
 
 def _cut(name: str, length: int) -> str:
@@ -237,14 +243,16 @@ def _legend(kinds: Sequence[str], backends: Sequence[str]) -> Html:
 def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]]) -> Section:
     """Return every raw launch of the candidates that have samples, and the percentiles."""
     rows: list[charts.Strip] = []
-    for i, c in enumerate(story.ordered(record), 1):
+    for i, c in enumerate(sentences.ordered(record), 1):
         launches = tuple(tuple(ns / _NS_PER_MS for ns in launch) for launch in samples.get(c.id, ()) if launch)
-        found = story.latency_of(c)
+        found = sentences.latency_of(c)
         if launches:
             rows.append(
                 charts.Strip(
                     number=i,
-                    name=" · ".join(part for part in (_cut(figures.clean(c.id), 42), story.role(record, c)) if part),
+                    name=" · ".join(
+                        part for part in (_cut(formatting.clean(c.id), 42), sentences.role(record, c)) if part
+                    ),
                     kind=c.precision.kind,
                     launches=launches,
                     chosen=c.id == record.chosen,
@@ -254,10 +262,10 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
                 )
             )
     parts = [_strips(rows)] if rows else []
-    measured = [(i, c) for i, c in enumerate(story.ordered(record), 1) if c.certify]
+    measured = [(i, c) for i, c in enumerate(sentences.ordered(record), 1) if c.certify]
     if measured:
         parts.append(_percentiles(measured))
-    flights = [(i, c, c.throughput) for i, c in enumerate(story.ordered(record), 1) if c.throughput]
+    flights = [(i, c, c.throughput) for i, c in enumerate(sentences.ordered(record), 1) if c.throughput]
     if flights:
         parts.append(_throughput(flights))
     return "Latency", join(parts) if parts else None
@@ -275,9 +283,9 @@ def _strips(rows: Sequence[charts.Strip]) -> Html:
 
 def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
     found = [(i, c, c.certify) for i, c in measured if c.certify]
-    names = list(dict.fromkeys(figures.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
+    names = list(dict.fromkeys(formatting.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
     rows = [(None, [name_cell(i, c), *_latency_cells(latency, names)]) for i, c, latency in found]
-    exits = [f"{c.id} ends early: {figures.exits_text(latency)}." for _, c, latency in found if latency.exits]
+    exits = [f"{c.id} ends early: {formatting.exits_text(latency)}." for _, c, latency in found if latency.exits]
     head = ["Certified candidate", "Point [95 %]", *names, "Per second, one at a time", "Launches", "Spread", "Far out"]
     caption = "Latency in ms over all valid launches. Far out: beyond the 3 IQR fences, counted and kept."
     if exits:
@@ -286,19 +294,21 @@ def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
 
 
 def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]]) -> Html:
-    names = list(dict.fromkeys(figures.percentile_name(p) for _, _, found in flights for p in found.latencies))
+    names = list(dict.fromkeys(formatting.percentile_name(p) for _, _, found in flights for p in found.latencies))
     rows = []
     for i, c, found in flights:
-        told = {figures.percentile_name(p): figures.percentile_text(p).removesuffix(" ms") for p in found.latencies}
+        told = {
+            formatting.percentile_name(p): formatting.percentile_text(p).removesuffix(" ms") for p in found.latencies
+        }
         invalid = f" + {found.invalid_launches} invalid" if found.invalid_launches else ""
         rows.append(
             (
                 None,
                 [
                     name_cell(i, c),
-                    figures.with_interval(found.per_s, found.low_per_s, found.high_per_s),
+                    formatting.with_interval(found.per_s, found.low_per_s, found.high_per_s),
                     f"{found.requests}" if found.concurrent else "1 (no more possible)",
-                    *[told.get(name, figures.NONE) for name in names],
+                    *[told.get(name, formatting.NONE) for name in names],
                     f"{found.launches}{invalid}",
                 ],
             )
@@ -312,14 +322,16 @@ def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]
 
 
 def _latency_cells(latency: LatencySummary, names: Sequence[str]) -> list[str]:
-    told = {figures.percentile_name(p): figures.percentile_text(p).removesuffix(" ms") for p in latency.percentiles}
+    told = {
+        formatting.percentile_name(p): formatting.percentile_text(p).removesuffix(" ms") for p in latency.percentiles
+    }
     invalid = f" + {latency.invalid_launches} invalid" if latency.invalid_launches else ""
     return [
-        figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms),
-        *[told.get(name, figures.NONE) for name in names],
-        figures.number(latency.throughput_per_s),
+        formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms),
+        *[told.get(name, formatting.NONE) for name in names],
+        formatting.number(latency.throughput_per_s),
         f"{latency.launches}{invalid}",
-        figures.percent(latency.spread) if latency.spread is not None else figures.NONE,
+        formatting.percent(latency.spread) if latency.spread is not None else formatting.NONE,
         f"{latency.outliers:,}",
     ]
 
@@ -333,28 +345,28 @@ def candidates(record: BuildRecord) -> Section:
     """Return every candidate with its status and the reason it was chosen or lost."""
     if not record.candidates:
         return "Candidates", tag("p", "This build has no candidates.")
-    rows = [(f"c{i}", _candidate_cells(record, i, c)) for i, c in enumerate(story.ordered(record), 1)]
+    rows = [(f"c{i}", _candidate_cells(record, i, c)) for i, c in enumerate(sentences.ordered(record), 1)]
     head = ["Candidate", "Status", "Drop [interval]", "p50 ms [95 %]", "Size", "Peak memory", "Reason"]
-    unit = story.unit_of(record).name
+    unit = sentences.unit_of(record).name
     caption = f"Drops{' in ' + unit if unit else ''} are those of the test set where it was opened, else of validation."
     return "Candidates", table(head, rows, caption=caption)
 
 
 def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> list[str | Html]:
-    drop, latency = story.drop_of(c), story.latency_of(c)
-    extra = ["reference artifact" if c.id == record.baseline else "", c.backend, figures.settings_text(c.settings)]
+    drop, latency = sentences.drop_of(c), sentences.latency_of(c)
+    extra = ["reference artifact" if c.id == record.baseline else "", c.backend, formatting.settings_text(c.settings)]
     detail = " · ".join(part for part in extra if part)
-    told = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else figures.NONE
-    bare = story.Unit(factor=story.unit_of(record).factor, name="")
-    lost = join([story.drop_text(drop, bare), tag("small", drop.split)]) if drop else figures.NONE
-    reasons = story.reasons_of(c)
+    told = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
+    bare = sentences.Unit(factor=sentences.unit_of(record).factor, name="")
+    lost = join([sentences.drop_text(drop, bare), tag("small", drop.split)]) if drop else formatting.NONE
+    reasons = sentences.reasons_of(c)
     return [
         join([tag("span", str(index), class_="num"), " ", tag("b", c.id), tag("small", detail)]),
         tag("span", c.status, class_=f"status s-{c.status}"),
         lost,
         _timed(told, c, latency),
-        figures.bytes_text(c.size_bytes),
-        figures.bytes_text(c.memory.peak_bytes if c.memory else None),
+        formatting.bytes_text(c.size_bytes),
+        formatting.bytes_text(c.memory.peak_bytes if c.memory else None),
         join([reasons[0], _more(reasons[1:])]),
     ]
 
@@ -363,7 +375,7 @@ def _timed(told: str, c: CandidateRecord, latency: LatencySummary | None) -> str
     """Return a latency with what is to be known of it."""
     if latency is None:
         return told
-    early = f"mean; {figures.exits_text(latency)}" if latency.exits else ""
+    early = f"mean; {formatting.exits_text(latency)}" if latency.exits else ""
     small = [tag("small", text) for text in ("" if c.certify else "screened only", early) if text]
     return join([told, *small]) if small else told
 

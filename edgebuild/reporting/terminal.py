@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from edgebuild.errors import UsageError
-from edgebuild.reporting import figures, story
+from edgebuild.reporting import formatting, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +40,12 @@ def summary(record: BuildRecord) -> Group:
         word = f"{word} (EMULATED)"
     parts: list[RenderableType] = [
         _text(f"{record.project} on {record.target}: ", (word, style)),
-        _text(story.verdict_sentence(record)),
+        _text(sentences.verdict_sentence(record)),
         _text(""),
         _candidates(record),
         *_footnote(record),
         _text(""),
-        *[_reason(i, c) for i, c in enumerate(story.ordered(record), 1)],
+        *[_reason(i, c) for i, c in enumerate(sentences.ordered(record), 1)],
     ]
     if record.refused_in_planning:
         parts.append(_text(f"\nRefused in planning: {len(record.refused_in_planning)}; the report says why."))
@@ -55,7 +55,7 @@ def summary(record: BuildRecord) -> Group:
 def _footnote(record: BuildRecord) -> list[RichText]:
     screened = any(c.screen and not c.certify for c in record.candidates)
     notes = [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
-    lines = (*story.emulation_lines(record), *(f"Note: {note}" for note in record.notes))
+    lines = (*sentences.emulation_lines(record), *(f"Note: {note}" for note in record.notes))
     return notes + [_text(line) for line in lines]
 
 
@@ -66,7 +66,7 @@ def _text(*pieces: str | tuple[str, str]) -> RichText:
     made = Text()
     for piece in pieces:
         words, style = piece if isinstance(piece, tuple) else (piece, "")
-        made.append("\n".join(figures.clean(line) for line in words.split("\n")), style=style)
+        made.append("\n".join(formatting.clean(line) for line in words.split("\n")), style=style)
     return made
 
 
@@ -90,7 +90,7 @@ def _table(*columns: tuple[str, bool], title: str = "") -> RichTable:
 
 
 def _candidates(record: BuildRecord) -> RichTable:
-    unit = story.unit_of(record)
+    unit = sentences.unit_of(record)
     drop = f"drop, {unit.name}" if unit.name else "drop"
     columns = (
         ("#", True),
@@ -101,16 +101,16 @@ def _candidates(record: BuildRecord) -> RichTable:
         ("status", False),
     )
     table = _table(*columns)
-    for i, c in enumerate(story.ordered(record), 1):
+    for i, c in enumerate(sentences.ordered(record), 1):
         table.add_row(*_row(record, i, c, unit))
     return table
 
 
-def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) -> list[RichText]:
-    drop, latency = story.drop_of(c), story.latency_of(c)
-    time = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else figures.NONE
-    lost = story.drop_text(drop, story.Unit(factor=unit.factor, name="")) if drop else figures.NONE
-    memory = figures.bytes_text(c.memory.peak_bytes if c.memory else None)
+def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: sentences.Unit) -> list[RichText]:
+    drop, latency = sentences.drop_of(c), sentences.latency_of(c)
+    time = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
+    lost = sentences.drop_text(drop, sentences.Unit(factor=unit.factor, name="")) if drop else formatting.NONE
+    memory = formatting.bytes_text(c.memory.peak_bytes if c.memory else None)
     role = "\nreference" if c.id == record.baseline else ""
     # Intervals go below their values, and ids break after the profile: side by side they need more than 80 columns.
     return [
@@ -121,14 +121,14 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: story.Unit) 
             ("~" if latency and c.certify is None else "") + time.replace(" [", "\n["),
             "\nmean" if latency and latency.exits else "",
         ),
-        _text(f"{figures.bytes_text(c.size_bytes)}\n{memory}"),
+        _text(f"{formatting.bytes_text(c.size_bytes)}\n{memory}"),
         _text((c.status, _STATUS_STYLES.get(c.status, "")), role, "\nemulated" if record.emulated else ""),
     ]
 
 
 def _reason(index: int, c: CandidateRecord) -> RichText:
-    notes = [(f"\n   {note}", "dim") for note in (*c.notes, story.decoding_text(c)) if note]
-    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), story.reasons_of(c)[0], *notes)
+    notes = [(f"\n   {note}", "dim") for note in (*c.notes, sentences.decoding_text(c)) if note]
+    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), sentences.reasons_of(c)[0], *notes)
 
 
 def comparison_table(records: Sequence[BuildRecord]) -> RichTable:
@@ -143,18 +143,20 @@ def comparison_table(records: Sequence[BuildRecord]) -> RichTable:
         ("size", True),
     )
     for record in records:
-        chosen = story.find(record, record.chosen)
-        drop, latency = (story.drop_of(chosen), story.latency_of(chosen)) if chosen else (None, None)
+        chosen = sentences.find(record, record.chosen)
+        drop, latency = (sentences.drop_of(chosen), sentences.latency_of(chosen)) if chosen else (None, None)
         word, style = _HEADLINES[record.outcome]
         own = chosen is not None and chosen.id == record.baseline
         table.add_row(
             _text(record.target),
             _text((word.lower() + (" (emulated)" if record.emulated else ""), style)),
-            _text(chosen.id.replace("/", "/\n", 1) if chosen else figures.NONE),
-            _text(figures.number(latency.point_ms) if latency else figures.NONE),
-            _text("is it" if own else figures.speed(chosen.versus_reference) if chosen else figures.NONE),
-            _text(story.drop_text(drop, story.unit_of(record)).replace(" [", "\n[") if drop else figures.NONE),
-            _text(figures.bytes_text(chosen.size_bytes if chosen else None)),
+            _text(chosen.id.replace("/", "/\n", 1) if chosen else formatting.NONE),
+            _text(formatting.number(latency.point_ms) if latency else formatting.NONE),
+            _text("is it" if own else formatting.speed(chosen.versus_reference) if chosen else formatting.NONE),
+            _text(
+                sentences.drop_text(drop, sentences.unit_of(record)).replace(" [", "\n[") if drop else formatting.NONE
+            ),
+            _text(formatting.bytes_text(chosen.size_bytes if chosen else None)),
         )
     return table
 
@@ -166,16 +168,16 @@ def explain(record: BuildRecord, candidate_id: str) -> Group:
     """
     from rich.console import Group
 
-    c = story.find(record, candidate_id)
+    c = sentences.find(record, candidate_id)
     if c is None:
         raise UsageError(
             f"Build {record.build_id} has no candidate {candidate_id!r}.",
             hint=f"It has: {', '.join(x.id for x in record.candidates) or 'none'}.",
         )
-    reference = story.find(record, record.baseline)
+    reference = sentences.find(record, record.baseline)
     parts = [
         _text((c.id, "bold"), ": ", (c.status, _STATUS_STYLES.get(c.status, ""))),
-        *[_text(f"  {reason}") for reason in story.reasons_of(c)],
+        *[_text(f"  {reason}") for reason in sentences.reasons_of(c)],
         *_points(record, c),
         *_time(c, reference),
         *_steps(record, c),
@@ -184,19 +186,18 @@ def explain(record: BuildRecord, candidate_id: str) -> Group:
 
 
 def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
-    unit = story.unit_of(record)
+    unit = sentences.unit_of(record)
     parts: list[RenderableType] = [_text(("\nAccuracy", "bold"))]
     for verdict in (c.test, c.validation):
         if verdict and verdict.drop:
             d = verdict.drop
-            told = (
-                f"{figures.number(d.reference, 4)} → {figures.number(d.artifact, 4)}, loses {story.drop_text(d, unit)}"
-            )
-            parts.append(_text(f"{d.metric}: {told} ({story.evidence(d, record)})"))
-    parts.append(_text(f"outputs against the reference's: {story.closeness_text(c)}"))
+            change = f"{formatting.number(d.reference, 4)} → {formatting.number(d.artifact, 4)}"
+            loss = sentences.drop_text(d, unit)
+            parts.append(_text(f"{d.metric}: {change}, loses {loss} ({sentences.evidence(d, record)})"))
+    parts.append(_text(f"outputs against the reference's: {sentences.closeness_text(c)}"))
     if c.crosscheck:
-        parts.append(_text(f"cross-check: {story.crosscheck_text(c.crosscheck)}"))
-    best = story.verdict_of(c)
+        parts.append(_text(f"cross-check: {sentences.crosscheck_text(c.crosscheck)}"))
+    best = sentences.verdict_of(c)
     if best and best.slices:
         table = _table(
             ("slice", False),
@@ -206,8 +207,8 @@ def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
             title="worst slices",
         )
         for s in sorted(best.slices, key=lambda s: -s.drop)[:5]:
-            limit = figures.number(s.limit * unit.factor) if s.limit is not None else figures.NONE
-            told = figures.with_interval(s.drop * unit.factor, s.low * unit.factor, s.high * unit.factor)
+            limit = formatting.number(s.limit * unit.factor) if s.limit is not None else formatting.NONE
+            told = formatting.with_interval(s.drop * unit.factor, s.low * unit.factor, s.high * unit.factor)
             table.add_row(_text(s.slice), _text(f"{s.samples:,}"), _text(told), _text(limit))
         parts.append(table)
     return parts
@@ -218,23 +219,23 @@ def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[Rendera
     flight = c.throughput or c.throughput_screen
     if flight is not None:
         ranks = "" if c.throughput else ", screened only: it ranks, it is no result"
-        parts.append(_text(f"throughput {figures.throughput(flight)} in {flight.launches} launches{ranks}"))
-    latency = story.latency_of(c)
+        parts.append(_text(f"throughput {formatting.throughput(flight)} in {flight.launches} launches{ranks}"))
+    latency = sentences.latency_of(c)
     if latency is None:
-        emulated = f"never measured: {story.emulation_text(c)}" if c.emulation else "never measured"
+        emulated = f"never measured: {sentences.emulation_text(c)}" if c.emulation else "never measured"
         return parts if flight else [*parts, _text(emulated)]
     note = "" if c.certify else ", screened only: it ranks, it is no result"
-    interval = figures.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
-    parts.append(_text(f"{figures.point_name(latency)} {interval} ms in {latency.launches} launches{note}"))
+    interval = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
+    parts.append(_text(f"{formatting.point_name(latency)} {interval} ms in {latency.launches} launches{note}"))
     if latency.exits:
-        p99 = next((figures.percentile_text(p) for p in latency.percentiles if p.p == 99), figures.NONE)
-        parts.append(_text(f"p99 {p99}; inferences end: {figures.exits_text(latency)}"))
-    if decoding := story.decoding_text(c):
+        p99 = next((formatting.percentile_text(p) for p in latency.percentiles if p.p == 99), formatting.NONE)
+        parts.append(_text(f"p99 {p99}; inferences end: {formatting.exits_text(latency)}"))
+    if decoding := sentences.decoding_text(c):
         parts.append(_text(decoding))
     if c.versus_reference:
-        parts.append(_text(f"against the reference artifact: {figures.speed(c.versus_reference)}"))
+        parts.append(_text(f"against the reference artifact: {formatting.speed(c.versus_reference)}"))
     if c.settings:
-        parts.append(_text(f"settings: {figures.settings_text(c.settings)}"))
+        parts.append(_text(f"settings: {formatting.settings_text(c.settings)}"))
     if c.layers:
         parts.append(_layers(c.layers, reference.layers if reference and reference.id != c.id else ()))
     return parts
@@ -262,7 +263,7 @@ def _layers(own: Sequence[Layer], reference: Sequence[Layer]) -> RichTable:
 
 
 def _figure(value: float) -> str:
-    return figures.NONE if not value else f"{value}" if isinstance(value, int) else figures.number(value)
+    return formatting.NONE if not value else f"{value}" if isinstance(value, int) else formatting.number(value)
 
 
 def _by_op(layers: Sequence[Layer]) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
@@ -281,7 +282,9 @@ def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
     table = _table(("step", False), ("time", True), ("why", False))
     for s in steps:
         table.add_row(
-            _text(s.label), _text(figures.seconds_text(s.seconds)), _text(("reused: " if s.reused else "ran: ") + s.why)
+            _text(s.label),
+            _text(formatting.seconds_text(s.seconds)),
+            _text(("reused: " if s.reused else "ran: ") + s.why),
         )
     return [_text(("\nSteps", "bold")), table]
 

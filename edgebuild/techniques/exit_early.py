@@ -10,7 +10,7 @@ from pydantic import Field
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import AddHead
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, user_loader
-from edgebuild.techniques.torch_step import Change, Needs, Parameters, TorchStep
+from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from edgebuild.techniques.compression import Compression
+    from edgebuild.techniques.workspace import Workspace
     from edgebuild.training.batches import Batch
 
 #: Where no layer is named, the exit stands as near as possible to this share of the multiply-accumulates.
@@ -55,7 +55,7 @@ class ExitEarlyParameters(TrainingParameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExitEarly(TorchStep):
+class ExitEarly(Technique):
     """Adds heads and trains them with the model. Raises ``ModelError`` for a model that isn't a classifier."""
 
     kind: ClassVar[str] = "exit-early"
@@ -70,12 +70,12 @@ class ExitEarly(TorchStep):
     }
 
     @classmethod
-    def needs(cls, parameters: Any) -> Needs:
-        """See ``TorchStep``."""
-        return Needs(train=True, modules=("lightning-fabric",), references=parameters.references)
+    def needs(cls, parameters: Any) -> Requirements:
+        """See ``Technique``."""
+        return Requirements(train=True, modules=("lightning-fabric",), references=parameters.references)
 
-    def compress(self, work: Compression) -> str:
-        """See ``TorchStep``."""
+    def compress(self, work: Workspace) -> str:
+        """See ``Technique``."""
         p: ExitEarlyParameters = self.parameters
         classes = _classes(work)
         places = _places(work)
@@ -106,7 +106,7 @@ class ExitLoss:
     Source: Teerapittayanon et al. 2016, "BranchyNet", equation 1.
     """
 
-    def __init__(self, work: Compression, p: ExitEarlyParameters) -> None:
+    def __init__(self, work: Workspace, p: ExitEarlyParameters) -> None:
         from edgebuild.training.teachers import LiveTeacher
 
         labelled = work.dataset(train=True).labelled or bool(work.step.loader)
@@ -136,7 +136,7 @@ class ExitLoss:
         return hard if soft is None else self._soft * soft + (1 - self._soft) * hard
 
 
-def _classes(work: Compression) -> int:
+def _classes(work: Workspace) -> int:
     shapes = work.shapes_before
     target = work.dataset(train=True).numbers
     numbers = target is not None and target.dtype.kind not in "iub"
@@ -157,7 +157,7 @@ class _Place:
         self.shape, self.macs, self.calls = shape, macs, 1
 
 
-def _places(work: Compression) -> dict[str, tuple[tuple[int, ...], float]]:
+def _places(work: Workspace) -> dict[str, tuple[tuple[int, ...], float]]:
     """Return of every layer that runs once and gives one tensor its shape and the share of the arithmetic before it.
 
     In the order in which they end.

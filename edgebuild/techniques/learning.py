@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 
 from edgebuild.errors import ModelError, UsageError
-from edgebuild.techniques.torch_step import Parameters
+from edgebuild.techniques.technique import Parameters
 from edgebuild.training.plan import TrainingPlan, TrainReport
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from edgebuild.techniques.compression import Compression
+    from edgebuild.techniques.workspace import Workspace
     from edgebuild.training.batches import ArrayLoader, Batch
     from edgebuild.training.hooks import AfterStep
     from edgebuild.training.run import Loss
@@ -95,7 +95,7 @@ class TrainingParameters(Parameters):
         return tuple(filter(None, own))
 
 
-def array_loader(work: Compression, parameters: TrainingParameters, *, views: int | None = None) -> ArrayLoader:
+def array_loader(work: Workspace, parameters: TrainingParameters, *, views: int | None = None) -> ArrayLoader:
     """Return a loader over the project's training data (or calibration data where it has none)."""
     from edgebuild.training.batches import ArrayLoader
 
@@ -113,7 +113,7 @@ def array_loader(work: Compression, parameters: TrainingParameters, *, views: in
     )
 
 
-def user_loader(work: Compression, parameters: TrainingParameters) -> Any | None:
+def user_loader(work: Workspace, parameters: TrainingParameters) -> Any | None:
     """Return the project's own loader, or None; refuses an augmentation beside it, which would never run."""
     if not work.step.loader:
         return None
@@ -127,14 +127,14 @@ def user_loader(work: Compression, parameters: TrainingParameters) -> Any | None
     return work.loader if hasattr(first, "__next__") else first
 
 
-def any_loader(work: Compression, parameters: TrainingParameters) -> Any:
+def any_loader(work: Workspace, parameters: TrainingParameters) -> Any:
     """Return the project's own loader, though it were empty or of unknown length, else one over its data."""
     own = user_loader(work, parameters)
     return array_loader(work, parameters) if own is None else own
 
 
 def learn(
-    work: Compression,
+    work: Workspace,
     module: nn.Module,
     plan: TrainingPlan,
     loader: Any,
@@ -163,7 +163,7 @@ def learn(
     )
 
 
-def task_loss(work: Compression) -> Loss:
+def task_loss(work: Workspace) -> Loss:
     """Return what the labels say: the user's loss, cross-entropy over known classes, or L2 over known numbers."""
     from edgebuild.models.torch_models import flatten
     from edgebuild.training.losses import Supervised, cross_entropy, known_l2
@@ -176,7 +176,7 @@ def task_loss(work: Compression) -> Loss:
     return loss
 
 
-def relearning_loss(work: Compression) -> Loss:
+def relearning_loss(work: Workspace) -> Loss:
     """Return what a changed model learns from: the labels where there are any, else the original's outputs."""
     from edgebuild.models.replacements import WithHeads
     from edgebuild.training import losses

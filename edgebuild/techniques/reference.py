@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgebuild.catalogue import reference
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.techniques.registry import TABLE
 
 
 def main() -> None:

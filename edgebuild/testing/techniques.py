@@ -1,4 +1,4 @@
-"""What every technique on torch models promises: see ``edgebuild.techniques.torch_step``."""
+"""What every technique on torch models promises: see ``edgebuild.techniques.technique``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from edgebuild.models.stored import UserCode
-    from edgebuild.techniques.torch_step import TechniqueReport, TorchStep
+    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.techniques.technique import Technique, TechniqueReport
 
 #: The net of the suite: a convolution, a normalisation, and two dense layers on 3x6x6 images in 4 classes.
 SPECS = (TensorSpec(name="image", shape=("batch", 3, 6, 6), dtype="float32"),)
@@ -51,7 +51,7 @@ def net() -> Any:
     )
 
 
-def check_technique(technique: type[TorchStep], scratch: Path, **parameters: Any) -> None:
+def check_technique(technique: type[Technique], scratch: Path, **parameters: Any) -> None:
     """Raise ``ContractBroken`` for the first promise that ``technique`` breaks on the suite's net. Takes some seconds.
 
     ``parameters`` are such that it works there.
@@ -71,13 +71,13 @@ def check_technique(technique: type[TorchStep], scratch: Path, **parameters: Any
     _check_cancelling(technique, parameters, inputs, scratch)
 
 
-def run_step(step: TorchStep, inputs: Mapping[str, Path], out: Path, scratch: Path) -> Tried:
+def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, scratch: Path) -> Tried:
     """Run one step on any model; a ``ModelError`` is a refusal, with the reason. The step checks parity by itself.
 
     Raises ``ContractBroken`` for a result that isn't what was promised, or a refusal that says nothing.
     """
-    from edgebuild.models import stored
-    from edgebuild.techniques.torch_step import read_report
+    from edgebuild.models import compressed_model
+    from edgebuild.techniques.technique import read_report
 
     out.mkdir(parents=True)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -88,21 +88,21 @@ def run_step(step: TorchStep, inputs: Mapping[str, Path], out: Path, scratch: Pa
         return Tried(refusal=error.message)
     report = read_report(out)
     require(report.technique == step.kind and bool(report.summary), "technique.json says what was done")
-    earlier, now = stored.read_model(inputs["model"]), stored.read_model(out)
+    earlier, now = compressed_model.read_model(inputs["model"]), compressed_model.read_model(out)
     require(now.edits[: len(earlier.edits)] == earlier.edits, "edits are added behind those that were there")
-    stored.load_model(out, step.code)
+    compressed_model.load_model(out, step.code)
     return Tried(report=report)
 
 
-def _check_description(technique: type[TorchStep], parameters: Mapping[str, Any]) -> None:
-    from edgebuild.techniques.torch_step import Needs, Parameters
+def _check_description(technique: type[Technique], parameters: Mapping[str, Any]) -> None:
+    from edgebuild.techniques.technique import Parameters, Requirements
 
     require(bool(technique.kind and technique.title and technique.version >= 1), "it has a kind, title and version")
     require(issubclass(technique.Parameters, Parameters), "its parameters are a Parameters table")
     for name, field in technique.Parameters.model_fields.items():
         require(bool(field.description), f"the parameter {name} has a description")
     made = technique.Parameters(**parameters)
-    require(isinstance(technique.needs(made), Needs), "needs() says what a step needs")
+    require(isinstance(technique.needs(made), Requirements), "needs() says what a step needs")
     require(bool(technique.changes), "changes says what it changes")
     step = _step(technique, parameters)
     require(isinstance(step, Step), "it is a step")
@@ -111,14 +111,14 @@ def _check_description(technique: type[TorchStep], parameters: Mapping[str, Any]
     require({"parameters"} <= keyed | unkeyed, "its parameters are in its key")
 
 
-def _check_export(technique: type[TorchStep], inputs: Mapping[str, Path], scratch: Path) -> None:
-    from edgebuild.models import stored
+def _check_export(technique: type[Technique], inputs: Mapping[str, Path], scratch: Path) -> None:
+    from edgebuild.models import compressed_model
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.steps import export_checked
 
     if "heads" in technique.changes:
         return
-    module, _ = stored.load_model(scratch / "a", _code())
+    module, _ = compressed_model.load_model(scratch / "a", _code())
     data = Dataset.open(inputs["calibration"])
     try:
         export_checked(module, SPECS, CONTRACT, data, scratch / "contract.onnx", never_stop)
@@ -127,7 +127,7 @@ def _check_export(technique: type[TorchStep], inputs: Mapping[str, Path], scratc
 
 
 def _check_cancelling(
-    technique: type[TorchStep], parameters: Mapping[str, Any], inputs: Mapping[str, Path], scratch: Path
+    technique: type[Technique], parameters: Mapping[str, Any], inputs: Mapping[str, Path], scratch: Path
 ) -> None:
     calls = 0
 
@@ -155,7 +155,7 @@ def _load(reference: str) -> Callable[..., Any]:
     return net
 
 
-def _step(technique: type[TorchStep], parameters: Mapping[str, Any]) -> TorchStep:
+def _step(technique: type[Technique], parameters: Mapping[str, Any]) -> Technique:
     return technique(
         parameters=technique.Parameters(**parameters),
         code=_code(),
@@ -165,16 +165,16 @@ def _step(technique: type[TorchStep], parameters: Mapping[str, Any]) -> TorchSte
     )
 
 
-def _code() -> UserCode:
-    from edgebuild.models.stored import UserCode
+def _code() -> ProjectCode:
+    from edgebuild.models.compressed_model import ProjectCode
 
-    return UserCode(factory=FACTORY, load=_load)
+    return ProjectCode(factory=FACTORY, load=_load)
 
 
 def _inputs(scratch: Path) -> dict[str, Path]:
     import torch
 
-    from edgebuild.models import stored
+    from edgebuild.models import compressed_model
     from edgebuild.models.dataset import write_dataset
     from edgebuild.models.edits import CompressedModel
 
@@ -185,7 +185,7 @@ def _inputs(scratch: Path) -> dict[str, Path]:
     module = net().train()
     with torch.no_grad():
         module(torch.randn(64, 3, 6, 6))
-    stored.write_model(module, CompressedModel(factory=FACTORY), scratch / "model")
+    compressed_model.write_model(module, CompressedModel(factory=FACTORY), scratch / "model")
     for seed, name in enumerate(names[1:]):
         write_dataset(
             _samples(seed),

@@ -10,7 +10,7 @@ from edgebuild.errors import DataError, EdgebuildError, Interrupted
 from edgebuild.training.batches import as_feed
 from edgebuild.training.hardware import open_fabric
 from edgebuild.training.randomness import deterministic, kept_randomness
-from edgebuild.training.run import Needs, Run
+from edgebuild.training.run import Run, TrainingJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ def train(
     Raises ``ModelError`` where the loss isn't finite (the module then has the last good state, also in ``scratch``) or
     the model fails; ``DataError`` for an empty loader or one that ends early; what ``check`` raises, after saving.
     """
-    needs = Needs(
+    needs = TrainingJob(
         plan=plan,
         feed=as_feed(loader, seed),
         loss=loss,
@@ -89,7 +89,7 @@ def _total_steps(plan: TrainingPlan, feed: Feed) -> int:
 def train_here(
     fabric: Any,
     module: nn.Module,
-    needs: Needs,
+    needs: TrainingJob,
     total: int,
     advance: Callable[[float, str], None],
     check: Callable[[], None],

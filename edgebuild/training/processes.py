@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from edgebuild.core.steps import Task
     from edgebuild.training.plan import TrainReport
-    from edgebuild.training.run import Needs
+    from edgebuild.training.run import TrainingJob
 
 
 def train_forked(
-    fabric: Any, module: nn.Module, needs: Needs, total: int, task: Task, check: Callable[[], None]
+    fabric: Any, module: nn.Module, needs: TrainingJob, total: int, task: Task, check: Callable[[], None]
 ) -> TrainReport:
     """Train in as many processes as the plan says; ``module`` gets the result. Raises what ``train`` raises.
 
@@ -66,7 +66,7 @@ def _tell(told: SimpleQueue[tuple[float, str] | None], task: Task) -> None:
         task.advance(*news)
 
 
-def _take_over(module: nn.Module, needs: Needs) -> None:
+def _take_over(module: nn.Module, needs: TrainingJob) -> None:
     """Load what the first process left in the checkpoint."""
     from edgebuild.training.run import CHECKPOINT
 

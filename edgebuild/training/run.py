@@ -40,7 +40,7 @@ TELL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class TrainingJob:
     """What ``train`` was given beside the module."""
 
     plan: TrainingPlan
@@ -56,7 +56,7 @@ class Needs:
 class Run:
     """Module, optimiser and average, and how far they have come: ``step`` in all, ``number`` in ``epoch``."""
 
-    def __init__(self, fabric: Any, module: nn.Module, needs: Needs, total: int) -> None:
+    def __init__(self, fabric: Any, module: nn.Module, needs: TrainingJob, total: int) -> None:
         self.fabric, self.module, self.needs, self.total = fabric, module, needs, total
         self.parts = nn.ModuleDict({"module": module})
         if isinstance(needs.loss, nn.Module):
@@ -307,7 +307,7 @@ class Run:
         self.losses, self.sum, self.seconds = state["losses"], state["sum"], state["seconds"]
 
 
-def _make_optimiser(needs: Needs, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _make_optimiser(needs: TrainingJob, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     plan = needs.plan
     if needs.optimiser is not None:
         made = needs.optimiser(parameters)

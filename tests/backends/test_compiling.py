@@ -16,7 +16,7 @@ from edgebuild.backends.ort.host import OnnxRuntime, OptimizeOnnx, ShipOnnx
 from edgebuild.backends.ov.host import OpenVino
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
-from edgebuild.core.steps import Place
+from edgebuild.core.steps import RunsOn
 from edgebuild.devices.runner.facts import KERNEL_SWITCHES
 from edgebuild.errors import ModelError, UsageError
 from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
@@ -150,15 +150,15 @@ def test_where_steps_run() -> None:
     _, contract = conv_net()
     client: Any = object()
     ort = OnnxRuntime()
-    assert ort.compile_step(CompileRequest(precision=FP32, contract=contract)).place is Place.HOST
+    assert ort.compile_step(CompileRequest(precision=FP32, contract=contract)).runs_on is RunsOn.HOST
     assert isinstance(ort.compile_step(CompileRequest(precision=FP16, contract=contract, client=client)), ShipOnnx)
     device = ort.compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
     assert isinstance(device, OptimizeOnnx)
-    assert device.place is Place.DEVICE
+    assert device.runs_on is RunsOn.DEVICE
     assert "client" not in device.key_fields()
     assert (
-        OpenVino().compile_step(CompileRequest(precision=FP32, contract=contract, client=client)).place
-        is Place.HOST_KERNELS
+        OpenVino().compile_step(CompileRequest(precision=FP32, contract=contract, client=client)).runs_on
+        is RunsOn.HOST_KERNELS
     )
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgebuild.devices.address import SshAddress
+from edgebuild.devices.ssh.address import SshAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.devices.address import SshAddress
+from edgebuild.devices.ssh.address import SshAddress
 from tests import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgebuild.catalogue.inventory import DeviceEntry
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
+    from edgebuild.fleet.inventory import DeviceEntry
 
 PREFIX = "ebt"
 SSHD = needs.where("sshd") or "sshd"
@@ -124,7 +124,7 @@ class Board:
 
     def device(self, *, python: str = "", host_key: str = "", address: SshAddress | None = None) -> SshDevice:
         """A new connection to the board, or to the ``address`` of a link to it; closed when the test ends."""
-        from edgebuild.devices.ssh import SshDevice
+        from edgebuild.devices.ssh.device import SshDevice
 
         made = SshDevice(
             f"board-{self.number}",
@@ -139,7 +139,7 @@ class Board:
 
     def entry(self, target: str, **more: Any) -> DeviceEntry:
         """The board as the inventory has it."""
-        from edgebuild.catalogue.inventory import DeviceEntry
+        from edgebuild.fleet.inventory import DeviceEntry
 
         fields = {
             "name": f"board-{self.number}",

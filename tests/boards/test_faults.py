@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.devices import bundle, ssh, ssh_channel, ssh_connection
+from edgebuild.devices import bundle
 from edgebuild.devices.client import MAX_TOTAL_BYTES, RunnerClient
 from edgebuild.devices.probe import read_probe
+from edgebuild.devices.ssh import channel as ssh_channel
+from edgebuild.devices.ssh import connection as ssh_connection
+from edgebuild.devices.ssh import device as ssh_device
 from edgebuild.devices.transport import MAX_LINE_BYTES
 from edgebuild.errors import DeviceError
 from tests import needs
@@ -28,9 +31,9 @@ QUICK = 'def version():\n    return "1"\n'
 HOST = """
 import sys
 from pathlib import Path
-from edgebuild.devices.address import SshAddress
+from edgebuild.devices.ssh.address import SshAddress
 from edgebuild.devices.client import RunnerClient
-from edgebuild.devices.ssh import SshDevice
+from edgebuild.devices.ssh.device import SshDevice
 address, key, user_key, root, python, backend = sys.argv[1:]
 device = SshDevice("victim", address=SshAddress.parse(address), host_keys=(key,), key_file=Path(user_key), root=root,
                    python=python)
@@ -211,7 +214,7 @@ def test_garbage_and_endless_output_are_stopped(board: Board, tmp_path: Path, pr
 )
 def test_a_board_that_floods_a_short_script_is_stopped(board: Board, tmp_path: Path, program: str) -> None:
     liar = board.device(python=board.program("python", f"#!/bin/sh\n{program}\n"))
-    with pytest.raises(DeviceError, match=rf"more than ({ssh.MAX_SCRIPT_BYTES}|{MAX_LINE_BYTES}) bytes"):
+    with pytest.raises(DeviceError, match=rf"more than ({ssh_device.MAX_SCRIPT_BYTES}|{MAX_LINE_BYTES}) bytes"):
         liar.run_script("print(1)")
     board.wait_until_idle(5.0)
     usable(board, tmp_path)

@@ -14,9 +14,9 @@ from edgebuild.backends.table import backends
 from edgebuild.core.measurement import Measurement
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices import client as client_module
-from edgebuild.devices import ssh_connection
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
+from edgebuild.devices.ssh import connection as ssh_connection
 from edgebuild.errors import DeviceError
 from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store

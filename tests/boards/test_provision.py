@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.backends import table
-from edgebuild.building.enrol import look_again
-from edgebuild.building.provision import provision
-from edgebuild.catalogue.inventory import save_entry
 from edgebuild.errors import DeviceError, EnvironmentGap, Interrupted
+from edgebuild.fleet.enrol import look_again
+from edgebuild.fleet.inventory import save_entry
+from edgebuild.fleet.provision import provision
 from tests.cli.example import run, write_project
 from tests.devices.wheels import DEVICE, make_wheel
 
@@ -128,7 +128,7 @@ def test_the_quota_takes_packages_that_are_not_in_use(board: Board, toy: Path, t
     shutil.copytree(used.site, other)
     source = tmp_path / "blob"
     source.write_bytes(bytes(500_000))
-    from edgebuild.building.reach import connect
+    from edgebuild.fleet.connect import connect
 
     device = connect(used.model_copy(update={"quota_gb": 0.001}))
     try:

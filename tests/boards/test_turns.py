@@ -74,7 +74,7 @@ def test_a_host_that_lost_its_turn_is_refused(board: Board) -> None:
 def test_a_board_that_is_not_its_target_is_not_enrolled(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgebuild.building.enrol import enrol
+    from edgebuild.fleet.enrol import enrol
 
     inventory = tmp_path / "devices.toml"
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(inventory))

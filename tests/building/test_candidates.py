@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from edgebuild.building.candidates import Built, within_size
+from edgebuild.building.candidates import Evaluation, within_size
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.planning.plan import PlannedCandidate
 
 
-def _built(name: str, size_bytes: int, outcome: Outcome = Outcome.ACCEPTED) -> Built:
+def _built(name: str, size_bytes: int, outcome: Outcome = Outcome.ACCEPTED) -> Evaluation:
     file = FileEntry(path="model.onnx", size_bytes=size_bytes, sha256="0" * 64)
     contract = Contract(inputs=(), outputs=())
     artifact = Artifact(
@@ -22,7 +22,7 @@ def _built(name: str, size_bytes: int, outcome: Outcome = Outcome.ACCEPTED) -> B
     planned = PlannedCandidate(
         id=name, profile="p", backend="onnxruntime", precision=Precision(kind="fp32"), settings=((),), raced=True
     )
-    return Built(planned=planned, artifact=artifact, verdict=Verdict(outcome=outcome))
+    return Evaluation(planned=planned, artifact=artifact, verdict=Verdict(outcome=outcome))
 
 
 def test_what_misses_the_size_is_refused_with_its_reason() -> None:

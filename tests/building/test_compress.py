@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.building import compress
-from edgebuild.building.compress import Compressed, Wants, _planned, int8_of, planned_recipes, step_of
-from edgebuild.building.world import Options
+from edgebuild.building.compress import CompressedResult, KernelConstraints, _planned, int8_of, planned_recipes, step_of
+from edgebuild.building.context import Options
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import parse_project
 from edgebuild.catalogue.resolve import resolve
@@ -18,15 +18,15 @@ from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, DataError, ModelError
 from edgebuild.execution.faults import Guard
-from edgebuild.models.stored import UserCode
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.planning.plan import make_plan
-from edgebuild.planning.recipes import Recipe, RecipeGround, recipe_refusal
-from edgebuild.techniques.compression import Compression
-from edgebuild.techniques.compression_table import TABLE
-from edgebuild.techniques.factorise import Factorise
-from edgebuild.techniques.prune_structured import PruneStructured
-from edgebuild.techniques.qat import Qat
-from edgebuild.techniques.torch_step import Needs
+from edgebuild.planning.recipes import ModelTraits, Recipe, recipe_refusal
+from edgebuild.techniques.factorising.factorise import Factorise
+from edgebuild.techniques.low_bit.qat import Qat
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.registry import TABLE
+from edgebuild.techniques.technique import Requirements
+from edgebuild.techniques.workspace import Compression
 from tests.catalogue.example import tables
 from tests.planning.test_plan import inputs
 from tests.techniques import zoo
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from edgebuild.catalogue.project import Project
 
-CODE = UserCode(factory="net:make", load=lambda _: dict)
-WANTS = Wants(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
+CODE = ProjectCode(factory="net:make", load=lambda _: dict)
+WANTS = KernelConstraints(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
 
 
 class Trained(Factorise):
@@ -46,9 +46,9 @@ class Trained(Factorise):
     uses_channels = False
 
     @classmethod
-    def needs(cls, parameters: Any) -> Needs:
+    def needs(cls, parameters: Any) -> Requirements:
         del parameters
-        return Needs(train=True)
+        return Requirements(train=True)
 
 
 def project(folder: Path, **more: Any) -> Project:
@@ -57,9 +57,9 @@ def project(folder: Path, **more: Any) -> Project:
 
 def made(technique: Any, folder: Path, started: float = 1.0, **training: Any) -> Any:
     """Return a step of a build that started then, in a project with that [training]."""
-    world: Any = SimpleNamespace(project=project(folder, training=training), code_digest="c", started=started)
+    context: Any = SimpleNamespace(project=project(folder, training=training), code_digest="c", started=started)
     prepared: Any = SimpleNamespace(given=zoo.contract_of(zoo.ZOO["residual"]))
-    return step_of(technique, technique.Parameters(), CODE, WANTS, prepared, world)
+    return step_of(technique, technique.Parameters(), CODE, WANTS, prepared, context)
 
 
 def test_the_profiles_widths_count_where_a_technique_looks_at_them(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_two_of_four_is_planned_where_kernels_skip_zeros_and_refused_elsewhere(
     steps = [{"technique": "prune-unstructured", "pattern": "2:4", "epochs": 1}]
     recipes = planned_recipes(project(tmp_path, recipes=[{"name": "half", "steps": steps}]), Options(), 0)
     profiles = resolve(load_targets()[target], load_profiles(), {}).profiles
-    plan = make_plan(inputs(*profiles, recipes=recipes, ground=RecipeGround(torch=True, train=True)))
+    plan = make_plan(inputs(*profiles, recipes=recipes, ground=ModelTraits(torch=True, train=True)))
     made = [candidate for candidate in plan.candidates if candidate.recipe]
     assert {candidate.profile for candidate in made} == ({profile} if profile else set())
     assert all(candidate.features == ("2:4",) for candidate in made)
@@ -127,7 +127,7 @@ def test_a_loader_that_fails_is_told_with_its_name(tmp_path: Path) -> None:
     def broken(_: str) -> Any:
         return lambda: 1 / 0
 
-    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=UserCode(factory="", load=broken)))
+    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=ProjectCode(factory="", load=broken)))
     with pytest.raises(DataError, match="data:batches failed: ZeroDivisionError"):
         Compression.loader(work)
 
@@ -195,7 +195,7 @@ def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
 ) -> None:
     kinds: Any = (TABLE["exit-early"], {}), (TABLE[technique], parameters)
     steps = tuple(_planned(kind, kind.Parameters(**given), 0) for kind, given in kinds)
-    reason = recipe_refusal(Recipe(name="r", steps=steps), RecipeGround(torch=True, train=True, labels=True), {})
+    reason = recipe_refusal(Recipe(name="r", steps=steps), ModelTraits(torch=True, train=True, labels=True), {})
     assert (reason is not None) == refused
     if reason is not None:
         assert reason.startswith(f"{technique} can't come after exit-early: early exits are trained together")
@@ -208,25 +208,25 @@ def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
 def test_what_fails_in_a_recipe_is_that_recipes_result(
     error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def carry_out(name: str, *_: Any) -> Compressed:
+    def carry_out(name: str, *_: Any) -> CompressedResult:
         if name == "bad":
             raise error
-        return Compressed()
+        return CompressedResult()
 
     monkeypatch.setattr(compress, "_carry_out", carry_out)
     recipes = [{"name": name, "steps": [{"technique": "factorise"}]} for name in ("bad", "good")]
     precision = SimpleNamespace(kind="fp32", scheme=None)
     candidates = [SimpleNamespace(recipe=name, profile="p", precision=precision) for name in ("bad", "good")]
     plan: Any = SimpleNamespace(candidates=candidates, channel_multiples=(("p", 1),))
-    world: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         project=project(tmp_path, recipes=recipes),
         guard=Guard(alive=never_stop, reports=tmp_path / "bugs", project=tmp_path),
         progress=NoProgress(),
         check=never_stop,
     )
     prepared: Any = None
-    made = compress.compress_models(plan, prepared, world)
-    assert made["good", "p"] == Compressed()
+    made = compress.compress_models(plan, prepared, context)
+    assert made["good", "p"] == CompressedResult()
     failure = made["bad", "p"].failure
     assert failure is not None
     assert failure.startswith(f"recipe bad: {said}")

@@ -11,14 +11,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, crosscheck_steps
+from edgebuild.building import candidates
+from edgebuild.building.context import BuildContext, Options, open_build
 from edgebuild.building.crosscheck import cross_check
-from edgebuild.building.world import Options, World, open_world
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, Place
+from edgebuild.core.steps import NoProgress, RunsOn
+from edgebuild.crosscheck import steps as crosscheck_steps
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.models.dataset import write_dataset
@@ -56,7 +57,7 @@ class Written:
     contract: Contract
     kind: ClassVar[str] = "written-by-a-test"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -134,18 +135,18 @@ def quantised_net(*, largest: int, recurrent: bool = False, batch: int = 1) -> b
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildContext]:
     folder = write_project(tmp_path_factory.mktemp("cross") / "project", {})
-    with open_world(load_project(folder), Options(), progress=NoProgress()) as opened:
+    with open_build(load_project(folder), Options(), progress=NoProgress()) as opened:
         yield opened
 
 
-def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN, **more: Any) -> CrossCheck:
+def checked(context: BuildContext, runtime: str, model: bytes, contract: Contract = PLAIN, **more: Any) -> CrossCheck:
     """Compile for a runtime, evaluate on validation, cross-check, as a build does."""
-    made = world.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
-    backend = world.backends[runtime]
-    step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, client=world.client))
-    compiled = world.run(step, {"model": made}, label="compile")
+    made = context.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
+    backend = context.backends[runtime]
+    step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, client=context.client))
+    compiled = context.run(step, {"model": made}, label="compile")
     artifact = read_artifact(compiled.path)
     artifact = artifact.with_settings(backend.default_settings(1))
     planned = PlannedCandidate(
@@ -157,15 +158,15 @@ def checked(world: World, runtime: str, model: bytes, contract: Contract = PLAIN
         raced=True,
         **more,
     )
-    outputs = candidates.evaluate(world, artifact, compiled, made, "validation", "net")
+    outputs = candidates.evaluate(context, artifact, compiled, made, "validation", "net")
     return cross_check(
-        world, planned, contract, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs
+        context, planned, contract, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs
     )
 
 
-def without_vnni(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The world on this CPU's kernels without VNNI, or skip with the reason."""
-    isa = set(world.probe["isa"].split())
+def without_vnni(context: BuildContext, runtime: str, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
+    """The context on this CPU's kernels without VNNI, or skip with the reason."""
+    isa = set(context.probe["isa"].split())
     if platform.machine() != "x86_64" or "avx2" not in isa:
         pytest.skip("VPMADDUBSW, whose sums saturate, is an instruction of x86 with AVX2")
     if runtime == "openvino":
@@ -173,14 +174,14 @@ def without_vnni(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     elif isa & {"avx512_vnni", "avx_vnni"}:
         pytest.skip("this CPU has VNNI, and ONNX Runtime has no switch against it: its sums don't saturate here")
-    return replace(world, executor=world.executor.on({"kernels": f"{runtime} without VNNI"}))
+    return replace(context, executor=context.executor.on({"kernels": f"{runtime} without VNNI"}))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_sums_that_saturate_are_found_and_the_layer_is_named(
-    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
+    context: BuildContext, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = checked(without_vnni(world, runtime, monkeypatch), runtime, quantised_net(largest=127))
+    found = checked(without_vnni(context, runtime, monkeypatch), runtime, quantised_net(largest=127))
     assert found.cause == "layer"
     assert found.counts
     assert found.layer is not None
@@ -205,8 +206,8 @@ class Noting:
         return self.backend.compile_step(replace(request, accelerator=None, features=()))
 
 
-def test_the_layers_are_shown_of_what_the_candidate_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = without_vnni(world, "openvino", monkeypatch)
+def test_the_layers_are_shown_of_what_the_candidate_is(context: BuildContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = without_vnni(context, "openvino", monkeypatch)
     noting = Noting(there.backends["openvino"])
     there = replace(there, backends={**there.backends, "openvino": noting})
     found = checked(there, "openvino", quantised_net(largest=124), accelerator="npu", features=("2:4",))
@@ -219,26 +220,26 @@ def test_the_layers_are_shown_of_what_the_candidate_is(world: World, monkeypatch
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_same_net_with_weights_in_7_bits_has_no_gap(
-    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
+    context: BuildContext, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = checked(without_vnni(world, runtime, monkeypatch), runtime, quantised_net(largest=63))
+    found = checked(without_vnni(context, runtime, monkeypatch), runtime, quantised_net(largest=63))
     assert (found.cause, found.layer) == ("agrees", None)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_recurrent_state_is_the_artifacts_own_at_every_step(world: World, runtime: str) -> None:
-    found = checked(world, runtime, quantised_net(largest=63, recurrent=True), RECURRENT)
+def test_a_recurrent_state_is_the_artifacts_own_at_every_step(context: BuildContext, runtime: str) -> None:
+    found = checked(context, runtime, quantised_net(largest=63, recurrent=True), RECURRENT)
     assert found.cause == "agrees"
     assert found.frames == 30
     assert found.sample == "30 of 120 validation frames, spread evenly"
 
 
-def test_batches_are_compared_frame_by_frame(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_compared_frame_by_frame(context: BuildContext, monkeypatch: pytest.MonkeyPatch) -> None:
     batched = Contract(
         inputs=(TensorSpec(name="x", shape=(6, WIDE), dtype="float32"),),
         outputs=(TensorSpec(name="y", shape=(6, CLASSES), dtype="float32"),),
     )
-    there = without_vnni(world, "openvino", monkeypatch)
+    there = without_vnni(context, "openvino", monkeypatch)
     right = checked(there, "openvino", quantised_net(largest=63, batch=6), batched)
     assert (right.cause, right.frames) == ("agrees", 32)
     wrong = checked(there, "openvino", quantised_net(largest=127, batch=6), batched)
@@ -246,7 +247,7 @@ def test_batches_are_compared_frame_by_frame(world: World, monkeypatch: pytest.M
     assert wrong.layer.node == "second"
 
 
-def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(world: World) -> None:
+def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(context: BuildContext) -> None:
     made = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "net",
@@ -255,16 +256,16 @@ def test_a_model_without_quantised_tensors_is_not_checked_and_says_so(world: Wor
         [numpy_helper.from_array(np.ones((WIDE, CLASSES), np.float32), "w")],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    found = checked(world, "onnxruntime", model.SerializeToString())
+    found = checked(context, "onnxruntime", model.SerializeToString())
     assert found.cause == "not checked"
     assert "no output comes from a tensor that is quantised" in found.explanation
 
 
 def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    context: BuildContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crosscheck_steps, "SHOWN_BYTES", 16)
-    there = without_vnni(world, "openvino", monkeypatch)
+    there = without_vnni(context, "openvino", monkeypatch)
     there = replace(there, executor=there.executor.on({"kernels": "small"}))
     found = checked(there, "openvino", quantised_net(largest=126))
     assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
@@ -289,9 +290,9 @@ class Session(_Session):
 
 
 def test_what_crashes_only_while_it_shows_its_layers_is_not_the_candidates_crash(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: BuildContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = without_vnni(world, "openvino", monkeypatch)
+    there = without_vnni(context, "openvino", monkeypatch)
     code = tmp_path / "crashing_device.py"
     code.write_text(there.backends["openvino"].device_file.read_text() + CRASHING)
     client = RunnerClient(LocalDevice(tmp_path / "device"), {"openvino": code})

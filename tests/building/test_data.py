@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
+from edgebuild.building.context import BuildContext, Options, store_of
 from edgebuild.building.data import materialise, model_digest
 from edgebuild.building.early import described
-from edgebuild.building.world import Options, World, store_of
 from edgebuild.catalogue.code_digest import project_code_digest
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, never_stop
@@ -36,11 +36,11 @@ def project(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(folder: Path, *, reread: bool = False) -> Iterator[World]:
-    """A world without a device: reading data asks for none."""
+def opened(folder: Path, *, reread: bool = False) -> Iterator[BuildContext]:
+    """A context without a device: reading data asks for none."""
     project = load_project(folder)
     with store_of(project) as store:
-        yield World(
+        yield BuildContext(
             project=project,
             options=Options(reread=reread),
             home=folder / ".edgebuild",
@@ -57,10 +57,10 @@ def opened(folder: Path, *, reread: bool = False) -> Iterator[World]:
 
 def read(project: Path, *, reread: bool = False) -> tuple[bool, str, str, list[str]]:
     """Read the test data; return whether they were reused, their digest, the set's in any order, and what was said."""
-    with opened(project, reread=reread) as world:
-        found = materialise(world, "test")
-        assert materialise(world, "test").entry == found.entry
-        return found.reused, found.entry.digest, described(world, "test").identity, world.said
+    with opened(project, reread=reread) as context:
+        found = materialise(context, "test")
+        assert materialise(context, "test").entry == found.entry
+        return found.reused, found.entry.digest, described(context, "test").identity, context.said
 
 
 def change(project: Path, alter: Callable[[dict[str, Any]], Any]) -> None:
@@ -244,15 +244,15 @@ def test_weights_that_a_factory_reads_by_itself_are_known_by_what_they_are(proje
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
         torch.save({name: value * scale for name, value in net.state_dict().items()}, project / "weights.pt")
-        with opened(project) as world:
-            return model_digest(world)
+        with opened(project) as context:
+            return model_digest(context)
 
     assert digest(1.0) == digest(1.0) != digest(2.0)
 
 
 def test_a_model_from_a_file_needs_no_digest_of_its_own(project: Path) -> None:
-    with opened(project) as world:
-        assert model_digest(world) == ""
+    with opened(project) as context:
+        assert model_digest(context) == ""
 
 
 @pytest.mark.usefixtures("no_sync")
@@ -260,8 +260,8 @@ def test_a_model_from_a_file_needs_no_digest_of_its_own(project: Path) -> None:
 def test_a_flipped_bit_in_stored_data_never_reaches_a_later_stage(project: Path, count: int) -> None:
     """What is stored is verified when it is looked up; what is damaged is dropped and made again."""
     change(project, few)
-    with opened(project) as world:
-        found = materialise(world, "test")
+    with opened(project) as context:
+        found = materialise(context, "test")
         digest = found.entry.digest
         paths = sorted(path for path in found.path.iterdir() if path.stat().st_size)
         whole = {path: path.read_bytes() for path in paths}
@@ -270,8 +270,8 @@ def test_a_flipped_bit_in_stored_data_never_reaches_a_later_stage(project: Path,
             path = paths[seed % len(paths)]
             path.chmod(0o600)
             path.write_bytes(flipped(whole[path], seed))
-            world.data.clear()
-            again = materialise(world, "test")
+            context.data.clear()
+            again = materialise(context, "test")
             remade += not again.reused
             assert again.entry.digest == digest, seed
             assert {each: (again.path / each.name).read_bytes() for each in paths} == whole, seed

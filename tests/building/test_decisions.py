@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from edgebuild.building import certify, conclude, race
-from edgebuild.building.candidates import Built
+from edgebuild.building.candidates import Evaluation
 from edgebuild.building.emulated import NO_SPEED, Emulated, finalists_of, without_speed
-from edgebuild.building.raced import Certified, Race, Screened
+from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
 from edgebuild.core.verdict import CrossCheck, Drop, Outcome, Verdict
@@ -44,7 +44,7 @@ def built(
     size_bytes: int = 1000,
     reasons: tuple[str, ...] = (),
     **more: Any,
-) -> Built:
+) -> Evaluation:
     planned = PlannedCandidate(
         id=name,
         profile=profile,
@@ -57,7 +57,7 @@ def built(
     )
     verdict = None if outcome is None else Verdict(outcome=outcome, reasons=reasons)
     given = {"artifact": artifact(size_bytes), "verdict": verdict, **more}
-    return Built(planned=planned, **given)
+    return Evaluation(planned=planned, **given)
 
 
 def gap() -> CrossCheck:
@@ -77,7 +77,7 @@ def latency(ms: float) -> LatencySummary:
     )
 
 
-def arm(each: Built, label: str = "") -> tuple[Arm, Built]:
+def arm(each: Evaluation, label: str = "") -> tuple[Arm, Evaluation]:
     found = Arm(
         id=f"{each.planned.id} ({label})",
         artifact=each.artifact or artifact(),
@@ -89,11 +89,11 @@ def arm(each: Built, label: str = "") -> tuple[Arm, Built]:
     return found, each
 
 
-def arms(*pairs: tuple[Arm, Built]) -> dict[str, tuple[Arm, Built]]:
+def arms(*pairs: tuple[Arm, Evaluation]) -> dict[str, tuple[Arm, Evaluation]]:
     return {pair[0].id: pair for pair in pairs}
 
 
-def certified(each: Built, ms: float = 1.0, label: str = "", **more: Any) -> Certified:
+def certified(each: Evaluation, ms: float = 1.0, label: str = "", **more: Any) -> CertifiedCandidate:
     given: dict[str, Any] = {
         "arm": f"{each.planned.id} ({label})",
         "built": each,
@@ -106,12 +106,12 @@ def certified(each: Built, ms: float = 1.0, label: str = "", **more: Any) -> Cer
         "samples_folder": Path("s"),
         "launches": (),
     }
-    return Certified(**{**given, **more})
+    return CertifiedCandidate(**{**given, **more})
 
 
-def raced(**more: Any) -> Race:
+def raced(**more: Any) -> MeasurementResults:
     given = {"screened": {}, "dropped": {}, "finalists": (), "anchor_ms": (), "sessions": (), "resolution": None}
-    return Race(**{**given, **more})
+    return MeasurementResults(**{**given, **more})
 
 
 def crash(sentence: str) -> Failure:
@@ -190,7 +190,7 @@ class TestFailures:
 class TestWhyNot:
     """The status and the sentence of a candidate that was not certified."""
 
-    def said(self, each: Built, found: Race) -> tuple[str, str]:
+    def said(self, each: Evaluation, found: MeasurementResults) -> tuple[str, str]:
         record = conclude._other_record(each, found, WORLD)
         return record.status, record.reason
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edgebuild.building.context import Options, budget_of
 from edgebuild.building.early import peek, warnings
-from edgebuild.building.world import Options, budget_of
 from edgebuild.catalogue.project import load_project
 from edgebuild.errors import ConfigError
 from edgebuild.judging.budget import Budget, parse_budget

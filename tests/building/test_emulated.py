@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.building import emulated, places
-from edgebuild.building.bench import BenchRequest, run_bench
-from edgebuild.building.world import Options
-from edgebuild.catalogue.inventory import DeviceEntry, load_inventory, save_entry
+from edgebuild.benching.bench import BenchRequest, run_bench
+from edgebuild.building import emulated, targets
+from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.verdict import BuildRecord, Outcome, Verdict
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
+from edgebuild.fleet.inventory import DeviceEntry, load_inventory, save_entry
 from edgebuild.pipeline import build, plan
 from edgebuild.reporting.html import render
-from edgebuild.reporting.story import evidence, not_proven, verdict_sentence
+from edgebuild.reporting.sentences import evidence, not_proven, verdict_sentence
 from tests.cli.example import write_project
 from tests.golden import assert_golden
 
@@ -53,8 +53,8 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Pretending(tmp_path / "device", name=entry.name)
 
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(tmp_path / "devices.toml"))
-    monkeypatch.setattr("edgebuild.building.reach.connect", connect)
-    monkeypatch.setattr("edgebuild.building.bench.connect", connect)
+    monkeypatch.setattr("edgebuild.fleet.connect.connect", connect)
+    monkeypatch.setattr("edgebuild.benching.bench.connect", connect)
     save_entry(entry())
     return tmp_path / "devices.toml"
 
@@ -173,7 +173,7 @@ def _device(project: object) -> str:
     from edgebuild.catalogue.project import Project
 
     assert isinstance(project, Project)
-    found = places.device_of("quick", project, Options(), {})
+    found = targets.device_of("quick", project, Options(), {})
     assert found is not None
     return found.name
 

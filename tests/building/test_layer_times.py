@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.backends.table import backends
+from edgebuild.building.context import BuildContext, Options
 from edgebuild.building.layer_times import time_layers, timing_candidate, why_untimed
-from edgebuild.building.world import Options, World
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import RunnerClient
@@ -19,10 +19,10 @@ from edgebuild.errors import ModelError
 from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store
 from edgebuild.planning.plan import PlannedCandidate
-from edgebuild.techniques.factorise import Factorise
-from edgebuild.techniques.layer_times import PAIRS, read_pairs, read_times
-from edgebuild.techniques.prune_structured import PruneStructured
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.techniques.factorising.factorise import Factorise
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.timing.layer_times import PAIRS, read_pairs, read_times
 from tests.measuring.test_layer_times import LAYERS
 from tests.techniques import zoo
 
@@ -49,7 +49,7 @@ def planned(precision: Precision = FP32, recipe: str = "thin") -> PlannedCandida
 
 
 def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
-    """A build's world, with a device of its own and no project but its objective."""
+    """A build's context, with a device of its own and no project but its objective."""
     table = backends()
     client = RunnerClient(LocalDevice(folder / "device"), {name: each.device_file for name, each in table.items()})
     executor = Executor(
@@ -71,15 +71,15 @@ def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
         "code_digest": "",
         "budget": None,
     }
-    return World(**{**given, **more})
+    return BuildContext(**{**given, **more})
 
 
 def test_what_was_timed_decides_and_is_found_again(tmp_path: Path) -> None:
-    world, animal = world_in(tmp_path), zoo.ZOO["residual"]
+    context, animal = world_in(tmp_path), zoo.ZOO["residual"]
     inputs = zoo.write_inputs(animal, tmp_path / "zoo")
     skip = ("stem.*", "one.*", "two.*", "head", "short")
     step = zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], "skip": skip})
-    told, notes = time_layers(step, inputs, planned(), 1, world)
+    told, notes = time_layers(step, inputs, planned(), 1, context)
     assert notes == ()
     assert set(told) == {PAIRS, "time-000"}
     paths: dict[str, Any] = {name: getattr(each, "path", each) for name, each in told.items()}
@@ -88,14 +88,14 @@ def test_what_was_timed_decides_and_is_found_again(tmp_path: Path) -> None:
     assert times is not None
     faster = [layer for layer, time in times.known.items() if time.comparison.outcome == "better"]
     if faster:
-        made = world.run(step, {**inputs, **told}, label="factorise")
+        made = context.run(step, {**inputs, **told}, label="factorise")
         assert [said.layer for said in read_report(made.path).layers if not said.reason] == faster
     else:
         with pytest.raises(ModelError, match=r"down\.0: it gets no faster on the target"):
-            world.run(step, {**inputs, **told}, label="factorise")
-    ran = len(world.executor.records)
-    again, _ = time_layers(step, inputs, planned(), 1, world)
-    assert all(record.reused for record in world.executor.records[ran:])
+            context.run(step, {**inputs, **told}, label="factorise")
+    ran = len(context.executor.records)
+    again, _ = time_layers(step, inputs, planned(), 1, context)
+    assert all(record.reused for record in context.executor.records[ran:])
     assert {name: each.path for name, each in again.items()} == paths  # type: ignore[union-attr]
 
 
@@ -108,12 +108,12 @@ def test_a_pair_that_cannot_be_compiled_has_no_time_and_is_noted(
         asked.append(request)
         raise ModelError("the runtime has no such kernel")
 
-    world, animal = world_in(tmp_path), zoo.ZOO["residual"]
-    monkeypatch.setitem(world.backends, "onnxruntime", SimpleNamespace(compile_step=refuse))
+    context, animal = world_in(tmp_path), zoo.ZOO["residual"]
+    monkeypatch.setitem(context.backends, "onnxruntime", SimpleNamespace(compile_step=refuse))
     skip = ("stem.*", "down.*", "head", "short")
     step = zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], "skip": skip})
     candidate = planned().model_copy(update={"accelerator": "npu", "features": ("2:4",)})
-    told, notes = time_layers(step, zoo.write_inputs(animal, tmp_path / "zoo"), candidate, 1, world)
+    told, notes = time_layers(step, zoo.write_inputs(animal, tmp_path / "zoo"), candidate, 1, context)
     assert set(told) == {PAIRS}
     assert {(each.precision, each.accelerator, each.features) for each in asked} == {(FP32, "npu", ("2:4",))}
     assert notes == ("factorise: one.0, two.0 could not be timed: the runtime has no such kernel",)
@@ -136,13 +136,13 @@ def test_where_nothing_can_be_timed_operations_decide_and_it_is_said(
 
 
 def test_other_reasons_to_time_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = world_in(tmp_path)
-    assert why_untimed(world, None) == "the profile builds nothing but int8"
-    assert why_untimed(world, planned()) == ""
-    assert why_untimed(replace(world, options=Options(no_measure=True)), planned()) != ""
+    context = world_in(tmp_path)
+    assert why_untimed(context, None) == "the profile builds nothing but int8"
+    assert why_untimed(context, planned()) == ""
+    assert why_untimed(replace(context, options=Options(no_measure=True)), planned()) != ""
     monkeypatch.setattr(LocalDevice, "emulated", True)
-    assert why_untimed(world, planned()) == "an emulated device gives no times"
-    assert time_layers(zoo.step_of(PruneStructured, zoo.ZOO["residual"]), {}, planned(), 1, world) == ({}, ())
+    assert why_untimed(context, planned()) == "an emulated device gives no times"
+    assert time_layers(zoo.step_of(PruneStructured, zoo.ZOO["residual"]), {}, planned(), 1, context) == ({}, ())
 
 
 def test_layers_are_timed_in_fp32_where_the_profile_has_it() -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.backends.ort.host import OnnxRuntime
+from edgebuild.building.context import Options
 from edgebuild.building.plans import FROM_FACTS
-from edgebuild.building.world import Options
-from edgebuild.catalogue.inventory import DeviceEntry, save_entry
 from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.project_tables import RecipeStepTable, RecipeTable
 from edgebuild.errors import EnvironmentGap, UsageError
+from edgebuild.fleet.inventory import DeviceEntry, save_entry
 from edgebuild.pipeline import build, plan
 from tests.cli.example import QUICK_PROFILE, QUICK_TARGET, write_project, write_quick
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebuild.building.seal import Opening, open_seal, openings_of
+from edgebuild.building.seal import TestSetAccess, openings_of, record_test_access
 from edgebuild.core.values import digest_json
 from edgebuild.errors import StoreError
 from edgebuild.judging.intervals import level_for_opening
@@ -28,8 +28,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "seal.jsonl"
 
 
-def opened(path: Path, *artifacts: str, project: str = "p", test: str = "t") -> Opening:
-    return open_seal(path, project=project, test_digest=test, artifacts=artifacts)
+def opened(path: Path, *artifacts: str, project: str = "p", test: str = "t") -> TestSetAccess:
+    return record_test_access(path, project=project, test_digest=test, artifacts=artifacts)
 
 
 def test_every_new_set_of_artifacts_is_another_opening(path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_last_line_that_lacks_its_line_end_only_is_counted(path: Path) -> None
 
 def test_the_name_that_older_lines_give_a_test_set_counts(path: Path) -> None:
     opened(path, "a", test="old")
-    later = open_seal(path, project="p", test_digest="new", also=("old",), artifacts=("b",))
+    later = record_test_access(path, project="p", test_digest="new", also=("old",), artifacts=("b",))
     assert (later.number, later.others) == (2, 0)
     assert opened(path, "c", test="new").number == 3
     assert openings_of(path, project="p", test_digest="new", also=("old",)) == 3

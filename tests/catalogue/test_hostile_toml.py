@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from edgebuild.building import plans
-from edgebuild.building.world import Options, store_of
-from edgebuild.catalogue.inventory import inventory_path, load_inventory
+from edgebuild.building.context import Options, store_of
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.tables import read_toml
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.errors import ConfigError, EdgebuildError, EnvironmentGap
+from edgebuild.fleet.inventory import inventory_path, load_inventory
 from tests.cli.example import write_project
 from tests.mutants import COUNTS, altered, damaged
 

@@ -9,7 +9,7 @@ import pytest
 from edgebuild.catalogue.project import parse_project
 from edgebuild.catalogue.recipes import chosen_recipes
 from edgebuild.errors import ConfigError
-from edgebuild.techniques.compression_table import parameter_models
+from edgebuild.techniques.registry import parameter_models
 from tests.catalogue.example import tables
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from edgebuild.catalogue.reference import (
     reference_markdown,
     schema_text,
 )
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.techniques.registry import TABLE
 from tests.catalogue.example import TABLES, tables
 
 OURS = {name: technique.Parameters for name, technique in TABLE.items()}

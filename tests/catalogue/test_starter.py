@@ -15,7 +15,7 @@ from edgebuild.catalogue.starter import (
     starter_from_onnx,
 )
 from edgebuild.core.artifact import TensorSpec
-from edgebuild.techniques.compression_table import parameter_models
+from edgebuild.techniques.registry import parameter_models
 
 SILERO = (
     TensorSpec(name="input", shape=("axis0", "axis1"), dtype="float32"),

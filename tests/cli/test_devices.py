@@ -30,7 +30,7 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add(board: Board, tmp_path: Path, *more: str, target: str = "this-machine") -> tuple[str, ...]:
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     return (
         "device",
@@ -71,7 +71,7 @@ def test_a_folder_that_holds_anything_else_is_neither_taken_nor_removed(
     board: Board, inventory: Path, tmp_path: Path
 ) -> None:
     """Whether it is named when the board is added, or stands in the inventory already."""
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     kept = tmp_path / "board" / "work" / "thesis"
     kept.parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_a_host_key_is_never_trusted_at_first_sight(board: Board, inventory: Pat
 
 @pytest.mark.proof
 def test_a_board_behind_another_host_is_enrolled_through_it(board: Board, inventory: Path, tmp_path: Path) -> None:
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     key, through = fingerprint(board.host_key), f"{getpass.getuser()}@127.0.0.1:{board.port}"
     asked = run(*add(board, tmp_path, "--host-key", key, "--jump", through), cwd=tmp_path)
@@ -147,7 +147,7 @@ def test_several_targets_are_each_built_where_they_are(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
     """One is this machine, the other a board: a build there is as one here, and its files are sent once."""
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
     (project / "targets" / "second.toml").write_text((project / "targets" / "quick.toml").read_text())
@@ -207,7 +207,7 @@ def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
     board: Board, inventory: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for onnxruntime, in a version that only it has, from an index on this disk."""
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     known = ("--host-key", fingerprint(board.host_key), "--project", str(project))
     assert run(*add(board, tmp_path, *known, target="quick"), cwd=tmp_path).code == 0
@@ -233,7 +233,7 @@ def test_a_runtime_is_put_on_a_board_and_the_second_time_nothing_is_sent(
 def test_tensorrt_is_not_put_on_a_board_and_says_where_it_comes_from(
     board: Board, inventory: Path, tmp_path: Path, project: Path
 ) -> None:
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     profile = project / "profiles" / "quick.toml"
     profile.write_text(profile.read_text().replace('"onnxruntime"', '"tensorrt"'))

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.devices.address import SshAddress
 from edgebuild.devices.runner.turns import OVERRIDE
+from edgebuild.devices.ssh.address import SshAddress
 from tests import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
 
 SSHD = needs.where("sshd") or "sshd"
 #: For ``pytestmark`` of the tests that need it.
@@ -58,7 +58,7 @@ class Board:
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
 
     def device(self, *, host_key: str = "", quota_bytes: int = 10**9) -> SshDevice:
-        from edgebuild.devices.ssh import SshDevice
+        from edgebuild.devices.ssh.device import SshDevice
 
         return SshDevice(
             "test",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgebuild.devices.address import SshAddress
+from edgebuild.devices.ssh.address import SshAddress
 from edgebuild.errors import UsageError
 
 

@@ -16,22 +16,22 @@ from onnx import TensorProto, helper, save
 from edgebuild.backends.ort.host import OptimizeOnnx
 from edgebuild.backends.protocol import write_artifact
 from edgebuild.backends.trt.host import BuildEngine
-from edgebuild.building.crosscheck_steps import ReadLayers
-from edgebuild.building.wheels import BoardPython, platform_tags
 from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
+from edgebuild.crosscheck.steps import ReadLayers
 from edgebuild.devices.answers import SCHEMAS
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.probe import read_probe
 from edgebuild.devices.runner.throughput import rate
 from edgebuild.errors import DeviceError, EdgebuildError, EnvironmentGap
+from edgebuild.fleet.wheels import BoardPython, platform_tags
 from edgebuild.measuring import side
 from edgebuild.measuring.evaluate import EvaluateArtifact
-from edgebuild.measuring.evidence import open_session
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.measuring.session import Arm, Bench, measure
+from edgebuild.measuring.session_folder import open_session
 from edgebuild.measuring.thermal import hottest_c
 from edgebuild.models.outputs import read_outputs
 from tests.devices.stub import StubDevice
@@ -161,7 +161,7 @@ FILES = {"y.npy": npy(ARRAYS["y"]), "z.npy": npy(ARRAYS["z"]), "samples.i64": SA
 
 
 @dataclass
-class Place:
+class RunsOn:
     """A folder with an artifact, data and a model, and a stub that answers."""
 
     root: Path
@@ -201,11 +201,11 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunsOn:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of folders that nobody needs after a power cut
     for name in ("artifact", "data", "model"):
         (tmp_path / name).mkdir()
-    place = Place(tmp_path, StubDevice(RIGHT, FILES))
+    place = RunsOn(tmp_path, StubDevice(RIGHT, FILES))
     (tmp_path / "artifact" / MODEL_FILE).write_bytes(b"a stub opens nothing")
     fp32 = Precision(kind="fp32")
     write_artifact(tmp_path / "artifact", backend="onnxruntime", entry=MODEL_FILE, contract=CONTRACT, precision=fp32)
@@ -214,31 +214,31 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return place
 
 
-def ran(place: Place, step: Any) -> Path:
+def ran(place: RunsOn, step: Any) -> Path:
     """Run a step as the executor does; what it leaves when it raises is thrown away."""
     out = place.fresh()
     step.run(place.inputs(), out, place.context())
     return out
 
 
-def probe(place: Place) -> None:
+def probe(place: RunsOn) -> None:
     facts = read_probe(place.client)
     assert all(isinstance(fact, str) and fact.isprintable() and name.isprintable() for name, fact in facts.items())
     hottest = hottest_c(facts)
     assert hottest is None or math.isfinite(hottest)
 
 
-def stage(place: Place) -> None:
+def stage(place: RunsOn) -> None:
     assert isinstance(place.client.put_folder(place.root / "data"), str)
 
 
-def evaluate(place: Place) -> None:
+def evaluate(place: RunsOn) -> None:
     out = ran(place, EvaluateArtifact(client=place.client, split="test"))
     for name, array in read_outputs(out).items():
         assert np.array_equal(array, ARRAYS[name])
 
 
-def launched(place: Place) -> None:
+def launched(place: RunsOn) -> None:
     root = place.fresh()
     try:
         found = measure(place.bench(root), ONCE, [place.arm()], title="t")
@@ -250,7 +250,7 @@ def launched(place: Place) -> None:
     assert (launch.count, launch.median_ns) == (5, 1_100)
 
 
-def flown(place: Place) -> None:
+def flown(place: RunsOn) -> None:
     root = place.fresh()
     place.device.files["samples.i64"] = FLIGHTS
     found = measure(place.bench(root), ONCE.in_flight(), [place.arm()], title="t")
@@ -258,7 +258,7 @@ def flown(place: Place) -> None:
     assert launch.per_s == pytest.approx(rate(ENDS, 2))
 
 
-def beside(place: Place, what: Callable[..., Any]) -> Any:
+def beside(place: RunsOn, what: Callable[..., Any]) -> Any:
     root = place.fresh()
     folder = open_session(root, "certify", "k" * 64, {}, remeasure=False)
     try:
@@ -268,32 +268,32 @@ def beside(place: Place, what: Callable[..., Any]) -> Any:
         raise
 
 
-def memory(place: Place) -> None:
+def memory(place: RunsOn) -> None:
     assert beside(place, side.measure_memory).peak_bytes >= 0
 
 
-def energy(place: Place) -> None:
+def energy(place: RunsOn) -> None:
     found = beside(place, side.measure_energy)
     assert found is None or math.isfinite(found.net_j_per_inference)
 
 
-def layers(place: Place) -> None:
+def layers(place: RunsOn) -> None:
     for layer in beside(place, side.read_layers):
         assert layer.time_us is None or math.isfinite(layer.time_us)
     step = ReadLayers(client=place.client)
     json.loads((ran(place, step) / "layers.json").read_bytes().decode("utf-8"))
 
 
-def count(place: Place) -> None:
+def count(place: RunsOn) -> None:
     assert place.client.call("count", {}, time_limit_s=1.0)["inferences"] >= 1
 
 
-def compiled(place: Place) -> None:
+def compiled(place: RunsOn) -> None:
     step = OptimizeOnnx(precision=Precision(kind="fp32"), contract=CONTRACT, client=place.client)
     assert (ran(place, step) / MODEL_FILE).read_bytes() in (OPTIMISED, (place.root / "model" / MODEL_FILE).read_bytes())
 
 
-def python(place: Place) -> None:
+def python(place: RunsOn) -> None:
     try:
         found = BoardPython.parse(place.client.call("python", {}, time_limit_s=1.0), "stub")
     except EnvironmentGap:
@@ -301,14 +301,14 @@ def python(place: Place) -> None:
     assert len(platform_tags(found.arch, found.glibc)) < 2_000
 
 
-def asked(op: str) -> Callable[[Place], None]:
-    def ask(place: Place) -> None:
+def asked(op: str) -> Callable[[RunsOn], None]:
+    def ask(place: RunsOn) -> None:
         place.client.call(op, {}, time_limit_s=1.0)
 
     return ask
 
 
-CONSUMERS: dict[str, Callable[[Place], None]] = {
+CONSUMERS: dict[str, Callable[[RunsOn], None]] = {
     "probe": probe,
     "stage": stage,
     "evaluate": evaluate,
@@ -325,7 +325,7 @@ CONSUMERS: dict[str, Callable[[Place], None]] = {
 }
 
 
-def refusal(consumer: Callable[[Place], None], place: Place) -> EdgebuildError | None:
+def refusal(consumer: Callable[[RunsOn], None], place: RunsOn) -> EdgebuildError | None:
     """Return the sentence that a consumer ends in; any other exception is a fault of ours."""
     try:
         consumer(place)
@@ -339,12 +339,12 @@ def test_every_operation_has_a_schema_an_example_and_a_consumer() -> None:
 
 
 @pytest.mark.parametrize("op", CONSUMERS)
-def test_a_right_answer_is_taken(op: str, place: Place) -> None:
+def test_a_right_answer_is_taken(op: str, place: RunsOn) -> None:
     CONSUMERS[op](place)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: int, place: Place) -> None:
+def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: int, place: RunsOn) -> None:
     refused = 0
     for seed in range(count):
         op = tuple(CONSUMERS)[seed % len(CONSUMERS)]
@@ -363,7 +363,7 @@ def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: in
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_files_damaged_on_their_way_are_never_taken(count: int, place: Place) -> None:
+def test_files_damaged_on_their_way_are_never_taken(count: int, place: RunsOn) -> None:
     uses = {"y.npy": "evaluate", "z.npy": "evaluate", "samples.i64": "measure", MODEL_FILE: "compile"}
     for seed in range(count):
         name = tuple(uses)[seed % len(uses)]
@@ -376,7 +376,7 @@ def test_files_damaged_on_their_way_are_never_taken(count: int, place: Place) ->
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, place: Place) -> None:
+def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, place: RunsOn) -> None:
     """A device whose disk gives other bytes than were written: the digest is right, the content isn't."""
     taken = 0
     for seed in range(count):
@@ -405,7 +405,7 @@ def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, 
     ],
 )
 def test_samples_that_say_something_else_than_the_answer_are_no_evidence(
-    change: dict[str, Any], samples: list[int], place: Place
+    change: dict[str, Any], samples: list[int], place: RunsOn
 ) -> None:
     data = np.array(samples, dtype="<i8").tobytes()
     place.device.answers["measure"] = {**LAUNCH, "samples_sha256": digest_bytes(data), **change}
@@ -426,14 +426,14 @@ def test_samples_that_say_something_else_than_the_answer_are_no_evidence(
         {"outputs": [output("y", ARRAYS["y"].astype(np.int32)), output("z", ARRAYS["z"])]},
     ],
 )
-def test_outputs_that_were_not_asked_for_are_refused(change: dict[str, Any], place: Place) -> None:
+def test_outputs_that_were_not_asked_for_are_refused(change: dict[str, Any], place: RunsOn) -> None:
     place.device.answers["evaluate"] = {**RIGHT["evaluate"], **change}
     with pytest.raises(EdgebuildError):
         evaluate(place)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: Place) -> None:
+def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: RunsOn) -> None:
     step = BuildEngine(precision=Precision(kind="fp32"), contract=CONTRACT, client=place.client)
     files = [said(name, data) for name, data in ENGINE_FILES.items()]
     place.device.files = dict(ENGINE_FILES)
@@ -451,7 +451,7 @@ def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: Pla
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
-def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: Place) -> None:
+def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: RunsOn) -> None:
     for op in CONSUMERS:
         place.device.answers[op] = odd
         with pytest.raises(DeviceError):
@@ -460,7 +460,7 @@ def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: Place) -> None:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_damaged_lines_end_in_one_sentence(count: int, place: Place) -> None:
+def test_damaged_lines_end_in_one_sentence(count: int, place: RunsOn) -> None:
     lines = [
         b'{"event": "progress", "phase": "evaluate", "done": 3, "total": 9}',
         json.dumps({"result": RIGHT["probe"]}).encode(),
@@ -494,18 +494,18 @@ def test_damaged_lines_end_in_one_sentence(count: int, place: Place) -> None:
     ],
     ids=lambda line: line[:40],
 )
-def test_a_line_that_is_no_message(line: str, place: Place) -> None:
+def test_a_line_that_is_no_message(line: str, place: RunsOn) -> None:
     place.device.raw = [line]
     with pytest.raises(DeviceError):
         probe(place)
 
 
-def test_halves_of_surrogate_pairs_become_noticeable_and_whole_ones_stay(place: Place) -> None:
+def test_halves_of_surrogate_pairs_become_noticeable_and_whole_ones_stay(place: RunsOn) -> None:
     place.device.raw = ['{"result": {"runtime": {}, "cpu": "a\\ud800b \\ud83d\\ude00"}}']
     assert read_probe(place.client)["cpu"] == "a\N{REPLACEMENT CHARACTER}b \N{GRINNING FACE}"
 
 
-def test_an_answer_that_comes_twice_counts_once(place: Place) -> None:
+def test_an_answer_that_comes_twice_counts_once(place: RunsOn) -> None:
     line = json.dumps({"result": RIGHT["probe"]})
     place.device.raw = [line, line, "after the end"]
     assert read_probe(place.client)["arch"] == "aarch64"

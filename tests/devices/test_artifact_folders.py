@@ -16,7 +16,7 @@ import pytest
 
 from edgebuild.backends.protocol import write_artifact
 from edgebuild.backends.table import backends
-from edgebuild.building.foreign import read_foreign
+from edgebuild.benching.foreign import read_foreign
 from edgebuild.core.artifact import Contract, Exit, Precision, Stage, TensorSpec
 from edgebuild.core.artifact_files import MANIFEST
 from edgebuild.devices.client import RunnerClient

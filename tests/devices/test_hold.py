@@ -98,12 +98,12 @@ def test_a_turn_ends_when_the_host_is_silent(
 ) -> None:
     first, second = clients
     # Until it holds the device it knocks all the time, so that a slow machine doesn't take its start for silence.
-    monkeypatch.setattr("edgebuild.devices.hold.KNOCK_S", 0.1)
+    monkeypatch.setattr("edgebuild.devices.hold.HEARTBEAT_S", 0.1)
     monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 3.0)
     with hold_device(first, "the first"):
         held = first.attempt
         # As with a cut link: the channel stays open, and nothing comes over it any more.
-        monkeypatch.setattr("edgebuild.devices.hold.KNOCK_S", 3600.0)
+        monkeypatch.setattr("edgebuild.devices.hold.HEARTBEAT_S", 3600.0)
         monkeypatch.setattr("edgebuild.devices.client.SILENCE_S", 600.0)
         with hold_device(second, "the second", check=stop_after(120.0)):
             assert held is not None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgebuild.devices.address import SshAddress
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device, pinned_clocks
 from edgebuild.devices.messages import MAX_DEPTH, NotAMessage, one_line, read_message, whole_number
+from edgebuild.devices.ssh.address import SshAddress
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
 from tests import needs
 from tests.devices.stub import StubDevice
@@ -91,7 +91,7 @@ def board() -> Iterator[FakeBoard]:
 
 def talk(board: FakeBoard, process: FakeProcess) -> int:
     """Open a channel, read all of it, and return how it ended."""
-    from edgebuild.devices.ssh_channel import SshChannel
+    from edgebuild.devices.ssh.channel import SshChannel
 
     device: Any = board
     channel = SshChannel(device, process)
@@ -139,14 +139,14 @@ def test_a_first_line_that_is_no_group_kills_nothing(first: bytes, board: FakeBo
 
 
 def test_a_line_without_an_end_is_a_sentence(board: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgebuild.devices.ssh_channel.MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr("edgebuild.devices.ssh.channel.MAX_LINE_BYTES", 10_000)
     with pytest.raises(DeviceError, match="a line of more than"):
         talk(board, FakeProcess(b"17\n" + b"x" * 20_000))
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_raw_bytes_of_a_board_end_in_a_result_or_one_sentence(count: int, board: FakeBoard) -> None:
-    from edgebuild.devices.ssh_channel import SshChannel
+    from edgebuild.devices.ssh.channel import SshChannel
 
     class OverSsh(StubDevice):
         """Opens channels to a fake process."""
@@ -258,7 +258,7 @@ def test_an_odd_address_is_refused_and_no_password_is_shown(text: str) -> None:
 
 def connected_with(key: Path, host_keys: tuple[str, ...] = ()) -> str:
     """Return the sentence that a connection with this key ends in; it never gets to the network."""
-    from edgebuild.devices.ssh_connection import connected
+    from edgebuild.devices.ssh.connection import connected
 
     address = SshAddress(user="pi", host="127.0.0.1", port=1)
     with pytest.raises(DeviceError) as caught:
@@ -286,7 +286,7 @@ def test_what_is_no_private_key_is_said(data: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pinned", ["", "garbage", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-ed25519 AAAA\n* evil"])
 def test_a_pinned_key_that_is_none_is_said(pinned: str) -> None:
-    from edgebuild.devices.ssh_connection import connected
+    from edgebuild.devices.ssh.connection import connected
 
     address = SshAddress(user="pi", host="127.0.0.1", port=1)
     with pytest.raises(DeviceError, match="the pinned host key"):

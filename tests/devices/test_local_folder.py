@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgebuild.devices import ssh_folder
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.local_folder import bytes_of, clear, tidy
 from edgebuild.devices.runner.room import MARKER
+from edgebuild.devices.ssh import folder as ssh_folder
 from edgebuild.errors import DeviceError, UsageError
 
 PRECIOUS = b"not edgebuild's"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.devices.address import SshAddress
+from edgebuild.devices.ssh.address import SshAddress
 from edgebuild.errors import DeviceError, UsageError
 from edgebuild.testing.devices import check_device
 from tests.devices.sshd import Board, board, needs_sshd
@@ -21,7 +21,7 @@ from tests.devices.sshd import Board, board, needs_sshd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
 
 __all__ = ["board"]  # the fixture
 pytestmark = needs_sshd
@@ -40,7 +40,7 @@ def test_a_board_behind_ssh_keeps_the_promises_of_a_device(device: SshDevice, tm
 
 
 def test_a_changed_host_key_is_refused_with_both_fingerprints(board: Board) -> None:
-    from edgebuild.devices.ssh_connection import fingerprint
+    from edgebuild.devices.ssh.connection import fingerprint
 
     other = " ".join((board.folder / "other_key.pub").read_text().split()[:2])
     device = board.device(host_key=other)
@@ -52,7 +52,7 @@ def test_a_changed_host_key_is_refused_with_both_fingerprints(board: Board) -> N
 
 
 def test_fingerprints_are_those_of_ssh_keygen(board: Board) -> None:
-    from edgebuild.devices.ssh_connection import fingerprint, read_host_keys
+    from edgebuild.devices.ssh.connection import fingerprint, read_host_keys
 
     shown = subprocess.run(["ssh-keygen", "-lf", board.folder / "host_key.pub"], capture_output=True, text=True).stdout
     assert fingerprint(board.host_key) == shown.split()[1]
@@ -60,8 +60,8 @@ def test_fingerprints_are_those_of_ssh_keygen(board: Board) -> None:
 
 
 def test_nobody_at_the_address_is_one_sentence(board: Board) -> None:
-    from edgebuild.devices.ssh import SshDevice
-    from edgebuild.devices.ssh_connection import read_host_keys
+    from edgebuild.devices.ssh.connection import read_host_keys
+    from edgebuild.devices.ssh.device import SshDevice
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,7 +73,7 @@ def test_nobody_at_the_address_is_one_sentence(board: Board) -> None:
 
 
 def test_a_key_that_the_board_does_not_know_is_said(board: Board) -> None:
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
 
     address = SshAddress(user=getpass.getuser(), host="127.0.0.1", port=board.port)
     device = SshDevice("test", address=address, host_keys=(board.host_key,), key_file=board.folder / "other_key")
@@ -131,7 +131,7 @@ def test_the_quota_makes_room_by_removing_what_was_used_longest_ago(board: Board
 
 
 def test_a_board_is_reached_through_another(board: Board) -> None:
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
 
     address = SshAddress(user=getpass.getuser(), host="127.0.0.1", port=board.port)
 
@@ -158,7 +158,7 @@ def test_a_board_is_reached_through_another(board: Board) -> None:
 @pytest.mark.parametrize("root", ["~/", "~", ".", "", "/", "~/..", "full", "link", "home"])
 def test_a_folder_that_could_hold_anything_else_is_refused(board: Board, tmp_path: Path, root: str) -> None:
     """A board's root is taken only where nothing is, or where edgebuild's marker is; links are resolved first."""
-    from edgebuild.devices.ssh import SshDevice
+    from edgebuild.devices.ssh.device import SshDevice
 
     (tmp_path / "full" / "work").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "full")

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from edgebuild.building.compress import planned_recipes
+from edgebuild.building.context import Options
 from edgebuild.building.projects import load_project
-from edgebuild.building.world import Options
 from edgebuild.catalogue.callables import load_callable
-from edgebuild.planning.recipes import RecipeGround, recipe_refusal
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.planning.recipes import ModelTraits, recipe_refusal
+from edgebuild.techniques.registry import TABLE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion-mnist"
 #: Said of the techniques that no recipe shows: weights of few bits are shown by `apprentice`.
@@ -21,7 +21,7 @@ NOT_SHOWN = {"binary-weights"}
 
 def test_every_recipe_can_be_carried_out_and_together_they_show_the_techniques() -> None:
     recipes = planned_recipes(load_project(EXAMPLE), Options(), 55_000)
-    ground = RecipeGround(torch=True, train=True, labels=True)
+    ground = ModelTraits(torch=True, train=True, labels=True)
     assert {recipe.name: recipe_refusal(recipe, ground, {}) for recipe in recipes} == dict.fromkeys(
         recipe.name for recipe in recipes
     )

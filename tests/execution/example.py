@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.steps import NoProgress, Place, StepContext, fields_of, never_stop
+from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.execution.executor import Executor
 
@@ -56,7 +56,7 @@ class Repeat:
 
     kind: ClassVar[str] = "repeat"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("pydantic",)
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
         "ran": "a note for the test",

@@ -18,8 +18,8 @@ from edgebuild.execution.keys import key_parts
 from edgebuild.judging.budget import Budget
 from edgebuild.measuring.protocols import LAYERS
 from edgebuild.models.edits import AddHead
-from edgebuild.techniques.compression_table import compression_techniques
-from edgebuild.techniques.factorise import Factorise
+from edgebuild.techniques.factorising.factorise import Factorise
+from edgebuild.techniques.registry import techniques_by_name
 from tests.execution.step_lock import steps
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
@@ -82,7 +82,7 @@ VALUES: dict[str, Any] = {
 def example(step: type[Any]) -> Any:
     """Return an instance of a step with no field at its default."""
     values = {field.name: VALUES[field.name] for field in fields(step) if field.name in VALUES}
-    if step.kind in compression_techniques():
+    if step.kind in techniques_by_name():
         values["parameters"] = step.Parameters()
     if step.kind == "export-layer-pairs":
         return step.of(example(Factorise), batch=2)

@@ -7,7 +7,7 @@ import pytest
 
 from edgebuild.core.steps import Step
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
-from edgebuild.execution.executor import Given, given
+from edgebuild.execution.executor import ExternalInput, external_input
 from edgebuild.execution.store import Store
 
 from .example import Repeat, contents, executor, folder_with, whole_store
@@ -48,7 +48,7 @@ def test_steps_chain_by_content(store: Store, tmp_path: Path) -> None:
     build, note = executor(store), tmp_path / "ran"
     source = build.run(Repeat(text="ab"), {}, label="source")
     build.run(Repeat(times=2, ran=note), {"of": source.entry}, label="double")
-    empty = given(folder_with(tmp_path / "empty", data=b""))
+    empty = external_input(folder_with(tmp_path / "empty", data=b""))
     other_way = build.run(Repeat(text="ab", times=1), {"none": empty}, label="source by other means")
     result = build.run(Repeat(times=2, ran=note), {"of": other_way.entry}, label="double")
     assert contents(result.path) == {"data": b"abab"}
@@ -67,7 +67,7 @@ def test_steps_chain_by_content(store: Store, tmp_path: Path) -> None:
 )
 def test_a_rebuild_says_what_changed(store: Store, tmp_path: Path, change: dict[str, object], why: str) -> None:
     def build(*, times: int = 2, text: str = "", seed: int = 0, data: bytes = b"1") -> str:
-        source = given(folder_with(tmp_path / "in", data=data))
+        source = external_input(folder_with(tmp_path / "in", data=data))
         return executor(store, seed=seed).run(Repeat(times=times, text=text), {"of": source}, label="it").why
 
     assert build() == "first build"
@@ -165,20 +165,20 @@ def test_a_users_file_that_changes_meanwhile_is_noticed(store: Store, tmp_path: 
         (source / "data").write_bytes(b"2")
 
     with pytest.raises(DataError, match="changed while it ran"):
-        executor(store).run(Repeat(act=edit), {"of": given(source)}, label="it")
+        executor(store).run(Repeat(act=edit), {"of": external_input(source)}, label="it")
     assert store.usage().entries == 0
 
 
 def test_an_input_may_be_a_file_or_stand_for_something_else(store: Store, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"onnx")
-    assert given(tmp_path / "model.onnx").digest != given(tmp_path).digest
-    code = Given(path=folder_with(tmp_path / "project", data=b""), digest="0" * 64)
+    assert external_input(tmp_path / "model.onnx").digest != external_input(tmp_path).digest
+    code = ExternalInput(path=folder_with(tmp_path / "project", data=b""), digest="0" * 64)
     assert executor(store).run(Repeat(text="x"), {"code": code}, label="it").why == "first build"
 
 
 def test_an_unreadable_input_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.onnx can't be read: No such file"):
-        given(tmp_path / "absent.onnx")
+        external_input(tmp_path / "absent.onnx")
 
 
 def test_ctrl_c_keeps_what_was_finished(store: Store, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_whatever_a_plug_in_raises_is_its_candidates_result(tmp_path: Path, monk
     (tmp_path / "fragile_plugin.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     plugin: Any = __import__("fragile_plugin")
-    entry = importlib.metadata.EntryPoint("fragile", "fragile_plugin:make", "edgebuild.techniques")
+    entry = importlib.metadata.EntryPoint("fragile", "fragile_plugin:make", "edgebuild.quantisers")
     monkeypatch.setattr(faults, "entry_points", lambda group: [entry] if group == entry.group else [])
     watching = guard(tmp_path, project=tmp_path / "elsewhere")
     for kind in ("data", "usage", "model"):

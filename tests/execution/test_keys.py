@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgebuild.core.steps import Place
+from edgebuild.core.steps import RunsOn
 from edgebuild.core.values import canonical_json
 from edgebuild.execution.keys import explain_change, key_of, key_parts
 
@@ -27,7 +27,7 @@ def ingredients(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "kind": draw(NAMES),
         "version": draw(st.integers(1, 9)),
-        "place": draw(st.sampled_from(Place)),
+        "place": draw(st.sampled_from(RunsOn)),
         "tools": draw(st.sampled_from([(), ("pydantic",), ("pydantic", "fsspec"), ("not-there-at-all",)])),
         "parameters": draw(st.dictionaries(NAMES, JSON, max_size=3)),
         "inputs": draw(st.dictionaries(NAMES, DIGESTS, max_size=3)),
@@ -78,15 +78,15 @@ def test_the_machine_counts_exactly_where_it_shapes_the_result(i: dict[str, Any]
     def same(**change: Any) -> bool:
         return key_of(parts(i | change)) == key_of(parts(i))
 
-    assert same(isa=j["isa"]) is (i["place"] is not Place.HOST_KERNELS)
-    assert same(device=j["device"]) is (i["place"] is not Place.DEVICE)
+    assert same(isa=j["isa"]) is (i["place"] is not RunsOn.HOST_KERNELS)
+    assert same(device=j["device"]) is (i["place"] is not RunsOn.DEVICE)
 
 
 def test_a_parameter_of_another_type_is_another_parameter() -> None:
     base = {
         "kind": "k",
         "version": 1,
-        "place": Place.HOST,
+        "place": RunsOn.HOST,
         "tools": (),
         "inputs": {},
         "seed": 0,
@@ -98,7 +98,7 @@ def test_a_parameter_of_another_type_is_another_parameter() -> None:
 
 
 def test_tool_versions_are_those_installed() -> None:
-    base = {"kind": "k", "version": 1, "place": Place.HOST, "parameters": {}, "inputs": {}, "seed": 0, "isa": ""}
+    base = {"kind": "k", "version": 1, "place": RunsOn.HOST, "parameters": {}, "inputs": {}, "seed": 0, "isa": ""}
     tools = parts(base | {"tools": ("pydantic", "not-there-at-all"), "device": {}})["tools"]
     assert tools == {"pydantic": metadata.version("pydantic"), "not-there-at-all": "not installed"}
 

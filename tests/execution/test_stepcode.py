@@ -59,7 +59,7 @@ from typing import ClassVar
 class Prune:
     kind: ClassVar[str] = "prune"
     version: ClassVar[int] = 1
-    place: ClassVar[str] = "host"
+    runs_on: ClassVar[str] = "host"
     tools: ClassVar[tuple[str, ...]] = ()
     amount: float
     def key_fields(self): return {"amount": self.amount}

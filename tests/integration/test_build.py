@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgebuild.building.context import Options
 from edgebuild.building.record import load_record, sealed_text
-from edgebuild.building.world import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.shipped import shipped_folder
 from edgebuild.pipeline import plan

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from edgebuild.backends.ort import host
-from edgebuild.building.world import Options
+from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.errors import DataError, EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.execution.executor import Executor

@@ -35,7 +35,7 @@ import tests.cli.driver
 from edgebuild.measuring import protocols
 protocols.SCREEN = protocols.SCREEN.model_copy(update={"launches": 1, "max_launches": 1})
 protocols.CERTIFY = protocols.CERTIFY.model_copy(update={"launches": 2, "max_launches": 2})
-import edgebuild.building.world, edgebuild.pipeline, edgebuild.techniques.table
+import edgebuild.building.context, edgebuild.pipeline, edgebuild.quantisers.registry
 import numpy, onnx, onnxruntime, pydantic, scipy.stats
 from edgebuild.cli.app import app
 from edgebuild.cli.console import run

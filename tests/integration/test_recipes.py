@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgebuild.building.context import Options
 from edgebuild.building.projects import load_project
-from edgebuild.building.world import Options
 from edgebuild.pipeline import plan
 from tests.cli.example import Ended, record, refused, run
 from tests.golden import assert_golden

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.core.measurement import LayerTime
-from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, RunsOn, StepContext, never_stop
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import EnvironmentGap, RunnerFailed
 from edgebuild.measuring.layer_times import LAUNCHES_FILE, TimeLayer
-from edgebuild.techniques.layer_times import TIME_FILE, LayerTimes
+from edgebuild.techniques.timing.layer_times import TIME_FILE, LayerTimes
 from tests.fragile import write_fragile
 from tests.measuring.test_session import QUICK, Ground
 
@@ -77,6 +77,6 @@ def test_an_emulated_device_times_nothing(ground: Ground, tmp_path: Path, monkey
 
 def test_the_key_holds_how_it_is_timed_and_not_of_whom(ground: Ground) -> None:
     one = step(ground)
-    assert one.place is Place.DEVICE
+    assert one.runs_on is RunsOn.DEVICE
     assert set(one.key_fields()) == {"protocol", "settings"}
     assert set(step(ground, pin_clocks=True).key_fields()) - set(one.key_fields()) == {"pin_clocks"}

@@ -23,10 +23,10 @@ from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import DeviceError, Interrupted, RunnerFailed
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.evaluate import EvaluateArtifact
-from edgebuild.measuring.evidence import SessionFolder
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.measuring.samples import samples_reader
-from edgebuild.measuring.session import Arm, Bench, compare_arms, measure
+from edgebuild.measuring.session import Arm, MeasurementContext, compare_arms, measure
+from edgebuild.measuring.session_folder import SessionFolder
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import read_outputs
 from tests.fragile import write_fragile
@@ -106,9 +106,9 @@ class Ground:
             **given,
         )
 
-    def bench(self, root: Path, **more: Any) -> Bench:
+    def bench(self, root: Path, **more: Any) -> MeasurementContext:
         given = {"check": never_stop, "configuration": (Fact(name="kernel", value="6.1"),), **more}
-        return Bench(client=self.client, root=root / "measurements", progress=NoProgress(), **given)
+        return MeasurementContext(client=self.client, root=root / "measurements", progress=NoProgress(), **given)
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +427,7 @@ def _run(medians_us: dict[str, list[float]]) -> session._Run:
         ]
         for name, values in medians_us.items()
     }  # fmt: skip
-    bench = Bench(client=None, root=None, progress=NoProgress(), check=never_stop, configuration=())  # type: ignore[arg-type]
+    bench = MeasurementContext(client=None, root=None, progress=NoProgress(), check=never_stop, configuration=())  # type: ignore[arg-type]
     return session._Run(bench=bench, protocol=protocol, arms=arms, folder=None, launches=launches)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.edits import CompressedModel
 from edgebuild.models.torch_models import make_module
 from tests.mutants import COUNTS, damaged
@@ -45,15 +45,17 @@ def test_a_damaged_file_of_the_users_is_one_sentence(count: int, tmp_path: Path)
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_damaged_stored_model_is_one_sentence(count: int, tmp_path: Path) -> None:
-    stored.write_model(net(), CompressedModel(factory="m:f"), tmp_path)
-    code = stored.UserCode(factory="m:f", load=lambda _: net)
-    files = {name: (tmp_path / name).read_bytes() for name in (stored.WEIGHTS_FILE, stored.MODEL_FILE)}
+    compressed_model.write_model(net(), CompressedModel(factory="m:f"), tmp_path)
+    code = compressed_model.ProjectCode(factory="m:f", load=lambda _: net)
+    files = {
+        name: (tmp_path / name).read_bytes() for name in (compressed_model.WEIGHTS_FILE, compressed_model.MODEL_FILE)
+    }
     refused = 0
     for seed in range(count):
-        name = stored.WEIGHTS_FILE if seed % 2 else stored.MODEL_FILE
+        name = compressed_model.WEIGHTS_FILE if seed % 2 else compressed_model.MODEL_FILE
         (tmp_path / name).write_bytes(damaged(files[name], seed))
         try:
-            stored.load_model(tmp_path, code)
+            compressed_model.load_model(tmp_path, code)
         except ModelError:
             refused += 1
         (tmp_path / name).write_bytes(files[name])

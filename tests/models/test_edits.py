@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.edits import (
     AddHead,
     Codebook,
@@ -34,7 +35,6 @@ from edgebuild.models.edits import (
     UserModule,
 )
 from edgebuild.models.interpreter import apply_edits, layer_at
-from edgebuild.models.stored import UserCode
 
 X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -64,7 +64,7 @@ def load(reference: str) -> Any:
     return {"net:net": net, "net:linear_like": linear_like}[reference]
 
 
-CODE = UserCode(factory="net:net", load=load, modules=("net:linear_like",))
+CODE = ProjectCode(factory="net:net", load=load, modules=("net:linear_like",))
 
 
 def fresh() -> nn.Module:
@@ -128,8 +128,8 @@ def test_edits_concatenate_and_a_stored_model_comes_back_bit_by_bit(
     for value in whole.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.randn(value.shape).abs() + 0.1)
-    stored.write_model(whole, model, folder)
-    back, read = stored.load_model(folder, CODE)
+    compressed_model.write_model(whole, model, folder)
+    back, read = compressed_model.load_model(folder, CODE)
     assert read == model
     assert CompressedModel.model_validate_json(model.to_json()) == model
     with torch.no_grad():

@@ -18,7 +18,7 @@ from edgebuild.models.onnx_child import Refused, run_apart
 from edgebuild.models.onnx_files import load_onnx, read_facts
 from edgebuild.models.onnx_graphs import tidy
 from edgebuild.models.steps import ImportOnnx
-from edgebuild.techniques.quantise.graph import prepare
+from edgebuild.quantisers.own.graph import prepare
 from tests.models import nets
 from tests.techniques.nets import context
 

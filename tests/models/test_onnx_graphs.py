@@ -20,12 +20,12 @@ from edgebuild.models import qdq
 from edgebuild.models.exits import cut
 from edgebuild.models.host_session import HostSession
 from edgebuild.models.onnx_graphs import Names, fault_of, graphs_of, save, serialised, settle, tidy
-from edgebuild.techniques.half import to_half_storage
-from edgebuild.techniques.quantise.arithmetic import affine, encode, weight_scale
-from edgebuild.techniques.quantise.graph import Graph
-from edgebuild.techniques.quantise.placement import place
-from edgebuild.techniques.quantise.simulator import Numbers, Simulator, float_numbers
-from edgebuild.techniques.quantise.writer import write
+from edgebuild.quantisers.fp16_storage import to_half_storage
+from edgebuild.quantisers.own.arithmetic import affine, encode, weight_scale
+from edgebuild.quantisers.own.graph import Graph
+from edgebuild.quantisers.own.placement import place
+from edgebuild.quantisers.own.simulator import Numbers, Simulator, float_numbers
+from edgebuild.quantisers.own.writer import write
 from tests.models import nets
 from tests.models.test_exits import head, whole
 from tests.techniques.nets import residual_net, stateful_net, token_net

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgebuild.errors import ModelError
-from edgebuild.models import packed, stored
+from edgebuild.models import compressed_model, packed
 from edgebuild.models.edits import CompressedModel, Grid, Mask, Quantise
 from edgebuild.models.interpreter import apply_edits, layer_at
 from tests.techniques import zoo
@@ -31,29 +31,31 @@ def written(folder: Path, bits: int, *, per_channel: bool = True, mask: bool = F
     if mask:
         layer.parametrizations.weight[0].mask[:4] = False
     layer.parametrizations.weight[-1].fit_closest(layer.parametrizations.weight.original)
-    stored.write_model(module, CompressedModel(factory=ANIMAL.reference, edits=tuple(edits)), folder)
+    compressed_model.write_model(module, CompressedModel(factory=ANIMAL.reference, edits=tuple(edits)), folder)
     return module
 
 
 @pytest.mark.parametrize(("bits", "mask"), [(1, False), (2, True), (3, False), (4, True), (7, False), (8, True)])
 def test_packed_weights_come_back_bit_by_bit(bits: int, mask: bool, tmp_path: Path) -> None:
     module = written(tmp_path, bits, per_channel=bits != 3, mask=mask)
-    rebuilt, _ = stored.load_model(tmp_path, zoo.code_of(ANIMAL))
+    rebuilt, _ = compressed_model.load_model(tmp_path, zoo.code_of(ANIMAL))
     first: Any = layer_at(module, "down.0")
     second: Any = layer_at(rebuilt, "down.0")
     assert torch.equal(first.weight, second.weight)
     inputs = zoo.feeds(ANIMAL, 4)
     assert torch.equal(module(*inputs), rebuilt(*inputs))
-    assert load_file(str(tmp_path / stored.WEIGHTS_FILE))[NAME].numel() == -(-COUNT * bits // 8)
+    assert load_file(str(tmp_path / compressed_model.WEIGHTS_FILE))[NAME].numel() == -(-COUNT * bits // 8)
     again = tmp_path / "again"
     again.mkdir()
-    stored.write_model(rebuilt, stored.read_model(tmp_path), again)
-    assert (again / stored.WEIGHTS_FILE).read_bytes() == (tmp_path / stored.WEIGHTS_FILE).read_bytes()
+    compressed_model.write_model(rebuilt, compressed_model.read_model(tmp_path), again)
+    assert (again / compressed_model.WEIGHTS_FILE).read_bytes() == (
+        tmp_path / compressed_model.WEIGHTS_FILE
+    ).read_bytes()
 
 
 def test_more_than_8_bits_are_stored_as_they_are(tmp_path: Path) -> None:
     layer: Any = layer_at(written(tmp_path, 12), "down.0")
-    found = load_file(str(tmp_path / stored.WEIGHTS_FILE))[NAME]
+    found = load_file(str(tmp_path / compressed_model.WEIGHTS_FILE))[NAME]
     assert torch.equal(found, layer.parametrizations.weight.original)
 
 
@@ -66,7 +68,7 @@ def test_bytes_hold_codes_of_any_width(bits: int) -> None:
 
 def test_damaged_packed_weights_are_refused(tmp_path: Path) -> None:
     written(tmp_path, 2)
-    path = tmp_path / stored.WEIGHTS_FILE
+    path = tmp_path / compressed_model.WEIGHTS_FILE
     state = load_file(str(path))
     full = {**state, NAME: torch.full_like(state[NAME], 255)}
     for changed, header, message in (
@@ -80,4 +82,4 @@ def test_damaged_packed_weights_are_refused(tmp_path: Path) -> None:
     ):
         save_file(changed, str(path), metadata=header)
         with pytest.raises(ModelError, match=message):
-            stored.load_model(tmp_path, zoo.code_of(ANIMAL))
+            compressed_model.load_model(tmp_path, zoo.code_of(ANIMAL))

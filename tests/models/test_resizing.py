@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from edgebuild.core.artifact import TensorSpec
 from edgebuild.errors import ModelError
-from edgebuild.models import stored, torch_models
+from edgebuild.models import compressed_model, torch_models
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.edits import (
     AddHead,
     CompressedModel,
@@ -26,7 +27,6 @@ from edgebuild.models.edits import (
 )
 from edgebuild.models.host_session import HostSession
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.models.stored import UserCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,8 +101,8 @@ def test_without_a_stride_a_map_holds_the_old_values_and_those_between() -> None
 def test_a_stored_model_comes_back_resized(tmp_path: Path) -> None:
     edits = (SMALLER, SetStride(module="one", stride=(1, 2), dilation=(1, 1)))
     model = apply_edits(fresh(), edits)
-    stored.write_model(model, CompressedModel(factory="here:fresh", edits=edits), tmp_path)
-    rebuilt, _ = stored.load_model(tmp_path, UserCode(factory="here:fresh", load=lambda _: fresh))
+    compressed_model.write_model(model, CompressedModel(factory="here:fresh", edits=edits), tmp_path)
+    rebuilt, _ = compressed_model.load_model(tmp_path, ProjectCode(factory="here:fresh", load=lambda _: fresh))
     assert all(torch.equal(one, other) for one, other in zip(model(X), rebuilt(X), strict=True))
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.plan import make_plan
-from edgebuild.planning.recipes import Recipe, RecipeGround, RecipeStep, recipe_refusal
-from edgebuild.techniques.torch_step import Needs
+from edgebuild.planning.recipes import ModelTraits, Recipe, RecipeStep, recipe_refusal
+from edgebuild.techniques.technique import Requirements
 from tests.planning.test_plan import COSTS, FP32, OURS, ids, inputs, profile, refusals
 
-TORCH = RecipeGround(torch=True, train=True, labels=True)
+TORCH = ModelTraits(torch=True, train=True, labels=True)
 PRUNE = RecipeStep(technique="prune", changes=("structure",), not_after=(("masks", "a mask has its layer's shape"),))
 SPARSE = RecipeStep(technique="sparse", changes=("masks",))
 
@@ -24,7 +24,7 @@ def recipe(*steps: RecipeStep, name: str = "narrow") -> Recipe:
     return Recipe(name=name, steps=steps)
 
 
-def plan_of(*recipes: Recipe, ground: RecipeGround = TORCH, **more: Any) -> Any:
+def plan_of(*recipes: Recipe, ground: ModelTraits = TORCH, **more: Any) -> Any:
     found = (profile("a", precisions=(FP32, OURS)), profile("b", "openvino", (FP32,)))
     return make_plan(inputs(*found, recipes=recipes, ground=ground, **more))
 
@@ -68,31 +68,31 @@ def test_what_compressing_takes_counts_each_step_that_runs_once() -> None:
 
 
 REFUSED = {
-    "an ONNX file": (recipe(PRUNE), RecipeGround(), "the project gives an ONNX file only"),
-    "state": (recipe(PRUNE), RecipeGround(torch=True, stateful=True), "carries state"),
+    "an ONNX file": (recipe(PRUNE), ModelTraits(), "the project gives an ONNX file only"),
+    "state": (recipe(PRUNE), ModelTraits(torch=True, stateful=True), "carries state"),
     "no training data": (
-        recipe(RecipeStep(technique="tune", needs=Needs(train=True))),
-        RecipeGround(torch=True),
+        recipe(RecipeStep(technique="tune", needs=Requirements(train=True))),
+        ModelTraits(torch=True),
         "tune needs training data",
     ),
     "no labels": (
-        recipe(RecipeStep(technique="tune", needs=Needs(labels=True))),
-        RecipeGround(torch=True, train=True),
+        recipe(RecipeStep(technique="tune", needs=Requirements(labels=True))),
+        ModelTraits(torch=True, train=True),
         "tune needs labels",
     ),
     "not installed": (
-        recipe(RecipeStep(technique="tune", needs=Needs(modules=("nncf",)))),
+        recipe(RecipeStep(technique="tune", needs=Requirements(modules=("nncf",)))),
         TORCH,
         "tune needs nncf, which is not installed (pip install it)",
     ),
     "not the first": (
-        recipe(RecipeStep(technique="sparse"), RecipeStep(technique="teach", needs=Needs(untouched="student"))),
+        recipe(RecipeStep(technique="sparse"), RecipeStep(technique="teach", needs=Requirements(untouched="student"))),
         TORCH,
         "teach (student) must be the first step",
     ),
     "exits and a batch": (
         recipe(RecipeStep(technique="exit", changes=("heads",))),
-        RecipeGround(torch=True, one_by_one=False),
+        ModelTraits(torch=True, one_by_one=False),
         "exit answers one sample at a time; set batch = 1 under [freeze]",
     ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),
@@ -109,7 +109,7 @@ def test_what_cannot_be_carried_out_is_refused_with_the_reason(name: str) -> Non
 
 
 def test_what_must_be_first_may_be() -> None:
-    teach = RecipeStep(technique="teach", needs=Needs(untouched="student"))
+    teach = RecipeStep(technique="teach", needs=Requirements(untouched="student"))
     assert recipe_refusal(recipe(teach, SPARSE), TORCH, {}) is None
     assert recipe_refusal(recipe(teach, teach), TORCH, {}) is not None
 
@@ -119,7 +119,7 @@ def test_the_other_order_is_fine() -> None:
 
 
 def test_a_profile_without_a_feature_refuses_the_recipe_there_only() -> None:
-    sparse = recipe(RecipeStep(technique="two-four", needs=Needs(features=("2:4",))))
+    sparse = recipe(RecipeStep(technique="two-four", needs=Requirements(features=("2:4",))))
     found = (profile("a"), profile("b").model_copy(update={"features": ("2:4",)}))
     plan = make_plan(inputs(*found, recipes=(sparse,), ground=TORCH))
     assert {c.profile for c in plan.candidates if c.recipe} == {"b"}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.reporting import story
-from edgebuild.reporting.figures import clean
+from edgebuild.reporting import sentences
+from edgebuild.reporting.formatting import clean
 from edgebuild.reporting.html import render
 
 from . import sample_record
@@ -110,7 +110,7 @@ def test_hostile_text_stays_text() -> None:
 
 def test_the_verdict_comes_first_and_says_everything() -> None:
     text = page_of(sample_record.full()).text
-    sentence = story.verdict_sentence(sample_record.full())
+    sentence = sentences.verdict_sentence(sample_record.full())
     assert sentence in text
     assert text.index(sentence) < text.index("Lower left is better")
     for part in ("2.31× [2.26, 2.36] faster", "3.60× smaller", "0.31 [0.07, 0.55] points", "2 points", "n = 10,000",
@@ -151,5 +151,5 @@ def test_tables_have_heads_and_drawings_have_names() -> None:
 
 def test_a_drop_in_own_units_is_not_called_points() -> None:
     record = sample_record.full(budget_text="1%")
-    assert story.unit_of(record).name == ""
-    assert "0.0031 [0.0007, 0.0055] of accuracy" in story.verdict_sentence(record)
+    assert sentences.unit_of(record).name == ""
+    assert "0.0031 [0.0007, 0.0055] of accuracy" in sentences.verdict_sentence(record)

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from edgebuild.errors import UsageError
-from edgebuild.reporting import story
-from edgebuild.reporting.figures import clean
+from edgebuild.reporting import sentences
+from edgebuild.reporting.formatting import clean
 from edgebuild.reporting.html import render
 from edgebuild.reporting.terminal import comparison_table, explain, summary
 
@@ -87,9 +87,9 @@ def test_a_cross_check_is_told_with_its_sample_and_a_gap_among_the_reasons() -> 
     told = squeezed("rounding that adds up [32 of 10,000 validation frames, spread evenly]")
     assert told in squeezed(printed(explain(record, name)))
     assert told in squeezed(unescape(render(record, {})))
-    assert not any("cross-check" in reason for reason in story.reasons_of(chosen))
+    assert not any("cross-check" in reason for reason in sentences.reasons_of(chosen))
     gap = chosen.crosscheck.model_copy(update={"cause": "layer", "explanation": "Conv c saturates"})
-    assert "cross-check: Conv c saturates" in story.reasons_of(chosen.model_copy(update={"crosscheck": gap}))
+    assert "cross-check: Conv c saturates" in sentences.reasons_of(chosen.model_copy(update={"crosscheck": gap}))
 
 
 def test_what_decoding_a_weights_file_takes_is_told_everywhere() -> None:

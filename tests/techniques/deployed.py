@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import never_stop
+from edgebuild.models.compressed_model import load_model
 from edgebuild.models.dataset import Dataset
 from edgebuild.models.freezing import freeze, shipped_contract
 from edgebuild.models.onnx_files import load_onnx, read_facts
 from edgebuild.models.steps import export_checked
-from edgebuild.models.stored import load_model
-from edgebuild.techniques.quantise.step import Quantise
+from edgebuild.quantisers.own.step import Quantise
 from tests.techniques import zoo
 
 if TYPE_CHECKING:

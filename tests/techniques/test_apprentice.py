@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored, trained_grids
+from edgebuild.models import compressed_model, trained_grids
 from edgebuild.models.edits import Mask
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.techniques.apprentice import Apprentice, ApprenticeParameters, begin_anew
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.techniques.low_bit.apprentice import Apprentice, ApprenticeParameters, begin_anew
+from edgebuild.techniques.technique import read_report
 
 from . import zoo
 from .deployed import ship, weights_shipped
@@ -34,7 +34,7 @@ def trained(tmp_path: Path, animal: str = "residual", **parameters: Any) -> tupl
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    module, _ = stored.load_model(out, zoo.code_of(RESIDUAL))
+    module, _ = compressed_model.load_model(out, zoo.code_of(RESIDUAL))
     return {name: layer.weight.detach() for name, layer in module.named_modules() if hasattr(layer, "input_grid")}
 
 
@@ -55,7 +55,7 @@ def test_weights_lie_on_their_grid_in_every_file(bits: int, tmp_path: Path) -> N
     assert sorted(int(np.abs(codes).max()) for codes, _, _ in shipped.values())[:4] == [2 ** (bits - 1) - 1] * 4
     notes = " ".join(read_report(out).notes)
     assert f"{bits}-bit weights are simulated" in notes
-    assert f"{(out / stored.WEIGHTS_FILE).stat().st_size:,} bytes on disk" in notes
+    assert f"{(out / compressed_model.WEIGHTS_FILE).stat().st_size:,} bytes on disk" in notes
 
 
 def test_schemes_begin_where_they_say(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load_file
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
-from edgebuild.techniques.binary_weights import BinaryParameters, BinaryWeights
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.models import compressed_model
+from edgebuild.techniques.low_bit.binary_weights import BinaryParameters, BinaryWeights
+from edgebuild.techniques.technique import read_report
 
 from . import zoo
 from .deployed import ship, weights_shipped
@@ -31,8 +31,8 @@ def trained(tmp_path: Path, animal: str = "residual", **parameters: Any) -> tupl
 
 def test_every_weight_is_one_of_two_and_takes_one_bit(tmp_path: Path) -> None:
     out, _ = trained(tmp_path)
-    module: Any = stored.load_model(out, zoo.code_of(RESIDUAL))[0]
-    tensors = load_file(str(out / stored.WEIGHTS_FILE))
+    module: Any = compressed_model.load_model(out, zoo.code_of(RESIDUAL))[0]
+    tensors = load_file(str(out / compressed_model.WEIGHTS_FILE))
     names = [name for name, layer in module.named_modules() if hasattr(layer, "parametrizations")]
     assert len(names) == 6
     for name in names:
@@ -40,7 +40,7 @@ def test_every_weight_is_one_of_two_and_takes_one_bit(tmp_path: Path) -> None:
         low, high = weight.unique().tolist()
         assert low == -high
         assert tensors[f"{name}.parametrizations.weight.original"].numel() == -(-weight.numel() // 8)
-    size = (out / stored.WEIGHTS_FILE).stat().st_size
+    size = (out / compressed_model.WEIGHTS_FILE).stat().st_size
     assert f"take {size:,} bytes on disk" in " ".join(read_report(out).notes)
 
 
@@ -59,7 +59,7 @@ def test_real_weights_stay_within_the_two_values_and_signs_change(tmp_path: Path
         out, _ = trained(tmp_path, learning_rate=0.02)
     assert len(beyond) == 6 * 6
     assert max(beyond) <= 1e-6
-    module: Any = stored.load_model(out, zoo.code_of(RESIDUAL))[0]
+    module: Any = compressed_model.load_model(out, zoo.code_of(RESIDUAL))[0]
     original: Any = dict(zoo.grown(RESIDUAL).named_parameters())["two.0.weight"]
     assert bool(((module.two[0].weight > 0) != (original >= 0)).any())
 

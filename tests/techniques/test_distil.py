@@ -10,9 +10,9 @@ from torch import nn
 
 from edgebuild.core.steps import StepContext
 from edgebuild.errors import EdgebuildError, Interrupted, ModelError, UsageError
-from edgebuild.models import stored
-from edgebuild.techniques.distil import Distil, DistilParameters
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.models import compressed_model
+from edgebuild.techniques.distilling.distil import Distil, DistilParameters
+from edgebuild.techniques.technique import read_report
 from edgebuild.training.teachers import LiveTeacher
 
 from . import zoo
@@ -85,19 +85,19 @@ def distilled(tmp_path: Path, animal: str = "residual", *, name: str = "out", **
 
 
 def rebuilt(out: Path, animal: str = "residual", *references: str) -> nn.Module:
-    module, _ = stored.load_model(out, zoo.code_of(zoo.ZOO[animal], *references))
+    module, _ = compressed_model.load_model(out, zoo.code_of(zoo.ZOO[animal], *references))
     return module
 
 
 def test_the_same_seed_gives_the_same_model_and_the_report_says_how_it_went(tmp_path: Path) -> None:
     one, two = distilled(tmp_path), distilled(tmp_path, name="again")
-    assert (one / stored.WEIGHTS_FILE).read_bytes() == (two / stored.WEIGHTS_FILE).read_bytes()
+    assert (one / compressed_model.WEIGHTS_FILE).read_bytes() == (two / compressed_model.WEIGHTS_FILE).read_bytes()
     assert read_report(one).summary.startswith("6 steps of distillation; the loss went from ")
 
 
 def test_an_optimiser_of_ones_own_is_the_one_that_trains(tmp_path: Path) -> None:
     usual, own = distilled(tmp_path), distilled(tmp_path, name="own", optimiser=f"{HERE}:careful")
-    assert (usual / stored.WEIGHTS_FILE).read_bytes() != (own / stored.WEIGHTS_FILE).read_bytes()
+    assert (usual / compressed_model.WEIGHTS_FILE).read_bytes() != (own / compressed_model.WEIGHTS_FILE).read_bytes()
     with pytest.raises(ModelError, match="The optimiser callable returned a tuple"):
         distilled(tmp_path, name="none", optimiser=f"{HERE}:not_an_optimiser")
     with pytest.raises(ValueError, match='takes "sgd", "adamw" or "module:function", not "adam"'):
@@ -243,7 +243,7 @@ def test_a_stopped_step_goes_on_and_does_not_ask_the_teacher_again(
     assert asked == [8, 8, 8]
     step.run(found, out, context)
     assert asked == [8, 8, 8]
-    assert (out / stored.WEIGHTS_FILE).read_bytes() == (whole / stored.WEIGHTS_FILE).read_bytes()
+    assert (out / compressed_model.WEIGHTS_FILE).read_bytes() == (whole / compressed_model.WEIGHTS_FILE).read_bytes()
 
 
 def test_a_class_that_was_never_seen_gets_its_share_by_one_bias(tmp_path: Path) -> None:

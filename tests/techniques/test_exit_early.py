@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from edgebuild.core.artifact import Precision
-from edgebuild.models import edits, stored
+from edgebuild.models import compressed_model, edits
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.planning.recipes import Recipe, RecipeStep, precision_refusal
 from edgebuild.techniques.exit_early import ExitEarly
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.techniques.technique import read_report
 from edgebuild.testing.techniques import Tried, run_step
 from tests.techniques import zoo
 
@@ -30,7 +30,7 @@ def tried(tmp_path: Path, animal: str = "residual", **parameters: Any) -> Tried:
 def test_named_layers_get_exits_in_order_with_cells_and_hidden_units(tmp_path: Path) -> None:
     done = tried(tmp_path, after=("stem", "one"), grid=2, hidden=6, confidence="entropy", distil_weight=0.0)
     assert done.report is not None, done.refusal
-    heads = stored.read_model(tmp_path / "out").edits
+    heads = compressed_model.read_model(tmp_path / "out").edits
     expected = [
         edits.AddHead(name=name, after=after, features=16, outputs=zoo.CLASSES, hidden=6, grid=2, confidence="entropy")
         for name, after in (("exit1", "stem"), ("exit2", "one"))
@@ -42,7 +42,7 @@ def test_named_layers_get_exits_in_order_with_cells_and_hidden_units(tmp_path: P
 
 def test_a_place_is_found_where_none_is_named(tmp_path: Path) -> None:
     assert tried(tmp_path).report is not None
-    (head,) = stored.read_model(tmp_path / "out").edits
+    (head,) = compressed_model.read_model(tmp_path / "out").edits
     assert isinstance(head, edits.AddHead)
     (layer,) = read_report(tmp_path / "out").layers
     assert layer.layer == head.after

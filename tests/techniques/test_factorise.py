@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.models.replacements import Monarch
-from edgebuild.techniques.factorise import BY_OPERATIONS, Factorise
-from edgebuild.techniques.factors import thin
-from edgebuild.techniques.torch_step import TechniqueReport, read_report
-from edgebuild.techniques.vbmf import signal_rank
+from edgebuild.techniques.factorising.factorise import BY_OPERATIONS, Factorise
+from edgebuild.techniques.factorising.factors import thin
+from edgebuild.techniques.factorising.vbmf import signal_rank
+from edgebuild.techniques.technique import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.test_layer_times import timed, write_times
 from tests.techniques.zoo import CLASSES, Animal
@@ -55,7 +55,7 @@ def run(
 ) -> tuple[nn.Module, nn.Module, TechniqueReport]:
     """Return the factorised model, the original, and what was said."""
     animal = Animal(factory.__name__, factory)
-    code = stored.UserCode(factory=animal.reference, load=lambda _: factory)
+    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
     inputs |= {} if times is None else write_times(folder / "times", times)
     step = zoo.step_of(Factorise, animal, **parameters)
@@ -63,7 +63,11 @@ def run(
     out = folder / "out"
     out.mkdir()
     step.run(inputs, out, zoo.context(folder / "scratch"))
-    return stored.load_model(out, code)[0], stored.load_model(folder / "model", code)[0], read_report(out)
+    return (
+        compressed_model.load_model(out, code)[0],
+        compressed_model.load_model(folder / "model", code)[0],
+        read_report(out),
+    )
 
 
 def test_what_has_low_rank_loses_nothing(tmp_path: Path) -> None:

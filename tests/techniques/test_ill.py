@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.torch_models import flatten
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.techniques.registry import TABLE
 from edgebuild.testing.techniques import Tried, run_step
 
 from . import ill, zoo
@@ -34,7 +34,7 @@ def tried(technique: str, animal: str, folder: Path) -> Tried:
 
 def before_and_after(animal: str, folder: Path) -> tuple[nn.Module, nn.Module]:
     code = zoo.code_of(ill.ILL[animal])
-    return stored.load_model(folder / "model", code)[0], stored.load_model(folder / "out", code)[0]
+    return compressed_model.load_model(folder / "model", code)[0], compressed_model.load_model(folder / "out", code)[0]
 
 
 def reasons(found: Tried) -> dict[str, str]:

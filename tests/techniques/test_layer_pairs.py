@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from edgebuild.core.artifact import Contract
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.dataset import Dataset
 from edgebuild.models.host_session import HostSession
-from edgebuild.techniques.factorise import Factorise
-from edgebuild.techniques.layer_pairs import ExportLayerPairs, input_of
-from edgebuild.techniques.layer_times import PairList, read_pairs
-from edgebuild.techniques.substitute import Substitute
+from edgebuild.techniques.factorising.factorise import Factorise
+from edgebuild.techniques.factorising.substitute import Substitute
+from edgebuild.techniques.timing.layer_pairs import ExportLayerPairs, input_of
+from edgebuild.techniques.timing.layer_times import PairList, read_pairs
 from tests.techniques import zoo
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_both_sides_run_on_what_reaches_the_layer(batch: int, tmp_path: Path) ->
     data = Dataset.open(folder / "data")
     assert data.frames == batch
 
-    model: Any = stored.load_model(tmp_path / "model", zoo.code_of(zoo.ZOO["residual"]))[0]
+    model: Any = compressed_model.load_model(tmp_path / "model", zoo.code_of(zoo.ZOO["residual"]))[0]
     images = Dataset.open(tmp_path / "calibration").array("image")[:batch]
     with torch.no_grad():
         reached = model.stem(torch.from_numpy(np.array(images)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from edgebuild.core.measurement import Comparison, LayerTime
-from edgebuild.techniques.layer_times import (
+from edgebuild.techniques.timing.layer_times import (
     PAIRS,
     PAIRS_FILE,
     TIME_FILE,

@@ -18,9 +18,9 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel, KeepChannels
 from edgebuild.models.torch_models import flatten
-from edgebuild.techniques import cutting, proof
-from edgebuild.techniques.compression import Compression
-from edgebuild.techniques.prune_structured import PruneStructured
+from edgebuild.techniques.pruning import cutting, proof
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.workspace import Workspace
 from tests.techniques import cut_zoo, zoo
 from tests.techniques.zoo import IMAGE, Animal
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edgebuild.models.edits import Edit
-    from edgebuild.techniques.cutting import Cut
+    from edgebuild.techniques.pruning.cutting import Cut
 
 #: How far a right cut may be from the oracle's answer, relative to the largest output.
 TOLERANCE = 1e-3
@@ -62,7 +62,7 @@ def pruned(net: nn.Module, data: Dataset, seed: int, **parameters: Any) -> tuple
     animal = Animal("net", zoo.Residual)
     step = zoo.step_of(PruneStructured, animal, importance="random", multiple=1, **parameters)
     context = zoo.context(Path(data.folder))
-    work = Compression(
+    work = Workspace(
         step=step,
         module=copy.deepcopy(net),
         stored=CompressedModel(factory=animal.reference),
@@ -215,7 +215,7 @@ WRONG = (
 def test_without_the_proof_the_oracle_sees_wrong_cuts(
     make: Callable[[int], nn.Module], pictures: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unproven(work: Compression, name: str, changes: Any, silence: Any) -> None:
+    def unproven(work: Workspace, name: str, changes: Any, silence: Any) -> None:
         del name, silence
         work.tried(*changes)
 

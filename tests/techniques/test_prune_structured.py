@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from edgebuild.errors import DataError, ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.edits import AddHead
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.techniques.prune_structured import PruneStructured
-from edgebuild.techniques.torch_step import TechniqueReport, read_report
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.technique import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.zoo import CLASSES, Animal
 
@@ -85,21 +85,21 @@ def make(factory: Any, **tags: Any) -> Animal:
 def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, TechniqueReport]:
     """Prune a model that a function of this module makes."""
     animal = make(factory)
-    code = stored.UserCode(factory=animal.reference, load=lambda _: factory)
+    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
     step = zoo.step_of(PruneStructured, animal, **{"multiple": 1, **parameters})
     step = type(step)(**{**vars(step), "code": code})
     out = folder / "out"
     out.mkdir()
     step.run(inputs, out, zoo.context(folder / "scratch"))
-    return stored.load_model(out, code)[0], read_report(out)
+    return compressed_model.load_model(out, code)[0], read_report(out)
 
 
 @pytest.mark.parametrize("importance", ["l2", "taylor"])
 def test_dead_channels_go_first(importance: str, tmp_path: Path) -> None:
     pruned, _ = run(dead, tmp_path, importance=importance, keep=0.5)
-    original, _ = stored.load_model(
-        tmp_path / "model", stored.UserCode(factory=make(dead).reference, load=lambda _: dead)
+    original, _ = compressed_model.load_model(
+        tmp_path / "model", compressed_model.ProjectCode(factory=make(dead).reference, load=lambda _: dead)
     )
     alive = [channel for channel in range(8) if channel not in DEAD]
     assert torch.equal(pruned[0].weight, original[0].weight[alive])  # type: ignore[index]
@@ -133,8 +133,8 @@ def test_widths_keep_to_the_share_the_cap_and_the_steps(parameters: dict[str, An
 
 def test_normalisations_settle_after_a_cut(tmp_path: Path) -> None:
     pruned, _ = run(dead, tmp_path, importance="l2", keep=0.5)
-    original, _ = stored.load_model(
-        tmp_path / "model", stored.UserCode(factory=make(dead).reference, load=lambda _: dead)
+    original, _ = compressed_model.load_model(
+        tmp_path / "model", compressed_model.ProjectCode(factory=make(dead).reference, load=lambda _: dead)
     )
     alive = [channel for channel in range(8) if channel not in DEAD]
     assert not torch.equal(pruned[1].running_var, original[1].running_var[alive])  # type: ignore[index]
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
         "loss:failing": lambda outputs, _: outputs.nothing,
         animal.reference: dead,
     }
-    code = stored.UserCode(factory=animal.reference, load=losses.__getitem__)
+    code = compressed_model.ProjectCode(factory=animal.reference, load=losses.__getitem__)
     for loss, kind, words in (
         ("loss:nan", ModelError, "NaN or infinite"),
         ("loss:many", DataError, "one number"),
@@ -220,7 +220,7 @@ def test_unknown_labels_have_no_share_in_importance_and_wrong_ones_are_told(tmp_
         np.save(target, known)
         (tmp_path / name).mkdir()
         step.run(inputs, tmp_path / name, zoo.context(tmp_path / f"{name}-scratch"))
-        kept.append(stored.read_model(tmp_path / name).edits)
+        kept.append(compressed_model.read_model(tmp_path / name).edits)
     assert kept[0] == kept[1]  # the dead channels go, whoever says so
     np.save(target, np.full_like(labels, CLASSES))
     with pytest.raises(ModelError, match=f"The loss failed: IndexError: Target {CLASSES} is out of bounds"):
@@ -229,18 +229,18 @@ def test_unknown_labels_have_no_share_in_importance_and_wrong_ones_are_told(tmp_
 
 def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:
     animal = make(dead)
-    code = stored.UserCode(factory=animal.reference, load=lambda _: dead)
+    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: dead)
     inputs = zoo.write_inputs(animal, tmp_path)
     head = AddHead(name="early", after="2", features=8, outputs=CLASSES)
-    module, model = stored.load_model(inputs["model"], code)
+    module, model = compressed_model.load_model(inputs["model"], code)
     (tmp_path / "headed").mkdir()
     headed = model.model_copy(update={"edits": (head,)})
-    stored.write_model(apply_edits(module, [head]), headed, tmp_path / "headed")
+    compressed_model.write_model(apply_edits(module, [head]), headed, tmp_path / "headed")
     step = zoo.step_of(PruneStructured, animal, multiple=1, importance="l2")
     (tmp_path / "out").mkdir()
     step = type(step)(**{**vars(step), "code": code})
     step.run({**inputs, "model": tmp_path / "headed"}, tmp_path / "out", zoo.context(tmp_path / "scratch"))
-    pruned, after = stored.load_model(tmp_path / "out", code)
+    pruned, after = compressed_model.load_model(tmp_path / "out", code)
     assert after.edits[0] == head
     assert pruned.heads["early"].out.in_features == 4  # type: ignore[index, union-attr]
     assert [part.shape for part in pruned(zoo.feeds(zoo.ZOO["residual"], 2)[0])] == [(2, CLASSES), (2, CLASSES)]
@@ -296,7 +296,7 @@ def test_the_net_is_tuned_after_each_cut_without_labels(tmp_path: Path) -> None:
 def _gap(module: nn.Module, folder: Path) -> float:
     """How far a module's answers are from the original's on the data that it learnt from."""
     animal = make(zoo.Residual)
-    original, _ = stored.load_model(folder / "model", zoo.code_of(animal))
+    original, _ = compressed_model.load_model(folder / "model", zoo.code_of(animal))
     (image,) = zoo.feeds(animal, 24, seed=1)
     with torch.no_grad():
         expected, got = original(image).log_softmax(1), module(image).log_softmax(1)

@@ -15,14 +15,14 @@ from torch import nn
 
 from edgebuild.core.steps import StepContext
 from edgebuild.errors import DataError, Interrupted, ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.edits import AddHead, Mask
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.techniques.distil import Distil
-from edgebuild.techniques.masking import WeightOf, prunable, prune_to, prune_two_of_four, sparsity_of
-from edgebuild.techniques.prune_unstructured import PruneUnstructured, cubic
-from edgebuild.techniques.share_weights import ShareWeights
-from edgebuild.techniques.torch_step import TorchStep, read_report
+from edgebuild.techniques.distilling.distil import Distil
+from edgebuild.techniques.low_bit.share_weights import ShareWeights
+from edgebuild.techniques.pruning.masking import WeightOf, prunable, prune_to, prune_two_of_four, sparsity_of
+from edgebuild.techniques.pruning.unstructured import PruneUnstructured, cubic
+from edgebuild.techniques.technique import Technique, read_report
 
 from . import zoo
 
@@ -48,7 +48,7 @@ def folders(tmp_path: Path, animal: str = "residual") -> dict[str, Path]:
     return zoo.write_inputs(zoo.ZOO[animal], inputs)
 
 
-def step_of(technique: type[TorchStep] = PruneUnstructured, animal: str = "residual", **parameters: Any) -> TorchStep:
+def step_of(technique: type[Technique] = PruneUnstructured, animal: str = "residual", **parameters: Any) -> Technique:
     step = zoo.step_of(technique, zoo.ZOO[animal], **{"epochs": 1, "batch_size": 8, **parameters})
     return replace(step, code=zoo.code_of(zoo.ZOO[animal], *technique.needs(step.parameters).references))
 
@@ -61,7 +61,7 @@ def pruned(tmp_path: Path, animal: str = "residual", *, name: str = "out", **par
 
 
 def rebuilt(out: Path, animal: str = "residual") -> nn.Module:
-    return stored.load_model(out, zoo.code_of(zoo.ZOO[animal]))[0]
+    return compressed_model.load_model(out, zoo.code_of(zoo.ZOO[animal]))[0]
 
 
 def zeros(module: nn.Module) -> dict[str, float]:
@@ -194,7 +194,7 @@ def test_a_killed_gradual_run_ends_in_the_same_weights(tmp_path: Path) -> None:
             folders(tmp_path), out, StepContext(progress=scratch.progress, check=stop, seed=0, scratch=scratch.scratch)
         )
     step.run(folders(tmp_path), out, scratch)
-    assert (out / stored.WEIGHTS_FILE).read_bytes() == (whole / stored.WEIGHTS_FILE).read_bytes()
+    assert (out / compressed_model.WEIGHTS_FILE).read_bytes() == (whole / compressed_model.WEIGHTS_FILE).read_bytes()
 
 
 def test_later_training_keeps_the_zeros_and_a_second_cut_goes_on_from_the_first(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_later_training_keeps_the_zeros_and_a_second_cut_goes_on_from_the_first(
     assert all(torch.equal(after[name], mask) for name, mask in before.items())
     more = rebuilt(again).state_dict()
     assert all(not bool((more[name] & ~mask).any()) for name, mask in before.items())
-    assert stored.read_model(again).edits == stored.read_model(first).edits
+    assert compressed_model.read_model(again).edits == compressed_model.read_model(first).edits
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 
 
 @pytest.mark.parametrize("technique", [PruneUnstructured, ShareWeights])
-def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type[TorchStep], tmp_path: Path) -> None:
+def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type[Technique], tmp_path: Path) -> None:
     loaders: dict[str, Any] = {"u:none": list, "u:stream": lambda: torch.utils.data.DataLoader(Endless(), batch_size=4)}
     step = step_of(technique, epochs=None, steps=2)
-    code = stored.UserCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
+    code = compressed_model.ProjectCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
     (tmp_path / "out").mkdir()
     replace(step, code=code, loader="u:stream").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "a"))
     with pytest.raises(DataError, match="loader is empty"):
@@ -261,13 +261,15 @@ def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type
 
 
 @pytest.mark.parametrize("technique", [PruneUnstructured, ShareWeights])
-def test_a_model_with_an_exit_is_not_trained_alone(technique: type[TorchStep], tmp_path: Path) -> None:
+def test_a_model_with_an_exit_is_not_trained_alone(technique: type[Technique], tmp_path: Path) -> None:
     inputs = folders(tmp_path)
-    module, model = stored.load_model(inputs["model"], zoo.code_of(zoo.ZOO["residual"]))
+    module, model = compressed_model.load_model(inputs["model"], zoo.code_of(zoo.ZOO["residual"]))
     head = AddHead(name="early", after="two", features=16, outputs=zoo.CLASSES)
     for name in ("headed", "out"):
         (tmp_path / name).mkdir()
-    stored.write_model(apply_edits(module, [head]), model.model_copy(update={"edits": (head,)}), tmp_path / "headed")
+    compressed_model.write_model(
+        apply_edits(module, [head]), model.model_copy(update={"edits": (head,)}), tmp_path / "headed"
+    )
     # A layer to skip is called as before the exit was added.
     step = step_of(technique, skip=("two",))
     with pytest.raises(ModelError, match="early exits are trained together"):

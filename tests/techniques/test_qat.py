@@ -10,13 +10,13 @@ from torch import nn
 
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ModelError
-from edgebuild.models import stored, trained_grids
+from edgebuild.models import compressed_model, trained_grids
 from edgebuild.models.host_session import HostSession
-from edgebuild.models.weight_views import OnGrid
-from edgebuild.techniques import grids
-from edgebuild.techniques.compression import Compression
-from edgebuild.techniques.qat import Qat, QatParameters
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.models.weight_views import FakeQuantise
+from edgebuild.techniques.low_bit import fake_quant
+from edgebuild.techniques.low_bit.qat import Qat, QatParameters
+from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.workspace import Workspace
 
 from . import zoo
 from .deployed import VNNI, ship, weights_shipped
@@ -43,7 +43,7 @@ def trained(
 
 
 def rebuilt(out: Path, animal: zoo.Animal = RESIDUAL) -> Any:
-    return stored.load_model(out, zoo.code_of(animal))[0]
+    return compressed_model.load_model(out, zoo.code_of(animal))[0]
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat"])
@@ -96,7 +96,7 @@ def test_symmetric_activations_are_trained_so(tmp_path: Path) -> None:
     out, data = trained(tmp_path, int8=scheme)
     grids = [m for name, m in rebuilt(out).named_modules() if name.endswith("input_grid")]
     assert grids
-    assert all(isinstance(grid, OnGrid) and grid.grid.symmetric for grid in grids)
+    assert all(isinstance(grid, FakeQuantise) and grid.grid.symmetric for grid in grids)
     ship(out, data, RESIDUAL, tmp_path / "shipped", scheme)
     assert {zero for _, _, zero in weights_shipped(tmp_path / "shipped" / "int8" / "model.onnx").values()} == {0}
 
@@ -172,7 +172,9 @@ def test_a_layer_that_reads_infinity_stays_float_with_the_reason(tmp_path: Path)
     animal = zoo.Animal("masked", Masked)
     inputs = zoo.write_inputs(animal, tmp_path)
     step = zoo.step_of(Qat, animal, steps=2)
-    step = type(step)(**{**vars(step), "code": stored.UserCode(factory=animal.reference, load=lambda _: Masked)})
-    work = Compression.open(step, inputs, zoo.context(tmp_path / "scratch"))
-    assert list(grids.reads(work, ())) == ["first", "head"]
+    step = type(step)(
+        **{**vars(step), "code": compressed_model.ProjectCode(factory=animal.reference, load=lambda _: Masked)}
+    )
+    work = Workspace.open(step, inputs, zoo.context(tmp_path / "scratch"))
+    assert list(fake_quant.reads(work, ())) == ["first", "head"]
     assert [(each.layer, "NaN or infinity" in each.reason) for each in work.said] == [("second", True)]

@@ -13,19 +13,19 @@ from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import EdgebuildError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel, ResizeInput, SetStride
-from edgebuild.techniques.resize import Resize, ResizeParameters
-from edgebuild.techniques.sizing import overlap
-from edgebuild.techniques.torch_step import read_report
+from edgebuild.techniques.resizing.resize import Resize, ResizeParameters
+from edgebuild.techniques.resizing.resolution import overlap
+from edgebuild.techniques.technique import read_report
 
 from . import zoo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.techniques.torch_step import TechniqueReport
+    from edgebuild.techniques.technique import TechniqueReport
 
 SIDE = 16
 
@@ -88,7 +88,7 @@ def inputs_of(animal: zoo.Animal, folder: Path, *, labelled: bool = True) -> dic
     for name in ("model", "calibration"):
         (folder / name).mkdir(parents=True)
     module = animal.factory().eval()
-    stored.write_model(module, CompressedModel(factory=animal.reference), folder / "model")
+    compressed_model.write_model(module, CompressedModel(factory=animal.reference), folder / "model")
     samples = [Sample(inputs={"image": image}, target=target if labelled else None) for image, target in pairs]
     write_dataset(
         samples,
@@ -110,7 +110,7 @@ def resized(
     out = tmp_path / "out"
     out.mkdir()
     zoo.step_of(Resize, animal, **parameters).run(inputs, out, zoo.context(tmp_path / "scratch"))
-    return stored.read_model(out), read_report(out)
+    return compressed_model.read_model(out), read_report(out)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -131,7 +131,7 @@ def test_samples_without_a_label_do_not_water_down_what_is_lost(tmp_path: Path) 
     np.save(target, np.where(np.arange(16) < 2, np.load(target), -1))
     (tmp_path / "out").mkdir()
     zoo.step_of(Resize, STRIPES, step=4, points=10.0).run(inputs, tmp_path / "out", zoo.context(tmp_path / "scratch"))
-    (edit,) = stored.read_model(tmp_path / "out").edits
+    (edit,) = compressed_model.read_model(tmp_path / "out").edits
     assert isinstance(edit, ResizeInput)
     assert edit.size == (12, 12)
 
@@ -147,7 +147,7 @@ def test_a_head_that_is_tuned_goes_further(tmp_path: Path) -> None:
 
 def test_only_the_last_layer_changes_when_the_head_is_tuned(tmp_path: Path) -> None:
     resized(tmp_path, tune="head", size=12, epochs=1)
-    module, _ = stored.load_model(tmp_path / "out", zoo.code_of(STRIPES))
+    module, _ = compressed_model.load_model(tmp_path / "out", zoo.code_of(STRIPES))
     changed = {
         name
         for (name, new), old in zip(module.named_parameters(), stripes().parameters(), strict=True)

@@ -14,13 +14,13 @@ from hypothesis.extra import numpy as hnp
 
 from edgebuild.devices.runner import weights_file
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.weights_file import encode, plain_tensors
-from edgebuild.techniques.clusters import shared_values
-from edgebuild.techniques.masking import prunable
-from edgebuild.techniques.prune_unstructured import PruneUnstructured
-from edgebuild.techniques.share_weights import ShareWeights
-from edgebuild.techniques.torch_step import TorchStep, read_report
+from edgebuild.techniques.low_bit.clusters import shared_values
+from edgebuild.techniques.low_bit.share_weights import ShareWeights
+from edgebuild.techniques.pruning.masking import prunable
+from edgebuild.techniques.pruning.unstructured import PruneUnstructured
+from edgebuild.techniques.technique import Technique, read_report
 
 from . import zoo
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(technique: type[TorchStep], inputs: dict[str, Path], out: Path, **parameters: Any) -> Path:
+def run(technique: type[Technique], inputs: dict[str, Path], out: Path, **parameters: Any) -> Path:
     step = zoo.step_of(technique, zoo.ZOO["residual"], **{"epochs": 1, "batch_size": 8, **parameters})
     out.mkdir()
     step.run(inputs, out, zoo.context(out.parent / f"{out.name}-scratch"))
@@ -36,7 +36,7 @@ def run(technique: type[TorchStep], inputs: dict[str, Path], out: Path, **parame
 
 
 def rebuilt(out: Path) -> torch.nn.Module:
-    return stored.load_model(out, zoo.code_of(zoo.ZOO["residual"]))[0]
+    return compressed_model.load_model(out, zoo.code_of(zoo.ZOO["residual"]))[0]
 
 
 def test_few_values_zeros_stay_and_the_file_holds_the_weights_bit_by_bit(tmp_path: Path) -> None:

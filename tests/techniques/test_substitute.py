@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from edgebuild.errors import ModelError
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
 from edgebuild.models.edits import CompressedModel, KeepChannels, ReplaceModule, SeparableConv, UserModule
 from edgebuild.models.interpreter import apply_edits
-from edgebuild.techniques.prune_structured import PruneStructured
-from edgebuild.techniques.substitute import Substitute, SubstituteParameters
-from edgebuild.techniques.torch_step import TechniqueReport, read_report
+from edgebuild.techniques.factorising.substitute import Substitute, SubstituteParameters
+from edgebuild.techniques.pruning.structured import PruneStructured
+from edgebuild.techniques.technique import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.zoo import CLASSES, ZOO
 
@@ -52,7 +52,7 @@ def run(folder: Path, animal: str = "residual", **parameters: Any) -> tuple[nn.M
     out = folder / "out"
     out.mkdir()
     step.run(inputs, out, zoo.context(folder / "scratch"))
-    return stored.load_model(out, step.code)[0], read_report(out)
+    return compressed_model.load_model(out, step.code)[0], read_report(out)
 
 
 def test_convolutions_that_get_cheaper_become_separable_and_others_say_why(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_backbones_come_first(tmp_path: Path) -> None:
     edit = KeepChannels(module="head", outputs=tuple(range(CLASSES - 1)))
     edited = tmp_path / "edited"
     edited.mkdir()
-    model = apply_edits(stored.load_model(inputs["model"], zoo.code_of(animal))[0], (edit,))
-    stored.write_model(model, CompressedModel(factory=animal.reference, edits=(edit,)), edited)
+    model = apply_edits(compressed_model.load_model(inputs["model"], zoo.code_of(animal))[0], (edit,))
+    compressed_model.write_model(model, CompressedModel(factory=animal.reference, edits=(edit,)), edited)
     step = zoo.step_of(Substitute, animal, backbones=("tests.techniques.zoo:narrow",))
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="throw away what earlier steps made"):
@@ -125,7 +125,7 @@ def test_what_it_needs_is_known_beforehand() -> None:
 
 
 def _first(folder: Path) -> object:
-    edit = stored.read_model(folder / "out").edits[0]
+    edit = compressed_model.read_model(folder / "out").edits[0]
     assert isinstance(edit, ReplaceModule)
     return edit.by
 

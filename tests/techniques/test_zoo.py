@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgebuild.techniques.compression_table import TABLE
+from edgebuild.techniques.registry import TABLE
 from edgebuild.testing.techniques import check_technique, run_step
 from tests.techniques import zoo
 

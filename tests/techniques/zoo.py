@@ -14,16 +14,16 @@ from torch.nn import functional
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.models import stored
+from edgebuild.models import compressed_model
+from edgebuild.models.compressed_model import ProjectCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
-from edgebuild.models.stored import UserCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgebuild.techniques.torch_step import TorchStep
+    from edgebuild.techniques.technique import Technique
 
 IMAGE = TensorSpec(name="image", shape=("batch", 3, 8, 8), dtype="float32")
 SERIES = TensorSpec(name="series", shape=("batch", 10, 6), dtype="float32")
@@ -255,8 +255,8 @@ def load(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def code_of(animal: Animal, *modules: str) -> UserCode:
-    return UserCode(factory=animal.reference, load=load, modules=modules)
+def code_of(animal: Animal, *modules: str) -> ProjectCode:
+    return ProjectCode(factory=animal.reference, load=load, modules=modules)
 
 
 def grown(animal: Animal, seed: int = 0) -> nn.Module:
@@ -284,7 +284,7 @@ def write_inputs(animal: Animal, folder: Path, *, samples: int = 24) -> dict[str
     """Write a grown model as a stored one, and data: what a technique's step takes."""
     for name in ("model", "calibration"):
         (folder / name).mkdir(parents=True)
-    stored.write_model(grown(animal), CompressedModel(factory=animal.reference), folder / "model")
+    compressed_model.write_model(grown(animal), CompressedModel(factory=animal.reference), folder / "model")
     arrays = [each.numpy() for each in feeds(animal, samples, seed=1)]
     labels = np.random.default_rng(0).integers(0, CLASSES, samples)
     rows = (
@@ -310,7 +310,7 @@ def parameters_for(technique: str, animal: str) -> dict[str, Any]:
     return SMALL_FOR.get((technique, animal), SMALL[technique])
 
 
-def step_of(technique: type[TorchStep], animal: Animal, **parameters: Any) -> TorchStep:
+def step_of(technique: type[Technique], animal: Animal, **parameters: Any) -> Technique:
     made = technique.Parameters(**parameters)
     return technique(
         parameters=made,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
 from edgebuild.core.artifact import Fp16Meaning
-from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.steps import RunsOn, fields_of
 from edgebuild.core.values import digest_file
 from edgebuild.devices.answers import files_of
 from edgebuild.errors import DeviceError, ModelError
@@ -113,7 +113,7 @@ class ShipOnnx:
     library_paths: tuple[Path, ...] = ()
     kind: ClassVar[str] = "onnxruntime-ship"
     version: ClassVar[int] = 3
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -144,7 +144,7 @@ class OptimizeOnnx:
     client: RunnerClient
     kind: ClassVar[str] = "onnxruntime-optimize"
     version: ClassVar[int] = 3
-    place: ClassVar[Place] = Place.DEVICE
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def key_fields(self) -> Mapping[str, Json]:

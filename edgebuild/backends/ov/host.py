@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
 from edgebuild.core.artifact import Fp16Meaning
-from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.steps import RunsOn, fields_of
 from edgebuild.errors import EnvironmentGap, ModelError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ConvertToIr:
     contract: Contract
     kind: ClassVar[str] = "openvino-convert"
     version: ClassVar[int] = 3
-    place: ClassVar[Place] = Place.HOST_KERNELS
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def key_fields(self) -> Mapping[str, Json]:

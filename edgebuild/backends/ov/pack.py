@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.packing import pack
-from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.steps import RunsOn, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ class PackIr:
 
     kind: ClassVar[str] = "openvino-pack"
     version: ClassVar[int] = 2
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def key_fields(self) -> Mapping[str, Json]:

@@ -13,7 +13,7 @@ from edgebuild.backends.protocol import SettingSpec, check_request, write_artifa
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.gate import DISTRIBUTION, gate
 from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
-from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.steps import RunsOn, fields_of
 from edgebuild.devices.answers import Answer, RemoteFile, Text, checked, files_of
 from edgebuild.devices.messages import one_line
 from edgebuild.errors import ModelError, UsageError
@@ -140,7 +140,7 @@ class GateOnnx:
     accelerator: str | None = None
     kind: ClassVar[str] = "tensorrt-gate"
     version: ClassVar[int] = 3
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
     def key_fields(self) -> Mapping[str, Json]:
@@ -174,7 +174,7 @@ class BuildEngine:
     sparse: bool = False
     kind: ClassVar[str] = "tensorrt-engine"
     version: ClassVar[int] = 4
-    place: ClassVar[Place] = Place.DEVICE
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
     def key_fields(self) -> Mapping[str, Json]:

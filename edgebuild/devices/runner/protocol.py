@@ -15,7 +15,7 @@ MAX_REQUEST_BYTES = 4 << 20
 #: A request comes with the start; a host that was cut off before it was sent will never send it.
 REQUEST_S = 30.0
 #: The status of a runner for which nobody waits any more.
-ABANDONED = 3
+ORPHANED = 3
 #: What a write fails with on a full disk, or where a quota is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -47,7 +47,7 @@ class Wire:
         data = b""
         while not data.endswith(b"\n"):
             if not select.select([0], [], [], REQUEST_S)[0]:
-                os._exit(ABANDONED)
+                os._exit(ORPHANED)
             chunk = os.read(0, 1 << 16)
             data += chunk
             if not chunk or len(data) > MAX_REQUEST_BYTES:
@@ -109,6 +109,6 @@ def _exit_when_closed(silence_s: float) -> None:
     """
     while True:
         if silence_s and not select.select([0], [], [], silence_s)[0]:
-            os._exit(ABANDONED)
+            os._exit(ORPHANED)
         if not os.read(0, 4096):
-            os._exit(ABANDONED)
+            os._exit(ORPHANED)

@@ -28,7 +28,7 @@ from edgebuild.backends.trt.host import (
 )
 from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.artifact_files import NOTES, read_artifact
-from edgebuild.core.steps import NoProgress, Place, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, RunsOn, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ModelError, UsageError
 from tests import needs
@@ -182,9 +182,9 @@ def test_the_engine_is_built_on_the_device() -> None:
     _, contract = conv_net()
     client: Any = object()
     step = TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
-    assert step.place is Place.DEVICE
+    assert step.runs_on is RunsOn.DEVICE
     assert "client" not in step.key_fields()
-    assert TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract)).place is Place.HOST
+    assert TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract)).runs_on is RunsOn.HOST
 
 
 class Board:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
-from edgebuild.core.steps import Place, fields_of
+from edgebuild.core.steps import RunsOn, fields_of
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ConvertToTflite:
     contract: Contract
     kind: ClassVar[str] = "litert-convert"
     version: ClassVar[int] = 1
-    place: ClassVar[Place] = Place.HOST
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 

@@ -1,0 +1,1 @@
+"""Measures any model, without a project."""

@@ -1,0 +1,331 @@
+"""The context a build runs in: the project, its store and executor, the device, and what they were found to be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.core.files import expanded, home_folder, resolved
+from edgebuild.core.measurement import UNKNOWN, Fact
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import ConfigError, ModelError
+from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from edgebuild.backends.protocol import Backend
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.artifact import TensorSpec
+    from edgebuild.core.steps import Progress, Step
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.local import LocalDevice
+    from edgebuild.execution.executor import Executor, Hold, Input, StepResult
+    from edgebuild.execution.faults import Guard
+    from edgebuild.execution.store import Store
+    from edgebuild.judging.budget import Budget
+    from edgebuild.measuring.protocols import Protocol
+
+#: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
+HOME = ".edgebuild"
+#: Where in it the tracebacks of unforeseen errors lie.
+BUGS = "bugs"
+#: In there, what stands for this machine's disk: copies of results, for the runs here.
+DEVICE = "device"
+#: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
+#: Load and temperature are no configuration.
+CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
+#: The same, of what only some devices have. One that isn't there is no part of a configuration.
+CONFIGURATION_WHERE_KNOWN = (
+    "accelerators",
+    "clocks",
+    "cuda",
+    "cuda_driver",
+    "driver",
+    "emulated",
+    "gpu_architecture",
+    "gpu_clocks",
+    "jetpack",
+    "kernel_switches",
+    "l4t",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user can ask for beside the project. Tests and benchmarks give shorter protocols."""
+
+    targets: tuple[str, ...] = ()
+    budget: str | None = None
+    recipes: tuple[str, ...] = ()
+    time_s: float | None = None
+    remeasure: bool = False
+    reread: bool = False
+    device: str | None = None
+    no_measure: bool = False
+    command: str = ""
+    screen: Protocol = SCREEN
+    certify: Protocol = CERTIFY
+    layers: Protocol = LAYERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """Everything effects go through. Made by ``open_build`` for this machine, by ``open_targets`` for each target.
+
+    ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
+    ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
+    pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
+    model's tensors, ``said`` what it told meanwhile: all targets share them.
+    """
+
+    project: Project
+    options: Options
+    home: Path
+    executor: Executor
+    client: RunnerClient
+    backends: Mapping[str, Backend]
+    probe: Mapping[str, str]
+    code_digest: str
+    budget: Budget
+    target: str = ""
+    here: Mapping[str, str] = field(default_factory=dict)
+    measured: bool = True
+    pin_clocks: bool = False
+    progress: Progress = field(default_factory=NoProgress)
+    check: Callable[[], None] = never_stop
+    started: float = field(default_factory=time.monotonic)
+    data: dict[str, StepResult] = field(default_factory=dict)
+    model_digest: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def configuration(self) -> tuple[Fact, ...]:
+        """The device's platform configuration: part of the keys of device steps and of measurements."""
+        return configuration_of(self.probe)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether what runs on the device runs on an emulated CPU: nothing there is timed."""
+        return self.measured and self.client.device.emulated
+
+    @property
+    def guard(self) -> Guard:
+        """What turns the failure of one candidate, recipe or piece of evidence into a value."""
+        from edgebuild.devices.probe import require_alive
+        from edgebuild.execution.faults import Guard
+
+        return Guard(
+            alive=lambda: require_alive(self.client),
+            reports=self.home / BUGS,
+            project=self.project.folder,
+            command=self.options.command,
+        )
+
+    def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
+        """Run a step through the executor on results of other steps and on files of the user's."""
+        return self.executor.run(step, _ready(inputs), label=label)
+
+    def stored(self, step: Step, inputs: Mapping[str, StepResult | Path]) -> bool:
+        """Whether what a step makes is in the store."""
+        return self.executor.stored(step, _ready(inputs))
+
+    def say(self, text: str) -> None:
+        """Tell the user something now, and keep it for the record."""
+        if text not in self.said:
+            self.said.append(text)
+            self.progress.say(text)
+
+    def load(self, reference: str) -> Callable[..., Any]:
+        """Return a callable of the project's; its module (and torch with it) is imported when it is first called."""
+        from edgebuild.catalogue.callables import load_callable
+
+        def call(*args: Any) -> Any:
+            return load_callable(reference, self.project.folder)(*args)
+
+        return call
+
+    def check_inputs(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
+    ) -> None:
+        """Raise ``ModelError`` where edgebuild.toml and the ONNX file disagree about inputs, outputs or states.
+
+        Of ``unranked`` inputs the file says no shape.
+        """
+        problems = list(_input_problems(self.project, inputs, outputs, unranked))
+        if problems:
+            raise ModelError(
+                f"edgebuild.toml and the ONNX model disagree: {'; '.join(problems)}.",
+                hint="`edgebuild init MODEL.onnx` writes [[inputs]] as the file has them.",
+            )
+
+
+def _ready(inputs: Mapping[str, StepResult | Path]) -> dict[str, Input]:
+    from edgebuild.execution.executor import external_input
+
+    return {name: external_input(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
+
+
+def cache_home() -> Path:
+    """Return edgebuild's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "edgebuild"
+
+
+def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
+    """Return the configuration part of a probe."""
+    names = [
+        name
+        for name in sorted(probe)
+        if name in CONFIGURATION
+        or name.startswith("runtime.")
+        or (name in CONFIGURATION_WHERE_KNOWN and probe[name] != UNKNOWN)
+    ]
+    return tuple(Fact(name=name, value=probe[name]) for name in names)
+
+
+def platform_of(client: RunnerClient, probe: Mapping[str, str]) -> dict[str, str]:
+    """Return what a result of a device depends on: its configuration, and the digest of what we run there.
+
+    Part of the keys of all device steps: the code of the runner and of the backends' device files is in no lock file.
+    """
+    return {**{fact.name: fact.value for fact in configuration_of(probe)}, "runner": client.runner_digest}
+
+
+def holding(client: RunnerClient, progress: Progress, check: Callable[[], None]) -> Hold:
+    """Return what holds the client's device while a step runs on it (see ``hold_device``)."""
+    from edgebuild.devices.hold import hold_device
+
+    return lambda what: hold_device(client, f"edgebuild: {what}", progress=progress, check=check)
+
+
+def kernels_of(probe: Mapping[str, str]) -> str:
+    """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
+    isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
+    return isa if switches == UNKNOWN else f"{isa} {switches}"
+
+
+def _input_problems(
+    project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
+) -> Iterator[str]:
+    given = {spec.name: spec for spec in project.inputs}
+    found = {spec.name: spec for spec in inputs}
+    for name in sorted(set(found) - set(given)):
+        yield f"the model's input {name!r} is missing from [[inputs]]"
+    for name in sorted(set(given) - set(found)):
+        yield f"[[inputs]] names {name!r}, the model's inputs are {', '.join(sorted(found))}"
+    for name in sorted(set(given) & set(found)):
+        if given[name].dtype != found[name].dtype:
+            yield f"input {name!r} is {given[name].dtype} in edgebuild.toml and {found[name].dtype} in the model"
+        if name not in unranked and (
+            len(given[name].shape) != len(found[name].shape)
+            or any(
+                isinstance(a, int) and isinstance(b, int) and a != b
+                for a, b in zip(given[name].shape, found[name].shape, strict=False)
+            )
+        ):
+            ours, theirs = list(given[name].shape), list(found[name].shape)
+            yield f"input {name!r} is {ours} in edgebuild.toml and {theirs} in the model"
+    known = {spec.name for spec in outputs}
+    for into, out in project.model.state.items():
+        if out not in known:
+            yield f"[model.state] feeds {into!r} from {out!r}, the model's outputs are {', '.join(sorted(known))}"
+
+
+@contextlib.contextmanager
+def open_build(
+    project: Project, options: Options, *, progress: Progress, check: Callable[[], None] = never_stop
+) -> Iterator[BuildContext]:
+    """Lock the project, open its store, start talking to the device, and look at both.
+
+    Raises ``StoreError`` when another build holds the project, ``DeviceError`` when the device doesn't answer.
+    """
+    from edgebuild.backends.table import backends
+    from edgebuild.catalogue.code_digest import project_code_digest
+    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.probe import read_probe
+    from edgebuild.execution.executor import Executor
+    from edgebuild.execution.lock import BuildLock
+
+    home = project.folder / HOME
+    with BuildLock(home / "lock"), store_of(project) as store, contextlib.closing(local_device(home)) as device:
+        table = backends()
+        client = RunnerClient(
+            device,
+            {name: backend.device_file for name, backend in table.items()},
+            native_libraries=project.custom_ops_path is not None,
+        )
+        probe = read_probe(client)
+        executor = Executor(
+            store=store,
+            progress=progress,
+            check=check,
+            seed=project.build.seed,
+            isa=kernels_of(probe),
+            device_configuration=platform_of(client, probe),
+            hold=holding(client, progress, check),
+            project=project.name,
+        )
+        yield BuildContext(
+            project=project,
+            options=options,
+            home=home,
+            executor=executor,
+            client=client,
+            backends=table,
+            probe=probe,
+            here=probe,
+            code_digest=project_code_digest(project.folder),
+            budget=budget_of(project, options),
+            progress=progress,
+            check=check,
+        )
+
+
+def local_device(home: Path) -> LocalDevice:
+    """Return this machine as a device; its folder below ``home`` is tidied first, unless another process uses it."""
+    from edgebuild.devices.local import LocalDevice
+    from edgebuild.devices.local_folder import QUOTA_BYTES, tidy
+
+    tidy(home / DEVICE, QUOTA_BYTES)
+    return LocalDevice(home / DEVICE)
+
+
+def store_of(project: Project) -> Store:
+    """Open the project's store: where [store].url says, a folder seen from the project's, else in its own folder."""
+    from edgebuild.execution.remote import is_url
+    from edgebuild.execution.store import Store
+
+    quota = project.store.quota_gb
+    where: str | Path = project.store.url or f"{HOME}/store"
+    if not is_url(where):
+        where = resolved(project.folder / expanded(where))
+    return Store.open(where, quota_bytes=int(quota * 1e9) if quota else None)
+
+
+def targets_of(project: Project, options: Options) -> tuple[str, ...]:
+    """Return the targets to build for: those asked for, else the project's."""
+    names = options.targets or project.build.targets
+    doubles = {name for name in names if names.count(name) > 1}
+    if doubles:
+        raise ConfigError("--target", (f"{sorted(doubles)[0]} is given twice",))
+    return names
+
+
+def budget_of(project: Project, options: Options) -> Budget:
+    """Return the budget asked for, else the project's."""
+    from edgebuild.judging.budget import Budget, parse_budget
+
+    if options.budget is not None:
+        return parse_budget(options.budget)
+    given = project.budget
+    return Budget(
+        points=given.points,
+        relative=given.relative,
+        floor=given.floor,
+        agreement=given.agreement,
+        per_slice_points=given.per_slice_points,
+    )

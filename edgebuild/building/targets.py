@@ -1,0 +1,141 @@
+"""Where each target's artifacts run: on this machine, on a device of the inventory, or nowhere (compiled only)."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgebuild.building.context import holding, platform_of
+from edgebuild.catalogue.profiles import load_profiles
+from edgebuild.catalogue.resolve import resolve
+from edgebuild.catalogue.shipped import pick
+from edgebuild.catalogue.targets import load_targets
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.probe import read_probe
+from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from edgebuild.building.context import BuildContext, Options
+    from edgebuild.catalogue.project import Project
+    from edgebuild.fleet.inventory import DeviceEntry
+
+
+@contextlib.contextmanager
+def open_targets(context: BuildContext, targets: Sequence[str]) -> Iterator[tuple[BuildContext, ...]]:
+    """Yield one context per target, in order: the same project and store, with the target's own device.
+
+    Raises ``EnvironmentGap`` for a target that this machine isn't and no device is known for, ``UsageError`` where
+    several devices fit, or nothing is known of a target that isn't measured, ``DeviceError`` for one that doesn't
+    answer.
+    """
+    with contextlib.ExitStack() as stack:
+        clients: dict[str, RunnerClient] = {}
+        worlds = []
+        for target in targets:
+            entry = device_of(target, context.project, context.options, context.probe)
+            if context.options.no_measure:
+                nowhere = context.executor.on(context.executor.configuration)
+                worlds.append(replace(context, target=target, measured=False, probe={}, executor=nowhere))
+            elif entry is None:
+                worlds.append(
+                    replace(context, target=target, executor=context.executor.on(context.executor.configuration))
+                )
+            else:
+                if entry.name not in clients:
+                    clients[entry.name] = _connected(entry, context, stack)
+                moved = _moved(context, target, clients[entry.name])
+                worlds.append(replace(moved, pin_clocks=entry.pin_clocks))
+        yield tuple(worlds)
+
+
+def _connected(entry: DeviceEntry, context: BuildContext, stack: contextlib.ExitStack) -> RunnerClient:
+    from edgebuild.fleet.connect import connect
+
+    device = connect(entry)
+    stack.callback(device.close)
+    files = {name: backend.device_file for name, backend in context.backends.items()}
+    return RunnerClient(device, files, native_libraries=context.client.native_libraries)
+
+
+def _moved(context: BuildContext, target: str, client: RunnerClient) -> BuildContext:
+    """The context with another device in it; steps on the host stay what they were."""
+    probe = read_probe(client)
+    executor = context.executor.on(platform_of(client, probe), holding(client, context.progress, context.check))
+    return replace(context, target=target, client=client, probe=probe, executor=executor)
+
+
+def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
+    """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
+    if options.no_measure:
+        check_facts(target, project)
+        return None
+    entry = enrolled(target, options)
+    if entry is None and (differs := not_this_machine(target, project, here)):
+        raise EnvironmentGap(
+            f"There is no device for {target}, and this machine is none: {'; '.join(differs)}.",
+            hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one, with --emulator instead "
+            "of --ssh an emulated one, where the target can be; "
+            "--no-measure compiles without one and proves nothing.",
+        )
+    return entry
+
+
+def check_facts(target: str, project: Project) -> None:
+    """Raise ``UsageError`` where a target's file says nothing: without a device that is all that is known of it."""
+    if pick("targets", target, load_targets(project.folder)).facts.arch is None:
+        raise UsageError(
+            f"--no-measure builds for what a target's facts say, and {target} has none: it is known by probing it.",
+            hint="Leave --no-measure out, or name a target that states its architecture; `edgebuild targets` lists "
+            "them.",
+        )
+
+
+def enrolled(target: str, options: Options) -> DeviceEntry | None:
+    """Return the inventory's device for a target: the one asked for, else the only one that fits, if any."""
+    from edgebuild.fleet.inventory import load_inventory
+
+    if options.device is not None:
+        entry = entry_of(options.device)
+        if entry.target != target:
+            raise UsageError(
+                f"The device {entry.name} is a {entry.target}, not a {target}.",
+                hint=f"Name --target {entry.target}, or leave --device out.",
+            )
+        return entry
+    known = [entry for entry in load_inventory().values() if entry.target == target]
+    # An emulator stands in only where there is no board.
+    fitting = [entry for entry in known if entry.kind != "emulator"] or known
+    if len(fitting) > 1:
+        names = ", ".join(sorted(entry.name for entry in fitting))
+        raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
+    return fitting[0] if fitting else None
+
+
+def entry_of(name: str) -> DeviceEntry:
+    """Return a device of the inventory; raises ``UsageError`` for one that isn't there."""
+    from edgebuild.catalogue.tables import unknown
+    from edgebuild.fleet.inventory import load_inventory
+
+    inventory = load_inventory()
+    if name not in inventory:
+        raise UsageError(f"{unknown('device', name, inventory)}.", hint="`edgebuild device list` shows them.")
+    return inventory[name]
+
+
+def not_this_machine(target: str, project: Project, here: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what of a target this machine (probed as ``here``) contradicts; empty where it is one.
+
+    Raises ``ConfigError`` for a target that doesn't exist or names profiles that don't.
+    """
+    wanted = pick("targets", target, load_targets(project.folder))
+    known = load_profiles(project.folder)
+    try:
+        resolve(wanted, known, here)
+    except ConfigError as error:
+        if any(name not in known for name in wanted.profiles):
+            raise
+        return error.problems
+    return ()

@@ -1,0 +1,1 @@
+"""A board over SSH: one connection, its channels and files."""

@@ -1,0 +1,1 @@
+"""The machines that the user has: enrolled, reached, provided with runtimes."""

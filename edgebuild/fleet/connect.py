@@ -1,0 +1,72 @@
+"""From an entry of the inventory to the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebuild.building.context import cache_home
+
+if TYPE_CHECKING:
+    from edgebuild.core.steps import Progress
+    from edgebuild.devices.emulator.device import EmulatedDevice
+    from edgebuild.devices.ssh.device import SshDevice
+    from edgebuild.devices.transport import Device
+    from edgebuild.fleet.inventory import DeviceEntry
+
+
+def connect(entry: DeviceEntry) -> Device:
+    """Return the device; a board connects when it is first used. Raises ``EnvironmentGap`` without what it needs."""
+    return emulate(entry) if entry.kind == "emulator" else connect_ssh(entry)
+
+
+def emulate(entry: DeviceEntry, progress: Progress | None = None) -> EmulatedDevice:
+    """Return an emulated board; the emulator is set up where it isn't yet."""
+    from edgebuild.devices.emulator.device import EmulatedDevice
+    from edgebuild.devices.emulator.setup import set_up
+
+    return EmulatedDevice(entry.name, set_up(cache_home(), progress=progress), entry.core, emulated_root(entry.name))
+
+
+def emulated_root(name: str) -> Path:
+    """Return the folder that stands for an emulated board's disk."""
+    return cache_home() / "emulator" / "boards" / name
+
+
+def connect_ssh(entry: DeviceEntry) -> SshDevice:
+    """Return the board behind SSH."""
+    from edgebuild.devices.ssh.address import SshAddress
+    from edgebuild.devices.ssh.device import SshDevice
+    from edgebuild.devices.ssh.loop import import_asyncssh
+
+    import_asyncssh()
+    return SshDevice(
+        entry.name,
+        address=SshAddress.parse(entry.address),
+        host_keys=entry.host_keys,
+        jump=SshAddress.parse(entry.jump) if entry.jump else None,
+        jump_host_keys=entry.jump_host_keys,
+        key_file=Path(entry.key_file) if entry.key_file else None,
+        root=entry.root,
+        python=entry.python,
+        site=entry.site,
+        quota_bytes=int(entry.quota_gb * 1e9),
+    )
+
+
+def empty(entry: DeviceEntry) -> tuple[str, ...]:
+    """Remove what edgebuild put on a device, and its folder; return the names of what isn't edgebuild's, which stays.
+
+    Raises ``UsageError`` for a folder that isn't edgebuild's, ``DeviceError`` for a board that doesn't answer.
+    """
+    if entry.kind == "emulator":
+        from edgebuild.devices.local_folder import clear
+
+        return clear(emulated_root(entry.name))
+    from edgebuild.devices.ssh.folder import CLEAR
+
+    device = connect_ssh(entry)
+    try:
+        return tuple(device.run_script(CLEAR, device.root).splitlines())
+    finally:
+        device.close()

@@ -1,0 +1,170 @@
+"""A torch model on disk: ``compressed.json`` (factory and edits) and ``weights.safetensors``; no pickle, no code.
+
+Guarantees: what ``write_model`` wrote, ``load_model`` rebuilds from those two files and the user's factory alone, bit
+for bit. Damaged or hostile files raise ``ModelError`` naming the layer; no code runs but what the project itself names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from edgebuild.errors import EdgebuildError, ModelError
+from edgebuild.models.edits import CompressedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+MODEL_FILE = "compressed.json"
+WEIGHTS_FILE = "weights.safetensors"
+#: Edits of a large net are some hundred kB.
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectCode:
+    """The code of the user's that a stored model may call, as the project names it.
+
+    ``load`` returns the callable of a reference; ``modules`` are the references that edits may name beside the factory.
+    """
+
+    factory: str
+    load: Callable[[str], Callable[..., Any]]
+    modules: tuple[str, ...] = ()
+
+    def module_maker(self, reference: str) -> Callable[..., Any]:
+        """Return what a reference names, such as the maker of a ``UserModule``; its own errors come as ``ModelError``.
+
+        Raises ``ModelError`` for a reference that the project doesn't name.
+        """
+        if reference not in self.modules:
+            raise ModelError(f"The edits name {reference}, which the project doesn't.", hint="Name it in a recipe.")
+        function = self.load(reference)
+
+        def called(*args: Any, **named: Any) -> Any:
+            try:
+                return function(*args, **named)
+            except EdgebuildError:
+                raise
+            except Exception as error:  # whatever the user's code raises
+                raise ModelError(
+                    f"{reference} failed: {type(error).__name__}: {error}", hint="Call it by itself to see where."
+                ) from error
+
+        return called
+
+    def made(self, reference: str, original: nn.Module) -> nn.Module:
+        """Return the model that a reference makes of the original; raises ``ModelError`` where it makes none."""
+        from torch import nn
+
+        module = self.module_maker(reference)(original)
+        if not isinstance(module, nn.Module):
+            raise ModelError(
+                f"{reference} returned a {type(module).__name__}, not a torch.nn.Module.", hint="Return the model."
+            )
+        return module
+
+
+def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None:
+    """Write a module that is ``model``'s factory with its edits carried out; weights on grids packed (``packed``)."""
+    import torch
+    from safetensors.torch import save_file
+
+    from edgebuild.models import packed
+
+    state = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"{name} of the model is a {type(value).__name__}, not a tensor: it can't be stored.",
+                hint="A model with state of its own beside tensors can't be compressed.",
+            )
+        # Tied weights are stored once for each name: safetensors takes no shared memory.
+        state[name] = value.detach().cpu().clone().contiguous()
+    header = packed.pack(module, state)
+    save_file(state, str(folder / WEIGHTS_FILE), metadata=header or None)
+    (folder / MODEL_FILE).write_text(model.to_json())
+
+
+def read_model(folder: Path) -> CompressedModel:
+    """Read ``compressed.json``; raises ``ModelError`` when it is damaged, too large or of another version."""
+    path = folder / MODEL_FILE
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_BYTES >> 20} MiB.", hint="No model needs that many edits.")
+        return CompressedModel.model_validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}.", hint="Is it a compressed model?") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(
+            f"{path} is no compressed model of this version: {where}: {first['msg']}.",
+            hint="It is damaged, or another version of edgebuild wrote it.",
+        ) from error
+
+
+def load_model(folder: Path, code: ProjectCode) -> tuple[nn.Module, CompressedModel]:
+    """Rebuild a stored model, in eval mode; raises ``ModelError`` where files and factory don't fit."""
+    from edgebuild.models.interpreter import apply_edits
+    from edgebuild.models.torch_models import make_module
+
+    model = read_model(folder)
+    if model.factory != code.factory:
+        raise ModelError(
+            f"{folder / MODEL_FILE} is of the factory {model.factory}, the project's is {code.factory}.",
+            hint="It belongs to another project.",
+        )
+    module = make_module(code.load(model.factory), model.factory, None)
+    module = apply_edits(module, model.edits, code.module_maker)
+    load_weights(module, folder / WEIGHTS_FILE)
+    return module.eval(), model
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights strictly: every tensor by name, shape and dtype; raises ``ModelError`` naming the first misfit."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    from edgebuild.models import packed
+
+    try:
+        state = load_file(str(path))
+        with safe_open(str(path), "pt") as opened:
+            header = opened.metadata()
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} can't be read as safetensors: {error}", hint="Is the file complete?") from error
+    packed.unpack(module, state, header, path)
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state or name not in own:
+            what = "is missing" if name not in state else "isn't in the model"
+            raise ModelError(f"{path} doesn't fit the model: {name} {what}.", hint="It is of another model.")
+        mine, theirs = own[name], state[name]
+        if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+            raise ModelError(
+                f"{path} doesn't fit the model: {name} is {theirs.dtype} {list(theirs.shape)}, "
+                f"the model has {mine.dtype} {list(mine.shape)}.",
+                hint="It is of another model.",
+            )
+    module.load_state_dict(state, strict=True)
+    _check_views(module, path)
+
+
+def _check_views(module: nn.Module, path: Path) -> None:
+    """An index beyond its codebook would read other memory, or raise far from here."""
+    from edgebuild.models.weight_views import Shared
+
+    for name, inside in module.named_modules():
+        if isinstance(inside, Shared) and not bool(
+            ((inside.index >= 0) & (inside.index < len(inside.codebook))).all().item()
+        ):
+            raise ModelError(
+                f"{path}: {name} names an entry beyond its codebook of {len(inside.codebook)}.",
+                hint="The file is damaged.",
+            )

@@ -1,0 +1,1 @@
+"""Techniques that train a smaller model on the answers of the original."""

@@ -1,0 +1,1 @@
+"""Techniques that replace layers by cheaper ones."""

@@ -1,0 +1,1 @@
+"""Techniques that train or share weights of few bits."""

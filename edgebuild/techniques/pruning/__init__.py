@@ -1,0 +1,1 @@
+"""Techniques that remove weights, channels, heads and blocks."""

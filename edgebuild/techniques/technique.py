@@ -1,0 +1,184 @@
+"""What every technique on torch models is: a step that takes a stored model and gives one.
+
+A technique is one file with a frozen dataclass that extends ``Technique``: it says what it is (``kind``, ``title``),
+what it needs (``needs``), what it changes and after what it may not come (``changes``, ``not_after``), and does its
+work in ``compress``. Loading, checking and storing are done here, the same for all:
+
+* in: ``model``, a folder with a stored model (``edgebuild.models.compressed_model``); ``teacher``, the original in the
+  same form; ``calibration`` and, where they are needed and given, ``train`` and ``validation``: data folders
+  (``edgebuild.models.dataset``); with ``times_layers`` also what was timed
+  (``edgebuild.techniques.timing.layer_times``);
+* out: a folder with a stored model, and ``technique.json``: what was done to each layer and why, or why not.
+
+Ensured afterwards, or ``ModelError``: rebuilt from the folder alone the model gives the same outputs bit by bit;
+outputs keep their number, shapes and dtypes (where heads were added: behind the heads' own); where structure changed,
+the ONNX export agrees with torch at several batch sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from edgebuild.catalogue.tables import Table
+from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.values import Value
+from edgebuild.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
+    from edgebuild.core.values import Json
+    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.models.edits import ReplaceModule
+    from edgebuild.techniques.workspace import Workspace
+
+#: What a technique changes; a later one may refuse to come after it.
+Change: TypeAlias = Literal["structure", "values", "masks", "codebooks", "grids", "heads"]
+
+
+class Parameters(Table):
+    """The base of a technique's parameters: a frozen table with a description for every key and no unknown ones."""
+
+
+class Requirements(Value):
+    """What a step needs, known from its parameters alone and checked while planning.
+
+    ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
+    ``modules`` are distributions that must be installed. ``untouched`` names a parameter that puts another model in the
+    original's place, which no step may have changed before. ``references`` are functions of the user's that it calls.
+    ``not_after`` are changes that it may not come after with these parameters, each with the reason.
+    """
+
+    train: bool = False
+    labels: bool = False
+    validation: bool = False
+    features: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    untouched: str = ""
+    references: tuple[str, ...] = ()
+    not_after: tuple[tuple[Change, str], ...] = ()
+
+
+class Proposal(NamedTuple):
+    """What a technique would put in a layer's place: the edit, and what sets the new layer's weights."""
+
+    edit: ReplaceModule
+    fill: Callable[[Any], None]
+
+
+class LayerReport(Value):
+    """What became of one layer; ``reason`` says why where it was left alone."""
+
+    layer: str
+    before: str
+    after: str
+    reason: str = ""
+
+
+class TechniqueReport(Value):
+    """``technique.json``: what one step did."""
+
+    technique: str
+    summary: str
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    layers: tuple[LayerReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+_CODE_REASON = "the project's imported code; it is in code_digest, and the references it is called by in the model"
+
+REPORT_FILE = "technique.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique:
+    """The base of all techniques on torch models; see the module. Subclasses set the class variables.
+
+    ``specs`` are the model's inputs in the order of ``forward``, with dynamic axes as names; ``contract`` is how it is
+    called. ``channel_multiple`` and ``int8`` are the profile's, and 1 and None for techniques that don't look at them
+    (``uses_channels``, ``uses_int8``), or where the profile has no int8. ``loss`` names the user's
+    own loss, ``loader`` the user's own training loader, ``data_version`` what the user says its data are; ``uncached``
+    is unique for every build where nobody says so.
+    """
+
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int]
+    tools: ClassVar[tuple[str, ...]]
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
+    Parameters: ClassVar[type[Parameters]]
+    changes: ClassVar[frozenset[Change]]
+    not_after: ClassVar[Mapping[Change, str]] = {}
+    uses_channels: ClassVar[bool] = False
+    uses_int8: ClassVar[bool] = False
+    #: Whether what ``proposals`` gives is timed on the target, where it can be, before ``compress`` decides.
+    times_layers: ClassVar[bool] = False
+
+    parameters: Any
+    code: ProjectCode
+    code_digest: str
+    specs: tuple[TensorSpec, ...]
+    contract: Contract
+    channel_multiple: int = 1
+    int8: Int8Scheme | None = None
+    loss: str = ""
+    loader: str = ""
+    data_version: str = ""
+    uncached: str = ""
+
+    @classmethod
+    def needs(cls, parameters: Any) -> Requirements:
+        """Return what a step with these parameters needs."""
+        del parameters
+        return Requirements()
+
+    def key_fields(self) -> Mapping[str, Json]:
+        """See ``Step``."""
+        return fields_of(self, without=self.NOT_IN_KEY)
+
+    def compress(self, work: Workspace) -> str:
+        """Change ``work``'s model by its ``apply`` and by setting weights; return one sentence on what came of it.
+
+        Raises ``ModelError`` naming the layer where the model can't be compressed so.
+        """
+        raise NotImplementedError
+
+    def proposals(self, work: Workspace) -> Iterator[Proposal]:
+        """Yield what it would replace by what, changing nothing: see ``times_layers``."""
+        raise NotImplementedError
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step`` and the module."""
+        from edgebuild.models.interpreter import layers
+        from edgebuild.techniques.skipping import require_layers
+        from edgebuild.techniques.workspace import Workspace
+
+        work = Workspace.open(self, inputs, ctx)
+        require_layers((name for name, _ in layers(work.module)), getattr(self.parameters, "skip", ()))
+        summary = self.compress(work)
+        ctx.check()
+        work.store(out_dir, with_onnx="structure" in self.changes or "heads" in self.changes)
+        (out_dir / REPORT_FILE).write_text(work.report(summary).to_json())
+
+
+def read_report(folder: Path) -> TechniqueReport:
+    """Read what a step said of its work."""
+    try:
+        return TechniqueReport.model_validate_json((folder / REPORT_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / REPORT_FILE} can't be read: {error}", hint="Was the step interrupted?") from error
+
+
+def plain_parameters(parameters: Parameters) -> str:
+    """Return parameters as a short text: those that differ from their defaults."""
+    given = parameters.model_dump(mode="json", exclude_defaults=True)
+    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())

@@ -1,0 +1,1 @@
+"""What a device measured of single layers."""
