@@ -27,11 +27,12 @@ from evidence import write_results
 
 import examples
 from edgebuild.building import candidates, compress, context, plans, prepare, projects, targets
-from edgebuild.building.context import HOME, Options, cache_home
+from edgebuild.building.context import HOME, Options
 from edgebuild.building.race import make_bench
 from edgebuild.building.record import find_build, load_record
 from edgebuild.building.results import disturbed, summary_of
 from edgebuild.cli.progress import make_progress
+from edgebuild.core.files import cache_home
 from edgebuild.core.steps import never_stop
 from edgebuild.devices.hold import hold_device
 from edgebuild.errors import UsageError

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from evidence import write_results
 
 from edgebuild.backends.trt import gate
-from edgebuild.building.context import HOME, cache_home
+from edgebuild.building.context import HOME
 from edgebuild.building.record import find_build, load_record
+from edgebuild.core.files import cache_home
 from edgebuild.errors import UsageError
 from edgebuild.reporting.formatting import bytes_text, percent
 

@@ -27,7 +27,7 @@ from evidence import RESULTS, write_results
 from technique_rows.reasons import NOTES, REASONS
 from technique_rows.rows import Finding, Row, contradicts, judge
 
-from edgebuild.building.context import cache_home
+from edgebuild.core.files import cache_home
 from edgebuild.techniques.registry import TABLE
 
 HERE = Path(__file__).resolve().parent

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgebuild.building.context import cache_home
+from edgebuild.core.files import cache_home
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.benching.foreign import read_foreign
-from edgebuild.building.context import cache_home, configuration_of, holding, kernels_of, local_device, platform_of
-from edgebuild.building.targets import entry_of
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact, write_manifest
 from edgebuild.core.data import Sample
+from edgebuild.core.files import cache_home
 from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of
 from edgebuild.core.values import digest_file
+from edgebuild.devices.hold import holding
+from edgebuild.devices.local import local_device
 from edgebuild.devices.messages import whole_number
-from edgebuild.devices.probe import read_probe
+from edgebuild.devices.probe import configuration_of, kernels_of, platform_of, read_probe
 from edgebuild.errors import EnvironmentGap, UsageError
 from edgebuild.fleet.connect import connect
+from edgebuild.fleet.inventory import entry_of
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import CERTIFY, SCREEN

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.files import expanded, home_folder, resolved
-from edgebuild.core.measurement import UNKNOWN, Fact
+from edgebuild.core.files import expanded, resolved
 from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN
 
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
+    from edgebuild.core.measurement import Fact
     from edgebuild.core.steps import Progress, Step
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.local import LocalDevice
-    from edgebuild.execution.executor import Executor, Hold, Input, StepResult
+    from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
     from edgebuild.judging.budget import Budget
@@ -34,25 +33,6 @@ if TYPE_CHECKING:
 HOME = ".edgebuild"
 #: Where in it the tracebacks of unforeseen errors lie.
 BUGS = "bugs"
-#: In there, what stands for this machine's disk: copies of results, for the runs here.
-DEVICE = "device"
-#: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
-#: Load and temperature are no configuration.
-CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
-#: The same, of what only some devices have. One that isn't there is no part of a configuration.
-CONFIGURATION_WHERE_KNOWN = (
-    "accelerators",
-    "clocks",
-    "cuda",
-    "cuda_driver",
-    "driver",
-    "emulated",
-    "gpu_architecture",
-    "gpu_clocks",
-    "jetpack",
-    "kernel_switches",
-    "l4t",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,44 +150,6 @@ def _ready(inputs: Mapping[str, StepResult | Path]) -> dict[str, Input]:
     return {name: external_input(value) if isinstance(value, Path) else value.entry for name, value in inputs.items()}
 
 
-def cache_home() -> Path:
-    """Return edgebuild's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "edgebuild"
-
-
-def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
-    """Return the configuration part of a probe."""
-    names = [
-        name
-        for name in sorted(probe)
-        if name in CONFIGURATION
-        or name.startswith("runtime.")
-        or (name in CONFIGURATION_WHERE_KNOWN and probe[name] != UNKNOWN)
-    ]
-    return tuple(Fact(name=name, value=probe[name]) for name in names)
-
-
-def platform_of(client: RunnerClient, probe: Mapping[str, str]) -> dict[str, str]:
-    """Return what a result of a device depends on: its configuration, and the digest of what we run there.
-
-    Part of the keys of all device steps: the code of the runner and of the backends' device files is in no lock file.
-    """
-    return {**{fact.name: fact.value for fact in configuration_of(probe)}, "runner": client.runner_digest}
-
-
-def holding(client: RunnerClient, progress: Progress, check: Callable[[], None]) -> Hold:
-    """Return what holds the client's device while a step runs on it (see ``hold_device``)."""
-    from edgebuild.devices.hold import hold_device
-
-    return lambda what: hold_device(client, f"edgebuild: {what}", progress=progress, check=check)
-
-
-def kernels_of(probe: Mapping[str, str]) -> str:
-    """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
-    isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
-    return isa if switches == UNKNOWN else f"{isa} {switches}"
-
-
 def _input_problems(
     project: Project, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
 ) -> Iterator[str]:
@@ -246,7 +188,9 @@ def open_build(
     from edgebuild.backends.table import backends
     from edgebuild.catalogue.code_digest import project_code_digest
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.probe import read_probe
+    from edgebuild.devices.hold import holding
+    from edgebuild.devices.local import local_device
+    from edgebuild.devices.probe import kernels_of, platform_of, read_probe
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
 
@@ -283,15 +227,6 @@ def open_build(
             progress=progress,
             check=check,
         )
-
-
-def local_device(home: Path) -> LocalDevice:
-    """Return this machine as a device; its folder below ``home`` is tidied first, unless another process uses it."""
-    from edgebuild.devices.local import LocalDevice
-    from edgebuild.devices.local_folder import QUOTA_BYTES, tidy
-
-    tidy(home / DEVICE, QUOTA_BYTES)
-    return LocalDevice(home / DEVICE)
 
 
 def store_of(project: Project) -> Store:

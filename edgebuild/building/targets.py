@@ -6,13 +6,13 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgebuild.building.context import holding, platform_of
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.devices.client import RunnerClient
-from edgebuild.devices.probe import read_probe
+from edgebuild.devices.hold import holding
+from edgebuild.devices.probe import platform_of, read_probe
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def check_facts(target: str, project: Project) -> None:
 
 def enrolled(target: str, options: Options) -> DeviceEntry | None:
     """Return the inventory's device for a target: the one asked for, else the only one that fits, if any."""
-    from edgebuild.fleet.inventory import load_inventory
+    from edgebuild.fleet.inventory import entry_of, load_inventory
 
     if options.device is not None:
         entry = entry_of(options.device)
@@ -112,17 +112,6 @@ def enrolled(target: str, options: Options) -> DeviceEntry | None:
         names = ", ".join(sorted(entry.name for entry in fitting))
         raise UsageError(f"There are {len(fitting)} devices of {target}: {names}.", hint="Choose one with --device.")
     return fitting[0] if fitting else None
-
-
-def entry_of(name: str) -> DeviceEntry:
-    """Return a device of the inventory; raises ``UsageError`` for one that isn't there."""
-    from edgebuild.catalogue.tables import unknown
-    from edgebuild.fleet.inventory import load_inventory
-
-    inventory = load_inventory()
-    if name not in inventory:
-        raise UsageError(f"{unknown('device', name, inventory)}.", hint="`edgebuild device list` shows them.")
-    return inventory[name]
 
 
 def not_this_machine(target: str, project: Project, here: Mapping[str, str]) -> tuple[str, ...]:

@@ -152,9 +152,9 @@ def _confirm(address: str, key: str, expected: str | None, option: str) -> None:
 @app.command("provision")
 def provision(name: NameArgument, project: ProjectOption = None) -> None:
     """Put the runtime of the board's target on the board; it needs no internet and no pip."""
-    from edgebuild.building.targets import entry_of
     from edgebuild.cli.progress import make_progress
     from edgebuild.errors import EnvironmentGap
+    from edgebuild.fleet.inventory import entry_of
     from edgebuild.fleet.provision import provision as put_runtime
 
     done = put_runtime(entry_of(name), project, progress=make_progress())
@@ -205,9 +205,9 @@ def list_devices() -> None:
 @app.command("check")
 def check(name: NameArgument, project: ProjectOption = None) -> None:
     """Look at a device: whether it answers, its facts against the target and against those when it was enrolled."""
-    from edgebuild.building.targets import entry_of
     from edgebuild.errors import DeviceError
     from edgebuild.fleet.enrol import look_again
+    from edgebuild.fleet.inventory import entry_of
 
     findings = look_again(entry_of(name), project)
     for finding in findings:
@@ -222,9 +222,8 @@ def remove(
     files: Annotated[bool, typer.Option("--files", help="Also remove edgebuild's folder on the board.")] = False,
 ) -> None:
     """Take a device out of the inventory."""
-    from edgebuild.building.targets import entry_of
     from edgebuild.fleet.connect import empty
-    from edgebuild.fleet.inventory import remove_entry
+    from edgebuild.fleet.inventory import entry_of, remove_entry
 
     left = empty(entry_of(name)) if files else ()
     remove_entry(name)

@@ -103,9 +103,9 @@ def _machine(probe: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
 
 def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:
     """Compare this machine with what a build ran with."""
-    from edgebuild.building.context import configuration_of
     from edgebuild.building.record import find_build, load_record
     from edgebuild.cli.building import home_of
+    from edgebuild.devices.probe import configuration_of
     from edgebuild.execution.versions import installed_versions
 
     record = load_record(find_build(home_of(project), against))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgebuild.building.context import DEVICE, HOME, store_of
+from edgebuild.building.context import HOME, store_of
 from edgebuild.building.projects import load_project
 from edgebuild.cli.output import say
+from edgebuild.devices.local import DEVICE
 from edgebuild.devices.local_folder import bytes_of, tidy
 
 if TYPE_CHECKING:

@@ -95,3 +95,8 @@ def resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         return path.absolute()
+
+
+def cache_home() -> Path:
+    """Return edgebuild's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache") / "edgebuild"

@@ -17,6 +17,7 @@ from edgebuild.errors import DeviceError, EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from edgebuild.core.steps import Progress
     from edgebuild.devices.client import RunnerClient
@@ -142,3 +143,10 @@ def _next(channel: Channel, client: RunnerClient, check: Callable[[], None]) -> 
                 hint="Try again; `edgebuild device check` looks at the device.",
             ) from None
         return checked(Event, message, client.device.id) if "event" in message else message
+
+
+def holding(
+    client: RunnerClient, progress: Progress, check: Callable[[], None]
+) -> Callable[[str], AbstractContextManager[None]]:
+    """Return what holds the client's device while a step runs on it (see ``hold_device``)."""
+    return lambda what: hold_device(client, f"edgebuild: {what}", progress=progress, check=check)

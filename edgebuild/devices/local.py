@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgebuild.devices.local_folder import claim
+from edgebuild.devices.local_folder import QUOTA_BYTES, claim, tidy
 from edgebuild.devices.messages import tail
 from edgebuild.devices.runner.protocol import FULL
 from edgebuild.devices.transport import MAX_FILE_BYTES, MAX_LINE_BYTES
@@ -31,6 +31,8 @@ READ_BYTES = 1 << 16
 #: What says that these two files can't be copied by the kernel (copy_file_range(2)); a full disk says something else.
 NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 STDERR_TAIL_BYTES = 16 << 10
+#: In a project's own folder, what stands for this machine's disk: copies of results, for the runs here.
+DEVICE = "device"
 
 
 class LocalDevice:
@@ -310,3 +312,9 @@ class _writing:  # noqa: N801  a with-block, not a type
             raise StoreError(
                 f"Can't write {self._path}: {error.strerror or error}.", hint="Free some space, or name another folder."
             ) from error
+
+
+def local_device(home: Path) -> LocalDevice:
+    """Return this machine as a device; its folder below ``home`` is tidied first, unless another process uses it."""
+    tidy(home / DEVICE, QUOTA_BYTES)
+    return LocalDevice(home / DEVICE)

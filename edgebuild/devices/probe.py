@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.measurement import UNKNOWN, Fact
 from edgebuild.devices.answers import MAX_TEXT
 from edgebuild.devices.messages import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgebuild.devices.client import RunnerClient
 
 PROBE_LIMIT_S = 120.0
 #: The reading of a device that is emulated; others don't have it. What it is emulated as, is its ``cpu``.
 EMULATED = "emulated"
+#: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
+#: Load and temperature are no configuration.
+CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
+#: The same, of what only some devices have. One that isn't there is no part of a configuration.
+CONFIGURATION_WHERE_KNOWN = (
+    "accelerators",
+    "clocks",
+    "cuda",
+    "cuda_driver",
+    "driver",
+    "emulated",
+    "gpu_architecture",
+    "gpu_clocks",
+    "jetpack",
+    "kernel_switches",
+    "l4t",
+)
 
 
 def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
@@ -42,3 +62,29 @@ def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
         into[prefix] = one_line(" ".join(map(str, value)), MAX_TEXT)
     else:
         into[prefix] = "unknown" if value is None else one_line(str(value), MAX_TEXT)
+
+
+def configuration_of(probe: Mapping[str, str]) -> tuple[Fact, ...]:
+    """Return the configuration part of a probe."""
+    names = [
+        name
+        for name in sorted(probe)
+        if name in CONFIGURATION
+        or name.startswith("runtime.")
+        or (name in CONFIGURATION_WHERE_KNOWN and probe[name] != UNKNOWN)
+    ]
+    return tuple(Fact(name=name, value=probe[name]) for name in names)
+
+
+def platform_of(client: RunnerClient, probe: Mapping[str, str]) -> dict[str, str]:
+    """Return what a result of a device depends on: its configuration, and the digest of what we run there.
+
+    Part of the keys of all device steps: the code of the runner and of the backends' device files is in no lock file.
+    """
+    return {**{fact.name: fact.value for fact in configuration_of(probe)}, "runner": client.runner_digest}
+
+
+def kernels_of(probe: Mapping[str, str]) -> str:
+    """Return what decides which kernels this machine takes: the CPU's features, and switches where any is set."""
+    isa, switches = probe.get("isa", ""), probe.get("kernel_switches", UNKNOWN)
+    return isa if switches == UNKNOWN else f"{isa} {switches}"

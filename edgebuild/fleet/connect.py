@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.building.context import cache_home
+from edgebuild.core.files import cache_home
 
 if TYPE_CHECKING:
     from edgebuild.core.steps import Progress

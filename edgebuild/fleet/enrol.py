@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgebuild.building.context import configuration_of
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.messages import whole_number
-from edgebuild.devices.probe import read_probe
+from edgebuild.devices.probe import configuration_of, read_probe
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
 from edgebuild.fleet.connect import connect
 

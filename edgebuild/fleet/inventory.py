@@ -11,11 +11,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgebuild.catalogue.tables import Table, collect, read_toml
+from edgebuild.catalogue.tables import Table, collect, read_toml, unknown
 from edgebuild.core.files import expanded, home_folder
 from edgebuild.devices.answers import MAX_TEXT
 from edgebuild.devices.messages import one_line
-from edgebuild.errors import ConfigError, EnvironmentGap, StoreError
+from edgebuild.errors import ConfigError, EnvironmentGap, StoreError, UsageError
 
 #: Names that are safe in paths, keys of TOML and output.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -138,3 +138,11 @@ def _toml(value: object) -> str:
     """
     text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def entry_of(name: str) -> DeviceEntry:
+    """Return a device of the inventory; raises ``UsageError`` for one that isn't there."""
+    inventory = load_inventory()
+    if name not in inventory:
+        raise UsageError(f"{unknown('device', name, inventory)}.", hint="`edgebuild device list` shows them.")
+    return inventory[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.building.context import cache_home
+from edgebuild.core.files import cache_home
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import RunnerClient

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from edgebuild.building.context import Options, configuration_of, kernels_of, open_build, platform_of
+from edgebuild.building.context import Options, open_build
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, RunsOn
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.probe import configuration_of, kernels_of, platform_of
 from edgebuild.devices.runner.facts import KERNEL_SWITCHES
 from edgebuild.errors import Interrupted
 from edgebuild.execution.keys import key_of, key_parts

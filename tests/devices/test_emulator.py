@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.backends.table import TABLE
-from edgebuild.building.context import cache_home
 from edgebuild.building.record import load_record
+from edgebuild.core.files import cache_home
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.emulator import recipe
 from edgebuild.devices.emulator.device import EmulatedDevice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgebuild.building.context import CONFIGURATION_WHERE_KNOWN, configuration_of
+from edgebuild.devices.probe import CONFIGURATION_WHERE_KNOWN, configuration_of
 from edgebuild.devices.runner import facts, jetson
 from edgebuild.devices.runner.machine import Machine
 
