@@ -27,7 +27,7 @@ from edgebuild.devices.local import LocalDevice
 from edgebuild.judging.budget import Budget
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.compressed_steps import ExportCompressed
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
@@ -75,7 +75,7 @@ def net() -> nn.Module:
     )
 
 
-CODE = ProjectCode(factory=FACTORY, load=lambda _: net)
+CODE = UserCode(factory=FACTORY, load=lambda _: net)
 
 
 def build(seed: int, scratch: Path) -> dict[str, Path]:

@@ -78,7 +78,7 @@ class Bench:
         self.training, self.held = fold(self.number)
         self.scratch.mkdir(parents=True, exist_ok=True)
         names = {"factory": self.factory, "early": lambda _: self.started(self.early)}
-        self.code = compressed_model.ProjectCode(
+        self.code = compressed_model.UserCode(
             factory="rows:factory", load=lambda r: names[r[5:]], modules=("rows:early",)
         )
 

@@ -109,9 +109,9 @@ NETS: dict[str, tuple[str, tuple[Edit, ...]]] = {
 }
 
 
-def code(net: str) -> compressed_model.ProjectCode:
+def code(net: str) -> compressed_model.UserCode:
     """The user's code as a step sees it."""
-    return compressed_model.ProjectCode(factory=NETS[net][0], load=CALLED.__getitem__, modules=("rows:student",))
+    return compressed_model.UserCode(factory=NETS[net][0], load=CALLED.__getitem__, modules=("rows:student",))
 
 
 def machine_scheme() -> Int8Scheme:

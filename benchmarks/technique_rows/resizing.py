@@ -9,7 +9,7 @@ from torch import nn
 
 from edgebuild.errors import ModelError
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.dataset import Dataset
 from edgebuild.models.edits import ResizeInput, SetStride
 from edgebuild.techniques.distilling.distil import Distil
@@ -91,7 +91,7 @@ def resized(
         )
     except ModelError:
         module, _ = compressed_model.load_model(
-            net, ProjectCode(factory=compressed_model.read_model(net).factory, load=running.load)
+            net, UserCode(factory=compressed_model.read_model(net).factory, load=running.load)
         )
         return module, {f"share_of_side_{name}": 1.0, f"times_fewer_macs_{name}": 1.0}
     edits = compressed_model.read_model(scratch / name / "out").edits

@@ -12,7 +12,7 @@ from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.techniques.technique import read_report
@@ -88,7 +88,7 @@ def run(
     The model is its own teacher. ``labels`` is where a teacher's answers are kept for several steps.
     """
     p = technique.Parameters(**parameters)
-    code = ProjectCode(
+    code = UserCode(
         factory=compressed_model.read_model(model).factory, load=load, modules=technique.needs(p).references
     )
     if not (folder / "done").is_file():

@@ -13,7 +13,7 @@ from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.techniques.distilling.distil import Distil
@@ -84,7 +84,7 @@ class Bench:
 
     def __init__(self, seed: int, scratch: Path) -> None:
         self.seed, self.scratch = seed, scratch
-        self.code = ProjectCode(factory=FACTORY, load=lambda _: net)
+        self.code = UserCode(factory=FACTORY, load=lambda _: net)
         images, labels = fashion("train")
         chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:TRAIN])
         self.data: Split = (images[chosen], labels[chosen])

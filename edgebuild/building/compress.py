@@ -15,7 +15,7 @@ from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.faults import Failure
-from edgebuild.models.compressed_model import ProjectCode, read_model
+from edgebuild.models.compressed_model import UserCode, read_model
 from edgebuild.models.compressed_steps import ExportCompressed, SaveOriginal
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.planning.recipes import Recipe, RecipeStep
@@ -171,7 +171,7 @@ def _carry_out(
     if project.model.factory is None:
         raise ModelError("Recipes change a torch model, and the project has none.", hint="Name a [model].factory.")
     references = tuple(r for technique, p in steps for r in technique.needs(p).references)
-    code = ProjectCode(factory=project.model.factory, load=context.load, modules=references)
+    code = UserCode(factory=project.model.factory, load=context.load, modules=references)
     original = context.run(
         SaveOriginal(
             factory=code.factory, code=code, code_digest=context.code_digest, model_digest=model_digest(context)
@@ -206,7 +206,7 @@ def _carry_out(
 def step_of(
     technique: type[Technique],
     parameters: Any,
-    code: ProjectCode,
+    code: UserCode,
     wants: KernelConstraints,
     prepared: ModelInputs,
     context: BuildContext,
@@ -249,7 +249,7 @@ def _notes(kind: str, result: StepResult) -> list[str]:
 def _shipped(
     name: str,
     model: StepResult,
-    code: ProjectCode,
+    code: UserCode,
     notes: tuple[str, ...],
     prepared: ModelInputs,
     context: BuildContext,

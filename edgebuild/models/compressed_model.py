@@ -27,7 +27,7 @@ MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectCode:
+class UserCode:
     """The code of the user's that a stored model may call, as the project names it.
 
     ``load`` returns the callable of a reference; ``modules`` are the references that edits may name beside the factory.
@@ -109,7 +109,7 @@ def read_model(folder: Path) -> CompressedModel:
         ) from error
 
 
-def load_model(folder: Path, code: ProjectCode) -> tuple[nn.Module, CompressedModel]:
+def load_model(folder: Path, code: UserCode) -> tuple[nn.Module, CompressedModel]:
     """Rebuild a stored model, in eval mode; raises ``ModelError`` where files and factory don't fit."""
     from edgebuild.models.interpreter import apply_edits
     from edgebuild.models.torch_models import make_module

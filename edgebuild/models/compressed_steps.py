@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Contract, TensorSpec
     from edgebuild.core.values import Json
-    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.models.compressed_model import UserCode
 
 _CODE_REASON = "the project's imported code; it is in code_digest, and its factory's name in what is made or read"
 
@@ -26,7 +26,7 @@ class SaveOriginal:
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
 
     factory: str
-    code: ProjectCode
+    code: UserCode
     code_digest: str
     model_digest: str = ""
     kind: ClassVar[str] = "store-original"
@@ -59,7 +59,7 @@ class ExportCompressed:
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
 
-    code: ProjectCode
+    code: UserCode
     code_digest: str
     specs: tuple[TensorSpec, ...]
     contract: Contract

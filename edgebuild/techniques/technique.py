@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
     from edgebuild.core.values import Json
-    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.models.compressed_model import UserCode
     from edgebuild.models.edits import ReplaceModule
     from edgebuild.techniques.workspace import Workspace
 
@@ -124,7 +124,7 @@ class Technique:
     times_layers: ClassVar[bool] = False
 
     parameters: Any
-    code: ProjectCode
+    code: UserCode
     code_digest: str
     specs: tuple[TensorSpec, ...]
     contract: Contract

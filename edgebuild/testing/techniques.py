@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.models.compressed_model import UserCode
     from edgebuild.techniques.technique import Technique, TechniqueReport
 
 #: The net of the suite: a convolution, a normalisation, and two dense layers on 3x6x6 images in 4 classes.
@@ -165,10 +165,10 @@ def _step(technique: type[Technique], parameters: Mapping[str, Any]) -> Techniqu
     )
 
 
-def _code() -> ProjectCode:
-    from edgebuild.models.compressed_model import ProjectCode
+def _code() -> UserCode:
+    from edgebuild.models.compressed_model import UserCode
 
-    return ProjectCode(factory=FACTORY, load=_load)
+    return UserCode(factory=FACTORY, load=_load)
 
 
 def _inputs(scratch: Path) -> dict[str, Path]:

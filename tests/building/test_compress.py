@@ -18,7 +18,7 @@ from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ConfigError, DataError, ModelError
 from edgebuild.execution.faults import Guard
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.planning.plan import make_plan
 from edgebuild.planning.recipes import ModelTraits, Recipe, recipe_refusal
 from edgebuild.techniques.factorising.factorise import Factorise
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from edgebuild.catalogue.project import Project
 
-CODE = ProjectCode(factory="net:make", load=lambda _: dict)
+CODE = UserCode(factory="net:make", load=lambda _: dict)
 WANTS = KernelConstraints(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
 
 
@@ -127,7 +127,7 @@ def test_a_loader_that_fails_is_told_with_its_name(tmp_path: Path) -> None:
     def broken(_: str) -> Any:
         return lambda: 1 / 0
 
-    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=ProjectCode(factory="", load=broken)))
+    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=UserCode(factory="", load=broken)))
     with pytest.raises(DataError, match="data:batches failed: ZeroDivisionError"):
         Compression.loader(work)
 

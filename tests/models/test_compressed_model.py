@@ -12,7 +12,7 @@ from torch import nn
 
 from edgebuild.errors import ModelError
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.edits import Codebook, CompressedModel, Edit, KeepChannels, Mask
 from edgebuild.models.interpreter import apply_edits
 
@@ -37,7 +37,7 @@ def load(reference: str) -> Any:
     return net
 
 
-CODE = ProjectCode(factory="net:net", load=load)
+CODE = UserCode(factory="net:net", load=load)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_tied_weights_come_back_tied(tmp_path: Path) -> None:
         return model
 
     compressed_model.write_model(tied(), CompressedModel(factory="net:tied"), tmp_path)
-    back, _ = compressed_model.load_model(tmp_path, ProjectCode(factory="net:tied", load=lambda _: tied))
+    back, _ = compressed_model.load_model(tmp_path, UserCode(factory="net:tied", load=lambda _: tied))
     assert back.a.weight is back.b.weight  # type: ignore[union-attr]
 
 

@@ -46,7 +46,7 @@ def test_a_damaged_file_of_the_users_is_one_sentence(count: int, tmp_path: Path)
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_damaged_stored_model_is_one_sentence(count: int, tmp_path: Path) -> None:
     compressed_model.write_model(net(), CompressedModel(factory="m:f"), tmp_path)
-    code = compressed_model.ProjectCode(factory="m:f", load=lambda _: net)
+    code = compressed_model.UserCode(factory="m:f", load=lambda _: net)
     files = {
         name: (tmp_path / name).read_bytes() for name in (compressed_model.WEIGHTS_FILE, compressed_model.MODEL_FILE)
     }

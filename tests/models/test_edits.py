@@ -14,7 +14,7 @@ from torch import nn
 
 from edgebuild.errors import ModelError
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.edits import (
     AddHead,
     Codebook,
@@ -64,7 +64,7 @@ def load(reference: str) -> Any:
     return {"net:net": net, "net:linear_like": linear_like}[reference]
 
 
-CODE = ProjectCode(factory="net:net", load=load, modules=("net:linear_like",))
+CODE = UserCode(factory="net:net", load=load, modules=("net:linear_like",))
 
 
 def fresh() -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from edgebuild.core.artifact import TensorSpec
 from edgebuild.errors import ModelError
 from edgebuild.models import compressed_model, torch_models
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.edits import (
     AddHead,
     CompressedModel,
@@ -102,7 +102,7 @@ def test_a_stored_model_comes_back_resized(tmp_path: Path) -> None:
     edits = (SMALLER, SetStride(module="one", stride=(1, 2), dilation=(1, 1)))
     model = apply_edits(fresh(), edits)
     compressed_model.write_model(model, CompressedModel(factory="here:fresh", edits=edits), tmp_path)
-    rebuilt, _ = compressed_model.load_model(tmp_path, ProjectCode(factory="here:fresh", load=lambda _: fresh))
+    rebuilt, _ = compressed_model.load_model(tmp_path, UserCode(factory="here:fresh", load=lambda _: fresh))
     assert all(torch.equal(one, other) for one, other in zip(model(X), rebuilt(X), strict=True))
 
 

@@ -55,7 +55,7 @@ def run(
 ) -> tuple[nn.Module, nn.Module, TechniqueReport]:
     """Return the factorised model, the original, and what was said."""
     animal = Animal(factory.__name__, factory)
-    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: factory)
+    code = compressed_model.UserCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
     inputs |= {} if times is None else write_times(folder / "times", times)
     step = zoo.step_of(Factorise, animal, **parameters)

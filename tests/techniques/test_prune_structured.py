@@ -85,7 +85,7 @@ def make(factory: Any, **tags: Any) -> Animal:
 def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, TechniqueReport]:
     """Prune a model that a function of this module makes."""
     animal = make(factory)
-    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: factory)
+    code = compressed_model.UserCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
     step = zoo.step_of(PruneStructured, animal, **{"multiple": 1, **parameters})
     step = type(step)(**{**vars(step), "code": code})
@@ -99,7 +99,7 @@ def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, Techn
 def test_dead_channels_go_first(importance: str, tmp_path: Path) -> None:
     pruned, _ = run(dead, tmp_path, importance=importance, keep=0.5)
     original, _ = compressed_model.load_model(
-        tmp_path / "model", compressed_model.ProjectCode(factory=make(dead).reference, load=lambda _: dead)
+        tmp_path / "model", compressed_model.UserCode(factory=make(dead).reference, load=lambda _: dead)
     )
     alive = [channel for channel in range(8) if channel not in DEAD]
     assert torch.equal(pruned[0].weight, original[0].weight[alive])  # type: ignore[index]
@@ -134,7 +134,7 @@ def test_widths_keep_to_the_share_the_cap_and_the_steps(parameters: dict[str, An
 def test_normalisations_settle_after_a_cut(tmp_path: Path) -> None:
     pruned, _ = run(dead, tmp_path, importance="l2", keep=0.5)
     original, _ = compressed_model.load_model(
-        tmp_path / "model", compressed_model.ProjectCode(factory=make(dead).reference, load=lambda _: dead)
+        tmp_path / "model", compressed_model.UserCode(factory=make(dead).reference, load=lambda _: dead)
     )
     alive = [channel for channel in range(8) if channel not in DEAD]
     assert not torch.equal(pruned[1].running_var, original[1].running_var[alive])  # type: ignore[index]
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
         "loss:failing": lambda outputs, _: outputs.nothing,
         animal.reference: dead,
     }
-    code = compressed_model.ProjectCode(factory=animal.reference, load=losses.__getitem__)
+    code = compressed_model.UserCode(factory=animal.reference, load=losses.__getitem__)
     for loss, kind, words in (
         ("loss:nan", ModelError, "NaN or infinite"),
         ("loss:many", DataError, "one number"),
@@ -229,7 +229,7 @@ def test_unknown_labels_have_no_share_in_importance_and_wrong_ones_are_told(tmp_
 
 def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:
     animal = make(dead)
-    code = compressed_model.ProjectCode(factory=animal.reference, load=lambda _: dead)
+    code = compressed_model.UserCode(factory=animal.reference, load=lambda _: dead)
     inputs = zoo.write_inputs(animal, tmp_path)
     head = AddHead(name="early", after="2", features=8, outputs=CLASSES)
     module, model = compressed_model.load_model(inputs["model"], code)

@@ -253,7 +253,7 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type[Technique], tmp_path: Path) -> None:
     loaders: dict[str, Any] = {"u:none": list, "u:stream": lambda: torch.utils.data.DataLoader(Endless(), batch_size=4)}
     step = step_of(technique, epochs=None, steps=2)
-    code = compressed_model.ProjectCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
+    code = compressed_model.UserCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
     (tmp_path / "out").mkdir()
     replace(step, code=code, loader="u:stream").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "a"))
     with pytest.raises(DataError, match="loader is empty"):

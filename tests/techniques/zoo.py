@@ -15,7 +15,7 @@ from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import ProjectCode
+from edgebuild.models.compressed_model import UserCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
 
@@ -255,8 +255,8 @@ def load(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def code_of(animal: Animal, *modules: str) -> ProjectCode:
-    return ProjectCode(factory=animal.reference, load=load, modules=modules)
+def code_of(animal: Animal, *modules: str) -> UserCode:
+    return UserCode(factory=animal.reference, load=load, modules=modules)
 
 
 def grown(animal: Animal, seed: int = 0) -> nn.Module:

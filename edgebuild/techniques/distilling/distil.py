@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from edgebuild.models.compressed_model import ProjectCode
+    from edgebuild.models.compressed_model import UserCode
     from edgebuild.techniques.workspace import Workspace
     from edgebuild.training.batches import ArrayLoader
     from edgebuild.training.losses import Match, Teacher
@@ -232,7 +232,7 @@ def _teacher(work: Workspace, p: DistilParameters, plan: TrainingPlan, arrays: A
     )
 
 
-def _specialist(code: ProjectCode, reference: str, original: nn.Module) -> tuple[Teacher, Sequence[int]]:
+def _specialist(code: UserCode, reference: str, original: nn.Module) -> tuple[Teacher, Sequence[int]]:
     from torch import nn
 
     from edgebuild.training.teachers import LiveTeacher

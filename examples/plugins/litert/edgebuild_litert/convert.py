@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.errors import ModelError
+from edgebuild.plugins import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

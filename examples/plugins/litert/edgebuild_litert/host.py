@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
-from edgebuild.core.steps import RunsOn, fields_of
-from edgebuild.errors import ModelError
+from edgebuild.plugins import ModelError, RunsOn, SettingSpec, check_request, fields_of, write_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.backends.protocol import CompileRequest, Settings
-    from edgebuild.core.artifact import Contract, Precision
-    from edgebuild.core.steps import Step, StepContext
-    from edgebuild.core.values import Json
+    from edgebuild.plugins import CompileRequest, Contract, Json, Precision, Settings, Step, StepContext
 
 NAME = "litert"
 MODEL = "model.tflite"
