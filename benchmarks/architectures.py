@@ -91,7 +91,7 @@ def _row(
     arms, sqnr = [], None
     for label, model, precision in (("int8", quantised, INT8), ("fp32", common.frozen, Precision(kind="fp32"))):
         backend = w.backends[runtime]
-        step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
+        step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
         compiled = w.run(step, {"model": model}, label=f"compile {label} for {runtime}")
         artifact = read_artifact(compiled.path)
         artifact = artifact.with_settings(backend.default_settings(1))

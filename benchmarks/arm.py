@@ -89,7 +89,7 @@ def half(name: str, target: str) -> Seen:
         onnx.save(model, str(folder / "model.onnx"))
         precision = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
         step = at.backends["onnxruntime"].compile_step(
-            CompileRequest(precision=precision, contract=common.contract, client=at.client)
+            CompileRequest(precision=precision, contract=common.contract, on_device=True)
         )
         try:
             compiled = at.run(step, {"model": folder}, label=f"compile {name} in fp16")

@@ -72,7 +72,7 @@ def _elsewhere(w: context.BuildContext, name: str, script: str) -> context.Build
     client = RunnerClient(
         LocalDevice(root, str(python), name=name), {key: b.device_file for key, b in w.backends.items()}
     )
-    return replace(w, client=client, executor=w.executor.on({"kernels": name}))
+    return replace(w, client=client, executor=w.executor.on({"kernels": name}, device=client))
 
 
 def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def check(
         settings=(),
         raced=True,
     )
-    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
+    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
     compiled = w.run(step, {"model": model}, label="compile")
     artifact = read_artifact(compiled.path).with_settings(settings)
     outputs = candidates.evaluate(w, artifact, compiled, common.validation, "sample", planned.id)

@@ -57,7 +57,7 @@ def main() -> None:
             "chain": exit_early.compile_stages(table[name], made["chain"], scratch / f"bench-{name}-chain"),
         }
         arms = [_arm(arm, folder, settings, made["validation"]) for arm, folder in folders.items()]
-        bench = session.Bench(
+        bench = session.MeasurementContext(
             client=client,
             root=scratch / "measurements",
             progress=NoProgress(),

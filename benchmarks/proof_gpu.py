@@ -71,7 +71,7 @@ def _prove(w: context.BuildContext, common: prepare.Prepared, precision: Precisi
         step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
         model = w.run(step, {"model": model, "calibration": common.calibration}, label=precision.label)
     backend = TensorRt()
-    build = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
+    build = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
     compiled = w.run(build, {"model": model}, label=f"engine in {precision.label}")
     found = read_artifact(compiled.path)
     artifact = found.with_settings(backend.default_settings(1))

@@ -156,7 +156,7 @@ def _compile(
     w: context.BuildContext, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
 ) -> tuple[Artifact, StepResult]:
     backend = w.backends[runtime]
-    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, client=w.client))
+    step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
     compiled = w.run(step, {"model": model}, label=f"compile for {runtime}")
     artifact = read_artifact(compiled.path)
     return artifact.with_settings(backend.default_settings(1)), compiled

@@ -34,7 +34,7 @@ def cell(technique: str, animal: str) -> Tried:
         folder = Path(name)
         inputs = zoo.write_inputs(zoo.ZOO[animal], folder)
         step = zoo.step_of(TABLE[technique], zoo.ZOO[animal], **zoo.parameters_for(technique, animal))
-        return run_step(step, inputs, folder / "out", folder / "scratch")
+        return run_step(step, inputs, folder / "out", zoo.context(folder / "scratch"))
 
 
 def main() -> int:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     )
     from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
     from edgebuild.core.data import Sample
-    from edgebuild.core.steps import RunsOn, Step, StepContext, fields_of
+    from edgebuild.core.steps import ProjectCode, RunsOn, Step, StepContext
     from edgebuild.core.values import Json, Value
     from edgebuild.devices.answers import files_of
-    from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.client import RunnerClient, client_of
     from edgebuild.devices.local import LocalDevice
     from edgebuild.devices.transport import Channel, Device
     from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
@@ -58,6 +58,7 @@ _WHERE = {
     "ModelError": "errors",
     "Parameters": "techniques.technique",
     "Precision": "core.artifact",
+    "ProjectCode": "core.steps",
     "Proposal": "techniques.technique",
     "ReplaceModule": "models.edits",
     "Requirements": "techniques.technique",
@@ -78,7 +79,7 @@ _WHERE = {
     "check_device": "testing.devices",
     "check_request": "backends.protocol",
     "check_technique": "testing.techniques",
-    "fields_of": "core.steps",
+    "client_of": "devices.client",
     "files_of": "devices.answers",
     "save_onnx": "models.onnx_graphs",
     "write_artifact": "backends.protocol",
@@ -106,6 +107,7 @@ __all__ = [
     "ModelError",
     "Parameters",
     "Precision",
+    "ProjectCode",
     "Proposal",
     "ReplaceModule",
     "Requirements",
@@ -126,7 +128,7 @@ __all__ = [
     "check_device",
     "check_request",
     "check_technique",
-    "fields_of",
+    "client_of",
     "files_of",
     "save_onnx",
     "write_artifact",

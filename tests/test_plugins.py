@@ -16,13 +16,52 @@ from tests.test_public_api import HEAVY
 
 ROOT = Path(__file__).parent.parent
 #: A name that goes from here breaks somebody's package: it needs a line in CHANGELOG.md.
-PINNED = """
-Backend Channel CompileRequest Contract DataError Dataset Device DeviceError EdgebuildError EnvironmentGap Int8Scheme
-Json KeepChannels LayerReport LocalDevice ModelError Parameters Precision Proposal ReplaceModule Requirements
-RunnerClient RunsOn Sample SettingSpec Settings StateLink Step StepContext Technique TensorSpec UsageError Value
-Workspace check_backend check_device check_request check_technique fields_of files_of save_onnx write_artifact
-write_notes
-""".split()
+PINNED = [
+    "Backend",
+    "Channel",
+    "CompileRequest",
+    "Contract",
+    "DataError",
+    "Dataset",
+    "Device",
+    "DeviceError",
+    "EdgebuildError",
+    "EnvironmentGap",
+    "Int8Scheme",
+    "Json",
+    "KeepChannels",
+    "LayerReport",
+    "LocalDevice",
+    "ModelError",
+    "Parameters",
+    "Precision",
+    "ProjectCode",
+    "Proposal",
+    "ReplaceModule",
+    "Requirements",
+    "RunnerClient",
+    "RunsOn",
+    "Sample",
+    "SettingSpec",
+    "Settings",
+    "StateLink",
+    "Step",
+    "StepContext",
+    "Technique",
+    "TensorSpec",
+    "UsageError",
+    "Value",
+    "Workspace",
+    "check_backend",
+    "check_device",
+    "check_request",
+    "check_technique",
+    "client_of",
+    "files_of",
+    "save_onnx",
+    "write_artifact",
+    "write_notes",
+]
 #: Of the pages and examples, what may be imported beside it: the API of those who build.
 PUBLIC = {"edgebuild", "edgebuild.plugins"}
 

@@ -21,13 +21,13 @@ from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, Step, StepContext, never_stop
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.judging.budget import Budget
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import UserCode
+from edgebuild.models.compressed_model import CodeNames
 from edgebuild.models.compressed_steps import ExportCompressed
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
@@ -44,7 +44,7 @@ from technique_rows.data import fashion
 from technique_rows.rows import Claim, Row, points_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from edgebuild.backends.protocol import Backend
@@ -75,7 +75,7 @@ def net() -> nn.Module:
     )
 
 
-CODE = UserCode(factory=FACTORY, load=lambda _: net)
+CODE = CodeNames(factory=FACTORY)
 
 
 def build(seed: int, scratch: Path) -> dict[str, Path]:
@@ -93,14 +93,11 @@ def build(seed: int, scratch: Path) -> dict[str, Path]:
     base = _stored(module, scratch / "base")
     _train(module, seed + 1000, scratch / "plain-training")
     plain = _stored(module, scratch / "plain")
-    reference = ReferenceOutputs(
-        contract=CONTRACT, batch=64, split="validation", order=("image",), factory=FACTORY, call=lambda: module
-    )
-    answers = _ran(reference, {"data": folders["validation"]}, scratch / "reference", seed)
+    reference = ReferenceOutputs(contract=CONTRACT, batch=64, split="validation", order=("image",), factory=FACTORY)
+    answers = _ran(reference, {"data": folders["validation"]}, scratch / "reference", seed, make=lambda: module)
     early = ExitEarly(
         parameters=ExitEarly.Parameters(after=("0",), grid=7, epochs=EPOCHS, learning_rate=RATE),
         code=CODE,
-        code_digest="",
         specs=SPECS,
         contract=CONTRACT,
     )
@@ -113,8 +110,6 @@ def build(seed: int, scratch: Path) -> dict[str, Path]:
         heads=heads_of(compressed_model.read_model(exits).edits),
         metric=MetricTable(name="accuracy"),
         budget=Budget(points=BUDGET),
-        function=None,
-        code_digest="",
     )
     inputs = {"model": whole, "data": folders["validation"], "reference": answers}
     return {**folders, "plain": alone, "chain": _ran(cutting, inputs, scratch / "chain", seed)}
@@ -144,8 +139,8 @@ def run(seed: int, scratch: Path) -> Mapping[str, Any]:
     }
     right, ended = {}, []
     for name, artifact in arms.items():
-        step = EvaluateArtifact(client=client, split="test")
-        out = _ran(step, {"artifact": artifact, "data": made["test"]}, scratch / f"{name}-test", seed)
+        step = EvaluateArtifact(split="test")
+        out = _ran(step, {"artifact": artifact, "data": made["test"]}, scratch / f"{name}-test", seed, device=client)
         target = np.asarray(Dataset.open(made["test"]).target)
         right[name] = np.asarray(read_outputs(out)["logits"]).argmax(axis=1) == target
         ended = json.loads((out / "outputs.json").read_bytes()).get("exits", ended)
@@ -188,14 +183,22 @@ def _stored(module: nn.Module, folder: Path) -> Path:
 
 def _frozen(model: Path, samples: Path, out: Path, seed: int) -> tuple[Path, Contract]:
     contract = with_exits(CONTRACT, compressed_model.read_model(model).edits)
-    export = ExportCompressed(code=CODE, code_digest="", specs=SPECS, contract=contract)
+    export = ExportCompressed(code=CODE, specs=SPECS, contract=contract)
     exported = _ran(export, {"model": model, "samples": samples}, out.with_name(f"{out.name}-dynamic"), seed)
     step = FreezeModel(contract=contract, shapes=(("image", (1, 1, 28, 28)),))
     frozen = _ran(step, {"model": exported, "samples": samples, "reference": exported}, out, seed)
     return frozen, Contract.model_validate_json((frozen / "contract.json").read_bytes())
 
 
-def _ran(step: Step, inputs: Mapping[str, Path], out: Path, seed: int) -> Path:
+def _ran(
+    step: Step,
+    inputs: Mapping[str, Path],
+    out: Path,
+    seed: int,
+    *,
+    make: Callable[[], nn.Module] = net,
+    device: RunnerClient | None = None,
+) -> Path:
     """Run a step, unless it ended before: its output is moved into place at once."""
     if out.is_dir():
         return out
@@ -203,7 +206,15 @@ def _ran(step: Step, inputs: Mapping[str, Path], out: Path, seed: int) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
-    step.run(inputs, unfinished, StepContext(progress=NoProgress(), check=never_stop, seed=seed, scratch=scratch))
+    ctx = StepContext(
+        progress=NoProgress(),
+        check=never_stop,
+        seed=seed,
+        scratch=scratch,
+        device=device,
+        code=ProjectCode(load=lambda _: make, digest=""),
+    )
+    step.run(inputs, unfinished, ctx)
     unfinished.rename(out)
     return out
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, StepContext, never_stop
 from edgebuild.models import compressed_model
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
@@ -109,8 +109,7 @@ class Bench:
         """Run a step of the product."""
         step = technique(
             parameters=technique.Parameters(batch_size=BATCH, **parameters),
-            code=self.code,
-            code_digest="",
+            code=compressed_model.CodeNames(factory=self.code.factory, modules=self.code.modules),
             specs=IMAGE,
             contract=CONTRACT,
         )
@@ -118,7 +117,9 @@ class Bench:
         for folder in (out, own):
             folder.mkdir(exist_ok=True)
         inputs = {"model": model, "teacher": self.scratch / "dense", "train": self.data()}
-        step.run(inputs, out, StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=own))
+        code = ProjectCode(load=self.code.load, digest="")
+        ctx = StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=own, code=code)
+        step.run(inputs, out, ctx)
         return out
 
     def load(self, folder: Path) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import nn
 
 from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, StepContext, never_stop
 from edgebuild.models import compressed_model
 from edgebuild.models.compressed_steps import ExportCompressed
 from edgebuild.models.dataset import Dataset, write_dataset
@@ -109,6 +109,11 @@ NETS: dict[str, tuple[str, tuple[Edit, ...]]] = {
 }
 
 
+def names(net: str) -> compressed_model.CodeNames:
+    """What of the user's code a step may call."""
+    return compressed_model.CodeNames(factory=NETS[net][0], modules=("rows:student",))
+
+
 def code(net: str) -> compressed_model.UserCode:
     """The user's code as a step sees it."""
     return compressed_model.UserCode(factory=NETS[net][0], load=CALLED.__getitem__, modules=("rows:student",))
@@ -152,7 +157,8 @@ class Bench:
         """A step's context with a scratch folder of its own."""
         scratch = self.folder / "scratch" / name
         scratch.mkdir(parents=True, exist_ok=True)
-        return StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=scratch)
+        code = ProjectCode(load=CALLED.__getitem__, digest="")
+        return StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=scratch, code=code)
 
     def trained(self, net: str, epochs: int, learning_rate: float) -> Path:
         """Train a net in float from scratch on the labels; return it as a stored model."""
@@ -181,8 +187,7 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         step = technique(
             parameters=technique.Parameters(**parameters),
-            code=code(net),
-            code_digest="",
+            code=names(net),
             specs=(SPEC,),
             contract=CONTRACT,
             int8=machine_scheme() if technique.uses_int8 else None,
@@ -194,7 +199,7 @@ class Bench:
         """Export a stored model and freeze it to one image a call."""
         out = self.folder / f"{name}-onnx"
         out.mkdir(parents=True, exist_ok=True)
-        step = ExportCompressed(code=code(net), code_digest="", specs=(SPEC,), contract=CONTRACT)
+        step = ExportCompressed(code=names(net), specs=(SPEC,), contract=CONTRACT)
         step.run({"model": model, "samples": self.inputs["calibration"]}, out, self.context(f"{name}-onnx"))
         frozen = freeze(load_onnx(out / "model.onnx"), shapes={"image": (1, 1, 28, 28)}, constants=())
         onnx.save(frozen, str(out / "model.onnx"))

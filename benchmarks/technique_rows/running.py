@@ -10,9 +10,9 @@ import torch
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import UserCode
+from edgebuild.models.compressed_model import CodeNames, UserCode
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.techniques.technique import read_report
@@ -101,9 +101,16 @@ def run(
         specs = specs_of(Dataset.open(train).array("image").shape[-1])
         outputs = (TensorSpec(name="out", shape=("batch",), dtype="float32"),)
         contract = Contract(inputs=specs, outputs=outputs)
-        step = technique(parameters=p, code=code, code_digest="", specs=specs, contract=contract)
+        names = CodeNames(factory=code.factory, modules=code.modules)
+        step = technique(parameters=p, code=names, specs=specs, contract=contract)
         inputs = {"model": model, "train": train, "calibration": calibration or train, "teacher": model}
-        context = StepContext(progress=NoProgress(), check=never_stop, seed=seed, scratch=folder / "scratch")
+        context = StepContext(
+            progress=NoProgress(),
+            check=never_stop,
+            seed=seed,
+            scratch=folder / "scratch",
+            code=ProjectCode(load=load, digest=""),
+        )
         step.run(inputs, folder / "out", context)
         (folder / "done").touch()
     return compressed_model.load_model(folder / "out", code)[0], read_report(folder / "out")

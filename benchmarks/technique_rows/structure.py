@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import UserCode
+from edgebuild.models.compressed_model import CodeNames, UserCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
 from edgebuild.techniques.distilling.distil import Distil
@@ -128,14 +128,15 @@ class Bench:
                 out.mkdir(exist_ok=True)
                 step = technique(
                     parameters=technique.Parameters(learning_rate=rate, **parameters),
-                    code=self.code,
-                    code_digest="",
+                    code=CodeNames(factory=FACTORY),
                     specs=SPECS,
                     contract=CONTRACT,
                 )
                 original, data = self.scratch / "model", self.scratch / "train"
                 inputs = {"model": model or original, "teacher": original, "train": data, "calibration": data}
-                step.run(inputs, out, StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=own))
+                code = ProjectCode(load=self.code.load, digest="")
+                ctx = StepContext(progress=NoProgress(), check=never_stop, seed=self.seed, scratch=own, code=code)
+                step.run(inputs, out, ctx)
             found.append((hits(self.load(out), "validation").mean(), out))
         return max(found, key=lambda each: each[0])[1]
 

@@ -31,19 +31,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from edgebuild.core.artifact import Artifact, Setting
+from edgebuild.core.artifact import Artifact, Contract, Precision, Setting
 from edgebuild.core.artifact_files import MANIFEST, NOTES, list_files, write_manifest
+from edgebuild.core.values import Value
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Precision, Stage
+    from edgebuild.core.artifact import Stage
     from edgebuild.core.steps import Step
-    from edgebuild.devices.client import RunnerClient
 
 Settings: TypeAlias = tuple[tuple[str, Setting], ...]
 
@@ -59,18 +59,17 @@ class SettingSpec:
     least: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompileRequest:
+class CompileRequest(Value):
     """How a model is compiled. A variant of a model is compiled as the model is: by the same request, but its contract.
 
-    ``client`` lets a backend compile on the device where that is better; None where there is none. ``libraries`` are
-    custom-op libraries. ``accelerator`` is the profile's; ``features`` are those of the profile's kernels that the
+    ``on_device`` lets a backend compile on the device where that is better; false where there is none. ``libraries``
+    are custom-op libraries. ``accelerator`` is the profile's; ``features`` are those of the profile's kernels that the
     candidate's recipe is made for.
     """
 
     precision: Precision
     contract: Contract
-    client: RunnerClient | None = None
+    on_device: bool = False
     libraries: tuple[Path, ...] = ()
     accelerator: str | None = None
     features: tuple[str, ...] = ()

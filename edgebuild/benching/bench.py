@@ -12,7 +12,7 @@ from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision, Te
 from edgebuild.core.artifact_files import read_artifact, write_manifest
 from edgebuild.core.data import Sample
 from edgebuild.core.files import cache_home
-from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of
+from edgebuild.core.steps import NoProgress, RunsOn, Step, StepContext
 from edgebuild.core.values import digest_file
 from edgebuild.devices.hold import holding
 from edgebuild.devices.local import local_device
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import Setting
     from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Layer, Memory
     from edgebuild.core.steps import Progress
-    from edgebuild.core.values import Json
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor
     from edgebuild.measuring.session import Arm, MeasurementContext
@@ -85,21 +84,14 @@ class BenchReport:
     folder: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomInputs:
+class RandomInputs(Step):
     """Writes seeded random inputs: normal for floats, 0 and 1 for integers, which every vocabulary has."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     specs: tuple[TensorSpec, ...]
     kind: ClassVar[str] = "random-inputs"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``; takes no inputs."""
@@ -175,6 +167,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             seed=0,
             isa=isa,
             device_configuration=platform_of(client, probe),
+            device=client,
             hold=holding(client, progress, check),
             project="bench",
         )
@@ -193,7 +186,7 @@ def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], 
             check=check,
             configuration=configuration_of(probe),
             remeasure=True,
-            anchor=anchor_arm(table, client, executor),
+            anchor=anchor_arm(table, executor),
         )
         return _measure(bench, arms, request)
 
@@ -292,9 +285,7 @@ def _compile_onnx(path: Path, request: BenchRequest, ground: BenchContext) -> tu
     frozen = executor.run(FreezeShapes(shapes=shapes), {"model": imported.entry}, label=f"freeze {path.name}")
     backend = _backend(request.backend or "onnxruntime", ground)
     contract = Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
-    step = backend.compile_step(
-        CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=ground.client)
-    )
+    step = backend.compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract, on_device=True))
     compiled = executor.run(step, {"model": frozen.entry}, label=f"compile {path.name}")
     return _with_defaults(read_artifact(compiled.path), backend, ground), compiled.path
 

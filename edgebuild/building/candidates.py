@@ -214,7 +214,6 @@ def evaluate(
     """Run an artifact over a split on the device, with the settings it will ship with."""
     marked = f"{split} (emulated)" if context.emulated else split
     step = EvaluateArtifact(
-        client=context.client,
         split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if context.emulated else split,
         settings=artifact.settings,
     )
@@ -236,14 +235,12 @@ def judge(
     step = JudgeOutputs(
         metric=project.metric,
         budget=context.budget,
-        function=context.load(project.metric.callable) if project.metric and project.metric.callable else None,
         split=split,
         level=level,
-        code_digest=context.code_digest if project.metric and project.metric.callable else "",
     )
-    metric = step.build_metric() if step.function is not None and context.budget.agreement is None else None
+    metric = step.own_metric(context.load)
     if metric is not None:
-        step = replace(step, values=metric_values(metric, (reference.path, outputs.path), data.path))
+        step = step.model_copy(update={"values": metric_values(metric, (reference.path, outputs.path), data.path)})
     inputs = {"reference": reference, "outputs": outputs, "data": data}
     result = context.run(step, inputs, label=f"judge {who} on {split}")
     verdict, closeness = judged(result.path)

@@ -15,7 +15,7 @@ from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.faults import Failure
-from edgebuild.models.compressed_model import UserCode, read_model
+from edgebuild.models.compressed_model import CodeNames, read_model
 from edgebuild.models.compressed_steps import ExportCompressed, SaveOriginal
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.planning.recipes import Recipe, RecipeStep
@@ -171,11 +171,9 @@ def _carry_out(
     if project.model.factory is None:
         raise ModelError("Recipes change a torch model, and the project has none.", hint="Name a [model].factory.")
     references = tuple(r for technique, p in steps for r in technique.needs(p).references)
-    code = UserCode(factory=project.model.factory, load=context.load, modules=references)
+    code = CodeNames(factory=project.model.factory, modules=references)
     original = context.run(
-        SaveOriginal(
-            factory=code.factory, code=code, code_digest=context.code_digest, model_digest=model_digest(context)
-        ),
+        SaveOriginal(factory=code.factory, model_digest=model_digest(context)),
         dict(weights_of(context)),
         label="store the original torch model",
     )
@@ -206,7 +204,7 @@ def _carry_out(
 def step_of(
     technique: type[Technique],
     parameters: Any,
-    code: UserCode,
+    code: CodeNames,
     wants: KernelConstraints,
     prepared: ModelInputs,
     context: BuildContext,
@@ -218,7 +216,6 @@ def step_of(
     return technique(
         parameters=parameters,
         code=code,
-        code_digest=context.code_digest,
         specs=model_specs(context.project),
         contract=prepared.given,
         channel_multiple=wants.channel_multiple if technique.uses_channels else 1,
@@ -226,8 +223,6 @@ def step_of(
         loss=training.loss or "",
         loader=loader,
         data_version=training.data_version or "" if loader else "",
-        # Nobody says what an unversioned loader gives, so nothing made with it is ever found again.
-        uncached=str(context.started) if loader and training.data_version is None else "",
     )
 
 
@@ -249,16 +244,14 @@ def _notes(kind: str, result: StepResult) -> list[str]:
 def _shipped(
     name: str,
     model: StepResult,
-    code: UserCode,
+    code: CodeNames,
     notes: tuple[str, ...],
     prepared: ModelInputs,
     context: BuildContext,
 ) -> CompressedResult:
     edits = read_model(model.path).edits
     given = with_exits(prepared.given, edits)
-    step = ExportCompressed(
-        code=code, code_digest=context.code_digest, specs=model_specs(context.project), contract=given
-    )
+    step = ExportCompressed(code=code, specs=model_specs(context.project), contract=given)
     exported = context.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
     # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
     frozen, contract = freeze_model(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.measurement import Fact
-    from edgebuild.core.steps import Progress, Step
+    from edgebuild.core.steps import Progress, ProjectCode, Step
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.faults import Guard
@@ -70,7 +70,7 @@ class BuildContext:
     client: RunnerClient
     backends: Mapping[str, Backend]
     probe: Mapping[str, str]
-    code_digest: str
+    code: ProjectCode
     budget: Budget
     target: str = ""
     here: Mapping[str, str] = field(default_factory=dict)
@@ -122,12 +122,7 @@ class BuildContext:
 
     def load(self, reference: str) -> Callable[..., Any]:
         """Return a callable of the project's; its module (and torch with it) is imported when it is first called."""
-        from edgebuild.catalogue.callables import load_callable
-
-        def call(*args: Any) -> Any:
-            return load_callable(reference, self.project.folder)(*args)
-
-        return call
+        return self.code.load(reference)
 
     def check_inputs(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], unranked: tuple[str, ...]
@@ -186,7 +181,7 @@ def open_build(
     Raises ``StoreError`` when another build holds the project, ``DeviceError`` when the device doesn't answer.
     """
     from edgebuild.backends.table import backends
-    from edgebuild.catalogue.code_digest import project_code_digest
+    from edgebuild.catalogue.callables import project_code
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.hold import holding
     from edgebuild.devices.local import local_device
@@ -202,7 +197,7 @@ def open_build(
             {name: backend.device_file for name, backend in table.items()},
             native_libraries=project.custom_ops_path is not None,
         )
-        probe = read_probe(client)
+        probe, code = read_probe(client), project_code(project.folder)
         executor = Executor(
             store=store,
             progress=progress,
@@ -210,6 +205,8 @@ def open_build(
             seed=project.build.seed,
             isa=kernels_of(probe),
             device_configuration=platform_of(client, probe),
+            device=client,
+            code=code,
             hold=holding(client, progress, check),
             project=project.name,
         )
@@ -222,7 +219,7 @@ def open_build(
             backends=table,
             probe=probe,
             here=probe,
-            code_digest=project_code_digest(project.folder),
+            code=code,
             budget=budget_of(project, options),
             progress=progress,
             check=check,

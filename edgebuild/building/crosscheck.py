@@ -147,7 +147,6 @@ class _Check:
     def _precision(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
         """Say so where the runtime itself says that it computes the layer in something else than 8 bits."""
         step = steps.ReadLayers(
-            client=self.context.client,
             settings=self.artifact.settings,
         )
         read = self._run(step, {"artifact": compiled, "data": few}, "precision of")
@@ -158,7 +157,6 @@ class _Check:
 
     def _evaluate(self, compiled: StepResult, data: StepResult) -> StepResult:
         step = EvaluateArtifact(
-            client=self.context.client,
             split="the cross-check's sample",
             settings=self.artifact.settings,
         )

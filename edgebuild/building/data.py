@@ -41,7 +41,7 @@ def materialise(context: BuildContext, split: Split) -> StepResult:
     if source is None:
         raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
     if source.endswith(".npz"):
-        step, inputs = _step(project, split, source, ""), {"file": project.folder / source}
+        step, inputs = _step(project, source, ""), {"file": project.folder / source}
     else:
         step, inputs = _read(context, split, source), {}
     context.data[split] = context.run(step, inputs, label=f"read the {split} data")
@@ -56,10 +56,9 @@ def sample_specs(project: Project) -> tuple[TensorSpec, ...]:
     )
 
 
-def _step(project: Project, split: Split, source: str, content: str) -> MaterialiseData:
+def _step(project: Project, source: str, content: str) -> MaterialiseData:
     return MaterialiseData(
         source=source,
-        call=_Samples(project, split),
         specs=sample_specs(project),
         stateful=project.stateful,
         content=content,
@@ -83,7 +82,7 @@ def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
     declared = _declared(context, source)
     known = _Known(context.home / "data.json", split, declared)
     if known.content and not context.options.reread:
-        step = _step(project, split, source, known.content)
+        step = _step(project, source, known.content)
         if context.stored(step, {}):
             context.say(
                 f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
@@ -98,7 +97,7 @@ def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
         )
     if declared:
         known.keep(content)
-    return _step(project, split, source, content)
+    return _step(project, source, content)
 
 
 def _digest(context: BuildContext, split: Split, source: str) -> str:
@@ -123,7 +122,7 @@ def _declared(context: BuildContext, source: str) -> str:
     if version is None:
         return ""
     specs = [spec.model_dump(mode="json") for spec in sample_specs(project)]
-    return digest_json([source, version, context.code_digest, specs, project.stateful])
+    return digest_json([source, version, context.code.digest, specs, project.stateful])
 
 
 class _Known:

@@ -199,7 +199,6 @@ def _profiled(
 def profiling(context: BuildContext, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:
     """Return the step that reads memory and counts instructions on the context's device."""
     return ProfileEmulated(
-        client=context.client,
         files={name: backend.device_file for name, backend in context.backends.items()},
         plugin_digest=plugin_digest(),
         settings=settings,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.building.judge import JudgeOutputs, labels_of, metric_values
-from edgebuild.core.artifact import Contract, Exit, Stage
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.catalogue.project_tables import MetricTable
+from edgebuild.core.artifact import Contract, Exit, Precision, Stage
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.values import Value
 from edgebuild.core.verdict import Outcome
 from edgebuild.execution.disk import copy_file
+from edgebuild.judging.budget import Budget
+from edgebuild.models.edits import AddHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +25,7 @@ if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend, CompileRequest
     from edgebuild.building.context import BuildContext
     from edgebuild.building.prepare import ModelInputs
-    from edgebuild.catalogue.project_tables import MetricTable
-    from edgebuild.core.artifact import Precision
-    from edgebuild.core.values import Json
     from edgebuild.execution.executor import StepResult
-    from edgebuild.judging.budget import Budget
-    from edgebuild.models.edits import AddHead
     from edgebuild.models.exits import Part
 
 CHAIN = "chain.json"
@@ -47,31 +44,27 @@ class ChainFile(Value):
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CutExits:
+class CutExits(Step):
     """Cuts a frozen model behind its heads and chooses the thresholds within the budget; checks the chain's parity.
 
     Inputs: ``model`` (folder with model.onnx), ``data`` (validation), ``reference`` (the original's outputs on it),
     ``library`` (custom operators, optional). Writes ``stage-N/model.onnx``, ``stage-N/contract.json``, ``chain.json``.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"function": "the imported metric; its code is in code_digest"}
-
     contract: Contract
     heads: tuple[AddHead, ...]
     metric: MetricTable | None
     budget: Budget
-    function: Callable[..., Any] | None
-    code_digest: str
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "scipy")
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return self.judging().uses_code
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -120,10 +113,8 @@ class CutExits:
         return JudgeOutputs(
             metric=self.metric,
             budget=self.budget,
-            function=self.function,
             split="validation",
             level=LEVEL,
-            code_digest=self.code_digest,
         )
 
     def _shipped(self) -> Contract:
@@ -156,7 +147,7 @@ class CutExits:
         from edgebuild.models.exits import NEVER
 
         (output,) = (spec.name for spec in self._shipped().outputs)
-        metric, (groups, slices) = self.judging().build_metric(), labels_of(data)
+        metric, (groups, slices) = self.judging().build_metric(ctx.load), labels_of(data)
         confidences = np.concatenate([found[part.confidence].ravel() for part in parts if part.confidence])
         tried = np.unique(np.quantile(confidences, np.linspace(0, 1, TRIED)))
         answers = np.stack([found[part.output or output] for part in parts])
@@ -225,11 +216,8 @@ def _macs_note(macs: Sequence[int | None], ends: NDArray[Any]) -> tuple[str, ...
     return (f"on validation {mean:,.0f} multiply-accumulates of {reached[-1]:,} in the mean",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkChain:
+class LinkChain(Step):
     """Puts compiled stages into one artifact. Inputs: ``chain`` (of ``CutExits``), ``stage-N`` (compiled artifacts)."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     backend: str
     precision: Precision
@@ -237,10 +225,6 @@ class LinkChain:
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -278,20 +262,11 @@ def cut_exits(
     label: str,
 ) -> StepResult:
     """Cut the frozen model of a recipe into a chain."""
-    table = context.project.metric
-    function = context.load(table.callable) if table and table.callable else None
-    step = CutExits(
-        contract=contract,
-        heads=heads,
-        metric=table,
-        budget=context.budget,
-        function=function,
-        code_digest=context.code_digest if function else "",
-    )
-    metric = step.judging().build_metric() if function is not None and context.budget.agreement is None else None
+    step = CutExits(contract=contract, heads=heads, metric=context.project.metric, budget=context.budget)
+    metric = step.judging().own_metric(context.load)
     if metric is not None:
         values = metric_values(metric, (prepared.reference.path,), prepared.validation.path)
-        step = replace(step, values=values)
+        step = step.model_copy(update={"values": values})
     inputs: dict[str, StepResult | Path] = {
         "model": frozen,
         "data": prepared.validation,
@@ -310,7 +285,7 @@ def compile_chain(
     for stage in read_chain(chain.path).stages:
         folder = chain.path / stage.folder
         contract = Contract.model_validate_json((folder / "contract.json").read_bytes())
-        step = backend.compile_step(replace(request, contract=contract))
+        step = backend.compile_step(request.model_copy(update={"contract": contract}))
         compiled[stage.folder] = context.run(step, {"model": folder}, label=f"compile {who}, {stage.folder}")
     return context.run(LinkChain(backend=backend.name, precision=request.precision), compiled, label=f"link {who}")
 

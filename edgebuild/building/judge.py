@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.catalogue.project_tables import MetricTable
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.verdict import Closeness, Verdict
 from edgebuild.errors import DataError
+from edgebuild.judging.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from edgebuild.catalogue.project_tables import MetricTable
-    from edgebuild.core.values import Json
-    from edgebuild.judging.budget import Budget
     from edgebuild.judging.metrics import Metric
     from edgebuild.models.dataset import Dataset
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeOutputs:
+class JudgeOutputs(Step):
     """Judges an artifact's outputs against the reference's on identical samples.
 
     Inputs: ``reference`` and ``outputs`` (outputs folders), ``data`` (dataset folder). Writes ``verdict.json`` and
     ``closeness.json``. ``values`` is what a callable metric says now of both (``metric_values``): it may read files.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"function": "the imported metric; its code is in code_digest"}
-
     metric: MetricTable | None
     budget: Budget
-    function: Callable[..., Any] | None
     split: Literal["validation", "test"]
     level: float
-    code_digest: str
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return self.metric is not None and self.metric.callable is not None
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -59,7 +53,7 @@ class JudgeOutputs:
         groups, slices = labels_of(data)
         verdict = judge(
             Evaluated(reference=reference, artifact=artifact, targets=data.target, groups=groups, slices=slices),
-            self.build_metric(),
+            self.build_metric(ctx.load),
             self.budget,
             split=self.split,
             level=self.level,
@@ -69,7 +63,11 @@ class JudgeOutputs:
         (out_dir / "verdict.json").write_text(verdict.to_json())
         (out_dir / "closeness.json").write_text(close.to_json())
 
-    def build_metric(self) -> Metric | None:
+    def own_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
+        """Return the metric where it is a callable of the user's that is judged by, whose values are in the key."""
+        return self.build_metric(load) if self.uses_code and self.budget.agreement is None else None
+
+    def build_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
         """Return the metric that the project asks for; None where only agreement counts."""
         from edgebuild.judging.metrics import builtin, custom
 
@@ -78,10 +76,10 @@ class JudgeOutputs:
             return None
         if table.name is not None:
             return builtin(table.name, output=table.output)
-        if self.function is None or table.callable is None or table.direction is None:
+        if table.callable is None or table.direction is None:
             return None
         scale = None if table.scale is None else (table.scale[0], table.scale[1])
-        return custom(self.function, name=table.callable, direction=table.direction, scale=scale)
+        return custom(load(table.callable), name=table.callable, direction=table.direction, scale=scale)
 
 
 def metric_values(metric: Metric, outputs: Iterable[Path], data: Path) -> tuple[str, ...]:

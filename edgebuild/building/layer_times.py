@@ -69,7 +69,7 @@ def time_layers(
     who = f"recipe {planned.recipe} for {planned.profile}"
     wanted = {name: inputs[name] for name in ("model", "calibration")}
     exported = context.run(
-        ExportLayerPairs.of(step, batch), wanted, label=f"{who}: layers that {step.kind} would replace"
+        ExportLayerPairs(step=step, batch=batch), wanted, label=f"{who}: layers that {step.kind} would replace"
     )
     pairs = read_pairs(exported.path)
     told: Inputs = {PAIRS: exported}
@@ -97,7 +97,6 @@ def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, contex
         step = backend.compile_step(compile_request(context, planned, contract))
         compiled[side] = context.run(step, {"model": folder / side}, label=f"{who}: compile {layer}, {side}")
     timing = TimeLayer(
-        client=context.client,
         protocol=context.options.layers,
         who=layer,
         settings=planned.settings[0] if planned.settings else (),

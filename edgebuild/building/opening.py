@@ -44,7 +44,7 @@ def open_here(
     lengths = np.load(prepared.validation.path / "lengths.npy", allow_pickle=False).tolist()
     rows, taken = spread(lengths, frames=FRAMES, steps=STEPS)
     label = f"open {planned.id} here"
-    step = EvaluateArtifact(client=context.client, split="a few frames", settings=artifact.settings)
+    step = EvaluateArtifact(split="a few frames", settings=artifact.settings)
     try:
         sample = context.run(
             TakeFrames(rows=rows, lengths=taken), {"data": prepared.validation}, label=f"frames to {label}"

@@ -121,8 +121,6 @@ def run_reference(
             split=split,
             order=tuple(spec.name for spec in project.inputs),
             factory=project.model.factory,
-            call=context.load(project.model.factory),
-            code_digest=context.code_digest,
             model_digest=model_digest(context),
         )
         inputs.update(weights_of(context))
@@ -153,10 +151,8 @@ def _export_torch(context: BuildContext, samples: StepResult) -> StepResult:
         raise ModelError("The project names no model.", hint="Give [model].onnx or [model].factory.")
     step = ExportTorch(
         factory=project.model.factory,
-        call=context.load(project.model.factory),
         specs=model_specs(project),
         contract=_torch_contract(context),
-        code_digest=context.code_digest,
         model_digest=model_digest(context),
     )
     return context.run(step, {"samples": samples, **weights_of(context)}, label="export the torch model")

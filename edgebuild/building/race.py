@@ -120,7 +120,7 @@ def make_bench(context: BuildContext) -> MeasurementContext:
         seed=context.project.build.seed,
         remeasure=context.options.remeasure,
         deadline_s=float("inf") if context.options.time_s is None else context.started + context.options.time_s,
-        anchor=anchor_arm(context.backends, context.client, context.executor),
+        anchor=anchor_arm(context.backends, context.executor),
         guard=context.guard,
     )
 

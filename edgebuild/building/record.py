@@ -68,7 +68,7 @@ def write_record(
     builds = context.home / "builds"
 
     def name_of(number: int) -> str:
-        identity = {"target": plan.target, "at": started.isoformat(), "code": context.code_digest, "number": number}
+        identity = {"target": plan.target, "at": started.isoformat(), "code": context.code.digest, "number": number}
         return f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
 
     with writing(builds):

@@ -63,7 +63,8 @@ def _connected(entry: DeviceEntry, context: BuildContext, stack: contextlib.Exit
 def _moved(context: BuildContext, target: str, client: RunnerClient) -> BuildContext:
     """The context with another device in it; steps on the host stay what they were."""
     probe = read_probe(client)
-    executor = context.executor.on(platform_of(client, probe), holding(client, context.progress, context.check))
+    hold = holding(client, context.progress, context.check)
+    executor = context.executor.on(platform_of(client, probe), device=client, hold=hold)
     return replace(context, target=target, client=client, probe=probe, executor=executor)
 
 

@@ -15,8 +15,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.catalogue.code_digest import project_code_digest
 from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.tables import suggestion
+from edgebuild.core.steps import ProjectCode
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +26,21 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _HINT = "A callable is named as module:function; its module lies in the project's folder or in an installed package."
+
+
+def project_code(folder: Path) -> ProjectCode:
+    """Return a project's own code; a module of it (and torch with it) is imported when one of its callables is called.
+
+    What ``load`` returns raises as ``load_callable`` does.
+    """
+
+    def load(reference: str) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            return load_callable(reference, folder)(*args, **named)
+
+        return call
+
+    return ProjectCode(load=load, digest=project_code_digest(folder))
 
 
 def load_callable(reference: str, project_folder: Path) -> Callable[..., Any]:

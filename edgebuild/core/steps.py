@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from edgebuild.core.values import Value
+from edgebuild.errors import EdgebuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,51 +48,90 @@ class Task(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class CacheScope(StrEnum):
+    """Whether what a step made is found again."""
+
+    STORED = "stored"  # by every later build with the same key
+    NEVER = "never"  # by none: nobody says what it depends on
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectCode:
+    """The user's own code, as steps reach it.
+
+    ``load`` returns the callable of a reference ``module:function``; its module is imported when it is first called.
+    ``digest`` stands for all of the project's Python in the keys of steps that use it.
+    """
+
+    load: Callable[[str], Callable[..., Any]]
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
     """What a running step may use beside its inputs.
 
     ``scratch`` is a folder keyed by the step that survives a kill, for work that can resume. ``check`` raises
-    ``Interrupted`` when the user stopped the work or the deadline passed: long loops call it often.
+    ``Interrupted`` when the user stopped the work or the deadline passed: long loops call it often. ``device`` is how
+    the device is reached (``devices.client.client_of``), ``code`` the user's code; None where there is none.
     """
 
     progress: Progress
     check: Callable[[], None]
     seed: int
     scratch: Path
+    device: object | None = None
+    code: ProjectCode | None = None
+
+    def load(self, reference: str) -> Callable[..., Any]:
+        """Return the user's callable of that name; raises ``EdgebuildError`` where a step runs without their code."""
+        if self.code is None:
+            raise EdgebuildError(f"{reference} is needed, and there is no project whose code it is.")
+        return self.code.load(reference)
 
 
-@runtime_checkable
-class Step(Protocol):
-    """One unit of cached work: named inputs (a folder or file each) in, a folder out."""
+class Step(Value):
+    """One unit of cached work, and only data: named inputs (a folder or file each) in, a folder out.
+
+    What it works with comes in the context: connections, functions and modules are no fields. Its key is what it is
+    (``kind``, ``version``), its fields, its inputs, and what the executor adds: ``tools``, the seed, and depending on
+    ``runs_on`` and ``uses_code`` the instruction set, the device's configuration and runner, the user's code.
+
+    ``unkeyed`` names the fields that shape nothing that comes out, such as what is shown to people only.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    runs_on: ClassVar[RunsOn]
+    tools: ClassVar[tuple[str, ...]] = ()
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
 
     @property
-    def kind(self) -> str:
-        """The name of this sort of step."""
-        ...
+    def uses_code(self) -> bool:
+        """Whether the user's code decides what comes out."""
+        return False
 
     @property
-    def version(self) -> int:
-        """Raised whenever the code changes what comes out."""
-        ...
+    def cache(self) -> CacheScope:
+        """Whether what it makes is found again."""
+        return CacheScope.STORED
 
-    @property
-    def runs_on(self) -> RunsOn:
-        """Where it runs."""
-        ...
+    def all_tools(self) -> tuple[str, ...]:
+        """Return the distributions whose versions shape the output."""
+        return self.tools
 
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """The distributions whose versions shape the output."""
-        ...
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """The parameters that shape the output, defaults left out."""
-        ...
+    def key_fields(self) -> dict[str, Json]:
+        """Return the parameters that shape the output, those left out that are at their defaults."""
+        defaults = {
+            name
+            for name, field in type(self).model_fields.items()
+            if not field.is_required() and getattr(self, name) == field.get_default(call_default_factory=True)
+        }
+        return self.model_dump(mode="json", exclude=defaults | self.unkeyed)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Read ``inputs``, write into ``out_dir`` only; complete or raise."""
-        ...
+        raise NotImplementedError
 
 
 class NoProgress:
@@ -117,42 +159,3 @@ class NoProgress:
 
 def never_stop() -> None:
     """Let the work go on: the ``check`` of callers that can't be interrupted."""
-
-
-def fields_of(step: Any, *, without: Mapping[str, str]) -> dict[str, Json]:
-    """Return the fields of a dataclass step that belong into its key: all that differ from their defaults.
-
-    ``without`` names fields that don't, with the reason for each. Raises ``TypeError`` for a field that isn't made of
-    plain data and values: whatever text stood for a path, a function or an object would not tell two of them apart, or
-    would differ in every process.
-    """
-    from dataclasses import MISSING, fields
-
-    from edgebuild.core.values import Value
-
-    key: dict[str, Json] = {}
-    for field in fields(step):
-        value = getattr(step, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if field.name in without or (default is not MISSING and value == default):
-            continue
-        try:
-            key[field.name] = _plain(value, Value)
-        except TypeError as error:
-            raise TypeError(
-                f"{type(step).__name__}.{field.name} can't be part of a key: {error}; "
-                "exclude it with the reason, or write key_fields() out"
-            ) from error
-    return key
-
-
-def _plain(value: Any, value_type: type) -> Json:
-    if isinstance(value, value_type):
-        return value.model_dump(mode="json")  # type: ignore[attr-defined,no-any-return]
-    if isinstance(value, tuple | list):
-        return [_plain(item, value_type) for item in value]
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {name: _plain(item, value_type) for name, item in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{type(value).__name__} has no text of its own")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgebuild.core.artifact import Contract, TensorSpec
+from edgebuild.core.artifact import Contract, Setting, TensorSpec
 from edgebuild.core.artifact_files import MANIFEST, read_artifact, write_manifest
 from edgebuild.core.measurement import Layer
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.crosscheck.conclusion import agreeing, gap_in_steps, share_of_reach
 from edgebuild.crosscheck.graph import DRAWS, Loop, Steps, Walk, change_of, nudges, session, with_state
+from edgebuild.devices.client import client_of
 from edgebuild.errors import ModelError
 from edgebuild.execution.disk import copy_file
 from edgebuild.models import qdq
@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgebuild.core.artifact import Setting
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
     from edgebuild.core.verdict import CrossCheck
-    from edgebuild.devices.client import RunnerClient
 
 #: Reading the layers back takes about fifty inferences.
 LAYERS_LIMIT_S = 1800.0
@@ -40,11 +37,8 @@ LAYERS_LIMIT_S = 1800.0
 SHOWN_BYTES = 128 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class TakeFrames:
+class TakeFrames(Step):
     """Copies frames of a data folder: ``rows`` of it, ``lengths`` of which make one sample each."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -52,10 +46,6 @@ class TakeFrames:
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -76,8 +66,7 @@ class TakeFrames:
         (out_dir / "data.json").write_text(json.dumps(facts, sort_keys=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareWithGraph:
+class CompareWithGraph(Step):
     """Compares an artifact's outputs on a sample with those of its Q/DQ graph in onnxruntime, nothing optimised.
 
     Inputs: ``model`` (folder with the Q/DQ ``model.onnx``), ``sample`` (data folder), ``outputs`` (the artifact's, in
@@ -86,8 +75,6 @@ class CompareWithGraph:
     sides: the comparison is of one inference each, and gaps don't add up over a sequence.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
-
     contract: Contract
     sample: str
     rows: tuple[int, ...]
@@ -95,10 +82,6 @@ class CompareWithGraph:
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -164,21 +147,14 @@ class CompareWithGraph:
         return result.model_copy(update={"reach": max(shares.values()), "share": float((gap > 1).mean())})
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShowLayers:
+class ShowLayers(Step):
     """Writes the model with what its quantised tensors stand for as further outputs, and ``contract.json`` for it."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     contract: Contract
     kind: ClassVar[str] = "show-layers"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -202,8 +178,7 @@ class ShowLayers:
         (out_dir / "contract.json").write_text(contract.to_json())
 
 
-@dataclass(frozen=True, kw_only=True)
-class WalkLayers:
+class WalkLayers(Step):
     """Recomputes every layer from what the artifact's own layers gave it, and compares codes.
 
     Inputs: ``model``, ``sample``, ``library`` as for the comparison, ``outputs``: those of the model with its layers
@@ -211,17 +186,11 @@ class WalkLayers:
     are equal, no layer is blamed for another's fault.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
-
     contract: Contract
     kind: ClassVar[str] = "walk-layers"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -235,20 +204,13 @@ class WalkLayers:
         (out_dir / "layers.json").write_text(json.dumps(told, sort_keys=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShowState:
+class ShowState(Step):
     """An artifact whose contract counts the states that a call leaves among its outputs; the files are the same."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "show-state"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -261,35 +223,25 @@ class ShowState:
         write_manifest(out_dir, shown)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadLayers:
+class ReadLayers(Step):
     """Asks the runtime on the device what it computes each layer of an artifact in. Writes ``layers.json``."""
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration"
-    }
-
-    client: RunnerClient
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "read-layers"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ()
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
-
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        artifact = read_artifact(inputs["artifact"])
-        answer = self.client.call(
+        artifact, client = read_artifact(inputs["artifact"]), client_of(ctx)
+        answer = client.call(
             "layers",
             {
                 "backend": artifact.backend,
-                "artifact": self.client.put_folder(inputs["artifact"]),
+                "artifact": client.put_folder(inputs["artifact"]),
                 "settings": dict(self.settings or artifact.settings),
-                "inputs": self.client.put_folder(inputs["data"]),
+                "inputs": client.put_folder(inputs["data"]),
             },
             time_limit_s=LAYERS_LIMIT_S,
             check=ctx.check,

@@ -33,6 +33,7 @@ from edgebuild.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from edgebuild.core.steps import StepContext
     from edgebuild.devices.transport import Channel, Device
 
 PROTOCOL = 2
@@ -64,6 +65,13 @@ _ERRORS: Mapping[str, type[EdgebuildError]] = {
 }
 
 
+def client_of(ctx: StepContext) -> RunnerClient:
+    """Return how the device of a running step is reached; raises ``EdgebuildError`` where there is none."""
+    if not isinstance(ctx.device, RunnerClient):
+        raise EdgebuildError("This step runs on a device, and there is none.")
+    return ctx.device
+
+
 class RunnerClient:
     """Runs operations in the runner on one device. Not to be shared between threads.
 
@@ -79,6 +87,7 @@ class RunnerClient:
         self.device = device
         self.native_libraries = native_libraries
         self.backends = tuple(sorted(backend_device_files))
+        self._files = dict(backend_device_files)
         self._bundle = build_bundle(backend_device_files)
         self.runner_digest = digest_bytes(self._bundle)
         self.attempt: int | None = None
@@ -86,6 +95,10 @@ class RunnerClient:
         self._runner = ""
         self._folders: dict[str, str] = {}
         self._placed: dict[tuple[object, ...], str] = {}
+
+    def on(self, device: Device) -> RunnerClient:
+        """Return a client that runs the same files on another device."""
+        return RunnerClient(device, self._files, native_libraries=self.native_libraries)
 
     def call(
         self,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import errno
+import secrets
 import shutil
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.core.steps import RunsOn, StepContext
+from edgebuild.core.steps import CacheScope, RunsOn, StepContext
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from edgebuild.core.steps import Progress, Step, Task
+    from edgebuild.core.steps import Progress, ProjectCode, Step, Task
     from edgebuild.core.values import Json
     from edgebuild.execution.store import Store
 
@@ -93,9 +94,10 @@ class StepResult:
 class Executor:
     """Runs steps against one store. ``records`` tells what each ran or reused, in order.
 
-    ``check`` raises ``Interrupted`` when the work must stop. ``hold`` keeps the device, for what its text says, while a
-    step runs there: nothing is computed on a device where another build measures. ``project`` keeps apart the histories
-    of projects that share a store.
+    ``check`` raises ``Interrupted`` when the work must stop. ``device`` and ``code`` are what steps find in their
+    context: how the device is reached, and the user's code. ``hold`` keeps the device, for what its text says, while a
+    step runs there: nothing is computed on a device where another build measures. ``project`` keeps apart the
+    histories of projects that share a store.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Executor:
         seed: int,
         isa: str,
         device_configuration: Mapping[str, str],
+        device: object | None = None,
+        code: ProjectCode | None = None,
         hold: Hold | None = None,
         project: str = "",
     ) -> None:
@@ -118,6 +122,9 @@ class Executor:
         self._seed = seed
         self._isa = isa
         self._device_configuration = device_configuration
+        self._device, self._code = device, code
+        #: Part of the keys of what is never found again: this build alone has it.
+        self._session = secrets.token_hex(32)
         self._hold: Hold = hold or (lambda _: nullcontext())
         self._project = project
 
@@ -131,11 +138,13 @@ class Executor:
         """The platform configuration of the device that device steps run on."""
         return self._device_configuration
 
-    def on(self, configuration: Mapping[str, str], hold: Hold | None = None) -> Executor:
+    def on(
+        self, configuration: Mapping[str, str], *, device: object | None = None, hold: Hold | None = None
+    ) -> Executor:
         """Return an executor for another device on the same store; its records begin with all of this one's."""
         other = copy.copy(self)
         other._own, other._before = [], self
-        other._device_configuration = configuration
+        other._device, other._device_configuration = device or self._device, configuration
         other._hold = hold or self._hold
         return other
 
@@ -176,7 +185,15 @@ class Executor:
 
     def _parts(self, step: Step, inputs: Mapping[str, Input]) -> dict[str, Json]:
         digests = {name: value.digest for name, value in inputs.items()}
-        return key_parts(step, digests, seed=self._seed, isa=self._isa, device_configuration=self._device_configuration)
+        parts = key_parts(
+            step,
+            digests,
+            seed=self._seed,
+            isa=self._isa,
+            device_configuration=self._device_configuration,
+            code_digest=self._code.digest if self._code is not None else "",
+        )
+        return parts if step.cache is CacheScope.STORED else {**parts, "session": self._session}
 
     def _reuse_or_make(
         self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str
@@ -211,7 +228,14 @@ class Executor:
             if has_links(scratch) or not is_folder(scratch):
                 remove(scratch)  # what resumes from it would write through a link
                 scratch.mkdir()
-            context = StepContext(progress=self._progress, check=self._check, seed=self._seed, scratch=scratch)
+            context = StepContext(
+                progress=self._progress,
+                check=self._check,
+                seed=self._seed,
+                scratch=scratch,
+                device=self._device,
+                code=self._code,
+            )
             step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
             if not any(path.is_file() for path in out_dir.rglob("*")):
                 raise EdgebuildError(f"{label} ended without writing anything ({step.kind}, version {step.version})")

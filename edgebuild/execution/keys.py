@@ -22,15 +22,29 @@ MAX_SHOWN_CHARACTERS = 40
 
 #: How the groups of parts read in an explanation.
 GROUPS = {"parameters": "parameter", "inputs": "input", "tools": "tool", "device": "device configuration"}
-SINGLES = {"kind": "kind", "version": "version of the step", "seed": "seed", "isa": "instruction set"}
+SINGLES = {
+    "kind": "kind",
+    "version": "version of the step",
+    "seed": "seed",
+    "isa": "instruction set",
+    "code": "the project's code",
+    "session": "the training data, which have no version,",
+}
 
 
 def key_parts(
-    step: Step, inputs: Mapping[str, str], *, seed: int, isa: str, device_configuration: Mapping[str, str]
+    step: Step,
+    inputs: Mapping[str, str],
+    *,
+    seed: int,
+    isa: str,
+    device_configuration: Mapping[str, str],
+    code_digest: str = "",
 ) -> dict[str, Json]:
     """Return everything that shapes what ``step`` makes. ``inputs`` maps its inputs to their content digests.
 
-    The instruction set counts where the step executes kernels, the device's configuration where it runs on the device.
+    The instruction set counts where the step executes kernels, the device's configuration (and the runner's digest in
+    it) where it runs on the device, the user's code where the step uses it.
     """
     parts: dict[str, Json] = {
         "schema": SCHEMA_VERSION,
@@ -38,13 +52,15 @@ def key_parts(
         "version": step.version,
         "parameters": dict(step.key_fields()),
         "inputs": dict(inputs),
-        "tools": {tool: tool_version(tool) for tool in step.tools},
+        "tools": {tool: tool_version(tool) for tool in step.all_tools()},
         "seed": seed,
     }
     if step.runs_on is RunsOn.HOST_KERNELS:
         parts["isa"] = isa
     if step.runs_on is RunsOn.DEVICE:
         parts["device"] = dict(device_configuration)
+    if step.uses_code:
+        parts["code"] = code_digest
     return parts
 
 

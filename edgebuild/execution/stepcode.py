@@ -14,18 +14,15 @@ import inspect
 import io
 import pkgutil
 import tokenize
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.steps import Step
 from edgebuild.core.values import digest_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
-
-#: What the class of a step must have; a field without default shows in the annotations only.
-STEP_MEMBERS = ("kind", "version", "runs_on", "tools", "key_fields", "run")
 
 #: What decides nothing that a step makes, with the reason; it isn't followed further. A package stands for all in it,
 #: the top one only for itself.
@@ -40,7 +37,7 @@ RUNS_HERE_TOO = "edgebuild.devices.runner."
 
 
 def discover_steps(package: ModuleType, skip: Callable[[str], bool]) -> list[type[Any]]:
-    """Import the modules of ``package`` that ``skip`` doesn't exclude, and return the step dataclasses they define."""
+    """Import the modules of ``package`` that ``skip`` doesn't exclude, and return the steps they define."""
     names = [info.name for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     modules = [importlib.import_module(name) for name in names if not skip(name)]
     found = {
@@ -53,11 +50,8 @@ def discover_steps(package: ModuleType, skip: Callable[[str], bool]) -> list[typ
 
 
 def is_step(value: type[Any]) -> bool:
-    """Whether a class is a dataclass with all that a step has (the protocol itself and bases of steps aren't)."""
-    if not is_dataclass(value):
-        return False
-    own = {field.name for field in fields(value)}
-    return all(hasattr(value, name) or name in own for name in STEP_MEMBERS)
+    """Whether a class is a step; ``Step`` itself and bases of steps have no kind and aren't."""
+    return issubclass(value, Step) and hasattr(value, "kind")
 
 
 def step_name(step: type[Any]) -> str:

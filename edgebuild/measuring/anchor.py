@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.core.artifact import Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import RunsOn, StepContext
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.measuring.session import ANCHOR, Arm
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.backends.protocol import Backend
-    from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor
 
 _SIZE = 32
@@ -29,20 +26,13 @@ _CONTRACT = Contract(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnchorModel:
+class AnchorModel(Step):
     """Writes the anchor's ``model.onnx``; the same bytes for ever, or ``version`` is raised."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "anchor-model"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return {}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``; takes no inputs."""
@@ -67,20 +57,13 @@ class AnchorModel:
         save(model, out_dir / "model.onnx")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnchorData:
+class AnchorData(Step):
     """Writes the anchor's inputs."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "anchor-data"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return {}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``; takes no inputs."""
@@ -116,7 +99,7 @@ def _weight(name: str, shape: tuple[int, ...]) -> Any:
     return onnx.numpy_helper.from_array(_wave(shape, 1) / math.prod(shape[1:]) ** 0.5, name)
 
 
-def anchor_arm(backends: Mapping[str, Backend], client: RunnerClient, executor: Executor) -> Arm | None:
+def anchor_arm(backends: Mapping[str, Backend], executor: Executor) -> Arm | None:
     """Return the anchor as an arm in the first installed backend, or None where there is none."""
     for name in sorted(backends):
         backend = backends[name]
@@ -125,7 +108,7 @@ def anchor_arm(backends: Mapping[str, Backend], client: RunnerClient, executor: 
         precision = Precision(kind="fp32")
         model = executor.run(AnchorModel(), {}, label="anchor model")
         data = executor.run(AnchorData(), {}, label="anchor data")
-        step = backend.compile_step(CompileRequest(precision=precision, contract=_CONTRACT, client=client))
+        step = backend.compile_step(CompileRequest(precision=precision, contract=_CONTRACT, on_device=True))
         compiled = executor.run(step, {"model": model.entry}, label="compile the anchor")
         artifact = read_artifact(compiled.path)
         return Arm(

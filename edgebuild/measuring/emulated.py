@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from edgebuild.core.artifact import Setting
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import Memory
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.values import digest_file
-from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.client import RunnerClient, client_of
 from edgebuild.devices.emulator.device import EmulatedDevice
 from edgebuild.devices.emulator.setup import PLUGIN_SOURCE
 from edgebuild.errors import DeviceError
@@ -19,28 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Artifact, Setting
+    from edgebuild.core.artifact import Artifact
     from edgebuild.core.values import Json
 
 LIMIT_S = 240.0
 MEMORY_INFERENCES = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProfileEmulated:
+class ProfileEmulated(Step):
     """Runs an artifact a few times under the emulator. Inputs: ``artifact``, ``data``.
 
     Writes ``memory.json`` and ``counts.json``: the instructions of one inference by class, with ``why`` there are none
     where they can't be counted.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration",
-        "files": "the device code of the backends; it is part of the runner's digest",
-    }
-
-    client: RunnerClient
-    files: Mapping[str, Path]
     plugin_digest: str
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "profile-emulated"
@@ -48,28 +40,25 @@ class ProfileEmulated:
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ()
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
-
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         artifact = read_artifact(inputs["artifact"])
         with ctx.progress.task(f"Memory and instructions of {artifact.precision.label} (emulated)"):
-            memory = self._call(self.client, "memory", inputs, artifact, ctx)
+            memory = self._call(client_of(ctx), "memory", inputs, artifact, ctx)
             found = Memory.model_validate({**memory, "emulated": True})
             counts = self._counts(inputs, artifact, ctx)
         (out_dir / "memory.json").write_text(found.to_json())
         (out_dir / "counts.json").write_text(json.dumps(counts, sort_keys=True))
 
     def _counts(self, inputs: Mapping[str, Path], artifact: Artifact, ctx: StepContext) -> dict[str, Json]:
-        device = self.client.device
+        client = client_of(ctx)
+        device = client.device
         why = device.why_no_counts if isinstance(device, EmulatedDevice) else "only an emulator counts instructions"
         if why or not isinstance(device, EmulatedDevice):
             return {"why": why}
         counting = device.counting()
         # One of its own: every program that it starts is counted, and slower.
-        counter = RunnerClient(counting, self.files, native_libraries=self.client.native_libraries)
+        counter = client.on(counting)
         answer = self._call(counter, "count", inputs, artifact, ctx)
         counting.get(counting.counts, ctx.scratch / "counts.json")
         counting.remove(f"{counting.root}/{counting.counts}")
@@ -82,13 +71,14 @@ class ProfileEmulated:
     def _call(
         self, client: RunnerClient, op: str, inputs: Mapping[str, Path], artifact: Artifact, ctx: StepContext
     ) -> dict[str, Json]:
+        held = client_of(ctx)
         return client.call(
             op,
             {
                 "backend": artifact.backend,
-                "artifact": self.client.put_folder(inputs["artifact"]),
+                "artifact": held.put_folder(inputs["artifact"]),
                 "settings": dict(self.settings or artifact.settings),
-                "inputs": self.client.put_folder(inputs["data"]),
+                "inputs": held.put_folder(inputs["data"]),
                 "inferences": MEMORY_INFERENCES,
                 "seconds": 0.0,
                 "rotate": MEMORY_INFERENCES,

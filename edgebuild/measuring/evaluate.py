@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from edgebuild.core.artifact import Setting
 from edgebuild.core.artifact_files import read_artifact
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.devices.answers import outputs_of
+from edgebuild.devices.client import client_of
 from edgebuild.measuring.outputs import require_asked, require_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Setting
     from edgebuild.core.steps import Task
-    from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
 
 #: No evaluation takes longer than this on any device that is worth shipping to.
 EVALUATION_LIMIT_S = 6 * 3600.0
@@ -26,36 +24,26 @@ EVALUATION_LIMIT_S = 6 * 3600.0
 SILENCE_S = 600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArtifact:
+class EvaluateArtifact(Step):
     """Runs an artifact over a data set through the same session code that is timed.
 
     Inputs: ``artifact`` (folder with artifact.json), ``data`` (dataset folder). Writes an outputs folder, whose
     ``outputs.json`` also says how many values were not finite, and how many samples ended at which exit.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration",
-        "split": "shown to people only; the data itself is an input",
-    }
-
-    client: RunnerClient
     split: str
     settings: tuple[tuple[str, Setting], ...] = ()
     kind: ClassVar[str] = "evaluate-artifact"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
-    tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+    #: What people read; the data itself is an input.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"split"})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         artifact = read_artifact(inputs["artifact"])
         frames = json.loads((inputs["data"] / "data.json").read_bytes())["frames"]
-        client = self.client
+        client = client_of(ctx)
         with (
             ctx.progress.task(f"Evaluating {artifact.precision.label} on {self.split}", total=frames) as task,
             client.workspace() as remote,

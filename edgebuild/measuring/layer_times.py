@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import statistics as stdlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from edgebuild.core.artifact import Setting
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.measurement import LayerTime
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
+from edgebuild.devices.client import client_of
 from edgebuild.devices.hold import clocks_as_asked
 from edgebuild.errors import EnvironmentGap
 from edgebuild.measuring import session
+from edgebuild.measuring.protocols import Protocol
 from edgebuild.techniques.timing.layer_pairs import SIDES
 from edgebuild.techniques.timing.layer_times import TIME_FILE
 
@@ -21,30 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Setting
-    from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
-    from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import Arm, SessionResult
 
 #: What each launch said, without its raw samples: a choice was made by it, and nothing is claimed.
 LAUNCHES_FILE = "launches.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimeLayer:
+class TimeLayer(Step):
     """Times two compiled models on the device. Inputs: ``before``, ``after`` (artifacts), ``data``.
 
     Writes ``time.json`` (``LayerTime``) and ``launches.json``. Raises ``EnvironmentGap``
     where too few launches count to compare them: the machine was busy.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration",
-        "who": "shown to people only",
-    }
-
-    client: RunnerClient
     protocol: Protocol
     who: str
     settings: tuple[tuple[str, Setting], ...] = ()
@@ -52,15 +43,12 @@ class TimeLayer:
     kind: ClassVar[str] = "time-layer"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
-    tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+    #: What people read.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"who"})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        client = self.client
+        client = client_of(ctx)
         session.require_clock(client.device)
         arms = [self._arm(side, inputs) for side in SIDES]
         bench = session.MeasurementContext(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from edgebuild.core.values import Value
 from edgebuild.errors import EdgebuildError, ModelError
 from edgebuild.models.edits import CompressedModel
 
@@ -20,10 +21,26 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from edgebuild.core.steps import StepContext
+
 MODEL_FILE = "compressed.json"
 WEIGHTS_FILE = "weights.safetensors"
 #: Edits of a large net are some hundred kB.
 MAX_BYTES = 64 << 20
+
+
+class CodeNames(Value):
+    """What of the user's code a compressed model may call: the factory, and the references that edits may name.
+
+    It shapes nothing: what is called by which name is in the model.
+    """
+
+    factory: str
+    modules: tuple[str, ...] = ()
+
+    def code_in(self, ctx: StepContext) -> UserCode:
+        """Return the code itself, as a running step reaches it."""
+        return UserCode(factory=self.factory, load=ctx.load, modules=self.modules)
 
 
 @dataclass(frozen=True, kw_only=True)

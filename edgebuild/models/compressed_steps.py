@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of
+from edgebuild.core.artifact import Contract, TensorSpec
+from edgebuild.core.steps import NoProgress, RunsOn, Step, StepContext
+from edgebuild.models.compressed_model import CodeNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, TensorSpec
-    from edgebuild.core.values import Json
-    from edgebuild.models.compressed_model import UserCode
 
-_CODE_REASON = "the project's imported code; it is in code_digest, and its factory's name in what is made or read"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SaveOriginal:
+class SaveOriginal(Step):
     """Writes the user's model as a stored model without edits. Input: ``weights`` (.safetensors, optional)."""
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
-
     factory: str
-    code: UserCode
-    code_digest: str
     model_digest: str = ""
     kind: ClassVar[str] = "store-original"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("torch",)
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return True
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -44,12 +35,11 @@ class SaveOriginal:
         from edgebuild.models.edits import CompressedModel
 
         ctx.check()
-        module = torch_models.make_module(self.code.load(self.factory), self.factory, inputs.get("weights"))
+        module = torch_models.make_module(ctx.load(self.factory), self.factory, inputs.get("weights"))
         compressed_model.write_model(module, CompressedModel(factory=self.factory), out_dir)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportCompressed:
+class ExportCompressed(Step):
     """Exports a stored model to ONNX with its named axes dynamic, and compares both on real samples.
 
     Inputs: ``model`` (a stored model), ``samples`` (a dataset folder). Writes ``model.onnx``, ``export.json``, and the
@@ -57,20 +47,19 @@ class ExportCompressed:
     the worst sample when torch and ONNX disagree at any batch size.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
-
-    code: UserCode
-    code_digest: str
+    code: CodeNames
     specs: tuple[TensorSpec, ...]
     contract: Contract
     kind: ClassVar[str] = "export-stored"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"code"})
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return True
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -79,7 +68,7 @@ class ExportCompressed:
         from edgebuild.models.outputs import write_outputs
         from edgebuild.models.steps import collect_outputs, export_checked
 
-        module, _ = compressed_model.load_model(inputs["model"], self.code)
+        module, _ = compressed_model.load_model(inputs["model"], self.code.code_in(ctx))
         dataset = Dataset.open(inputs["samples"])
         exporter = export_checked(module, self.specs, self.contract, dataset, out_dir / "model.onnx", ctx.check)
         (out_dir / "export.json").write_text(json.dumps({"exporter": exporter}))

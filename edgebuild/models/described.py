@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.models.dataset import Dataset
 from edgebuild.models.digests import sample_digest, samples_digest
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgebuild.core.values import Json
 
 #: Bytes of an input's digest that are kept: no two of a trillion samples are the same by chance.
 KEPT_BYTES = 16
@@ -80,20 +79,13 @@ def describe(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DescribeData:
+class DescribeData(Step):
     """Describes a materialised split. Input: ``data`` (dataset folder). Writes ``described.json``, ``inputs.npy``."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "describe-data"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

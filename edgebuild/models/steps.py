@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,30 +17,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.core.data import Sample
-    from edgebuild.core.values import Json
 
 #: Samples that exported and frozen models are compared on.
 PARITY_SAMPLES = 64
 #: Batch sizes that an export with a dynamic batch is compared at.
 PARITY_BATCHES = (1, 2, 5)
 
-_PATH_REASON = "where the project lies doesn't change what its code does; the code itself is in code_digest"
-_CALL_REASON = "the imported callable; its code is in code_digest"
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaterialiseData:
+class MaterialiseData(Step):
     """Calls a data callable of the user's once and writes its samples as mapped arrays. Writes a dataset folder.
 
-    ``content`` is the digest of the samples that were read before (``dataset.digest_samples``): with it they, and not
-    the code that yields them, decide what is reused. Empty for a file, which is an input of the step. Raises
-    ``DataError`` when the callable now yields other samples.
+    ``source`` is a reference of the project's, or an ``.npz`` file, which is the input ``file``. ``content`` is the
+    digest of the samples that were read before (``dataset.digest_samples``): with it they, and not the code that yields
+    them, decide what is reused. Empty for a file. Raises ``DataError`` when the callable now yields other samples.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": "the imported callable; what it yields is in content"}
-
     source: str
-    call: Callable[[], Iterable[Sample]]
     specs: tuple[TensorSpec, ...]
     stateful: bool
     content: str = ""
@@ -50,18 +41,16 @@ class MaterialiseData:
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
-
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
-        """See ``Step``; a file of samples is its only input."""
-        del inputs
+        """See ``Step``."""
+        from edgebuild.catalogue.samples import NpzSamples
         from edgebuild.errors import DataError
         from edgebuild.models.dataset import write_dataset
         from edgebuild.models.digests import SamplesDigest
 
-        samples, digest = call_for_samples(self.call, self.source), SamplesDigest()
+        names = tuple(spec.name for spec in self.specs)
+        call = NpzSamples(path=inputs["file"], inputs=names) if "file" in inputs else ctx.load(self.source)
+        samples, digest = call_for_samples(call, self.source), SamplesDigest()
         with ctx.progress.task(f"Writing {self.source}") as task:
             write_dataset(
                 samples,
@@ -95,8 +84,7 @@ def call_for_samples(call: Callable[[], Iterable[Sample]], source: str) -> Itera
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportTorch:
+class ExportTorch(Step):
     """Exports the user's torch module to ONNX with its named axes dynamic, and compares both on real samples.
 
     Inputs: ``samples`` (a dataset folder), ``weights`` (a .safetensors file, optional). ``model_digest`` says which
@@ -104,29 +92,26 @@ class ExportTorch:
     ``ModelError`` naming the worst sample when torch and ONNX disagree at any batch size.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
-
     factory: str
-    call: Callable[[], Any]
     specs: tuple[TensorSpec, ...]
     contract: Contract
-    code_digest: str
     model_digest: str = ""
     kind: ClassVar[str] = "export-torch"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return True
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         from edgebuild.models import torch_models
         from edgebuild.models.dataset import Dataset
 
-        module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
+        module = torch_models.make_module(ctx.load(self.factory), self.factory, inputs.get("weights"))
         dataset = Dataset.open(inputs["samples"])
         exporter = export_checked(module, self.specs, self.contract, dataset, out_dir / "model.onnx", ctx.check)
         (out_dir / "export.json").write_text(json.dumps({"exporter": exporter}))
@@ -173,24 +158,17 @@ def export_checked(
     return exporter
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportOnnx:
+class ImportOnnx(Step):
     """Checks an ONNX file of the user's and writes it in one piece, external data inside.
 
     Inputs: ``model`` (the file), and ``external-…`` for its external data. Writes ``model.onnx``. Raises ``ModelError``
     where the file can't be read, or crashes onnxruntime, which is tried in a process of its own.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
-
     kind: ClassVar[str] = "import-onnx"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return {}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -209,15 +187,12 @@ class ImportOnnx:
         save(model, out_dir / "model.onnx")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FreezeModel:
+class FreezeModel(Step):
     """Freezes shapes and constant inputs, simplifies, and compares with the reference on real samples.
 
     Inputs: ``model`` (folder), ``samples`` (dataset folder), ``reference`` (outputs of the reference on the same
     samples), ``library`` (custom operators, optional). Writes ``model.onnx`` and ``contract.json`` (shipped shapes).
     """
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     contract: Contract
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
@@ -225,10 +200,6 @@ class FreezeModel:
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -254,24 +225,17 @@ class FreezeModel:
         (out_dir / "contract.json").write_text(contract.to_json())
 
 
-@dataclass(frozen=True, kw_only=True)
-class FreezeShapes:
+class FreezeShapes(Step):
     """Freezes shapes and simplifies, for a model that nobody judges: there is no reference to compare with.
 
     Inputs: ``model`` (folder). Writes ``model.onnx`` and ``contract.json``.
     """
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-shapes"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -289,33 +253,29 @@ class FreezeShapes:
         (out_dir / "contract.json").write_text(Contract(inputs=facts.inputs, outputs=facts.outputs).to_json())
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReferenceOutputs:
+class ReferenceOutputs(Step):
     """The model as given, over a data set: torch eager fp32, or ONNX in onnxruntime with optimisation off.
 
-    Inputs: ``data`` (dataset folder) and ``model`` (ONNX folder), or ``weights`` (optional) when ``call`` builds a
+    Inputs: ``data`` (dataset folder) and ``model`` (ONNX folder), or ``weights`` (optional) when ``factory`` builds a
     torch module, whose tensors ``model_digest`` stands for. Writes an outputs folder. Raises ``DataError`` when the
     reference answers NaN or infinity.
     """
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"call": _CALL_REASON}
 
     contract: Contract
     batch: int
     split: str
     order: tuple[str, ...] = ()
     factory: str | None = None
-    call: Callable[[], Any] | None = None
-    code_digest: str = ""
     model_digest: str = ""
     kind: ClassVar[str] = "reference-outputs"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime")
 
-    def key_fields(self) -> Mapping[str, Json]:
+    @property
+    def uses_code(self) -> bool:
         """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+        return self.factory is not None
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -325,19 +285,19 @@ class ReferenceOutputs:
 
         dataset = Dataset.open(inputs["data"])
         names = tuple(spec.name for spec in self.contract.outputs)
-        frames = run_dataset(self._model(inputs), dataset, self.contract, batch=self.batch, check=ctx.check)
+        frames = run_dataset(self._model(inputs, ctx), dataset, self.contract, batch=self.batch, check=ctx.check)
         with ctx.progress.task(f"Reference on {self.split}", total=dataset.frames) as task:
             write_outputs(frames, out_dir, count=dataset.frames, names=names, task=task)
         check_finite(read_outputs(out_dir), f"the reference model on the {self.split} data")
 
-    def _model(self, inputs: Mapping[str, Path]) -> Callable[..., dict[str, Any]]:
-        if self.call is None or self.factory is None:
+    def _model(self, inputs: Mapping[str, Path], ctx: StepContext) -> Callable[..., dict[str, Any]]:
+        if self.factory is None:
             from edgebuild.models.host_session import HostSession
 
             return HostSession(inputs["model"] / "model.onnx", library=inputs.get("library"))
         from edgebuild.models import torch_models
 
-        module = torch_models.make_module(self.call, self.factory, inputs.get("weights"))
+        module = torch_models.make_module(ctx.load(self.factory), self.factory, inputs.get("weights"))
         outputs = tuple(spec.name for spec in self.contract.outputs) + tuple(s.output for s in self.contract.state)
         return torch_models.call_module(module, self.order, outputs)
 

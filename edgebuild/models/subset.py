@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.models.dataset import Dataset, save_target
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
-
-    from edgebuild.core.values import Json
 
 
 def choose(
@@ -71,11 +68,8 @@ def strata_of(data: Dataset) -> tuple[Hashable, ...]:
     return tuple(zip(slices, classes, strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleData:
+class SampleData(Step):
     """Writes the samples of a data set that ``choose`` takes. Input: ``data``."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     frames: int
     samples: int = 1
@@ -83,10 +77,6 @@ class SampleData:
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

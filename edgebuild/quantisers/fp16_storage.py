@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.steps import RunsOn, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 #: Largest finite float16 (IEEE 754-2019, binary16).
 LARGEST_HALF = 65504.0
@@ -25,8 +23,7 @@ LEAST_ELEMENTS = 64
 MOST_ERROR = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class HalfStorage:
+class HalfStorage(Step):
     """Writes ``model.onnx`` with its float32 initialisers stored as float16 behind a Cast, and ``half.json`` on which.
 
     A tensor stays float32 where a value is beyond float16's range, or where so many are too small for it that the
@@ -38,10 +35,6 @@ class HalfStorage:
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """All fields."""
-        return fields_of(self, without={})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Convert the initialisers."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import Contract, Int8Scheme
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Int8Scheme
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 
-@dataclass(frozen=True, kw_only=True)
-class NncfQuantise:
+class NncfQuantise(Step):
     """Writes what ``nncf.quantize`` makes of the model, as explicit Q/DQ that every runtime takes.
 
     NNCF chooses types, granularity and placement by itself; of the scheme only ``reduce_range`` has a counterpart
@@ -35,10 +32,6 @@ class NncfQuantise:
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("nncf", "numpy", "onnx", "onnxruntime", "openvino")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """All fields."""
-        return fields_of(self, without={})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""

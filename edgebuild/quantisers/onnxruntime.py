@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import Contract, Int8Scheme
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.errors import EnvironmentGap, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Int8Scheme
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrtQuantise:
+class OrtQuantise(Step):
     """Writes what ``onnxruntime.quantization.quantize_static`` makes of the model (QDQ, min/max) in the scheme's types.
 
     Inputs: ``model`` (a folder with ``model.onnx``), ``calibration`` (a data folder), ``library`` (custom operators,
@@ -33,10 +30,6 @@ class OrtQuantise:
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """All fields."""
-        return fields_of(self, without={})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,11 +10,9 @@ from pydantic import Field
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import AddHead
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, user_loader
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import nn
 
@@ -54,7 +52,6 @@ class ExitEarlyParameters(TrainingParameters):
     temperature: float = Field(default=4.0, gt=0, description="The temperature that softens them.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExitEarly(Technique):
     """Adds heads and trains them with the model. Raises ``ModelError`` for a model that isn't a classifier."""
 

@@ -107,7 +107,7 @@ def array_loader(work: Workspace, parameters: TrainingParameters, *, views: int 
             hint="Give [training].loader, which yields it with every batch, or a factory that binds it.",
         )
     order = tuple(spec.name for spec in work.step.specs)
-    augment = work.step.code.module_maker(parameters.augment) if parameters.augment else None
+    augment = work.code.module_maker(parameters.augment) if parameters.augment else None
     return ArrayLoader.of(
         dataset, order, batch_size=parameters.batch_size, seed=work.ctx.seed, augment=augment, views=views
     )
@@ -153,7 +153,7 @@ def learn(
         plan,
         loader,
         loss,
-        optimiser=work.step.code.module_maker(told) if ":" in told else None,
+        optimiser=work.code.module_maker(told) if ":" in told else None,
         scratch=work.ctx.scratch / name,
         progress=work.ctx.progress,
         check=work.ctx.check,

@@ -18,21 +18,22 @@ the ONNX export agrees with torch at several batch sizes.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
+from pydantic import field_validator
+
 from edgebuild.catalogue.tables import Table
-from edgebuild.core.steps import RunsOn, StepContext, fields_of
+from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
+from edgebuild.core.steps import CacheScope, RunsOn, Step, StepContext
 from edgebuild.core.values import Value
 from edgebuild.errors import ModelError
+from edgebuild.models.compressed_model import CodeNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
-    from edgebuild.core.values import Json
-    from edgebuild.models.compressed_model import UserCode
     from edgebuild.models.edits import ReplaceModule
     from edgebuild.techniques.workspace import Workspace
 
@@ -92,23 +93,18 @@ class TechniqueReport(Value):
     notes: tuple[str, ...] = ()
 
 
-_CODE_REASON = "the project's imported code; it is in code_digest, and the references it is called by in the model"
-
 REPORT_FILE = "technique.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Technique:
+class Technique(Step):
     """The base of all techniques on torch models; see the module. Subclasses set the class variables.
 
     ``specs`` are the model's inputs in the order of ``forward``, with dynamic axes as names; ``contract`` is how it is
     called. ``channel_multiple`` and ``int8`` are the profile's, and 1 and None for techniques that don't look at them
     (``uses_channels``, ``uses_int8``), or where the profile has no int8. ``loss`` names the user's
-    own loss, ``loader`` the user's own training loader, ``data_version`` what the user says its data are; ``uncached``
-    is unique for every build where nobody says so.
+    own loss, ``loader`` the user's own training loader, ``data_version`` what the user says its data are: without it
+    nothing that was made with the loader is found again. ``code`` says what of the user's code it may call.
     """
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"code": _CODE_REASON}
 
     kind: ClassVar[str]
     title: ClassVar[str]
@@ -123,9 +119,11 @@ class Technique:
     #: Whether what ``proposals`` gives is timed on the target, where it can be, before ``compress`` decides.
     times_layers: ClassVar[bool] = False
 
+    #: What it may call shapes nothing; what it does call is in the parameters and in the model.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"code"})
+
     parameters: Any
-    code: UserCode
-    code_digest: str
+    code: CodeNames
     specs: tuple[TensorSpec, ...]
     contract: Contract
     channel_multiple: int = 1
@@ -133,17 +131,27 @@ class Technique:
     loss: str = ""
     loader: str = ""
     data_version: str = ""
-    uncached: str = ""
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _own_parameters(cls, value: object) -> object:
+        return cls.Parameters.model_validate(value) if isinstance(value, dict) else value
+
+    @property
+    def uses_code(self) -> bool:
+        """See ``Step``."""
+        return True
+
+    @property
+    def cache(self) -> CacheScope:
+        """See ``Step``."""
+        return CacheScope.NEVER if self.loader and not self.data_version else CacheScope.STORED
 
     @classmethod
     def needs(cls, parameters: Any) -> Requirements:
         """Return what a step with these parameters needs."""
         del parameters
         return Requirements()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def compress(self, work: Workspace) -> str:
         """Change ``work``'s model by its ``apply`` and by setting weights; return one sentence on what came of it.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.core.steps import StepContext
+    from edgebuild.models.compressed_model import UserCode
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import CompressedModel, Edit
     from edgebuild.techniques.technique import Technique
@@ -70,13 +71,23 @@ class Workspace:
     shapes_before: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     times: LayerTimes | None = None
 
+    @property
+    def code(self) -> UserCode:
+        """The user's code, as far as the step may call it."""
+        return self.step.code.code_in(self.ctx)
+
+    @property
+    def code_digest(self) -> str:
+        """What stands for the user's code in keys."""
+        return "" if self.ctx.code is None else self.ctx.code.digest
+
     @classmethod
     def open(cls, step: Technique, inputs: Mapping[str, Path], ctx: StepContext) -> Workspace:
         """Load the model and open the data; raises ``ModelError`` for a model that doesn't run on real samples."""
         from edgebuild.models.dataset import Dataset
         from edgebuild.models.host_session import constant_array
 
-        module, model = compressed_model.load_model(inputs["model"], step.code)
+        module, model = compressed_model.load_model(inputs["model"], step.code.code_in(ctx))
         data = {name: Dataset.open(inputs[name]) for name in DATA if name in inputs}
         first = next(iter(data.values()), None)
         if first is None:
@@ -100,7 +111,7 @@ class Workspace:
 
     def apply(self, *changes: Edit) -> None:
         """Carry out edits on the module and remember them; raises ``ModelError`` where one doesn't fit."""
-        self.module = apply_edits(self.module, changes, self.step.code.module_maker)
+        self.module = apply_edits(self.module, changes, self.code.module_maker)
         self.edits.extend(changes)
 
     def tried(self, *changes: Edit) -> nn.Module:
@@ -108,7 +119,7 @@ class Workspace:
 
         Raises ``ModelError`` naming the layer where it can't be built or doesn't run.
         """
-        module = apply_edits(copied(self.module), changes, self.step.code.module_maker)
+        module = apply_edits(copied(self.module), changes, self.code.module_maker)
         self.require_shapes(module)
         return module
 
@@ -120,7 +131,7 @@ class Workspace:
         """Return the original model, frozen, in eval mode."""
         if self.teacher_folder is None:
             raise ModelError(f"{self.step.kind} has no teacher.", hint="The original model is always given as one.")
-        module, _ = compressed_model.load_model(self.teacher_folder, self.step.code)
+        module, _ = compressed_model.load_model(self.teacher_folder, self.code)
         return module.requires_grad_(False)
 
     def dataset(self, *, train: bool) -> Dataset:
@@ -139,7 +150,7 @@ class Workspace:
         if not self.step.loader:
             return None
         try:
-            return self.step.code.load(self.step.loader)()
+            return self.code.load(self.step.loader)()
         except EdgebuildError:
             raise
         except Exception as error:  # whatever the user's code raises

@@ -99,13 +99,13 @@ def _compiled(
     source = scratch / f"{name}-model"
     source.mkdir()
     (source / "model.onnx").write_bytes(model)
-    step = backend.compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=client))
+    step = backend.compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract, on_device=True))
     require(isinstance(step, Step), "compile_step returns a step")
     artifacts = []
     for turn in ("a", "b"):
         out = scratch / f"{name}-{turn}"
         out.mkdir()
-        ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch)
+        ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch, device=client)
         step.run({"model": source}, out, ctx)
         artifact = read_artifact(out)
         require(artifact.backend == backend.name, "the artifact names its backend")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, Step, StepContext, never_stop
 from edgebuild.errors import EdgebuildError, Interrupted, ModelError
 from edgebuild.testing import require
 
@@ -62,7 +62,7 @@ def check_technique(technique: type[Technique], scratch: Path, **parameters: Any
     made = []
     for turn in ("a", "b"):
         out = scratch / turn
-        tried = run_step(_step(technique, parameters), inputs, out, scratch / f"{turn}-scratch")
+        tried = run_step(_step(technique, parameters), inputs, out, _context(scratch / f"{turn}-scratch"))
         require(tried.report is not None, f"it works on a plain convolutional net, and says: {tried.refusal}")
         made.append({path.name: path.read_bytes() for path in out.iterdir()})
     require(made[0] == made[1], "the same inputs and seed give the same bytes")
@@ -71,7 +71,7 @@ def check_technique(technique: type[Technique], scratch: Path, **parameters: Any
     _check_cancelling(technique, parameters, inputs, scratch)
 
 
-def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, scratch: Path) -> Tried:
+def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, ctx: StepContext) -> Tried:
     """Run one step on any model; a ``ModelError`` is a refusal, with the reason. The step checks parity by itself.
 
     Raises ``ContractBroken`` for a result that isn't what was promised, or a refusal that says nothing.
@@ -80,9 +80,8 @@ def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, scratch: Pa
     from edgebuild.techniques.technique import read_report
 
     out.mkdir(parents=True)
-    scratch.mkdir(parents=True, exist_ok=True)
     try:
-        step.run(inputs, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch))
+        step.run(inputs, out, ctx)
     except ModelError as error:
         require(bool(error.message and error.hint), "a refusal has a reason and says what to do")
         return Tried(refusal=error.message)
@@ -90,7 +89,7 @@ def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, scratch: Pa
     require(report.technique == step.kind and bool(report.summary), "technique.json says what was done")
     earlier, now = compressed_model.read_model(inputs["model"]), compressed_model.read_model(out)
     require(now.edits[: len(earlier.edits)] == earlier.edits, "edits are added behind those that were there")
-    compressed_model.load_model(out, step.code)
+    compressed_model.load_model(out, step.code.code_in(ctx))
     return Tried(report=report)
 
 
@@ -106,9 +105,8 @@ def _check_description(technique: type[Technique], parameters: Mapping[str, Any]
     require(bool(technique.changes), "changes says what it changes")
     step = _step(technique, parameters)
     require(isinstance(step, Step), "it is a step")
-    unkeyed = {"code"} | set(technique.NOT_IN_KEY)
-    keyed = set(step.key_fields())
-    require({"parameters"} <= keyed | unkeyed, "its parameters are in its key")
+    require("parameters" in step.key_fields(), "its parameters are in its key")
+    require(technique.model_validate_json(step.to_json()) == step, "it is data: read back from JSON it is the same")
 
 
 def _check_export(technique: type[Technique], inputs: Mapping[str, Path], scratch: Path) -> None:
@@ -136,13 +134,10 @@ def _check_cancelling(
         calls += 1
         raise Interrupted("stopped")
 
-    out, own = scratch / "cancelled", scratch / "cancelled-scratch"
+    out = scratch / "cancelled"
     out.mkdir()
-    own.mkdir()
     try:
-        _step(technique, parameters).run(
-            inputs, out, StepContext(progress=NoProgress(), check=stop, seed=0, scratch=own)
-        )
+        _step(technique, parameters).run(inputs, out, replace(_context(scratch / "cancelled-scratch"), check=stop))
     except Interrupted:
         return
     except EdgebuildError as error:
@@ -156,13 +151,20 @@ def _load(reference: str) -> Callable[..., Any]:
 
 
 def _step(technique: type[Technique], parameters: Mapping[str, Any]) -> Technique:
+    from edgebuild.models.compressed_model import CodeNames
+
     return technique(
         parameters=technique.Parameters(**parameters),
-        code=_code(),
-        code_digest="",
+        code=CodeNames(factory=FACTORY),
         specs=SPECS,
         contract=CONTRACT,
     )
+
+
+def _context(scratch: Path) -> StepContext:
+    scratch.mkdir(parents=True, exist_ok=True)
+    code = ProjectCode(load=_load, digest="")
+    return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch, code=code)
 
 
 def _code() -> UserCode:

@@ -117,11 +117,10 @@ class Bench:
         out.mkdir()
         data = net if isinstance(net, bytes) else net.SerializeToString()
         (source / "model.onnx").write_bytes(data)
-        options.setdefault("client", self.client)
+        options.setdefault("on_device", True)
         step = self.backends[backend].compile_step(CompileRequest(precision=precision, contract=contract, **options))
-        step.run(
-            {"model": source}, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.root)
-        )
+        ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.root, device=self.client)
+        step.run({"model": source}, out, ctx)
         return out
 
     def call(self, op: str, artifact: Path, data: Path, **request: Any) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def test_a_model_optimised_by_the_device_answers_as_one_optimised_on_load(tmp_pa
     data = data_folder(tmp_path / "data", images(6))
     for name, (net, contract), precision in (("fp32", conv_net(), FP32), ("int8", quantised(tmp_path), INT8)):
         offline = bench.compile("onnxruntime", net, contract, name=f"{name}-offline", precision=precision)
-        on_load = bench.compile("onnxruntime", net, contract, name=f"{name}-on-load", precision=precision, client=None)
+        on_load = bench.compile(
+            "onnxruntime", net, contract, name=f"{name}-on-load", precision=precision, on_device=False
+        )
         assert dict(manifest(offline).load) == {"optimized": True}
         assert dict(manifest(on_load).load) == {}
         left, right = bench.evaluate(offline, data)[0]["logits"], bench.evaluate(on_load, data)[0]["logits"]
@@ -148,16 +150,14 @@ def test_what_a_profile_may_not_name_is_refused(backend: Any, more: dict[str, An
 
 def test_where_steps_run() -> None:
     _, contract = conv_net()
-    client: Any = object()
     ort = OnnxRuntime()
     assert ort.compile_step(CompileRequest(precision=FP32, contract=contract)).runs_on is RunsOn.HOST
-    assert isinstance(ort.compile_step(CompileRequest(precision=FP16, contract=contract, client=client)), ShipOnnx)
-    device = ort.compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
+    assert isinstance(ort.compile_step(CompileRequest(precision=FP16, contract=contract, on_device=True)), ShipOnnx)
+    device = ort.compile_step(CompileRequest(precision=FP32, contract=contract, on_device=True))
     assert isinstance(device, OptimizeOnnx)
     assert device.runs_on is RunsOn.DEVICE
-    assert "client" not in device.key_fields()
     assert (
-        OpenVino().compile_step(CompileRequest(precision=FP32, contract=contract, client=client)).runs_on
+        OpenVino().compile_step(CompileRequest(precision=FP32, contract=contract, on_device=True)).runs_on
         is RunsOn.HOST_KERNELS
     )
 

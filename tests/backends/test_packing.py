@@ -145,7 +145,7 @@ def test_a_model_that_the_session_optimises_answers_with_the_same_bits(tmp_path:
         tensor.CopyFrom(numpy_helper.from_array(value.astype(stored), name))
     if stored == "int8":
         net.graph.initializer.append(scale)
-    plain = bench.compile("onnxruntime", net, contract, client=None)
+    plain = bench.compile("onnxruntime", net, contract, on_device=False)
     small, data = pack(plain), data_folder(tmp_path / "data", images(5))
     assert dict(manifest(plain).load) == {}
     tensors = weights_file.load(str(small / WEIGHTS))

@@ -15,7 +15,7 @@ from edgebuild.catalogue.project import parse_project
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import Int8Scheme
-from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.core.steps import CacheScope, NoProgress, never_stop
 from edgebuild.errors import ConfigError, DataError, ModelError
 from edgebuild.execution.faults import Guard
 from edgebuild.models.compressed_model import UserCode
@@ -55,9 +55,9 @@ def project(folder: Path, **more: Any) -> Project:
     return parse_project(tables(model={"factory": "net:make"}, **more), folder)
 
 
-def made(technique: Any, folder: Path, started: float = 1.0, **training: Any) -> Any:
-    """Return a step of a build that started then, in a project with that [training]."""
-    context: Any = SimpleNamespace(project=project(folder, training=training), code_digest="c", started=started)
+def made(technique: Any, folder: Path, **training: Any) -> Any:
+    """Return a step of a build of a project with that [training]."""
+    context: Any = SimpleNamespace(project=project(folder, training=training))
     prepared: Any = SimpleNamespace(given=zoo.contract_of(zoo.ZOO["residual"]))
     return step_of(technique, technique.Parameters(), CODE, WANTS, prepared, context)
 
@@ -109,14 +109,13 @@ def test_a_loader_counts_where_a_technique_trains(tmp_path: Path) -> None:
     versioned: dict[str, Any] = {"loader": "data:batches", "data_version": "3"}
     assert made(Trained, tmp_path, **versioned).key_fields().items() >= versioned.items()
     keyed = made(PruneStructured, tmp_path, **versioned).key_fields()
-    assert {"loader", "data_version", "uncached"} & keyed.keys() == set()
-    assert "uncached" not in made(Trained, tmp_path).key_fields()
+    assert {"loader", "data_version"} & keyed.keys() == set()
 
 
 def test_what_a_loader_without_a_version_gives_is_never_found_again(tmp_path: Path) -> None:
-    first, second = (made(Trained, tmp_path, started, loader="data:batches").key_fields() for started in (1.0, 2.0))
-    assert first != second
-    assert {name for name in first if first[name] != second[name]} == {"uncached"}
+    assert made(Trained, tmp_path, loader="data:batches").cache is CacheScope.NEVER
+    assert made(Trained, tmp_path, loader="data:batches", data_version="3").cache is CacheScope.STORED
+    assert made(Trained, tmp_path).cache is CacheScope.STORED
 
 
 def test_the_users_loss_counts_everywhere(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from edgebuild.building.context import Options, open_build
 from edgebuild.catalogue.project import load_project
-from edgebuild.core.steps import NoProgress, RunsOn
+from edgebuild.core.steps import NoProgress, RunsOn, Step
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.devices.local import LocalDevice
@@ -25,20 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 
-@dataclass(frozen=True, kw_only=True)
-class Nothing:
-    """A step that only has a place."""
+class Nothing(Step):
+    """A step that only runs somewhere."""
 
-    place: RunsOn
-    kind: ClassVar[str] = "nothing"
     version: ClassVar[int] = 1
-    tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        return {"place": self.runs_on.value}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         del inputs, ctx
@@ -52,10 +43,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_project(tmp_path / "project")
 
 
+def nothing(place: RunsOn) -> Step:
+    """One step of each sort."""
+    return type(f"Nothing{place.name}", (Nothing,), {"kind": f"nothing-{place}", "runs_on": place})()
+
+
 def reused(project: Path) -> dict[RunsOn, bool]:
     """Run one step of each kind, and say which was there already."""
     with open_build(load_project(project), Options(), progress=NoProgress()) as context:
-        return {place: context.run(Nothing(place=place), {}, label=place.value).reused for place in RunsOn}
+        return {place: context.run(nothing(place), {}, label=place.value).reused for place in RunsOn}
 
 
 def test_a_switch_is_part_of_the_keys_of_what_executes_kernels(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

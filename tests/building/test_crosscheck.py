@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, RunsOn
+from edgebuild.core.steps import NoProgress, RunsOn, Step
 from edgebuild.crosscheck import steps as crosscheck_steps
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
     from edgebuild.core.verdict import CrossCheck
 
 WIDE, CLASSES = 64, 8
@@ -48,24 +47,19 @@ RECURRENT = PLAIN.model_copy(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
+class Written(Step):
     """A folder with a model and a data set, as a step's result."""
 
     name: str
-    model: bytes
+    model_hex: str
     contract: Contract
     kind: ClassVar[str] = "written-by-a-test"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
-    tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        return {"name": self.name, "model": self.model.hex()}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         del inputs
-        (out_dir / "model.onnx").write_bytes(self.model)
+        (out_dir / "model.onnx").write_bytes(bytes.fromhex(self.model_hex))
         random = np.random.default_rng(0)
         steps = (3,) if self.contract.state else ()
         samples = [Sample(inputs={"x": random.uniform(0.6, 1, (*steps, WIDE)).astype(np.float32)}) for _ in range(40)]
@@ -143,9 +137,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildContext]:
 
 def checked(context: BuildContext, runtime: str, model: bytes, contract: Contract = PLAIN, **more: Any) -> CrossCheck:
     """Compile for a runtime, evaluate on validation, cross-check, as a build does."""
-    made = context.run(Written(name=runtime, model=model, contract=contract), {}, label="written")
+    made = context.run(Written(name=runtime, model_hex=model.hex(), contract=contract), {}, label="written")
     backend = context.backends[runtime]
-    step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, client=context.client))
+    step = backend.compile_step(CompileRequest(precision=PRECISION, contract=contract, on_device=True))
     compiled = context.run(step, {"model": made}, label="compile")
     artifact = read_artifact(compiled.path)
     artifact = artifact.with_settings(backend.default_settings(1))
@@ -296,7 +290,7 @@ def test_what_crashes_only_while_it_shows_its_layers_is_not_the_candidates_crash
     code = tmp_path / "crashing_device.py"
     code.write_text(there.backends["openvino"].device_file.read_text() + CRASHING)
     client = RunnerClient(LocalDevice(tmp_path / "device"), {"openvino": code})
-    there = replace(there, client=client, executor=there.executor.on({"kernels": "crashing"}))
+    there = replace(there, client=client, executor=there.executor.on({"kernels": "crashing"}, device=client))
     found = checked(there, "openvino", quantised_net(largest=125))
     assert (found.cause, found.layer) == ("unexplained", None)
     assert "not explained: the layers can't be looked at: The runner on" in found.explanation

@@ -13,7 +13,7 @@ import pytest
 from edgebuild.building.context import BuildContext, Options, store_of
 from edgebuild.building.data import materialise, model_digest
 from edgebuild.building.early import described
-from edgebuild.catalogue.code_digest import project_code_digest
+from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import DataError
@@ -38,19 +38,25 @@ def project(tmp_path: Path) -> Path:
 @contextmanager
 def opened(folder: Path, *, reread: bool = False) -> Iterator[BuildContext]:
     """A context without a device: reading data asks for none."""
-    project = load_project(folder)
+    project, code = load_project(folder), project_code(folder)
     with store_of(project) as store:
         yield BuildContext(
             project=project,
             options=Options(reread=reread),
             home=folder / ".edgebuild",
             executor=Executor(
-                store=store, progress=NoProgress(), check=never_stop, seed=0, isa="", device_configuration={}
+                store=store,
+                progress=NoProgress(),
+                check=never_stop,
+                seed=0,
+                isa="",
+                device_configuration={},
+                code=code,
             ),
             client=cast("Any", None),
             backends={},
             probe={},
-            code_digest=project_code_digest(folder),
+            code=code,
             budget=Budget(points=1.0),
         )
 

@@ -161,7 +161,7 @@ FILES = {"y.npy": npy(ARRAYS["y"]), "z.npy": npy(ARRAYS["z"]), "samples.i64": SA
 
 
 @dataclass
-class RunsOn:
+class Ground:
     """A folder with an artifact, data and a model, and a stub that answers."""
 
     root: Path
@@ -185,7 +185,7 @@ class RunsOn:
         return {"artifact": self.root / "artifact", "data": self.root / "data", "model": self.root / "model"}
 
     def context(self) -> StepContext:
-        return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.fresh())
+        return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=self.fresh(), device=self.client)
 
     def artifact(self) -> Artifact:
         return read_artifact(self.root / "artifact")
@@ -201,11 +201,11 @@ class RunsOn:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunsOn:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of folders that nobody needs after a power cut
     for name in ("artifact", "data", "model"):
         (tmp_path / name).mkdir()
-    place = RunsOn(tmp_path, StubDevice(RIGHT, FILES))
+    place = Ground(tmp_path, StubDevice(RIGHT, FILES))
     (tmp_path / "artifact" / MODEL_FILE).write_bytes(b"a stub opens nothing")
     fp32 = Precision(kind="fp32")
     write_artifact(tmp_path / "artifact", backend="onnxruntime", entry=MODEL_FILE, contract=CONTRACT, precision=fp32)
@@ -214,31 +214,31 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunsOn:
     return place
 
 
-def ran(place: RunsOn, step: Any) -> Path:
+def ran(place: Ground, step: Any) -> Path:
     """Run a step as the executor does; what it leaves when it raises is thrown away."""
     out = place.fresh()
     step.run(place.inputs(), out, place.context())
     return out
 
 
-def probe(place: RunsOn) -> None:
+def probe(place: Ground) -> None:
     facts = read_probe(place.client)
     assert all(isinstance(fact, str) and fact.isprintable() and name.isprintable() for name, fact in facts.items())
     hottest = hottest_c(facts)
     assert hottest is None or math.isfinite(hottest)
 
 
-def stage(place: RunsOn) -> None:
+def stage(place: Ground) -> None:
     assert isinstance(place.client.put_folder(place.root / "data"), str)
 
 
-def evaluate(place: RunsOn) -> None:
-    out = ran(place, EvaluateArtifact(client=place.client, split="test"))
+def evaluate(place: Ground) -> None:
+    out = ran(place, EvaluateArtifact(split="test"))
     for name, array in read_outputs(out).items():
         assert np.array_equal(array, ARRAYS[name])
 
 
-def launched(place: RunsOn) -> None:
+def launched(place: Ground) -> None:
     root = place.fresh()
     try:
         found = measure(place.bench(root), ONCE, [place.arm()], title="t")
@@ -250,7 +250,7 @@ def launched(place: RunsOn) -> None:
     assert (launch.count, launch.median_ns) == (5, 1_100)
 
 
-def flown(place: RunsOn) -> None:
+def flown(place: Ground) -> None:
     root = place.fresh()
     place.device.files["samples.i64"] = FLIGHTS
     found = measure(place.bench(root), ONCE.in_flight(), [place.arm()], title="t")
@@ -258,7 +258,7 @@ def flown(place: RunsOn) -> None:
     assert launch.per_s == pytest.approx(rate(ENDS, 2))
 
 
-def beside(place: RunsOn, what: Callable[..., Any]) -> Any:
+def beside(place: Ground, what: Callable[..., Any]) -> Any:
     root = place.fresh()
     folder = open_session(root, "certify", "k" * 64, {}, remeasure=False)
     try:
@@ -268,32 +268,32 @@ def beside(place: RunsOn, what: Callable[..., Any]) -> Any:
         raise
 
 
-def memory(place: RunsOn) -> None:
+def memory(place: Ground) -> None:
     assert beside(place, side.measure_memory).peak_bytes >= 0
 
 
-def energy(place: RunsOn) -> None:
+def energy(place: Ground) -> None:
     found = beside(place, side.measure_energy)
     assert found is None or math.isfinite(found.net_j_per_inference)
 
 
-def layers(place: RunsOn) -> None:
+def layers(place: Ground) -> None:
     for layer in beside(place, side.read_layers):
         assert layer.time_us is None or math.isfinite(layer.time_us)
-    step = ReadLayers(client=place.client)
+    step = ReadLayers()
     json.loads((ran(place, step) / "layers.json").read_bytes().decode("utf-8"))
 
 
-def count(place: RunsOn) -> None:
+def count(place: Ground) -> None:
     assert place.client.call("count", {}, time_limit_s=1.0)["inferences"] >= 1
 
 
-def compiled(place: RunsOn) -> None:
-    step = OptimizeOnnx(precision=Precision(kind="fp32"), contract=CONTRACT, client=place.client)
+def compiled(place: Ground) -> None:
+    step = OptimizeOnnx(precision=Precision(kind="fp32"), contract=CONTRACT)
     assert (ran(place, step) / MODEL_FILE).read_bytes() in (OPTIMISED, (place.root / "model" / MODEL_FILE).read_bytes())
 
 
-def python(place: RunsOn) -> None:
+def python(place: Ground) -> None:
     try:
         found = BoardPython.parse(place.client.call("python", {}, time_limit_s=1.0), "stub")
     except EnvironmentGap:
@@ -301,14 +301,14 @@ def python(place: RunsOn) -> None:
     assert len(platform_tags(found.arch, found.glibc)) < 2_000
 
 
-def asked(op: str) -> Callable[[RunsOn], None]:
-    def ask(place: RunsOn) -> None:
+def asked(op: str) -> Callable[[Ground], None]:
+    def ask(place: Ground) -> None:
         place.client.call(op, {}, time_limit_s=1.0)
 
     return ask
 
 
-CONSUMERS: dict[str, Callable[[RunsOn], None]] = {
+CONSUMERS: dict[str, Callable[[Ground], None]] = {
     "probe": probe,
     "stage": stage,
     "evaluate": evaluate,
@@ -325,7 +325,7 @@ CONSUMERS: dict[str, Callable[[RunsOn], None]] = {
 }
 
 
-def refusal(consumer: Callable[[RunsOn], None], place: RunsOn) -> EdgebuildError | None:
+def refusal(consumer: Callable[[Ground], None], place: Ground) -> EdgebuildError | None:
     """Return the sentence that a consumer ends in; any other exception is a fault of ours."""
     try:
         consumer(place)
@@ -339,12 +339,12 @@ def test_every_operation_has_a_schema_an_example_and_a_consumer() -> None:
 
 
 @pytest.mark.parametrize("op", CONSUMERS)
-def test_a_right_answer_is_taken(op: str, place: RunsOn) -> None:
+def test_a_right_answer_is_taken(op: str, place: Ground) -> None:
     CONSUMERS[op](place)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: int, place: RunsOn) -> None:
+def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: int, place: Ground) -> None:
     refused = 0
     for seed in range(count):
         op = tuple(CONSUMERS)[seed % len(CONSUMERS)]
@@ -363,7 +363,7 @@ def test_altered_answers_end_in_one_sentence_and_the_next_one_is_taken(count: in
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_files_damaged_on_their_way_are_never_taken(count: int, place: RunsOn) -> None:
+def test_files_damaged_on_their_way_are_never_taken(count: int, place: Ground) -> None:
     uses = {"y.npy": "evaluate", "z.npy": "evaluate", "samples.i64": "measure", MODEL_FILE: "compile"}
     for seed in range(count):
         name = tuple(uses)[seed % len(uses)]
@@ -376,7 +376,7 @@ def test_files_damaged_on_their_way_are_never_taken(count: int, place: RunsOn) -
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, place: RunsOn) -> None:
+def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, place: Ground) -> None:
     """A device whose disk gives other bytes than were written: the digest is right, the content isn't."""
     taken = 0
     for seed in range(count):
@@ -386,7 +386,7 @@ def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, 
         place.device.answers = {**RIGHT, "evaluate": {**RIGHT["evaluate"], "outputs": outputs}}
         place.device.files = {**FILES, "y.npy": bad}
         try:
-            out = ran(place, EvaluateArtifact(client=place.client, split="test"))
+            out = ran(place, EvaluateArtifact(split="test"))
         except DeviceError:
             continue
         taken += 1
@@ -405,7 +405,7 @@ def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, 
     ],
 )
 def test_samples_that_say_something_else_than_the_answer_are_no_evidence(
-    change: dict[str, Any], samples: list[int], place: RunsOn
+    change: dict[str, Any], samples: list[int], place: Ground
 ) -> None:
     data = np.array(samples, dtype="<i8").tobytes()
     place.device.answers["measure"] = {**LAUNCH, "samples_sha256": digest_bytes(data), **change}
@@ -426,21 +426,21 @@ def test_samples_that_say_something_else_than_the_answer_are_no_evidence(
         {"outputs": [output("y", ARRAYS["y"].astype(np.int32)), output("z", ARRAYS["z"])]},
     ],
 )
-def test_outputs_that_were_not_asked_for_are_refused(change: dict[str, Any], place: RunsOn) -> None:
+def test_outputs_that_were_not_asked_for_are_refused(change: dict[str, Any], place: Ground) -> None:
     place.device.answers["evaluate"] = {**RIGHT["evaluate"], **change}
     with pytest.raises(EdgebuildError):
         evaluate(place)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: RunsOn) -> None:
-    step = BuildEngine(precision=Precision(kind="fp32"), contract=CONTRACT, client=place.client)
+def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: Ground) -> None:
+    step = BuildEngine(precision=Precision(kind="fp32"), contract=CONTRACT)
     files = [said(name, data) for name, data in ENGINE_FILES.items()]
     place.device.files = dict(ENGINE_FILES)
     for seed in range(count):
         answer = altered({**ENGINE, "files": files}, seed)
         place.device.answers["compile"] = answer
-        step = BuildEngine(precision=Precision(kind="fp32"), contract=CONTRACT, client=place.client)
+        step = BuildEngine(precision=Precision(kind="fp32"), contract=CONTRACT)
         out = place.fresh()
         try:
             built = step._built(place.root / "model", {}, out, place.context())
@@ -451,7 +451,7 @@ def test_altered_words_of_a_compiler_are_refused_or_plain(count: int, place: Run
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
-def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: RunsOn) -> None:
+def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: Ground) -> None:
     for op in CONSUMERS:
         place.device.answers[op] = odd
         with pytest.raises(DeviceError):
@@ -460,7 +460,7 @@ def test_an_odd_answer_in_place_of_an_answer(odd: Any, place: RunsOn) -> None:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_damaged_lines_end_in_one_sentence(count: int, place: RunsOn) -> None:
+def test_damaged_lines_end_in_one_sentence(count: int, place: Ground) -> None:
     lines = [
         b'{"event": "progress", "phase": "evaluate", "done": 3, "total": 9}',
         json.dumps({"result": RIGHT["probe"]}).encode(),
@@ -494,18 +494,18 @@ def test_damaged_lines_end_in_one_sentence(count: int, place: RunsOn) -> None:
     ],
     ids=lambda line: line[:40],
 )
-def test_a_line_that_is_no_message(line: str, place: RunsOn) -> None:
+def test_a_line_that_is_no_message(line: str, place: Ground) -> None:
     place.device.raw = [line]
     with pytest.raises(DeviceError):
         probe(place)
 
 
-def test_halves_of_surrogate_pairs_become_noticeable_and_whole_ones_stay(place: RunsOn) -> None:
+def test_halves_of_surrogate_pairs_become_noticeable_and_whole_ones_stay(place: Ground) -> None:
     place.device.raw = ['{"result": {"runtime": {}, "cpu": "a\\ud800b \\ud83d\\ude00"}}']
     assert read_probe(place.client)["cpu"] == "a\N{REPLACEMENT CHARACTER}b \N{GRINNING FACE}"
 
 
-def test_an_answer_that_comes_twice_counts_once(place: RunsOn) -> None:
+def test_an_answer_that_comes_twice_counts_once(place: Ground) -> None:
     line = json.dumps({"result": RIGHT["probe"]})
     place.device.raw = [line, line, "after the end"]
     assert read_probe(place.client)["arch"] == "aarch64"

@@ -6,18 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of, never_stop
+from edgebuild.core.steps import NoProgress, RunsOn, Step, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.execution.executor import Executor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from edgebuild.core.values import Json
     from edgebuild.execution.store import Store
 
 
@@ -50,26 +49,20 @@ def whole_store(root: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(root).items() if not name.startswith(ignored)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Repeat:
+class Repeat(Step):
     """A step that writes its input, or its text, several times over."""
 
     kind: ClassVar[str] = "repeat"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("pydantic",)
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "ran": "a note for the test",
-        "act": "what the test makes the step do; it doesn't shape the output",
-    }
+    #: A note for the test, and what it makes the step do: neither shapes the output.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"ran", "act"})
 
     text: str = ""
     times: int = 1
     ran: Path | None = None
-    act: Callable[[Mapping[str, Path], Path, StepContext], None] | None = None
-
-    def key_fields(self) -> Mapping[str, Json]:
-        return fields_of(self, without=self.NOT_IN_KEY)
+    act: Callable[..., None] | None = None
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         if self.ran is not None:

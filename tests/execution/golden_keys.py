@@ -7,7 +7,6 @@ parameters. ``python tests/execution/golden_keys.py`` rewrites it, after a chang
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from edgebuild.core.values import digest_json
 from edgebuild.execution.keys import key_parts
 from edgebuild.judging.budget import Budget
 from edgebuild.measuring.protocols import LAYERS
+from edgebuild.models.compressed_model import CodeNames
 from edgebuild.models.edits import AddHead
 from edgebuild.techniques.factorising.factorise import Factorise
 from edgebuild.techniques.registry import techniques_by_name
@@ -33,18 +33,13 @@ VALUES: dict[str, Any] = {
     "backend": "onnxruntime",
     "batch": 2,
     "budget": Budget(points=1.0),
-    "call": None,
     "channel_multiple": 8,
-    "client": None,
-    "code": None,
-    "code_digest": "c0de",
+    "code": CodeNames(factory="net:make"),
     "content": "c0",
     "contract": CONTRACT,
     "data_version": "1",
     "factory": "net:make",
-    "files": {},
     "frames": 7,
-    "function": None,
     "heads": (AddHead(name="exit1", after="1", features=4, outputs=3),),
     "int8": SCHEME,
     "keep_float": ("a",),
@@ -72,7 +67,6 @@ VALUES: dict[str, Any] = {
     "specs": (SPEC,),
     "split": "test",
     "stateful": True,
-    "uncached": "7",
     "values": ("0.5",),
     "who": "x/fp32",
     "workspace_bytes": 5,
@@ -81,11 +75,11 @@ VALUES: dict[str, Any] = {
 
 def example(step: type[Any]) -> Any:
     """Return an instance of a step with no field at its default."""
-    values = {field.name: VALUES[field.name] for field in fields(step) if field.name in VALUES}
+    values = {name: VALUES[name] for name in step.model_fields if name in VALUES}
     if step.kind in techniques_by_name():
         values["parameters"] = step.Parameters()
     if step.kind == "export-layer-pairs":
-        return step.of(example(Factorise), batch=2)
+        values["step"] = example(Factorise)
     return step(**values)
 
 
@@ -95,9 +89,14 @@ def golden() -> dict[str, dict[str, Any]]:
     for step in steps():
         made = example(step)
         parts = key_parts(
-            made, {"model": "0" * 64}, seed=3, isa="avx2", device_configuration={"cpu": "c", "runner": "r"}
+            made,
+            {"model": "0" * 64},
+            seed=3,
+            isa="avx2",
+            device_configuration={"cpu": "c", "runner": "r"},
+            code_digest="c0de",
         )
-        stable = {**parts, "tools": sorted(made.tools), "version": None}
+        stable = {**parts, "tools": sorted(made.all_tools()), "version": None}
         found[made.kind] = {"parts": digest_json(stable), "parameters": sorted(made.key_fields())}
     return found
 

@@ -30,7 +30,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 def step(ground: Ground, **more: Any) -> TimeLayer:
     given = {"protocol": LAYERS, "settings": (("threads", 1),), **more}
-    return TimeLayer(client=ground.client, who="layer a", **given)
+    return TimeLayer(who="layer a", **given)
 
 
 def run(ground: Ground, root: Path, *, check: Any = never_stop, **more: Any) -> Path:
@@ -39,7 +39,8 @@ def run(ground: Ground, root: Path, *, check: Any = never_stop, **more: Any) -> 
     out.mkdir()
     scratch.mkdir(exist_ok=True)
     inputs = {"before": ground.light[1], "after": ground.heavy[1], "data": ground.data}
-    step(ground, **more).run(inputs, out, StepContext(progress=NoProgress(), check=check, seed=0, scratch=scratch))
+    ctx = StepContext(progress=NoProgress(), check=check, seed=0, scratch=scratch, device=ground.client)
+    step(ground, **more).run(inputs, out, ctx)
     return out
 
 

@@ -69,9 +69,7 @@ def net(folder: Path, layers: int, width: int) -> Path:
 
 def compiled(root: Path, *, layers: int, width: int) -> tuple[Artifact, Path]:
     contract = Contract(inputs=(SPEC,), outputs=(TensorSpec(name="out/y", shape=(1, 2), dtype="float32"),))
-    step = backends()["onnxruntime"].compile_step(
-        CompileRequest(precision=Precision(kind="fp32"), contract=contract, client=None)
-    )
+    step = backends()["onnxruntime"].compile_step(CompileRequest(precision=Precision(kind="fp32"), contract=contract))
     out = root / "artifact"
     out.mkdir(parents=True)
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=root)
@@ -387,8 +385,8 @@ def test_an_evaluation_gives_every_sample_its_row_under_any_name(ground: Ground,
     _, folder = ground.light
     out = tmp_path / "out"
     out.mkdir()
-    step = EvaluateArtifact(client=ground.client, split="validation")
-    context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
+    step = EvaluateArtifact(split="validation")
+    context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path, device=ground.client)
     step.run({"artifact": folder, "data": ground.data}, out, context)
     found = read_outputs(out)
     assert list(found) == ["out/y"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, Step, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, Step, StepContext, never_stop
 from edgebuild.models.dataset import write_dataset
 
 if TYPE_CHECKING:
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
 
 
-def run(step: Step, inputs: dict[str, Path], out: Path, check: Callable[[], None] = never_stop) -> Path:
+def run(
+    step: Step, inputs: dict[str, Path], out: Path, check: Callable[[], None] = never_stop, *, call: Any = None
+) -> Path:
+    """Run a step; ``call`` is the user's code, whatever it is called by."""
     out.mkdir()
     scratch = out.with_name(f"{out.name}-scratch")
     scratch.mkdir()
-    step.run(inputs, out, StepContext(progress=NoProgress(), check=check, seed=0, scratch=scratch))
+    code = None if call is None else ProjectCode(load=lambda _: call, digest="")
+    step.run(inputs, out, StepContext(progress=NoProgress(), check=check, seed=0, scratch=scratch, code=code))
     return out
 
 

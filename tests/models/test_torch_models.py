@@ -218,9 +218,9 @@ def export_step(
 ) -> Path:
     fed = tuple(s for s in specs if s.name in rows[0])
     full = Contract(inputs=fed, outputs=tuple(spec(name, "batch") for name in outputs), **contract)
-    step = ExportTorch(factory="model:net", call=module, specs=specs, contract=full, code_digest="")
+    step = ExportTorch(factory="model:net", specs=specs, contract=full)
     samples = example.data(tmp_path / "data", fed, rows, stateful=bool(full.state))
-    return example.run(step, {"samples": samples}, tmp_path / "exported") / "model.onnx"
+    return example.run(step, {"samples": samples}, tmp_path / "exported", call=module) / "model.onnx"
 
 
 class TestExport:
@@ -297,9 +297,8 @@ def test_the_reference_of_a_factory_is_torch_itself(tmp_path: Path) -> None:
     folder = example.data(tmp_path / "data", (spec("x", "batch", 4),), rows)
     contract = Contract(inputs=(spec("x", 1, 4),), outputs=(spec("y", "batch"),))
     save_file({k: torch.ones_like(v) for k, v in linear().state_dict().items()}, tmp_path / "w.safetensors")
-    step = ReferenceOutputs(
-        contract=contract, batch=2, split="validation", order=("x",), factory="model:net", call=linear, code_digest=""
-    )
-    out = example.run(step, {"data": folder, "weights": tmp_path / "w.safetensors"}, tmp_path / "out")
+    step = ReferenceOutputs(contract=contract, batch=2, split="validation", order=("x",), factory="model:net")
+    inputs = {"data": folder, "weights": tmp_path / "w.safetensors"}
+    out = example.run(step, inputs, tmp_path / "out", call=linear)
     wanted = [[8 * max(0.0, 1 + float(row["x"].sum())) + 1] * 2 for row in rows]
     np.testing.assert_allclose(np.load(out / "y.npy"), wanted, rtol=1e-5)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def tried(tmp_path: Path, animal: str = "residual", **parameters: Any) -> Tried:
     inputs = zoo.write_inputs(zoo.ZOO[animal], tmp_path / "inputs")
     step = zoo.step_of(ExitEarly, zoo.ZOO[animal], **{"epochs": 1, **parameters})
-    return run_step(step, inputs, tmp_path / "out", tmp_path / "scratch")
+    return run_step(step, inputs, tmp_path / "out", zoo.context(tmp_path / "scratch"))
 
 
 def test_named_layers_get_exits_in_order_with_cells_and_hidden_units(tmp_path: Path) -> None:

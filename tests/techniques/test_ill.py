@@ -29,7 +29,7 @@ LAYERED = [name for name in TABLE if name not in {"distil", "exit-early", "resiz
 def tried(technique: str, animal: str, folder: Path) -> Tried:
     inputs = zoo.write_inputs(ill.ILL[animal], folder)
     step = zoo.step_of(TABLE[technique], ill.ILL[animal], **zoo.parameters_for(technique, animal))
-    return run_step(step, inputs, folder / "out", folder / "scratch")
+    return run_step(step, inputs, folder / "out", zoo.context(folder / "scratch"))
 
 
 def before_and_after(animal: str, folder: Path) -> tuple[nn.Module, nn.Module]:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def exported(folder: Path, batch: int = 1, **parameters: Any) -> tuple[Path, PairList]:
     animal = zoo.ZOO["residual"]
     inputs = zoo.write_inputs(animal, folder)
-    step = ExportLayerPairs.of(zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], **parameters}), batch)
+    step = ExportLayerPairs(
+        step=zoo.step_of(Factorise, animal, **{**zoo.SMALL["factorise"], **parameters}), batch=batch
+    )
     out = folder / "out"
     out.mkdir()
     step.run(inputs, out, zoo.context(folder / "scratch"))
@@ -106,10 +108,11 @@ def test_a_layer_that_cannot_be_fed_by_itself_is_left_out() -> None:
 def test_the_key_holds_what_the_technique_is_told() -> None:
     animal = zoo.ZOO["residual"]
     one, two = (
-        ExportLayerPairs.of(zoo.step_of(Factorise, animal, ranks="share", share=share), 1) for share in (0.2, 0.3)
+        ExportLayerPairs(step=zoo.step_of(Factorise, animal, ranks="share", share=share), batch=1)
+        for share in (0.2, 0.3)
     )
     assert one.key_fields() != two.key_fields()
-    assert {"scipy", "onnx", "torch"} <= set(one.tools)
+    assert {"scipy", "onnx", "torch"} <= set(one.all_tools())
 
 
 def test_a_technique_that_times_nothing_proposes_nothing() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from edgebuild.core.steps import StepContext
+from edgebuild.core.steps import ProjectCode
 from edgebuild.errors import DataError, Interrupted, ModelError
 from edgebuild.models import compressed_model
 from edgebuild.models.edits import AddHead, Mask
@@ -49,8 +49,7 @@ def folders(tmp_path: Path, animal: str = "residual") -> dict[str, Path]:
 
 
 def step_of(technique: type[Technique] = PruneUnstructured, animal: str = "residual", **parameters: Any) -> Technique:
-    step = zoo.step_of(technique, zoo.ZOO[animal], **{"epochs": 1, "batch_size": 8, **parameters})
-    return replace(step, code=zoo.code_of(zoo.ZOO[animal], *technique.needs(step.parameters).references))
+    return zoo.step_of(technique, zoo.ZOO[animal], **{"epochs": 1, "batch_size": 8, **parameters})
 
 
 def pruned(tmp_path: Path, animal: str = "residual", *, name: str = "out", **parameters: Any) -> Path:
@@ -190,9 +189,7 @@ def test_a_killed_gradual_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     out.mkdir()
     step = step_of(epochs=3)
     with pytest.raises(Interrupted):
-        step.run(
-            folders(tmp_path), out, StepContext(progress=scratch.progress, check=stop, seed=0, scratch=scratch.scratch)
-        )
+        step.run(folders(tmp_path), out, replace(scratch, check=stop))
     step.run(folders(tmp_path), out, scratch)
     assert (out / compressed_model.WEIGHTS_FILE).read_bytes() == (whole / compressed_model.WEIGHTS_FILE).read_bytes()
 
@@ -253,11 +250,16 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 def test_the_users_loader_is_used_whatever_it_says_of_its_length(technique: type[Technique], tmp_path: Path) -> None:
     loaders: dict[str, Any] = {"u:none": list, "u:stream": lambda: torch.utils.data.DataLoader(Endless(), batch_size=4)}
     step = step_of(technique, epochs=None, steps=2)
-    code = compressed_model.UserCode(factory=step.code.factory, load=lambda r: loaders.get(r) or zoo.load(r))
+    code = ProjectCode(load=lambda r: loaders.get(r) or zoo.load(r), digest="")
     (tmp_path / "out").mkdir()
-    replace(step, code=code, loader="u:stream").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "a"))
+
+    def run(loader: str, scratch: str) -> None:
+        context = replace(zoo.context(tmp_path / scratch), code=code)
+        step.model_copy(update={"loader": loader}).run(folders(tmp_path), tmp_path / "out", context)
+
+    run("u:stream", "a")
     with pytest.raises(DataError, match="loader is empty"):
-        replace(step, code=code, loader="u:none").run(folders(tmp_path), tmp_path / "out", zoo.context(tmp_path / "b"))
+        run("u:none", "b")
 
 
 @pytest.mark.parametrize("technique", [PruneUnstructured, ShareWeights])

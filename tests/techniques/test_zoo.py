@@ -31,7 +31,7 @@ def test_every_technique_keeps_the_contract(name: str, tmp_path: Path) -> None:
 def test_every_technique_works_on_every_model_or_says_why_not(name: str, animal: str, tmp_path: Path) -> None:
     inputs = zoo.write_inputs(zoo.ZOO[animal], tmp_path)
     step = zoo.step_of(TABLE[name], zoo.ZOO[animal], **zoo.parameters_for(name, animal))
-    tried = run_step(step, inputs, tmp_path / "out", tmp_path / "scratch")
+    tried = run_step(step, inputs, tmp_path / "out", zoo.context(tmp_path / "scratch"))
     if animal in ALWAYS:
         assert tried.report is not None, tried.refusal
     if tried.report is not None:

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, StepContext, never_stop
 from edgebuild.models import compressed_model
-from edgebuild.models.compressed_model import UserCode
+from edgebuild.models.compressed_model import CodeNames, UserCode
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel
 
@@ -255,6 +255,10 @@ def load(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+#: What a step finds in its context.
+CODE = ProjectCode(load=load, digest="")
+
+
 def code_of(animal: Animal, *modules: str) -> UserCode:
     return UserCode(factory=animal.reference, load=load, modules=modules)
 
@@ -314,8 +318,7 @@ def step_of(technique: type[Technique], animal: Animal, **parameters: Any) -> Te
     made = technique.Parameters(**parameters)
     return technique(
         parameters=made,
-        code=code_of(animal, *technique.needs(made).references),
-        code_digest="",
+        code=CodeNames(factory=animal.reference, modules=technique.needs(made).references),
         specs=animal.specs,
         contract=contract_of(animal),
         channel_multiple=1,
@@ -324,4 +327,4 @@ def step_of(technique: type[Technique], animal: Animal, **parameters: Any) -> Te
 
 def context(scratch: Path) -> StepContext:
     scratch.mkdir(parents=True, exist_ok=True)
-    return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch)
+    return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch, code=CODE)

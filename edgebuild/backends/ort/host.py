@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
-from edgebuild.core.artifact import Fp16Meaning
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import Contract, Fp16Meaning, Precision
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.core.values import digest_file
 from edgebuild.devices.answers import files_of
+from edgebuild.devices.client import client_of
 from edgebuild.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.backends.protocol import CompileRequest, Settings
-    from edgebuild.core.artifact import Contract, Precision
-    from edgebuild.core.steps import Step, StepContext
-    from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
+    from edgebuild.core.steps import StepContext
 
 NAME = "onnxruntime"
 MODEL = "model.onnx"
@@ -88,9 +85,9 @@ class OnnxRuntime:
         check_request(self, request)
         precision, contract, libraries = request.precision, request.contract, request.libraries
         names = tuple((path.name, digest_file(path)) for path in libraries)
-        if request.client is None or libraries or precision.fp16 is Fp16Meaning.STORAGE:
+        if not request.on_device or libraries or precision.fp16 is Fp16Meaning.STORAGE:
             return ShipOnnx(precision=precision, contract=contract, libraries=names, library_paths=libraries)
-        return OptimizeOnnx(precision=precision, contract=contract, client=request.client)
+        return OptimizeOnnx(precision=precision, contract=contract)
 
     def pack_step(self) -> Step:
         """See ``Packing``: the runtime takes weights from memory since its version 1.12."""
@@ -99,26 +96,19 @@ class OnnxRuntime:
         return PackOnnx()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShipOnnx:
+class ShipOnnx(Step):
     """Ships the ONNX file as it is; the session optimises it when it loads."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "library_paths": "where they lie; their names and digests are in the key"
-    }
 
     precision: Precision
     contract: Contract
     libraries: tuple[tuple[str, str], ...] = ()
     library_paths: tuple[Path, ...] = ()
+    #: Where they lie; their names and digests are in the key.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"library_paths"})
     kind: ClassVar[str] = "onnxruntime-ship"
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -131,25 +121,15 @@ class ShipOnnx:
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimizeOnnx:
+class OptimizeOnnx(Step):
     """Lets the device optimise the file for its own CPU, fully, once; the session then only loads it."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration"
-    }
 
     precision: Precision
     contract: Contract
-    client: RunnerClient
     kind: ClassVar[str] = "onnxruntime-optimize"
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -157,9 +137,10 @@ class OptimizeOnnx:
         _refuse_unknown_domains(source, ())
         optimized = False
         if not _external(source):
-            with self.client.workspace() as remote:
-                folder = self.client.put_folder(inputs["model"])
-                answer = self.client.call(
+            client = client_of(ctx)
+            with client.workspace() as remote:
+                folder = client.put_folder(inputs["model"])
+                answer = client.call(
                     "compile",
                     {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": {"seed": ctx.seed}},
                     time_limit_s=COMPILE_LIMIT_S,
@@ -167,8 +148,8 @@ class OptimizeOnnx:
                 )
                 optimized = answer.get("optimized") is True
                 if optimized:
-                    self.client.fetch(remote, files_of(answer, [MODEL], self.client.device.id), out_dir)
-                    _require_same_interface(source, out_dir / MODEL, self.client.device.id)
+                    client.fetch(remote, files_of(answer, [MODEL], client.device.id), out_dir)
+                    _require_same_interface(source, out_dir / MODEL, client.device.id)
         if not optimized:
             _copy_model(inputs["model"], out_dir)
         load: Settings = (("optimized", True),) if optimized else ()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.packing import MOST, pack
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.steps import RunsOn, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from edgebuild.backends.packing import Taken
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 #: Where the model says that its weights lie: no file, so that a program which doesn't decode them can't load it.
 ELSEWHERE = "decode-weights.ebw"
@@ -25,20 +23,13 @@ ELSEWHERE = "decode-weights.ebw"
 LEAST_BYTES = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackOnnx:
+class PackOnnx(Step):
     """Inputs: ``artifact``, compiled for ONNX Runtime. Writes the same one, with weights files where they pay."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "onnxruntime-pack"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

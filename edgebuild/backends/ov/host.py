@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
-from edgebuild.core.artifact import Fp16Meaning
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import Contract, Fp16Meaning, Precision
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.errors import EnvironmentGap, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.backends.protocol import CompileRequest, Settings
-    from edgebuild.core.artifact import Contract, Precision
-    from edgebuild.core.steps import Step, StepContext
-    from edgebuild.core.values import Json
+    from edgebuild.core.steps import StepContext
 
 NAME = "openvino"
 INSTALL = "pip install 'edgebuild[openvino]'"
@@ -79,7 +76,7 @@ class OpenVino:
         return None
 
     def compile_step(self, request: CompileRequest) -> Step:
-        """Return the conversion to IR, which is the same for every CPU; ``client`` isn't needed."""
+        """Return the conversion to IR, which is the same for every CPU; no device is needed."""
         check_request(self, request)
         if request.libraries:
             raise ModelError(
@@ -94,14 +91,11 @@ class OpenVino:
         return PackIr()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertToIr:
+class ConvertToIr(Step):
     """Converts model.onnx into model.xml and model.bin.
 
     On the host's kernels: constants are folded while converting.
     """
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     precision: Precision
     contract: Contract
@@ -109,10 +103,6 @@ class ConvertToIr:
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("openvino",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

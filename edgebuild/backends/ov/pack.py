@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.backends.packing import pack
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.steps import RunsOn, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -18,26 +17,18 @@ if TYPE_CHECKING:
     from edgebuild.backends.packing import Taken
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
 
 #: IR's names of types, and numpy's. Others are taken for bytes.
 DTYPES = {"f32": "<f4", "f16": "<f2", "f64": "<f8", "i8": "|i1", "u8": "|u1", "i32": "<i4", "i64": "<i8"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackIr:
+class PackIr(Step):
     """Inputs: ``artifact``, converted to IR. Writes the same one, with weights files where they pay."""
-
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
 
     kind: ClassVar[str] = "openvino-pack"
     version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

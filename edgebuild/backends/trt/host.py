@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -12,9 +11,10 @@ from pydantic import Field
 from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact, write_notes
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.gate import DISTRIBUTION, gate
-from edgebuild.core.artifact import BATCH_AXIS, Fp16Meaning
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import BATCH_AXIS, Contract, Fp16Meaning, Precision
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.devices.answers import Answer, RemoteFile, Text, checked, files_of
+from edgebuild.devices.client import client_of
 from edgebuild.devices.messages import one_line
 from edgebuild.errors import ModelError, UsageError
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.backends.protocol import CompileRequest, Settings
-    from edgebuild.core.artifact import Contract, Precision
-    from edgebuild.core.steps import Step, StepContext
-    from edgebuild.core.values import Json
-    from edgebuild.devices.client import RunnerClient
+    from edgebuild.core.steps import StepContext
 
 NAME = "tensorrt"
 MODEL = "model.onnx"
@@ -105,12 +102,11 @@ class TensorRt:
             raise UsageError("TensorRT takes no custom-op library.", hint="Export the model without custom operators.")
         if accelerator is not None:
             _check_dla(precision, contract)
-        if request.client is None:
+        if not request.on_device:
             return GateOnnx(precision=precision, contract=contract, accelerator=accelerator)
         return BuildEngine(
             precision=precision,
             contract=contract,
-            client=request.client,
             accelerator=accelerator,
             sparse=TWO_OF_FOUR in request.features,
         )
@@ -131,8 +127,7 @@ def _check_dla(precision: Precision, contract: Contract) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateOnnx:
+class GateOnnx(Step):
     """Writes the typed ONNX file and what TensorRT-RTX says of it: all that a host can do."""
 
     precision: Precision
@@ -143,10 +138,6 @@ class GateOnnx:
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without={})
-
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         ctx.check()
@@ -155,20 +146,14 @@ class GateOnnx:
         write_notes(out_dir, [f"gate: {label}"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildEngine:
+class BuildEngine(Step):
     """Writes the typed ONNX file, has it gated, and lets the device build the engine from it.
 
     ``sparse`` lets the builder take kernels that skip zeros where weights have the 2:4 pattern.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
-        "client": "how the device is reached; what it is and runs is in the device's configuration"
-    }
-
     precision: Precision
     contract: Contract
-    client: RunnerClient
     workspace_bytes: int = WORKSPACE_BYTES
     accelerator: str | None = None
     sparse: bool = False
@@ -177,17 +162,13 @@ class BuildEngine:
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
-
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         typed = ctx.scratch / "typed"
         typed.mkdir(exist_ok=True)
         options, label = write_typed(inputs["model"] / MODEL, typed, self.precision, self.contract)
         options["workspace_bytes"] = self.workspace_bytes
-        options["timing_caches"] = f"{self.client.device.root}/timing-caches"
+        options["timing_caches"] = f"{client_of(ctx).device.root}/timing-caches"
         if self.accelerator is not None:
             options["accelerator"] = self.accelerator
         if self.sparse:
@@ -201,19 +182,19 @@ class BuildEngine:
 
     def _built(self, typed: Path, options: Mapping[str, Any], out_dir: Path, ctx: StepContext) -> dict[str, Any]:
         """Let the device build the engine, fetch it with what was found out, and return what the device says."""
-        title = "Building the TensorRT engine on the device"
-        with ctx.progress.task(title) as task, self.client.workspace() as remote:
-            folder = self.client.put_folder(typed)
-            answer = self.client.call(
+        title, client = "Building the TensorRT engine on the device", client_of(ctx)
+        with ctx.progress.task(title) as task, client.workspace() as remote:
+            folder = client.put_folder(typed)
+            answer = client.call(
                 "compile",
                 {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": options},
                 on_event=lambda event: task.advance(0.0, note=_phase(event)),
                 time_limit_s=COMPILE_LIMIT_S,
                 check=ctx.check,
             )
-            who = self.client.device.id
+            who = client.device.id
             answer = checked(EngineBuilt, answer, who)
-            self.client.fetch(remote, files_of(answer, [ENGINE, "build.log", "layers.json"], who), out_dir)
+            client.fetch(remote, files_of(answer, [ENGINE, "build.log", "layers.json"], who), out_dir)
         return answer
 
 

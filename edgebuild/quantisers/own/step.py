@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.core.steps import RunsOn, fields_of
+from edgebuild.core.artifact import Contract, Int8Scheme
+from edgebuild.core.steps import RunsOn, Step
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.artifact import Contract, Int8Scheme
     from edgebuild.core.steps import StepContext
-    from edgebuild.core.values import Json
     from edgebuild.quantisers.own.graph import Graph
     from edgebuild.quantisers.own.ladder import Ladder
     from edgebuild.quantisers.own.placement import Placement
@@ -29,8 +28,7 @@ LEAST_HALF = 16
 CALL_MACS = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantise:
+class Quantise(Step):
     """Writes an 8-bit ``model.onnx`` with explicit Q/DQ, and ``quantise.json`` on what was decided and why.
 
     What a model was trained to in 8 bits is written as it is: see ``trained``; only the rest is calibrated.
@@ -48,10 +46,6 @@ class Quantise:
     version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """All fields."""
-        return fields_of(self, without={})
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""

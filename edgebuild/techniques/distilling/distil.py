@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -13,10 +13,10 @@ from edgebuild.errors import ModelError, UsageError
 from edgebuild.models.edits import ReplaceModule, ShallowNet, UserModule
 from edgebuild.techniques.distilling.class_biases import set_biases
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, task_loss, user_loader
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
@@ -108,7 +108,6 @@ class DistilParameters(TrainingParameters):
         return (*super().references, *own, *self.teachers, *self.specialists)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Distil(Technique):
     """Trains the model on its teacher's outputs. Raises ``ModelError`` where they don't fit, or the loss diverges."""
 
@@ -205,7 +204,7 @@ def _teacher(work: Workspace, p: DistilParameters, plan: TrainingPlan, arrays: A
     from edgebuild.training.labels import cached_teacher
     from edgebuild.training.teachers import Ensemble, LiveTeacher, Specialists
 
-    original, code = work.teacher(), work.step.code
+    original, code = work.teacher(), work.code
     teacher: Teacher = LiveTeacher(original)
     if p.teachers:
         others = [LiveTeacher(code.made(reference, original)) for reference in p.teachers]
@@ -223,10 +222,10 @@ def _teacher(work: Workspace, p: DistilParameters, plan: TrainingPlan, arrays: A
         work.ctx.scratch / "labels",
         epochs=epochs,
         teacher_digest=digest_json(
-            [work.step.code_digest, p.teachers, p.specialists, [digest_file(path) for path in files]]
+            [work.code_digest, p.teachers, p.specialists, [digest_file(path) for path in files]]
         ),
         data_digest=digest_json([[path.name, digest_file(path)] for path in data]),
-        augmentation=digest_json([p.augment, work.step.code_digest]) if p.augment else "",
+        augmentation=digest_json([p.augment, work.code_digest]) if p.augment else "",
         progress=work.ctx.progress,
         check=work.ctx.check,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,11 +11,11 @@ from pydantic import Field
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import LowRankLinear, MonarchLinear, ReplaceModule, Tucker2Conv
 from edgebuild.techniques.distilling.tuning import TuningParameters, tune
-from edgebuild.techniques.technique import Change, Parameters, Proposal, Requirements, Technique
+from edgebuild.techniques.technique import Change, Proposal, Requirements, Technique
 from edgebuild.techniques.timing.layer_times import detailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -46,7 +46,6 @@ class FactoriseParameters(TuningParameters):
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Factorise(Technique):
     """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates and is faster.
 

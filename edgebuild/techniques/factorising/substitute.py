@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -13,11 +13,9 @@ from edgebuild.models.edits import ReplaceModule, SeparableConv, UserModule
 from edgebuild.techniques.distilling.tuning import TuningParameters, tune
 from edgebuild.techniques.learning import EPOCHS
 from edgebuild.techniques.skipping import is_skipped
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
     from edgebuild.techniques.workspace import Workspace
@@ -79,7 +77,6 @@ class SubstituteParameters(TuningParameters):
         return (*super().references, *self.backbones)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Substitute(Technique):
     """Puts cheaper layers, or another model, in place and teaches them what the original does.
 

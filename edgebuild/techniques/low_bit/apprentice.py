@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, user_loader
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import nn
 
@@ -34,7 +34,6 @@ class ApprenticeParameters(TrainingParameters):
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Apprentice(Technique):
     """Trains weights on grids of 2 to 4 bits; what layers read is on 8 bits, as in int8.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -16,11 +16,9 @@ from edgebuild.techniques.learning import (
     task_loss,
     user_loader,
 )
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgebuild.techniques.workspace import Workspace
     from edgebuild.training.hooks import ClipWeights
 
@@ -42,7 +40,6 @@ class BinaryParameters(TrainingParameters):
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class BinaryWeights(Technique):
     """BinaryConnect: signs go forward, gradients go to real weights behind them, which are clipped after each step.
 

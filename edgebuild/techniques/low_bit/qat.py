@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from edgebuild.techniques.learning import TrainingParameters, array_loader, learn, user_loader
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
     from edgebuild.techniques.workspace import Workspace
@@ -38,7 +36,6 @@ class QatParameters(TrainingParameters):
         return super().plan(**changes)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Qat(Technique):
     """Trains weights that lie on the grids of int8, so that they are deployed as they are.
 

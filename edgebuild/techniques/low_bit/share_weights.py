@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -19,11 +19,9 @@ from edgebuild.techniques.learning import (
     relearning_loss,
 )
 from edgebuild.techniques.skipping import is_skipped
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgebuild.techniques.pruning.masking import WeightOf
     from edgebuild.techniques.workspace import Workspace
 
@@ -41,7 +39,6 @@ class ShareWeightsParameters(TrainingParameters):
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ShareWeights(Technique):
     """Gives layers codebooks. Raises ``ModelError`` where no layer has more weights than its codebook has entries."""
 

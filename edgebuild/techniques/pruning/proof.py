@@ -50,7 +50,7 @@ def require_proven(
     _require_same(work, work.tried(*changes), work.module, silence, name)
     stirred = _stirred(work.module)
     if _is_finite(work, stirred):
-        narrow = apply_edits(copied(stirred), changes, work.step.code.module_maker)
+        narrow = apply_edits(copied(stirred), changes, work.code.module_maker)
         _require_same(work, narrow, stirred, silence, name)
 
 

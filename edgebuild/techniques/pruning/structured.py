@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.errors import ModelError
 from edgebuild.models.edits import Identity, ReplaceModule
 from edgebuild.techniques.distilling.tuning import tune
 from edgebuild.techniques.pruning.parameters import PruneParameters
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from edgebuild.techniques.workspace import Workspace
 
 
-@dataclass(frozen=True, kw_only=True)
 class PruneStructured(Technique):
     """Narrows a model by dependency groups; every cut is held against the model with the same channels at zero.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -11,10 +11,10 @@ from edgebuild.errors import ModelError
 from edgebuild.models.edits import Mask
 from edgebuild.techniques.learning import HEADS, TrainingParameters, any_loader, learn, relearning_loss
 from edgebuild.techniques.skipping import is_skipped
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -86,7 +86,6 @@ class PruneUnstructuredParameters(TrainingParameters):
         return (*super().references, *((self.rewind,) if self.rewind else ()))
 
 
-@dataclass(frozen=True, kw_only=True)
 class PruneUnstructured(Technique):
     """Masks the smallest weights. Raises ``ModelError`` for a share that leaves a layer empty."""
 
@@ -175,7 +174,7 @@ def _train_rounds(work: Workspace, p: PruneUnstructuredParameters, cuts: Sequenc
     """Cut, go back to the early weights where there are any, train; as often as there are cuts."""
     loader = any_loader(work, p)
     loss = relearning_loss(work)
-    early = work.step.code.made(p.rewind, work.teacher()).state_dict() if p.rewind else None
+    early = work.code.made(p.rewind, work.teacher()).state_dict() if p.rewind else None
     for number, cut in enumerate(cuts, start=1):
         cut()
         if early is not None:

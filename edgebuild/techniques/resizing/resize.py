@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from edgebuild.techniques.learning import TrainingParameters
-from edgebuild.techniques.technique import Change, Parameters, Requirements, Technique
+from edgebuild.techniques.technique import Change, Requirements, Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgebuild.techniques.workspace import Workspace
 
 #: Sizes that are tried lie a sixteenth of the image's own side apart: 2 pixels of 28, 14 of 224.
@@ -55,7 +53,6 @@ class ResizeParameters(TrainingParameters):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Resize(Technique):
     """Puts a resizing before the model, within what is exported: what calls it feeds it what it always did.
 

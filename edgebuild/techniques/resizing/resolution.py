@@ -164,7 +164,7 @@ def _edited(work: Workspace, *changes: Edit) -> nn.Module:
 
     from edgebuild.models.interpreter import apply_edits, copied
 
-    return apply_edits(copied(work.module), changes, work.step.code.module_maker)
+    return apply_edits(copied(work.module), changes, work.code.module_maker)
 
 
 @dataclass(frozen=True, kw_only=True)

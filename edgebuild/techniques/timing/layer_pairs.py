@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import field_serializer, field_validator
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, RunsOn, StepContext, fields_of
+from edgebuild.core.steps import CacheScope, NoProgress, RunsOn, Step, StepContext
+from edgebuild.techniques.technique import Technique
 from edgebuild.techniques.timing.layer_times import PAIRS_FILE, PairList
 
 if TYPE_CHECKING:
@@ -17,15 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgebuild.core.values import Json
-    from edgebuild.techniques.technique import Proposal, Technique
+    from edgebuild.techniques.technique import Proposal
     from edgebuild.techniques.workspace import Workspace
 
 #: The two sides of a pair.
 SIDES = ("before", "after")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportLayerPairs:
+class ExportLayerPairs(Step):
     """Exports every layer that a technique would replace, by itself, and what it would put there.
 
     Inputs: those of the technique's step. Writes ``pairs.json`` and for each pair N ``N/before/model.onnx``,
@@ -33,28 +34,44 @@ class ExportLayerPairs:
     reaches the layer when the model is fed. A layer that isn't called with one float32 tensor is left out.
     """
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"step": "all of it that shapes what it proposes is in `technique`"}
-
     step: Technique
-    technique: Mapping[str, Json]
     batch: int
     kind: ClassVar[str] = "export-layer-pairs"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
 
+    @field_serializer("step")
+    def _named(self, step: Technique) -> dict[str, Any]:
+        return {"kind": step.kind, **step.model_dump(mode="json")}
+
+    @field_validator("step", mode="before")
     @classmethod
-    def of(cls, step: Technique, batch: int) -> ExportLayerPairs:
-        """Return the step for a technique's own."""
-        return cls(step=step, technique={"kind": step.kind, "version": step.version, **step.key_fields()}, batch=batch)
+    def _of_its_kind(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        from edgebuild.techniques.registry import techniques_by_name
+
+        fields = dict(value)
+        return techniques_by_name()[fields.pop("kind")].model_validate(fields)
 
     @property
-    def tools(self) -> tuple[str, ...]:
+    def uses_code(self) -> bool:
+        """See ``Step``."""
+        return self.step.uses_code
+
+    @property
+    def cache(self) -> CacheScope:
+        """See ``Step``."""
+        return self.step.cache
+
+    def all_tools(self) -> tuple[str, ...]:
         """See ``Step``."""
         return tuple(dict.fromkeys((*self.step.tools, "numpy", "onnx", "torch")))
 
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
+    def key_fields(self) -> dict[str, Json]:
+        """See ``Step``: of the technique its own key's fields."""
+        technique = {"kind": self.step.kind, "version": self.step.version, **self.step.key_fields()}
+        return {"batch": self.batch, "technique": technique}
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""

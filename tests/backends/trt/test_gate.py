@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import pytest
@@ -30,13 +30,11 @@ from edgebuild.core.artifact import Contract, Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.artifact_files import NOTES, read_artifact
 from edgebuild.core.steps import NoProgress, RunsOn, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
+from edgebuild.devices.client import RunnerClient
 from edgebuild.errors import ModelError, UsageError
 from tests import needs
 from tests.backends.nets import FP32, conv_net
 from tests.backends.trt.test_typed import quantised
-
-if TYPE_CHECKING:
-    from edgebuild.devices.answers import RemoteFile
 
 needs_rtx = needs.marked(needs.module(gating.PACKAGE, gating.DISTRIBUTION))
 COMPUTE = Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE)
@@ -180,19 +178,16 @@ def test_settings_and_refusals() -> None:
 
 def test_the_engine_is_built_on_the_device() -> None:
     _, contract = conv_net()
-    client: Any = object()
-    step = TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract, client=client))
+    step = TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract, on_device=True))
     assert step.runs_on is RunsOn.DEVICE
-    assert "client" not in step.key_fields()
     assert TensorRt().compile_step(CompileRequest(precision=FP32, contract=contract)).runs_on is RunsOn.HOST
 
 
-class Board:
+class Board(RunnerClient):
     """A device that keeps what it is asked to build, and builds nothing."""
 
-    device = SimpleNamespace(root="/board", id="board")
-
     def __init__(self) -> None:
+        self.device: Any = SimpleNamespace(root="/board", id="board")
         self.options: dict[str, Any] = {}
 
     def workspace(self) -> Any:
@@ -201,7 +196,7 @@ class Board:
     def put_folder(self, folder: Path) -> str:
         return f"/board/{folder.name}"
 
-    def call(self, op: str, request: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def call(self, op: str, request: Any, **_: Any) -> dict[str, Any]:  # type: ignore[override]
         assert op == "compile"
         self.options = request["options"]
         said = ["SPARSE_WEIGHTS is set", "picked\x1b[2J conv"] if "sparse_weights" in self.options else []
@@ -209,7 +204,7 @@ class Board:
         files = [{"name": name, "sha256": digest_bytes(b"built"), "size_bytes": 5} for name in names]
         return {"version": "10.3.0", "files": files, **({"sparsity": said} if said else {})}
 
-    def fetch(self, remote: str, files: tuple[RemoteFile, ...], destination: Path) -> None:
+    def fetch(self, remote: str, files: Any, destination: Path) -> None:
         assert remote == "/board/work/1"
         for file in files:
             (destination / file.name).write_bytes(b"built")
@@ -220,17 +215,18 @@ def test_a_device_is_asked_to_skip_zeros_where_the_recipe_is_made_for_it(
     features: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gating, "DISTRIBUTION", "a-distribution-that-is-not-there")
-    board: Any = Board()
+    board = Board()
     net, contract = conv_net()
     step = TensorRt().compile_step(
-        CompileRequest(precision=COMPUTE, contract=contract, client=board, features=features)
+        CompileRequest(precision=COMPUTE, contract=contract, on_device=True, features=features)
     )
-    plain = TensorRt().compile_step(CompileRequest(precision=COMPUTE, contract=contract, client=board))
+    plain = TensorRt().compile_step(CompileRequest(precision=COMPUTE, contract=contract, on_device=True))
     assert set(step.key_fields()) - set(plain.key_fields()) == ({"sparse"} if features else set())
     out = tmp_path / "out"
     out.mkdir()
     saved(net, tmp_path)
-    step.run({"model": tmp_path}, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path))
+    ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path, device=board)
+    step.run({"model": tmp_path}, out, ctx)
     assert board.options.get("sparse_weights", False) is bool(features)
     said = ["2:4: SPARSE_WEIGHTS is set", "2:4: picked\N{REPLACEMENT CHARACTER}[2J conv"] if features else []
     assert list(read_notes(out)[1:]) == said

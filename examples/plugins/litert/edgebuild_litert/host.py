@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.plugins import ModelError, RunsOn, SettingSpec, check_request, fields_of, write_artifact
+from edgebuild.plugins import Contract, ModelError, Precision, RunsOn, SettingSpec, Step, check_request, write_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgebuild.plugins import CompileRequest, Contract, Json, Precision, Settings, Step, StepContext
+    from edgebuild.plugins import CompileRequest, Settings, StepContext
 
 NAME = "litert"
 MODEL = "model.tflite"
@@ -53,8 +52,7 @@ class LiteRt:
         return ConvertToTflite(precision=request.precision, contract=request.contract)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertToTflite:
+class ConvertToTflite(Step):
     """Converts model.onnx into model.tflite."""
 
     precision: Precision
@@ -63,11 +61,6 @@ class ConvertToTflite:
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {}
-
-    def key_fields(self) -> Mapping[str, Json]:
-        """See ``Step``."""
-        return fields_of(self, without=self.NOT_IN_KEY)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
