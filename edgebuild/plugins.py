@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import KeepChannels, ReplaceModule
     from edgebuild.models.onnx_graphs import save as save_onnx
-    from edgebuild.techniques.technique import LayerReport, Parameters, Proposal, Requirements, Technique
+    from edgebuild.techniques.report import LayerReport
+    from edgebuild.techniques.technique import Parameters, Proposal, Requirements, Technique
     from edgebuild.techniques.workspace import Workspace
     from edgebuild.testing.backends import check_backend
     from edgebuild.testing.devices import check_device
@@ -53,7 +54,7 @@ _WHERE = {
     "Int8Scheme": "core.artifact",
     "Json": "core.values",
     "KeepChannels": "models.edits",
-    "LayerReport": "techniques.technique",
+    "LayerReport": "techniques.report",
     "LocalDevice": "devices.local",
     "ModelError": "errors",
     "Parameters": "techniques.technique",

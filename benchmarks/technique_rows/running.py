@@ -15,7 +15,7 @@ from edgebuild.models import compressed_model
 from edgebuild.models.compressed_model import CodeNames, UserCode
 from edgebuild.models.dataset import Dataset, write_dataset
 from edgebuild.models.edits import CompressedModel
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from edgebuild.techniques.technique import Technique, TechniqueReport
+    from edgebuild.techniques.report import TechniqueReport
+    from edgebuild.techniques.technique import Technique
 
 BATCH = 250
 

@@ -20,7 +20,7 @@ from edgebuild.techniques.distilling.distil import Distil
 from edgebuild.techniques.factorising.factorise import Factorise
 from edgebuild.techniques.factorising.substitute import Substitute
 from edgebuild.techniques.pruning.structured import PruneStructured
-from edgebuild.techniques.technique import Technique, read_report
+from edgebuild.techniques.report import read_report
 from edgebuild.training.batches import ArrayLoader
 from edgebuild.training.loop import train
 from edgebuild.training.losses import Supervised
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from edgebuild.techniques.technique import Technique
 
 #: Fixed beforehand: samples to learn from, passes over them, and the learning rates that every arm may choose from.
 TRAIN = 10_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ from edgebuild.building import emulated
 from edgebuild.building.compiling import compile_request
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.early import tell_perfect
+from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.building.opening import open_here
@@ -19,7 +20,6 @@ from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import RunsOn
 from edgebuild.core.verdict import Outcome
-from edgebuild.errors import EdgebuildError
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.limits import MB, Measured, check_limits
 from edgebuild.measuring.evaluate import EvaluateArtifact
@@ -32,45 +32,13 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Contract
-    from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
+    from edgebuild.core.verdict import Closeness, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
 
 
 #: Calibration samples that every quantiser gets, at most: NNCF's own default.
 CALIBRATION_SAMPLES = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A candidate with its compiled artifact, or with the reason why there is none."""
-
-    planned: PlannedCandidate
-    failure: str | None = None
-    artifact: Artifact | None = None
-    compiled: StepResult | None = None
-    outputs: StepResult | None = None
-    verdict: Verdict | None = None
-    closeness: Closeness | None = None
-    crosscheck: CrossCheck | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """Where the artifact lies."""
-        if self.compiled is None:
-            raise EdgebuildError(f"{self.planned.id} has no artifact.")
-        return self.compiled.path
-
-    @property
-    def gapped(self) -> bool:
-        """Whether a layer of it does something else on the target than the unoptimised graph."""
-        return self.crosscheck is not None and self.crosscheck.counts
-
-    @property
-    def eligible(self) -> bool:
-        """Whether it may be measured: compiled, and not refused on validation."""
-        return self.verdict is not None and self.verdict.outcome is not Outcome.REFUSED
 
 
 def make_candidates(plan: Plan, models: Models, prepared: ModelInputs, context: BuildContext) -> tuple[Evaluation, ...]:

@@ -21,8 +21,8 @@ from edgebuild.measuring import session, side
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Evaluation
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.results import Screened
     from edgebuild.core.measurement import Energy, Layer
     from edgebuild.measuring.protocols import Protocol

@@ -21,7 +21,8 @@ from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.learning import TrainingParameters
 from edgebuild.techniques.registry import techniques_by_name
-from edgebuild.techniques.technique import plain_parameters, read_report
+from edgebuild.techniques.report import read_report
+from edgebuild.techniques.technique import plain_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

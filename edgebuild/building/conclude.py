@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from edgebuild.building.candidates import Evaluation, evaluate, judge
+from edgebuild.building.candidates import evaluate, judge
 from edgebuild.building.data import materialise
 from edgebuild.building.early import described
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
+from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.prepare import run_reference
 from edgebuild.building.race import CLOSE
 from edgebuild.building.record import write_record

@@ -17,8 +17,8 @@ from edgebuild.judging.intervals import level_for_opening
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from edgebuild.building.candidates import Evaluation
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.catalogue.project import Project
     from edgebuild.judging.budget import Budget
     from edgebuild.models.described import Described

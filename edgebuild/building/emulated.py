@@ -19,8 +19,8 @@ from edgebuild.models.subset import SampleData
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Evaluation
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.verdict import Verdict

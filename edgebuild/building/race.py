@@ -27,8 +27,8 @@ from edgebuild.measuring.protocols import MAX_FINALISTS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.building.candidates import Evaluation
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.results import Screened
     from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from edgebuild.building.candidates import Evaluation
     from edgebuild.building.emulated import Emulated
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.core.artifact import Artifact, Setting
     from edgebuild.core.measurement import Comparison, Energy, Launch, Layer, Memory
     from edgebuild.measuring.session import SessionResult

@@ -38,16 +38,14 @@ BAD_MACHINE = frozenset(
 )
 
 
-def run_process() -> int:
-    """Run the command line of this process, whatever its streams are; return the exit code."""
+def run_process(load: Callable[[], Callable[..., object]]) -> int:
+    """Run the command line that ``load`` imports, whatever this process's streams are; return the exit code."""
     from edgebuild.cli.streams import output_failure, protect_streams
 
     sys.unraisablehook = _unraisable
     protect_streams()
     try:
-        from edgebuild.cli.app import app
-
-        code = run(app)
+        code = run(load())
     except KeyboardInterrupt:
         code = _interrupted()
     # From here on a second Ctrl-C just ends the process.

@@ -27,8 +27,8 @@ from edgebuild.catalogue.tables import Table
 from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
 from edgebuild.core.steps import CacheScope, RunsOn, Step, StepContext
 from edgebuild.core.values import Value
-from edgebuild.errors import ModelError
 from edgebuild.models.compressed_model import CodeNames
+from edgebuild.techniques.report import REPORT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,31 +69,6 @@ class Proposal(NamedTuple):
 
     edit: ReplaceModule
     fill: Callable[[Any], None]
-
-
-class LayerReport(Value):
-    """What became of one layer; ``reason`` says why where it was left alone."""
-
-    layer: str
-    before: str
-    after: str
-    reason: str = ""
-
-
-class TechniqueReport(Value):
-    """``technique.json``: what one step did."""
-
-    technique: str
-    summary: str
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    layers: tuple[LayerReport, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-REPORT_FILE = "technique.json"
 
 
 class Technique(Step):
@@ -176,14 +151,6 @@ class Technique(Step):
         ctx.check()
         work.store(out_dir, with_onnx="structure" in self.changes or "heads" in self.changes)
         (out_dir / REPORT_FILE).write_text(work.report(summary).to_json())
-
-
-def read_report(folder: Path) -> TechniqueReport:
-    """Read what a step said of its work."""
-    try:
-        return TechniqueReport.model_validate_json((folder / REPORT_FILE).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / REPORT_FILE} can't be read: {error}", hint="Was the step interrupted?") from error
 
 
 def plain_parameters(parameters: Parameters) -> str:

@@ -6,7 +6,7 @@ This is all that a technique works with. Imports torch: import it inside functio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from edgebuild.models.interpreter import apply_edits, copied
 from edgebuild.models.replacements import WithHeads
 from edgebuild.models.steps import export_checked
 from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
+from edgebuild.techniques.report import LayerReport, TechniqueReport
 from edgebuild.techniques.sizes import count_macs, count_parameters
-from edgebuild.techniques.technique import LayerReport, TechniqueReport
 from edgebuild.techniques.timing.layer_times import read_times
 from edgebuild.training.losses import UNKNOWN, known_l2
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgebuild.core.artifact import Contract, TensorSpec
     from edgebuild.core.steps import StepContext
-    from edgebuild.models.compressed_model import UserCode
+    from edgebuild.models.compressed_model import CodeNames, UserCode
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import CompressedModel, Edit
-    from edgebuild.techniques.technique import Technique
     from edgebuild.techniques.timing.layer_times import LayerTimes
 
 #: Samples that normalisations are recalibrated on, at most, and in batches of how many.
@@ -49,6 +49,19 @@ DATA = ("train", "calibration", "validation")
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]
 
 
+class CompressionStep(Protocol):
+    """What a workspace needs to know of the step that works in it: see ``Technique``."""
+
+    kind: ClassVar[str]
+    changes: ClassVar[frozenset[Any]]
+    parameters: Any
+    code: CodeNames
+    specs: tuple[TensorSpec, ...]
+    contract: Contract
+    loss: str
+    loader: str
+
+
 @dataclass
 class Workspace:
     """The model that a technique changes, and what it may use for that.
@@ -57,7 +70,7 @@ class Workspace:
     samples. ``said`` holds what is reported of each layer; ``times`` what the target said of layers, if it was asked.
     """
 
-    step: Technique
+    step: CompressionStep
     module: nn.Module
     stored: CompressedModel
     examples: tuple[torch.Tensor, ...]
@@ -82,7 +95,7 @@ class Workspace:
         return "" if self.ctx.code is None else self.ctx.code.digest
 
     @classmethod
-    def open(cls, step: Technique, inputs: Mapping[str, Path], ctx: StepContext) -> Workspace:
+    def open(cls, step: CompressionStep, inputs: Mapping[str, Path], ctx: StepContext) -> Workspace:
         """Load the model and open the data; raises ``ModelError`` for a model that doesn't run on real samples."""
         from edgebuild.models.dataset import Dataset
         from edgebuild.models.host_session import constant_array

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.models.compressed_model import UserCode
-    from edgebuild.techniques.technique import Technique, TechniqueReport
+    from edgebuild.techniques.report import TechniqueReport
+    from edgebuild.techniques.technique import Technique
 
 #: The net of the suite: a convolution, a normalisation, and two dense layers on 3x6x6 images in 4 classes.
 SPECS = (TensorSpec(name="image", shape=("batch", 3, 6, 6), dtype="float32"),)
@@ -77,7 +78,7 @@ def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, ctx: StepCo
     Raises ``ContractBroken`` for a result that isn't what was promised, or a refusal that says nothing.
     """
     from edgebuild.models import compressed_model
-    from edgebuild.techniques.technique import read_report
+    from edgebuild.techniques.report import read_report
 
     out.mkdir(parents=True)
     try:

@@ -68,7 +68,7 @@ def train(
         if plan.processes > 1:
             from edgebuild.training.processes import train_forked
 
-            return train_forked(fabric, module, needs, total, task, check)
+            return train_forked(fabric, module, needs, total, task, check, train_here)
         return train_here(fabric, module, needs, total, task.advance, check)
 
 

@@ -23,14 +23,20 @@ if TYPE_CHECKING:
 
 
 def train_forked(
-    fabric: Any, module: nn.Module, needs: TrainingJob, total: int, task: Task, check: Callable[[], None]
+    fabric: Any,
+    module: nn.Module,
+    needs: TrainingJob,
+    total: int,
+    task: Task,
+    check: Callable[[], None],
+    train_here: Callable[..., TrainReport],
 ) -> TrainReport:
-    """Train in as many processes as the plan says; ``module`` gets the result. Raises what ``train`` raises.
+    """Train in as many processes as the plan says, each by ``train_here``; ``module`` gets the result.
+
+    Raises what ``train`` raises.
 
     Each process computes with one CPU thread: a forked process can't use the threads of its parent's OpenMP runtime.
     """
-    from edgebuild.training.loop import train_here
-
     told: SimpleQueue[tuple[float, str] | None] = multiprocessing.get_context("fork").SimpleQueue()
 
     def work(own: Any) -> Any:

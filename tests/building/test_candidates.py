@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgebuild.building.candidates import Evaluation, within_size
+from edgebuild.building.candidates import within_size
+from edgebuild.building.evaluation import Evaluation
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.planning.plan import PlannedCandidate

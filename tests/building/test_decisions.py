@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgebuild.building import certify, conclude, race
-from edgebuild.building.candidates import Evaluation
 from edgebuild.building.emulated import NO_SPEED, Emulated, finalists_of, without_speed
+from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary

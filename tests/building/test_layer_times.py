@@ -21,7 +21,7 @@ from edgebuild.execution.store import Store
 from edgebuild.planning.plan import PlannedCandidate
 from edgebuild.techniques.factorising.factorise import Factorise
 from edgebuild.techniques.pruning.structured import PruneStructured
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 from edgebuild.techniques.timing.layer_times import PAIRS, read_pairs, read_times
 from tests.measuring.test_layer_times import LAYERS
 from tests.techniques import zoo

@@ -12,7 +12,7 @@ from edgebuild.models import compressed_model, trained_grids
 from edgebuild.models.edits import Mask
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.techniques.low_bit.apprentice import Apprentice, ApprenticeParameters, begin_anew
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 
 from . import zoo
 from .deployed import ship, weights_shipped

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from edgebuild.errors import ModelError
 from edgebuild.models import compressed_model
 from edgebuild.techniques.low_bit.binary_weights import BinaryParameters, BinaryWeights
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 
 from . import zoo
 from .deployed import ship, weights_shipped

@@ -11,7 +11,7 @@ from torch import nn
 from edgebuild.errors import EdgebuildError, Interrupted, ModelError, UsageError
 from edgebuild.models import compressed_model
 from edgebuild.techniques.distilling.distil import Distil, DistilParameters
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 from edgebuild.training.teachers import LiveTeacher
 
 from . import zoo

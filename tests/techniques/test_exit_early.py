@@ -13,7 +13,7 @@ from edgebuild.models import compressed_model, edits
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.planning.recipes import Recipe, RecipeStep, precision_refusal
 from edgebuild.techniques.exit_early import ExitEarly
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 from edgebuild.testing.techniques import Tried, run_step
 from tests.techniques import zoo
 

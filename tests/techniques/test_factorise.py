@@ -18,7 +18,7 @@ from edgebuild.models.replacements import Monarch
 from edgebuild.techniques.factorising.factorise import BY_OPERATIONS, Factorise
 from edgebuild.techniques.factorising.factors import thin
 from edgebuild.techniques.factorising.vbmf import signal_rank
-from edgebuild.techniques.technique import TechniqueReport, read_report
+from edgebuild.techniques.report import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.test_layer_times import timed, write_times
 from tests.techniques.zoo import CLASSES, Animal

@@ -15,7 +15,7 @@ from edgebuild.models import compressed_model
 from edgebuild.models.edits import AddHead
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.techniques.pruning.structured import PruneStructured
-from edgebuild.techniques.technique import TechniqueReport, read_report
+from edgebuild.techniques.report import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.zoo import CLASSES, Animal
 

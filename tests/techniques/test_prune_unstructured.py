@@ -22,12 +22,14 @@ from edgebuild.techniques.distilling.distil import Distil
 from edgebuild.techniques.low_bit.share_weights import ShareWeights
 from edgebuild.techniques.pruning.masking import WeightOf, prunable, prune_to, prune_two_of_four, sparsity_of
 from edgebuild.techniques.pruning.unstructured import PruneUnstructured, cubic
-from edgebuild.techniques.technique import Technique, read_report
+from edgebuild.techniques.report import read_report
 
 from . import zoo
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgebuild.techniques.technique import Technique
 
 HERE = "tests.techniques.test_prune_unstructured"
 

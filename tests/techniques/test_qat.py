@@ -15,7 +15,7 @@ from edgebuild.models.host_session import HostSession
 from edgebuild.models.weight_views import FakeQuantise
 from edgebuild.techniques.low_bit import fake_quant
 from edgebuild.techniques.low_bit.qat import Qat, QatParameters
-from edgebuild.techniques.technique import read_report
+from edgebuild.techniques.report import read_report
 from edgebuild.techniques.workspace import Workspace
 
 from . import zoo

@@ -16,16 +16,16 @@ from edgebuild.errors import EdgebuildError
 from edgebuild.models import compressed_model
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel, ResizeInput, SetStride
+from edgebuild.techniques.report import read_report
 from edgebuild.techniques.resizing.resize import Resize, ResizeParameters
 from edgebuild.techniques.resizing.resolution import overlap
-from edgebuild.techniques.technique import read_report
 
 from . import zoo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.techniques.technique import TechniqueReport
+    from edgebuild.techniques.report import TechniqueReport
 
 SIDE = 16
 

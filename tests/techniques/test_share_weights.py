@@ -20,12 +20,14 @@ from edgebuild.techniques.low_bit.clusters import shared_values
 from edgebuild.techniques.low_bit.share_weights import ShareWeights
 from edgebuild.techniques.pruning.masking import prunable
 from edgebuild.techniques.pruning.unstructured import PruneUnstructured
-from edgebuild.techniques.technique import Technique, read_report
+from edgebuild.techniques.report import read_report
 
 from . import zoo
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgebuild.techniques.technique import Technique
 
 
 def run(technique: type[Technique], inputs: dict[str, Path], out: Path, **parameters: Any) -> Path:

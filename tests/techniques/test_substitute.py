@@ -14,7 +14,7 @@ from edgebuild.models.edits import CompressedModel, KeepChannels, ReplaceModule,
 from edgebuild.models.interpreter import apply_edits
 from edgebuild.techniques.factorising.substitute import Substitute, SubstituteParameters
 from edgebuild.techniques.pruning.structured import PruneStructured
-from edgebuild.techniques.technique import TechniqueReport, read_report
+from edgebuild.techniques.report import TechniqueReport, read_report
 from tests.techniques import zoo
 from tests.techniques.zoo import CLASSES, ZOO
 

@@ -7,7 +7,7 @@ import contextlib
 import queue
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgebuild.devices.messages import tail, whole_number
 from edgebuild.devices.ssh.connection import CONNECT_S
@@ -16,7 +16,8 @@ from edgebuild.devices.transport import MAX_LINE_BYTES
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
-    from edgebuild.devices.ssh.device import SshDevice
+    from collections.abc import Awaitable
+
 
 #: A request is written within this.
 SEND_S = 60.0
@@ -35,10 +36,31 @@ def _signal_number(exit_signal: Any) -> int:
     return int(signal.SIGKILL if found is None else found)
 
 
+class Link(Protocol):
+    """What a channel needs of the connection that it runs over."""
+
+    @property
+    def id(self) -> str:
+        """The device's name, for messages."""
+        ...
+
+    def wait_for(self, coroutine: Awaitable[Any], what: str, limit_s: float | None) -> Any:
+        """Run a coroutine in the connection's thread."""
+        ...
+
+    def lost(self) -> DeviceError:
+        """Return the error of a link that is gone."""
+        ...
+
+    def kill_group(self, group: int, *, leader_ended: bool) -> None:
+        """End every process of a group on the board."""
+        ...
+
+
 class SshChannel:
     """A program on a board; its output waits on the board while nobody reads it here."""
 
-    def __init__(self, device: SshDevice, process: Any) -> None:
+    def __init__(self, device: Link, process: Any) -> None:
         self._device = device
         self._process = process
         self._chunks: queue.Queue[bytes] = queue.Queue(MAX_WAITING_CHUNKS)

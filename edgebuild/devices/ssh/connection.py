@@ -11,11 +11,10 @@ from edgebuild.devices.ssh.loop import Loop, import_asyncssh
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from edgebuild.devices.ssh.address import SshAddress
-    from edgebuild.devices.ssh.device import SshDevice
 
 CONNECT_S = 20.0
 #: A cut link is noticed after this many seconds times ``KEEPALIVES``.
@@ -109,10 +108,10 @@ def _pinned(host_keys: Sequence[str], who: str) -> Any:
     return asyncssh.import_known_hosts("".join(f"* {' '.join(key.split()[:2])}\n" for key in host_keys))
 
 
-def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[str, ...]:
+def read_host_keys(address: SshAddress, jump: Callable[[], Awaitable[Any]] | None = None) -> tuple[str, ...]:
     """Return the host key that a machine shows, in OpenSSH's form, for a person to compare; nothing is trusted.
 
-    ``jump`` is the host to go through, its own key pinned; it is not connected as a device.
+    ``jump`` opens the connection to go through (``SshDevice.reach``), its own key pinned.
     """
     loop = Loop()
     try:
@@ -127,8 +126,8 @@ def read_host_keys(address: SshAddress, jump: SshDevice | None = None) -> tuple[
     return keys
 
 
-async def _through(jump: SshDevice, address: SshAddress) -> tuple[str, ...]:
-    async with await jump.reach() as tunnel:
+async def _through(jump: Callable[[], Awaitable[Any]], address: SshAddress) -> tuple[str, ...]:
+    async with await jump() as tunnel:
         return await _presented(address, tunnel)
 
 

@@ -17,7 +17,7 @@ from edgebuild.models.resizing import pair
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgebuild.techniques.resizing.resize import ResizeParameters
+    from edgebuild.techniques.resizing.parameters import ResizeParameters
     from edgebuild.techniques.workspace import Workspace
 
 #: Samples per batch when answers are compared.
