@@ -82,7 +82,7 @@ def measure_net(name: str, folder: Path, launches: int) -> list[dict[str, Any]]:
 def _row(
     name: str,
     w: context.BuildContext,
-    common: prepare.Prepared,
+    common: prepare.ModelInputs,
     quantised: StepResult,
     runtime: str,
     protocol: Protocol,

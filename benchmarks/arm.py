@@ -28,6 +28,7 @@ from edgebuild.core.artifact import Fp16Meaning, Precision
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import ModelError
+from edgebuild.measuring.emulated import ProfileEmulated, plugin_digest
 from edgebuild.models.onnx_files import load_onnx
 from targets import DEPTHWISE, EMULATED, NAMES, WORK, project, record_of
 
@@ -99,7 +100,9 @@ def half(name: str, target: str) -> Seen:
         outputs = candidates.evaluate(at, artifact, compiled, sample.data, "validation", "fp16")
         verdict, near = candidates.judge(at, "fp16", sample.reference, outputs, sample.data, "validation")
         profiled = at.run(
-            emulated.profiling(at, artifact.settings), {"artifact": compiled, "data": sample.data}, label="profile fp16"
+            ProfileEmulated(plugin_digest=plugin_digest(), settings=artifact.settings),
+            {"artifact": compiled, "data": sample.data},
+            label="profile fp16",
         )
         counts = json.loads((profiled.path / "counts.json").read_bytes())
         drop = verdict.drop

@@ -101,7 +101,7 @@ def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
 
 
 def check(
-    w: context.BuildContext, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
+    w: context.BuildContext, common: prepare.ModelInputs, model: StepResult, precision: Precision, runtime: str
 ) -> dict[str, Any]:
     """Compile, run on the sample, cross-check."""
     backend = w.backends[runtime]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from evidence import write_results
 
-from edgebuild.building import candidates, compress, context, plans, prepare, targets
+from edgebuild.building import candidates, compress, context, evaluation, plans, prepare, targets
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
@@ -157,7 +157,7 @@ def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
         return [_found(each) for each in candidates.make_candidates(plan, models, common, there[0])]
 
 
-def _found(built: candidates.Built) -> Found:
+def _found(built: evaluation.Evaluation) -> Found:
     drop = built.verdict.drop if built.verdict else None
     precision = built.planned.precision
     return Found(

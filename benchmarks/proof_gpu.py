@@ -65,7 +65,7 @@ def prove(net: str, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _prove(w: context.BuildContext, common: prepare.Prepared, precision: Precision) -> dict[str, Any]:
+def _prove(w: context.BuildContext, common: prepare.ModelInputs, precision: Precision) -> dict[str, Any]:
     model = common.frozen
     if precision.kind == "int8":
         step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
@@ -94,7 +94,7 @@ def _prove(w: context.BuildContext, common: prepare.Prepared, precision: Precisi
     return row
 
 
-def _latency(artifact: Artifact, folder: Path, common: prepare.Prepared, graph: bool) -> dict[str, Any]:
+def _latency(artifact: Artifact, folder: Path, common: prepare.ModelInputs, graph: bool) -> dict[str, Any]:
     """Medians over runs in this process, on zeros: a first look, no certificate."""
     import time
 

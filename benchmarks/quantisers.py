@@ -102,7 +102,7 @@ def compare(net: str, work: Path, launches: int) -> list[Row]:
         return rows
 
 
-def _quantise(w: context.BuildContext, common: prepare.Prepared, arm: str) -> StepResult | ModelError:
+def _quantise(w: context.BuildContext, common: prepare.ModelInputs, arm: str) -> StepResult | ModelError:
     name, scheme = ARMS[arm]
     precision = Precision(kind="int8", scheme=scheme, quantiser=name)
     step = technique(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
@@ -115,7 +115,7 @@ def _quantise(w: context.BuildContext, common: prepare.Prepared, arm: str) -> St
 def _in_runtime(
     net: str,
     w: context.BuildContext,
-    common: prepare.Prepared,
+    common: prepare.ModelInputs,
     sealed: tuple[StepResult, StepResult],
     models: dict[str, StepResult | ModelError],
     runtime: str,
@@ -153,7 +153,7 @@ def _in_runtime(
 
 
 def _compile(
-    w: context.BuildContext, common: prepare.Prepared, model: StepResult, precision: Precision, runtime: str
+    w: context.BuildContext, common: prepare.ModelInputs, model: StepResult, precision: Precision, runtime: str
 ) -> tuple[Artifact, StepResult]:
     backend = w.backends[runtime]
     step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
@@ -162,7 +162,7 @@ def _compile(
     return artifact.with_settings(backend.default_settings(1)), compiled
 
 
-def _arm(name: str, built: tuple[Artifact, StepResult], common: prepare.Prepared) -> session.Arm:
+def _arm(name: str, built: tuple[Artifact, StepResult], common: prepare.ModelInputs) -> session.Arm:
     return session.Arm(
         id=name,
         artifact=built[0],

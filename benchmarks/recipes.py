@@ -44,9 +44,9 @@ from edgebuild.reporting.formatting import bytes_text, with_interval
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgebuild.building.candidates import Built
     from edgebuild.building.context import BuildContext
-    from edgebuild.building.prepare import Prepared
+    from edgebuild.building.evaluation import Evaluation
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.core.measurement import Comparison
     from edgebuild.core.verdict import BuildRecord, CandidateRecord
@@ -84,7 +84,7 @@ def copied() -> Project:
 
 
 @contextlib.contextmanager
-def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, Prepared, Sequence[Built]]]:
+def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, ModelInputs, Sequence[Evaluation]]]:
     """Do all that a build does before it measures; steps that were done before come from the store."""
     with (
         context.open_build(project, options, progress=make_progress()) as opened,

@@ -69,7 +69,7 @@ def gate_net(net: str, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _feeds(common: prepare.Prepared) -> dict[str, Any]:
+def _feeds(common: prepare.ModelInputs) -> dict[str, Any]:
     folder = common.validation.path
     return {
         spec.name: np.load(folder / (spec.name.replace("%", "%25").replace("/", "%2F") + ".npy"), mmap_mode="r")[
@@ -79,7 +79,7 @@ def _feeds(common: prepare.Prepared) -> dict[str, Any]:
     }
 
 
-def _outputs(model: Path, common: prepare.Prepared, feeds: dict[str, Any]) -> Any:
+def _outputs(model: Path, common: prepare.ModelInputs, feeds: dict[str, Any]) -> Any:
     """The first output over the frames, each from a zero state."""
     import onnxruntime as ort
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.prepare import ModelInputs
-    from edgebuild.core.artifact import Artifact, Setting
+    from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.inputs import UnitCosts
@@ -185,7 +185,8 @@ def _profiled(
     context: BuildContext,
 ) -> tuple[Memory, Emulation]:
     inputs = {"artifact": compiled, "data": validation.data}
-    found = context.run(profiling(context, artifact.settings), inputs, label=f"profile {one.planned.id} (emulated)")
+    step = ProfileEmulated(plugin_digest=plugin_digest(), settings=artifact.settings)
+    found = context.run(step, inputs, label=f"profile {one.planned.id} (emulated)")
     counts = json.loads((found.path / "counts.json").read_bytes())
     plain = one.planned.precision.kind == "fp32"
     emulation = Emulation(
@@ -194,15 +195,6 @@ def _profiled(
         not_counted=str(counts.get("why", "")),
     )
     return Memory.model_validate_json((found.path / "memory.json").read_bytes()), emulation
-
-
-def profiling(context: BuildContext, settings: tuple[tuple[str, Setting], ...]) -> ProfileEmulated:
-    """Return the step that reads memory and counts instructions on the context's device."""
-    return ProfileEmulated(
-        files={name: backend.device_file for name, backend in context.backends.items()},
-        plugin_digest=plugin_digest(),
-        settings=settings,
-    )
 
 
 def parity(reference: StepResult, outputs: StepResult) -> float | None:

@@ -116,7 +116,7 @@ def _add_board(
         _confirm(str(between), keys[0], expected[JUMP_KEY], JUMP_KEY)
         fields |= {"jump": str(between), "jump_host_keys": list(keys)}
         gate = SshDevice("the jump host", address=between, host_keys=keys, key_file=route.key)
-    keys = read_host_keys(address, gate and gate.reach)
+    keys = read_host_keys(address, None if gate is None else gate.reach)
     _confirm(str(address), keys[0], expected[SSH_KEY], SSH_KEY)
     wanted = validate(DeviceEntry, {**fields, "host_keys": list(keys)}, "edgebuild device add")
     entry, runtimes = enrol(wanted, project)

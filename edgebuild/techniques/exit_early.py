@@ -59,7 +59,7 @@ class ExitEarly(Technique):
     title: ClassVar[str] = "adds exits that answer easy samples early, and trains them with the model"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = ExitEarlyParameters
+    Parameters: ClassVar = ExitEarlyParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values", "heads"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "heads": "the model has early exits already; name all layers in one step",

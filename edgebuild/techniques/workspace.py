@@ -6,7 +6,7 @@ This is all that a technique works with. Imports torch: import it inside functio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -52,14 +52,45 @@ Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]
 class CompressionStep(Protocol):
     """What a workspace needs to know of the step that works in it: see ``Technique``."""
 
-    kind: ClassVar[str]
-    changes: ClassVar[frozenset[Any]]
-    parameters: Any
-    code: CodeNames
-    specs: tuple[TensorSpec, ...]
-    contract: Contract
-    loss: str
-    loader: str
+    @property
+    def kind(self) -> str:
+        """The technique's name."""
+        ...
+
+    @property
+    def changes(self) -> frozenset[Any]:
+        """What it changes."""
+        ...
+
+    @property
+    def parameters(self) -> Any:
+        """Its own parameters."""
+        ...
+
+    @property
+    def code(self) -> CodeNames:
+        """What of the user's code it may call."""
+        ...
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs in the order of ``forward``."""
+        ...
+
+    @property
+    def contract(self) -> Contract:
+        """How the model is called."""
+        ...
+
+    @property
+    def loss(self) -> str:
+        """The user's own loss; empty without."""
+        ...
+
+    @property
+    def loader(self) -> str:
+        """The user's own training loader; empty without."""
+        ...
 
 
 @dataclass
@@ -283,7 +314,7 @@ class Workspace:
 
     def _own_loss(self, outputs: list[torch.Tensor], target: torch.Tensor | None) -> torch.Tensor:
         own = self._own(outputs)
-        value = self.step.code.load(self.step.loss)(own if len(own) > 1 else own[0], target)
+        value = self.code.load(self.step.loss)(own if len(own) > 1 else own[0], target)
         if not isinstance(value, torch.Tensor) or value.dim() != 0:
             raise DataError(f"{self.step.loss} must return one number as a tensor.", hint="Return loss.mean().")
         return value
@@ -303,7 +334,7 @@ class Workspace:
         self.require_shapes(self.module)
         model = self.stored.model_copy(update={"edits": (*self.stored.edits, *self.edits)})
         compressed_model.write_model(self.module, model, folder)
-        rebuilt, _ = compressed_model.load_model(folder, self.step.code)
+        rebuilt, _ = compressed_model.load_model(folder, self.code)
         with torch.no_grad():
             pairs = zip(self.run(self.module, self.examples), self.run(rebuilt, self.examples), strict=True)
             if not all(torch.equal(mine, theirs) for mine, theirs in pairs):

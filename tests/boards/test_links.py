@@ -22,7 +22,7 @@ from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.measuring.session import Bench, measure
+from edgebuild.measuring.session import MeasurementContext, measure
 
 from .link import Link, link_to
 
@@ -83,11 +83,12 @@ def test_a_session_over_a_link_of_100_ms_is_a_valid_record(board: Board, link: L
         seed=0,
         isa="",
         device_configuration={},
+        device=RunnerClient(LocalDevice(tmp_path / "here"), files),
     )
-    arm = anchor_arm({"onnxruntime": ort}, RunnerClient(LocalDevice(tmp_path / "here"), files), executor)
+    arm = anchor_arm({"onnxruntime": ort}, executor)
     assert arm is not None
     link.delay_s = 0.05
-    bench = Bench(
+    bench = MeasurementContext(
         client=client, root=tmp_path / "measurements", progress=NoProgress(), check=never_stop, configuration=()
     )
     found = measure(bench, QUICK, (arm,), title="over a slow link").measurements[arm.id]

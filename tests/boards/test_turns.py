@@ -103,8 +103,9 @@ def test_a_stepped_clock_makes_a_launch_invalid(board: Board, tmp_path: Path) ->
         seed=0,
         isa="",
         device_configuration={},
+        device=client,
     )
-    arm = anchor_arm({"onnxruntime": ort}, client, executor)
+    arm = anchor_arm({"onnxruntime": ort}, executor)
     assert arm is not None
     with client.workspace() as out:
         request = {

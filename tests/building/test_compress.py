@@ -18,7 +18,7 @@ from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import CacheScope, NoProgress, never_stop
 from edgebuild.errors import ConfigError, DataError, ModelError
 from edgebuild.execution.faults import Guard
-from edgebuild.models.compressed_model import UserCode
+from edgebuild.models.compressed_model import CodeNames
 from edgebuild.planning.plan import make_plan
 from edgebuild.planning.recipes import ModelTraits, Recipe, recipe_refusal
 from edgebuild.techniques.factorising.factorise import Factorise
@@ -26,7 +26,7 @@ from edgebuild.techniques.low_bit.qat import Qat
 from edgebuild.techniques.pruning.structured import PruneStructured
 from edgebuild.techniques.registry import TABLE
 from edgebuild.techniques.technique import Requirements
-from edgebuild.techniques.workspace import Compression
+from edgebuild.techniques.workspace import Workspace
 from tests.catalogue.example import tables
 from tests.planning.test_plan import inputs
 from tests.techniques import zoo
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from edgebuild.catalogue.project import Project
 
-CODE = UserCode(factory="net:make", load=lambda _: dict)
+CODE = CodeNames(factory="net:make")
 WANTS = KernelConstraints(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
 
 
@@ -126,9 +126,9 @@ def test_a_loader_that_fails_is_told_with_its_name(tmp_path: Path) -> None:
     def broken(_: str) -> Any:
         return lambda: 1 / 0
 
-    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches", code=UserCode(factory="", load=broken)))
+    work: Any = SimpleNamespace(step=SimpleNamespace(loader="data:batches"), code=SimpleNamespace(load=broken))
     with pytest.raises(DataError, match="data:batches failed: ZeroDivisionError"):
-        Compression.loader(work)
+        Workspace.loader(work)
 
 
 def test_recipes_that_were_not_checked_when_loaded_are_checked_when_planned(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def nothing(place: RunsOn) -> Step:
     """One step of each sort."""
-    return type(f"Nothing{place.name}", (Nothing,), {"kind": f"nothing-{place}", "runs_on": place})()
+    named: type[Nothing] = type(f"Nothing{place.name}", (Nothing,), {"kind": f"nothing-{place}", "runs_on": place})
+    return named()
 
 
 def reused(project: Path) -> dict[RunsOn, bool]:
@@ -87,7 +88,7 @@ def test_what_runs_on_a_device_is_part_of_the_keys_of_its_steps(project: Path, t
         there = platform_of(other, context.probe)
         keys = {
             place: [
-                key_of(key_parts(Nothing(place=place), {}, seed=0, isa="", device_configuration=configuration))
+                key_of(key_parts(nothing(place), {}, seed=0, isa="", device_configuration=configuration))
                 for configuration in (context.executor.configuration, there)
             ]
             for place in RunsOn
@@ -109,15 +110,13 @@ def test_a_step_on_a_device_waits_for_what_is_measured_there_and_others_do_not(p
     with open_build(load_project(project), Options(), progress=NoProgress(), check=check) as context:
         with measurement_lock("another build"):
             measuring = True
-            context.run(Nothing(place=RunsOn.HOST), {}, label="host")
-            context.run(Nothing(place=RunsOn.HOST_KERNELS), {}, label="kernels")
+            context.run(nothing(RunsOn.HOST), {}, label="host")
+            context.run(nothing(RunsOn.HOST_KERNELS), {}, label="kernels")
             with pytest.raises(Interrupted, match="it waits"):
-                context.run(Nothing(place=RunsOn.DEVICE), {}, label="device")
+                context.run(nothing(RunsOn.DEVICE), {}, label="device")
             measuring = False
         with hold_device(context.client, "this build"):
-            assert not context.run(Nothing(place=RunsOn.DEVICE), {}, label="device").reused
+            assert not context.run(nothing(RunsOn.DEVICE), {}, label="device").reused
         with measurement_lock("another build"):
-            assert context.run(Nothing(place=RunsOn.DEVICE), {}, label="device").reused, (
-                "what is stored needs no device"
-            )
+            assert context.run(nothing(RunsOn.DEVICE), {}, label="device").reused, "what is stored needs no device"
     assert not context.client.held

@@ -110,7 +110,14 @@ def certified(each: Evaluation, ms: float = 1.0, label: str = "", **more: Any) -
 
 
 def raced(**more: Any) -> MeasurementResults:
-    given = {"screened": {}, "dropped": {}, "finalists": (), "anchor_ms": (), "sessions": (), "resolution": None}
+    given: dict[str, Any] = {
+        "screened": {},
+        "dropped": {},
+        "finalists": (),
+        "anchor_ms": (),
+        "sessions": (),
+        "resolution": None,
+    }
     return MeasurementResults(**{**given, **more})
 
 

@@ -30,7 +30,7 @@ from edgebuild.fleet.wheels import BoardPython, platform_tags
 from edgebuild.measuring import side
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.measuring.session import Arm, Bench, measure
+from edgebuild.measuring.session import Arm, MeasurementContext, measure
 from edgebuild.measuring.session_folder import open_session
 from edgebuild.measuring.thermal import hottest_c
 from edgebuild.models.outputs import read_outputs
@@ -195,9 +195,9 @@ class Ground:
         data = self.root / "data"
         return Arm(id="a", artifact=self.artifact(), folder=folder, inputs=data, inputs_digest="d", keep=True)
 
-    def bench(self, root: Path) -> Bench:
+    def bench(self, root: Path) -> MeasurementContext:
         client = self.client
-        return Bench(client=client, root=root, progress=NoProgress(), check=never_stop, configuration=())
+        return MeasurementContext(client=client, root=root, progress=NoProgress(), check=never_stop, configuration=())
 
 
 @pytest.fixture

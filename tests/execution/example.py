@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgebuild.core.steps import NoProgress, RunsOn, Step, StepContext, never_stop
+from edgebuild.core.steps import NoProgress, ProjectCode, RunsOn, Step, StepContext, never_stop
 from edgebuild.core.values import digest_bytes
 from edgebuild.execution.executor import Executor
 
@@ -75,7 +75,14 @@ class Repeat(Step):
 
 
 def executor(
-    store: Store, *, seed: int = 0, isa: str = "avx2", device: Mapping[str, str] | None = None, project: str = ""
+    store: Store,
+    *,
+    seed: int = 0,
+    isa: str = "avx2",
+    device: Mapping[str, str] | None = None,
+    reached: object | None = None,
+    code: ProjectCode | None = None,
+    project: str = "",
 ) -> Executor:
     return Executor(
         store=store,
@@ -84,6 +91,8 @@ def executor(
         seed=seed,
         isa=isa,
         device_configuration=device or {},
+        device=reached,
+        code=code,
         project=project,
     )
 

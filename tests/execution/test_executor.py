@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from edgebuild.core.steps import Step
+from edgebuild.core.steps import CacheScope, ProjectCode, Step
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
 from edgebuild.execution.executor import ExternalInput, external_input
 from edgebuild.execution.store import Store
@@ -42,6 +42,37 @@ def test_a_step_runs_once_and_is_reused_by_the_next_build(store: Store, tmp_path
     assert (again.reused, again.why) == (True, "unchanged")
     assert contents(again.path) == {"data": b"xxx"}
     assert [(r.label, r.kind, r.key, r.reused) for r in build.records] == [("triple", "repeat", first.entry.key, True)]
+
+
+class Unrepeatable(Repeat):
+    """A step of which nobody says what it depends on."""
+
+    kind: ClassVar[str] = "unrepeatable"
+
+    @property
+    def cache(self) -> CacheScope:
+        return CacheScope.NEVER
+
+
+def test_what_is_never_found_again_runs_once_in_every_build_and_says_why(store: Store, tmp_path: Path) -> None:
+    note = tmp_path / "ran"
+    for count in (1, 2):
+        build = executor(store)
+        made = [build.run(Unrepeatable(text="x", ran=note), {}, label="train") for _ in range(2)]
+        assert [each.reused for each in made] == [False, True]
+        assert runs(note) == count
+    assert made[0].why == "the training data, which have no version, changed"
+
+
+def test_a_step_finds_device_and_code_in_its_context(store: Store) -> None:
+    device, code = object(), ProjectCode(load={"m:f": len}.__getitem__, digest="d")
+
+    def look(inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        del inputs, out_dir
+        assert ctx.device is device
+        assert ctx.load("m:f") is len
+
+    executor(store, reached=device, code=code).run(Repeat(text="x", act=look), {}, label="look")
 
 
 def test_steps_chain_by_content(store: Store, tmp_path: Path) -> None:

@@ -34,14 +34,28 @@ def ingredients(draw: st.DrawFn) -> dict[str, Any]:
         "seed": draw(st.integers(0, 9)),
         "isa": draw(st.sampled_from(["avx2", "neon"])),
         "device": draw(st.dictionaries(NAMES, NAMES, max_size=2)),
+        "uses_code": draw(st.booleans()),
+        "code": draw(DIGESTS),
     }
 
 
 def parts(i: dict[str, Any]) -> dict[str, Any]:
     step: Any = SimpleNamespace(
-        kind=i["kind"], version=i["version"], place=i["place"], tools=i["tools"], key_fields=lambda: i["parameters"]
+        kind=i["kind"],
+        version=i["version"],
+        runs_on=i["place"],
+        uses_code=i.get("uses_code", False),
+        all_tools=lambda: i["tools"],
+        key_fields=lambda: i["parameters"],
     )
-    return key_parts(step, i["inputs"], seed=i["seed"], isa=i["isa"], device_configuration=i["device"])
+    return key_parts(
+        step,
+        i["inputs"],
+        seed=i["seed"],
+        isa=i["isa"],
+        device_configuration=i["device"],
+        code_digest=i.get("code", ""),
+    )
 
 
 def shuffled(value: Any) -> Any:
@@ -63,7 +77,7 @@ def test_equal_parts_have_equal_keys_whatever_their_order(i: dict[str, Any]) -> 
 def test_any_change_gives_another_key_and_an_explanation(
     i: dict[str, Any], j: dict[str, Any], data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(["kind", "version", "parameters", "inputs", "seed", "tools"]))
+    name = data.draw(st.sampled_from(["kind", "version", "parameters", "inputs", "seed", "tools", "code", "uses_code"]))
     changed = i | {name: j[name]}
     assume(canonical_json(parts(changed)) != canonical_json(parts(i)))
     assert key_of(parts(changed)) != key_of(parts(i))
@@ -73,13 +87,14 @@ def test_any_change_gives_another_key_and_an_explanation(
 @given(ingredients(), ingredients())
 @settings(max_examples=50)
 def test_the_machine_counts_exactly_where_it_shapes_the_result(i: dict[str, Any], j: dict[str, Any]) -> None:
-    assume(i["isa"] != j["isa"] and i["device"] != j["device"])
+    assume(i["isa"] != j["isa"] and i["device"] != j["device"] and i["code"] != j["code"])
 
     def same(**change: Any) -> bool:
         return key_of(parts(i | change)) == key_of(parts(i))
 
     assert same(isa=j["isa"]) is (i["place"] is not RunsOn.HOST_KERNELS)
     assert same(device=j["device"]) is (i["place"] is not RunsOn.DEVICE)
+    assert same(code=j["code"]) is not i["uses_code"]
 
 
 def test_a_parameter_of_another_type_is_another_parameter() -> None:

@@ -24,7 +24,7 @@ from edgebuild.quantisers.fp16_storage import to_half_storage
 from edgebuild.quantisers.own.arithmetic import affine, encode, weight_scale
 from edgebuild.quantisers.own.graph import Graph
 from edgebuild.quantisers.own.placement import place
-from edgebuild.quantisers.own.simulator import Numbers, Simulator, float_numbers
+from edgebuild.quantisers.own.simulator import QuantisationState, Simulator, float_numbers
 from edgebuild.quantisers.own.writer import write
 from tests.models import nets
 from tests.models.test_exits import head, whole
@@ -230,7 +230,7 @@ def quantised(model: Any) -> Any:
     return write(graph, placement, numbers_of(graph, placement), SCHEME)
 
 
-def numbers_of(graph: Graph, placement: Any) -> Numbers:
+def numbers_of(graph: Graph, placement: Any) -> QuantisationState:
     numbers = float_numbers(graph, placement)
     codes = {
         op.name: encode(
@@ -238,7 +238,7 @@ def numbers_of(graph: Graph, placement: Any) -> Numbers:
         )
         for op in placement.ops
     }
-    return Numbers(
+    return QuantisationState(
         weights=numbers.weights,
         float_biases=numbers.float_biases,
         biases=numbers.biases,

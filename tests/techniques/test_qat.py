@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +31,8 @@ def trained(
 ) -> tuple[Path, Path]:
     """The folder of a model that was trained for some steps, and its data."""
     inputs = zoo.write_inputs(animal, tmp_path / "inputs")
-    step = replace(
-        zoo.step_of(Qat, animal, **{"steps": 6, "batch_size": 8, "learning_rate": 0.05, **parameters}),
-        int8=int8,
-    )
+    step = zoo.step_of(Qat, animal, **{"steps": 6, "batch_size": 8, "learning_rate": 0.05, **parameters})
+    step = step.model_copy(update={"int8": int8})
     out = tmp_path / "out"
     out.mkdir()
     step.run(inputs, out, zoo.context(tmp_path / "scratch"))

@@ -17,7 +17,8 @@ from edgebuild.models import compressed_model
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.edits import CompressedModel, ResizeInput, SetStride
 from edgebuild.techniques.report import read_report
-from edgebuild.techniques.resizing.resize import Resize, ResizeParameters
+from edgebuild.techniques.resizing.parameters import ResizeParameters
+from edgebuild.techniques.resizing.resize import Resize
 from edgebuild.techniques.resizing.resolution import overlap
 
 from . import zoo

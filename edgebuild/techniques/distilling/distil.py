@@ -115,7 +115,7 @@ class Distil(Technique):
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = DistilParameters
+    Parameters: ClassVar = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "heads": "early exits are trained together with the model; distilling it alone would leave them behind",

@@ -59,7 +59,7 @@ class Factorise(Technique):
     title: ClassVar[str] = "replaces layers by products of thin ones"
     version: ClassVar[int] = 4
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
-    Parameters: ClassVar[type[Parameters]] = FactoriseParameters
+    Parameters: ClassVar = FactoriseParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "masks": "the product of two thin layers has no zeros where the mask had them",

@@ -87,7 +87,7 @@ class Substitute(Technique):
     title: ClassVar[str] = "puts depthwise-separable layers, or a smaller model, in place and teaches them"
     version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = SubstituteParameters
+    Parameters: ClassVar = SubstituteParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "masks": "a new layer has no zeros where the mask had them",

@@ -46,7 +46,7 @@ class Apprentice(Technique):
     title: ClassVar[str] = "trains weights of 2 to 4 bits beside the original"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = ApprenticeParameters
+    Parameters: ClassVar = ApprenticeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "grids": "its layers are on grids already",

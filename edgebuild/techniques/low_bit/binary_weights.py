@@ -52,7 +52,7 @@ class BinaryWeights(Technique):
     title: ClassVar[str] = "trains weights of one bit each"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = BinaryParameters
+    Parameters: ClassVar = BinaryParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "grids": "its layers are on grids already",

@@ -48,7 +48,7 @@ class Qat(Technique):
     title: ClassVar[str] = "trains the model to answer in 8 bits as the original does"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = QatParameters
+    Parameters: ClassVar = QatParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "grids": "its layers are on grids already",

@@ -46,7 +46,7 @@ class ShareWeights(Technique):
     title: ClassVar[str] = "lets the weights of each layer share a few values, for files that shrink"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric")
-    Parameters: ClassVar[type[Parameters]] = ShareWeightsParameters
+    Parameters: ClassVar = ShareWeightsParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"codebooks", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "codebooks": "the weights share their values already",

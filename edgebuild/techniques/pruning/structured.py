@@ -29,7 +29,7 @@ class PruneStructured(Technique):
     title: ClassVar[str] = "takes whole channels out of layers that hang together"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = PruneParameters
+    Parameters: ClassVar = PruneParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "masks": "a mask has the shape of the layer that it was made for",

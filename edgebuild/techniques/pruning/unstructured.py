@@ -93,7 +93,7 @@ class PruneUnstructured(Technique):
     title: ClassVar[str] = "holds the smallest weights at zero, for files that shrink and kernels that skip them"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric")
-    Parameters: ClassVar[type[Parameters]] = PruneUnstructuredParameters
+    Parameters: ClassVar = PruneUnstructuredParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"masks", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "codebooks": "the weights share their values already, and pruning would change which do",

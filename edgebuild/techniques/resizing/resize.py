@@ -25,7 +25,7 @@ class Resize(Technique):
     title: ClassVar[str] = "lets the model see its images smaller"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
-    Parameters: ClassVar[type[Parameters]] = ResizeParameters
+    Parameters: ClassVar = ResizeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "heads": "early exits read what lies at the size before",

@@ -196,7 +196,7 @@ class Board(RunnerClient):
     def put_folder(self, folder: Path) -> str:
         return f"/board/{folder.name}"
 
-    def call(self, op: str, request: Any, **_: Any) -> dict[str, Any]:  # type: ignore[override]
+    def call(self, op: str, request: Any, **_: Any) -> dict[str, Any]:
         assert op == "compile"
         self.options = request["options"]
         said = ["SPARSE_WEIGHTS is set", "picked\x1b[2J conv"] if "sparse_weights" in self.options else []
