@@ -64,7 +64,7 @@ def certify(
         finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
     final = [finalist.arm for finalist in finalists]
     resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
-    decisive = sessions["flight" if context.project.build.objective == "throughput" else "single"]
+    decisive = sessions["flight" if context.objective.concurrent else "single"]
     return MeasurementResults(
         screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
         dropped={**screen.dropped, **lost},
@@ -85,7 +85,7 @@ def certify(
 
 def wants_throughput(context: BuildContext) -> bool:
     """Whether anything asks how much several requests in flight get done."""
-    return context.project.build.objective == "throughput" or context.project.limits.throughput_per_s is not None
+    return context.objective.concurrent or context.project.limits.throughput_per_s is not None
 
 
 def _certified_session(

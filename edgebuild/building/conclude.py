@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.measurement import Memory
+    from edgebuild.core.objective import Objective
     from edgebuild.core.verdict import BuildRecord, Closeness, Emulation
     from edgebuild.execution.executor import StepResult
-    from edgebuild.judging.selection import Objective, Selection
+    from edgebuild.judging.selection import Selection
     from edgebuild.planning.plan import Plan
 
 #: What the test set said of the finalists of one target, by artifact digest.
@@ -140,7 +141,7 @@ def conclude(
     limits = {name: value for name, value in context.project.limits.model_dump().items() if value is not None}
     scored = {digest: each for (target, digest), each in opened.verdicts.items() if target == context.target}
     verdicts = {name: _verdict(finalist, scored, limits, race) for name, finalist in names.items()}
-    objective = context.project.build.objective
+    objective = context.objective
     # What an emulated device says of accuracy stands; it decides nothing about speed.
     standing = {name: without_speed(v, objective) for name, v in verdicts.items()} if race.emulated else verdicts
     comparisons = {
@@ -155,7 +156,7 @@ def conclude(
         if f.built.planned.precision.kind == "fp32" and not f.built.planned.recipe
     }
     options = [_option(name, finalist, standing[name], objective, plain) for name, finalist in names.items()]
-    selection = select(options, objective, comparisons if objective in {"latency", "throughput"} else None)
+    selection = select(options, objective, comparisons if objective.timed else None)
     finalists = [_finalist_record(name, f, verdicts[name], scored, selection, race) for name, f in names.items()]
     measured = {finalist.built.planned.id for finalist in names.values()}
     others = [_other_record(b, race, context) for b in built if b.planned.id not in measured]
@@ -218,26 +219,18 @@ def _verdict(
 def _option(
     name: str, finalist: CertifiedCandidate, verdict: Verdict, objective: Objective, plain: Mapping[str, str]
 ) -> Option:
-    summary = finalist.summary
-    low: float | None = None
-    high: float | None = None
-    if objective == "size":
-        value = float(finalist.artifact.size_bytes)
-    elif objective == "memory":
-        value = float(finalist.memory.peak_bytes) if finalist.memory else float("inf")
-    elif summary is None:
-        value = float("inf")
-    elif objective == "throughput":
-        flight = finalist.throughput
-        value, low, high = (flight.per_s, flight.low_per_s, flight.high_per_s) if flight else (0.0, None, None)
-    else:
-        value, low, high = summary.point_ms, summary.low_ms, summary.high_ms
+    figure = objective.figure(
+        size_bytes=finalist.artifact.size_bytes,
+        latency=finalist.summary,
+        throughput=finalist.throughput,
+        memory=finalist.memory,
+    )
     own = plain.get(finalist.built.planned.profile)
     return Option(
         id=name,
-        value=value,
-        low=low,
-        high=high,
+        value=figure.value,
+        low=figure.low,
+        high=figure.high,
         drop=verdict.drop.drop if verdict.drop else float("inf"),
         size_bytes=finalist.artifact.size_bytes,
         outcome=verdict.outcome,
@@ -353,7 +346,7 @@ def _not_raced(built: Evaluation, race: MeasurementResults, context: BuildContex
     if built.planned.precision.kind == "fp16":
         return (
             "fp16 is storage on this profile: it computes in fp32, so it is judged on size and memory and "
-            f"not raced for {context.project.build.objective}"
+            f"not raced for {context.objective.name}"
         )
     return "not measured"
 

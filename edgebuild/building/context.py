@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.files import expanded, resolved
+from edgebuild.core.objective import OBJECTIVES
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import ConfigError, ModelError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.measurement import Fact
+    from edgebuild.core.objective import Objective
     from edgebuild.core.steps import Progress, ProjectCode, Step
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor, Input, StepResult
@@ -82,6 +84,11 @@ class BuildContext:
     data: dict[str, StepResult] = field(default_factory=dict)
     model_digest: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+
+    @property
+    def objective(self) -> Objective:
+        """What the build is after."""
+        return OBJECTIVES[self.project.build.objective]
 
     @property
     def configuration(self) -> tuple[Fact, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.core.artifact import Artifact
+    from edgebuild.core.objective import Objective
     from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.inputs import UnitCosts
@@ -137,11 +138,11 @@ def mark(verdict: Verdict) -> Verdict:
     return verdict.model_copy(update={"emulated": True, "reasons": reasons})
 
 
-def without_speed(verdict: Verdict, objective: str) -> Verdict:
+def without_speed(verdict: Verdict, objective: Objective) -> Verdict:
     """Return what a verdict is worth for the choice: nothing decides an objective that needs a board."""
-    if objective == "size" or verdict.outcome is Outcome.REFUSED:
+    if objective.in_files or verdict.outcome is Outcome.REFUSED:
         return verdict
-    return with_reason(verdict, f"the best {objective} is unknown: {NO_SPEED}", Outcome.INCONCLUSIVE)
+    return with_reason(verdict, f"the best {objective.name} is unknown: {NO_SPEED}", Outcome.INCONCLUSIVE)
 
 
 def finalists_of(built: Sequence[Evaluation]) -> list[Evaluation]:

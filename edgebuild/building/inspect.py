@@ -16,6 +16,7 @@ from edgebuild.catalogue.tables import unknown
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.core.measurement import UNKNOWN
+from edgebuild.core.objective import OBJECTIVES
 from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
@@ -142,7 +143,8 @@ def plan_inputs(
         screen_launch_s=options.screen.launch_s,
         certify_launch_s=options.certify.launch_s,
         certify_launches=options.certify.launches,
-        certify_sessions=1 + (project.build.objective == "throughput" or project.limits.throughput_per_s is not None),
+        certify_sessions=1
+        + (OBJECTIVES[project.build.objective].concurrent or project.limits.throughput_per_s is not None),
     )
     if EMULATED in probe:
         costs = emulated.unit_costs(costs)

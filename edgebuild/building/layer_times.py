@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
+from edgebuild.core.objective import OBJECTIVES
 from edgebuild.execution.faults import Failure
 from edgebuild.measuring.layer_times import TimeLayer
 from edgebuild.techniques.timing.layer_pairs import SIDES, ExportLayerPairs
@@ -38,8 +39,8 @@ def untimed(project: Project, options: Options) -> str:
     """Return why a build times no layer on whatever device; empty where it may."""
     if options.no_measure:
         return "nothing is measured in this build (--no-measure)"
-    objective = project.build.objective
-    return f"the build's objective is {objective}, not time" if objective in {"size", "memory"} else ""
+    objective = OBJECTIVES[project.build.objective]
+    return "" if objective.timed else f"the build's objective is {objective.name}, not time"
 
 
 def why_untimed(context: BuildContext, planned: PlannedCandidate | None) -> str:

@@ -23,6 +23,6 @@ def packed(context: BuildContext, backend: Backend, compiled: StepResult, who: s
     limit = context.project.limits.file_size_mb
     artifact = read_artifact(compiled.path)
     too_large = limit is not None and artifact.size_bytes > limit * MB
-    if not isinstance(backend, Packing) or not (context.project.build.objective == "size" or too_large):
+    if not isinstance(backend, Packing) or not (context.objective.in_files or too_large):
         return compiled
     return context.run(backend.pack_step(), {"artifact": compiled}, label=f"pack {who}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.results import Screened
+    from edgebuild.core.objective import Objective
     from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult
 
 #: Screening can't tell arms apart that are closer than this; the certify session decides between them.
@@ -72,7 +73,7 @@ def run_race(built: Sequence[Evaluation], prepared: ModelInputs, context: BuildC
         }
         raced = {arm_id: pair for arm_id, pair in arms.items() if pair[1].planned.raced}
         protocol = context.options.screen
-        if context.project.build.objective == "throughput":
+        if context.objective.concurrent:
             protocol = protocol.in_flight()
         screen = session.measure(bench, protocol, [arm for arm, _ in raced.values()], title="Screening")
         crashed = dict(screen.failed)
@@ -81,7 +82,7 @@ def run_race(built: Sequence[Evaluation], prepared: ModelInputs, context: BuildC
         batch = prepared.contract.batch
         summarised = flight_summary_of if protocol.mode == "flight" else summary_of
         summaries: dict[str, Screened] = {arm_id: summarised(screen, arm_id, batch) for arm_id in raced}
-        best = _best_arms(raced, summaries, context.project.build.objective, bench, screen, crashed)
+        best = _best_arms(raced, summaries, context.objective, bench, screen, crashed)
         names = _finalists(best, arms)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
         order = [reference, *(name for name in names if name != reference)]
@@ -149,7 +150,7 @@ def _arms(built: Evaluation, baseline: Evaluation, prepared: ModelInputs, *, set
 def _best_arms(
     raced: Mapping[str, tuple[Arm, Evaluation]],
     summaries: Mapping[str, Screened],
-    objective: str,
+    objective: Objective,
     bench: MeasurementContext,
     screen: SessionResult,
     crashed: dict[str, Failure],
@@ -157,16 +158,16 @@ def _best_arms(
     """Return the best arm of each candidate with its screening cost (lower is better); adds to ``crashed``."""
     cost = {}
     for arm_id, (arm, _) in raced.items():
-        if objective == "memory":
+        if objective.in_files:
+            cost[arm_id] = float(arm.artifact.size_bytes)
+        elif objective.timed:
+            cost[arm_id] = cost_of(summaries[arm_id])
+        else:
             memory = bench.attempt(arm, partial(side.measure_memory, bench, screen.folder, arm))
             if isinstance(memory, Failure):
                 crashed[arm_id] = memory
             else:
                 cost[arm_id] = float(memory.peak_bytes)
-        elif objective == "size":
-            cost[arm_id] = float(arm.artifact.size_bytes)
-        else:
-            cost[arm_id] = cost_of(summaries[arm_id])
     best: dict[str, str] = {}
     for arm_id, (_, built) in ((arm_id, raced[arm_id]) for arm_id in cost):
         current = best.get(built.planned.id)

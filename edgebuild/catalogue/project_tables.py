@@ -9,11 +9,11 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJson
 
 from edgebuild.catalogue.tables import Table
 from edgebuild.core.artifact import DType
+from edgebuild.core.objective import ObjectiveName
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-Objective: TypeAlias = Literal["latency", "throughput", "size", "memory"]
 Number: TypeAlias = float | int | bool
 
 
@@ -256,7 +256,7 @@ class LimitsTable(Table):
 class BuildTable(Table):
     """What is built, for what, and with which freedom."""
 
-    objective: Objective = Field(default="latency", description="What is optimised inside budget and limits.")
+    objective: ObjectiveName = Field(default="latency", description="What is optimised inside budget and limits.")
     targets: Annotated[Names, Field(min_length=1)] = Field(
         default=("this-machine",), description="What to build for; `edgebuild targets` lists them."
     )

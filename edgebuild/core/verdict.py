@@ -16,6 +16,7 @@ from edgebuild.core.measurement import (
     Memory,
     ThroughputSummary,
 )
+from edgebuild.core.objective import ObjectiveName
 from edgebuild.core.values import Value
 
 
@@ -214,7 +215,7 @@ class BuildRecord(Value):
     device: str
     started_at: str
     seconds: float
-    objective: Literal["latency", "throughput", "size", "memory"]
+    objective: ObjectiveName
     budget_text: str
     outcome: Literal["ok", "missed", "inconclusive"]
     chosen: str | None

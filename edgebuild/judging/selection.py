@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgebuild.core.verdict import Outcome
 from edgebuild.judging.outcomes import severity
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from edgebuild.core.measurement import Comparison
+    from edgebuild.core.objective import Objective
     from edgebuild.core.verdict import Verdict
 
-Objective = Literal["latency", "throughput", "size", "memory"]
 #: Estimates closer than this count as equal: the band that calls two latencies equivalent.
 NEAR = 0.02
 
@@ -95,7 +95,9 @@ def select(
     comparison, ``comparisons[candidate, baseline]``, is equivalent or inconclusive; without one, when their intervals
     overlap; without intervals, when their values are equal. Raises ``ValueError`` when two options share an id.
     """
-    ranked = sorted(options, key=lambda option: (_cost(option, objective), option.drop, option.size_bytes, option.id))
+    ranked = sorted(
+        options, key=lambda option: (objective.cost(option.value), option.drop, option.size_bytes, option.id)
+    )
     if len({option.id for option in ranked}) < len(ranked):
         raise ValueError("two options share an id")
     accepted = [option for option in ranked if option.outcome is Outcome.ACCEPTED]
@@ -115,7 +117,7 @@ def select(
             reasons={option.id: choice.not_accepted(option) for option in ranked},
         )
     tied = [option for option in front if choice.as_good(option, front[0])]
-    chosen = min(tied, key=lambda option: (option.drop, option.size_bytes, _cost(option, objective), option.id))
+    chosen = min(tied, key=lambda option: (option.drop, option.size_bytes, objective.cost(option.value), option.id))
     by_id = {option.id: option for option in ranked}
     return Selection(
         chosen=chosen.id,
@@ -130,29 +132,10 @@ def select(
     )
 
 
-def _cost(option: Option, objective: Objective) -> float:
-    """The objective with less is better."""
-    return -option.value if objective == "throughput" else option.value
-
-
 def _dominates(one: Option, other: Option, objective: Objective) -> bool:
-    left = (_cost(one, objective), one.drop, one.size_bytes)
-    right = (_cost(other, objective), other.drop, other.size_bytes)
+    left = (objective.cost(one.value), one.drop, one.size_bytes)
+    right = (objective.cost(other.value), other.drop, other.size_bytes)
     return left != right and all(a <= b for a, b in zip(left, right, strict=True))
-
-
-_WORSE = {
-    "latency": "slower than",
-    "throughput": "less throughput than",
-    "size": "as large as",
-    "memory": "the memory of",
-}
-_BEST = {
-    "latency": "the fastest",
-    "throughput": "the highest throughput",
-    "size": "the smallest",
-    "memory": "the least memory",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +172,7 @@ class _Choice:
 
     def won(self, chosen: Option, best: Option) -> str:
         if chosen is best:
-            return f"chosen: {_BEST[self.objective]} of the accepted candidates"
+            return f"chosen: {self.objective.best} of the accepted candidates"
         better = "the smaller drop" if chosen.drop < best.drop else "the smaller size"
         return f"chosen: can't be told from the best objective, {best.id}, and has {better}"
 
@@ -200,25 +183,23 @@ class _Choice:
             return f"ranked behind every accepted candidate without a gap: {option.gap}"
         sentence = self._against(option, chosen)
         if plain is not None and option.size_bytes > plain.size_bytes and self._no_better(option, plain):
-            gain = "no faster" if self.objective == "latency" else "no better"
-            sentence += f"; it made the file larger than {plain.id}'s and {gain}"
+            sentence += f"; it made the file larger than {plain.id}'s and {self.objective.no_gain}"
         return sentence
 
     def _no_better(self, option: Option, plain: Option) -> bool:
-        return self.tied(option, plain) or _cost(option, self.objective) >= _cost(plain, self.objective)
+        return self.tied(option, plain) or self.objective.cost(option.value) >= self.objective.cost(plain.value)
 
     def _against(self, option: Option, chosen: Option) -> str:
         if self.tied(option, chosen):
             advantage = self._advantage(chosen, option) if self.as_good(option, chosen) else "the better estimate"
             interval = self._interval(option, chosen)
-            return f"can't be told from {chosen.id} in {self.objective}{interval}, which has {advantage}"
+            return f"can't be told from {chosen.id} in {self.objective.name}{interval}, which has {advantage}"
         ratio = self._ratio(option, chosen)
         if ratio <= 1:
             advantage = self._advantage(chosen, option)
-            return (
-                f"passed over for {chosen.id}, which can't be told from the best {self.objective} and has {advantage}"
-            )
-        return f"{ratio:.2f}x {_WORSE[self.objective]} the chosen one{self._interval(option, chosen)}"
+            best = f"the best {self.objective.name}"
+            return f"passed over for {chosen.id}, which can't be told from {best} and has {advantage}"
+        return f"{ratio:.2f}x {self.objective.worse} the chosen one{self._interval(option, chosen)}"
 
     def _advantage(self, chosen: Option, option: Option) -> str:
         if chosen.drop < option.drop:
@@ -235,7 +216,7 @@ class _Choice:
             return math.exp(there.effect)
         if back is not None:
             return math.exp(-back.effect)
-        return chosen.value / option.value if self.objective == "throughput" else option.value / chosen.value
+        return self.objective.ratio(option.value, chosen.value)
 
     def _interval(self, option: Option, chosen: Option) -> str:
         """The 95 % interval of the ratio, where the two were compared."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from edgebuild.catalogue.resolve import ResolvedTarget
+from edgebuild.core.objective import ObjectiveName
 from edgebuild.core.values import Value
 from edgebuild.planning.recipes import ModelTraits, Recipe
 
@@ -42,7 +41,7 @@ class PlanInputs(Value):
     """
 
     target: ResolvedTarget
-    objective: Literal["latency", "throughput", "size", "memory"]
+    objective: ObjectiveName
     budget: str
     quantisable_ops: int = Field(ge=0)
     missing: dict[str, str] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
+from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
 from edgebuild.planning.recipes import (
@@ -63,7 +64,7 @@ class Plan(Value):
     """
 
     target: str
-    objective: str
+    objective: ObjectiveName
     budget: str
     candidates: tuple[PlannedCandidate, ...]
     refused: tuple[Refusal, ...]
@@ -181,8 +182,9 @@ def _candidate(
     baseline: bool,
     recipe: Recipe | None = None,
 ) -> PlannedCandidate:
-    raced = precision.fp16 is not Fp16Meaning.STORAGE or inputs.objective in {"size", "memory"}
-    settings = profile.settings if raced and inputs.objective != "size" else profile.settings[:1]
+    objective = OBJECTIVES[inputs.objective]
+    raced = precision.fp16 is not Fp16Meaning.STORAGE or not objective.timed
+    settings = profile.settings if raced and not objective.in_files else profile.settings[:1]
     return PlannedCandidate(
         id=candidate_id(profile, precision, recipe.name if recipe else ""),
         profile=profile.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from edgebuild.core.objective import MIB, OBJECTIVES
 from edgebuild.reporting import charts, formatting, sentences
 from edgebuild.reporting.markup import Html, join, tag
 
@@ -162,7 +163,7 @@ def _trade_off_caption(record: BuildRecord) -> str:
 
 
 def _axis_name(record: BuildRecord) -> str:
-    return {"size": "size, MiB", "memory": "peak memory, MiB"}.get(record.objective, "latency p50, ms")
+    return OBJECTIVES[record.objective].axis
 
 
 def _plotted_drop(candidate: CandidateRecord) -> Drop | None:
@@ -171,9 +172,10 @@ def _plotted_drop(candidate: CandidateRecord) -> Drop | None:
 
 
 def _cost(record: BuildRecord, c: CandidateRecord) -> tuple[float, float, float] | None:
-    if record.objective in ("size", "memory"):
-        size = c.size_bytes if record.objective == "size" else c.memory.peak_bytes if c.memory else None
-        return (size / 2**20,) * 3 if size else None
+    objective = OBJECTIVES[record.objective]
+    if not objective.timed:
+        size = objective.figure(size_bytes=c.size_bytes or 0, memory=c.memory).value
+        return (size / MIB,) * 3 if 0 < size < float("inf") else None
     latency = sentences.latency_of(c)
     if latency is None or latency.point_ms <= 0:
         return None
@@ -206,7 +208,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
                 y_low=drop.low * factor,
                 y_high=drop.high * factor,
                 area=(c.size_bytes or 0) / largest,
-                solid=c.certify is not None or record.objective in ("size", "memory"),
+                solid=c.certify is not None or not OBJECTIVES[record.objective].timed,
                 chosen=c.id == record.chosen,
                 front=c.on_front,
                 title=title,

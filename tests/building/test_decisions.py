@@ -14,6 +14,7 @@ from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
+from edgebuild.core.objective import OBJECTIVES
 from edgebuild.core.verdict import CrossCheck, Drop, Outcome, Verdict
 from edgebuild.errors import RunnerFailed
 from edgebuild.execution.faults import Failure
@@ -125,7 +126,7 @@ def crash(sentence: str) -> Failure:
     return Failure(sentence=sentence, error=RunnerFailed(sentence), unexpected=True)
 
 
-WORLD: Any = SimpleNamespace(project=SimpleNamespace(build=SimpleNamespace(objective="latency")))
+WORLD: Any = SimpleNamespace(objective=OBJECTIVES["latency"])
 
 
 class TestFinalists:
@@ -158,7 +159,7 @@ class TestFinalists:
 
 class TestBestSettings:
     @pytest.mark.parametrize(("objective", "best"), [("latency", "p/a (two)"), ("size", "p/a (one)")])
-    def test_one_arm_of_each_candidate_by_what_the_objective_costs(self, objective: str, best: str) -> None:
+    def test_one_arm_of_each_candidate_by_what_the_objective_costs(self, objective: Any, best: str) -> None:
         a = built("p/a")
         found = arms(arm(a, "one"), arm(a, "two"), arm(built("p/b"), "one"))
         summaries: dict[str, Screened] = {
@@ -167,7 +168,7 @@ class TestBestSettings:
             "p/b (one)": latency(3.0),
         }
         nothing: Any = None
-        chosen = race._best_arms(found, summaries, objective, nothing, nothing, {})
+        chosen = race._best_arms(found, summaries, OBJECTIVES[objective], nothing, nothing, {})
         assert set(chosen) == {best, "p/b (one)"}
 
     def test_throughput_counts_what_is_completed(self) -> None:
@@ -176,7 +177,7 @@ class TestBestSettings:
         summaries: dict[str, Screened] = {"p/a (one)": flight, "p/a (two)": flight.model_copy(update={"per_s": 200.0})}
         nothing: Any = None
         found = arms(arm(a, "one"), arm(a, "two"))
-        assert race._best_arms(found, summaries, "throughput", nothing, nothing, {}) == {"p/a (two)": 5.0}
+        assert race._best_arms(found, summaries, OBJECTIVES["throughput"], nothing, nothing, {}) == {"p/a (two)": 5.0}
 
 
 class TestFailures:
@@ -272,7 +273,7 @@ class TestEnd:
         memory = Memory(baseline_bytes=10, load_peak_bytes=60, inference_peak_bytes=70, pss_peak_bytes=50)
         finalist = certified(built("p/a"), 2.0, memory=memory, throughput=flight)
         verdict = Verdict(outcome=Outcome.ACCEPTED)
-        option = conclude._option("p/a", finalist, verdict, objective, {"p": "p/plain"})
+        option = conclude._option("p/a", finalist, verdict, OBJECTIVES[objective], {"p": "p/plain"})
         assert (option.value, option.plain, option.outcome) == (value, "p/plain", Outcome.ACCEPTED)
 
     def test_an_emulated_device_decides_nothing_about_speed(self) -> None:
@@ -290,7 +291,7 @@ class TestEnd:
             budget=0.1,
         )
         verdict = Verdict(outcome=Outcome.ACCEPTED, drop=drop)
-        assert without_speed(verdict, "size") == verdict
-        assert without_speed(verdict, "latency").outcome is Outcome.INCONCLUSIVE
+        assert without_speed(verdict, OBJECTIVES["size"]) == verdict
+        assert without_speed(verdict, OBJECTIVES["latency"]).outcome is Outcome.INCONCLUSIVE
         refused = Verdict(outcome=Outcome.REFUSED)
-        assert without_speed(refused, "latency") == refused
+        assert without_speed(refused, OBJECTIVES["latency"]) == refused

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebuild.core.measurement import Comparison
+from edgebuild.core.objective import OBJECTIVES as TABLE
 from edgebuild.core.verdict import Drop, LimitCheck, Outcome, Verdict
-from edgebuild.judging.selection import Option, missed_share, select
+from edgebuild.judging import selection
+from edgebuild.judging.selection import Option, Selection, missed_share
 
 OBJECTIVES = st.sampled_from(["latency", "throughput", "size", "memory"])
 
@@ -40,6 +42,10 @@ def sets_of_options(draw: st.DrawFn) -> list[Option]:
             )
         )
     return found
+
+
+def select(options: list[Option], objective: Any, comparisons: Any = None) -> Selection:
+    return selection.select(options, TABLE[objective], comparisons)
 
 
 def counting(options: list[Option]) -> list[Option]:
