@@ -30,33 +30,42 @@ app.add_typer(store_app, name="store")
 app.add_typer(devices_app, name="device")
 
 ProjectOption = Annotated[
-    Path, typer.Option("--project", "-p", help="The project's folder, or its edgebuild.toml.", show_default="here")
+    Path,
+    typer.Option(
+        "--project",
+        "-p",
+        help="The project's folder, or its edgebuild.toml. Default: the current folder.",
+        show_default=False,
+    ),
 ]
 TargetsOption = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it when the program runs
-    typer.Option("--target", "-t", help="What to build for; may be given several times."),
+    typer.Option("--target", "-t", help="Target to build for; repeatable. Default: [build].targets of the project."),
 ]
 BudgetOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help='How much worse than the original it may be: "2 points", "1%", "floor 0.9", "agreement 98%".'),
+    typer.Option(
+        help='How much worse than the original it may be: "2 points", "1%", "floor 0.9", "agreement 98%". '
+        "Default: the project's budget."
+    ),
 ]
 TimeOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h."),
+    typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h. Default: no limit."),
 ]
 RecipesOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
-        "--recipe", help='A recipe of the project to try; may be given several times, "none" for none. All without.'
+        "--recipe", help='Recipe to try; repeatable. "none": only the original. Default: every recipe of the project.'
     ),
 ]
 DeviceOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="The device of the inventory, where a target has several."),
+    typer.Option(help="Device of the inventory, where a target has several. Default: the only one."),
 ]
 BuildOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--build", help="A build's id or the start of it; the newest without."),
+    typer.Option("--build", help="A build's id, or the start of it. Default: the newest build."),
 ]
 HERE = Path()
 MAX_THREADS = 4096
@@ -87,7 +96,10 @@ def edgebuild(
 def init(
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="An ONNX file, a factory `package.module:function`, or a checkpoint to be told how."),
+        typer.Argument(
+            help="An ONNX file, a factory `package.module:function`, or a pickled checkpoint (prints how to convert "
+            "it)."
+        ),
     ] = None,
     project: ProjectOption = HERE,
 ) -> None:
@@ -99,7 +111,7 @@ def init(
 
 @app.command()
 def targets(
-    name: Annotated[Optional[str], typer.Argument(help="Show one target with its facts.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Show one target with its facts. Default: list all.")] = None,  # noqa: UP045
     project: ProjectOption = HERE,
 ) -> None:
     """Show what can be built for, with facts and their sources."""
@@ -112,7 +124,7 @@ def targets(
 def doctor(
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A build's id: say what differs on this machine now."),
+        typer.Option(help="A build's id: report what differs on this machine now. Default: report this machine only."),
     ] = None,
     project: ProjectOption = HERE,
 ) -> None:
@@ -171,18 +183,24 @@ def bench(
     model: Annotated[Path, typer.Argument(help="An ONNX file, an OpenVINO .xml, or a folder with an artifact.json.")],
     against: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Another one to compare with, interleaved in one session."),
+        typer.Option(help="Another one to compare with, interleaved in one session. Default: none."),
     ] = None,
-    backend: Annotated[Optional[str], typer.Option(help="onnxruntime or openvino.")] = None,  # noqa: UP045
+    backend: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Runtime for an ONNX file: onnxruntime or openvino. Default: onnxruntime."),
+    ] = None,
     shape: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Sizes of dynamic axes: NAME=SIZE; 1 without."),
+        typer.Option(help="Size of a dynamic axis, NAME=SIZE; repeatable. Default: 1."),
     ] = None,
-    threads: Annotated[Optional[int], typer.Option(min=1, max=MAX_THREADS, help="All cores without.")] = None,  # noqa: UP045
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, max=MAX_THREADS, help="Threads of the runtime. Default: all cores."),
+    ] = None,
     quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
     device: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A device of the inventory; this machine without."),
+        typer.Option(help="Device of the inventory. Default: this machine."),
     ] = None,
     native: Annotated[
         bool,
@@ -212,7 +230,9 @@ def report(
     build: BuildOption = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Where to write the HTML file; beside the build without."),
+        typer.Option(
+            "--output", "-o", help="Where to write the HTML file. Default: report.html in the build's folder."
+        ),
     ] = None,
     project: ProjectOption = HERE,
 ) -> None:
@@ -246,7 +266,7 @@ def store_du(project: ProjectOption = HERE) -> None:
 def store_gc(
     quota_gb: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Bring the store down to this; the project's quota without."),
+        typer.Option(help="Shrink the store to this size. Default: the project's quota."),
     ] = None,
     project: ProjectOption = HERE,
 ) -> None:

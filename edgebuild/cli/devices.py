@@ -18,7 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="The boards that you build on, over
 NameArgument = Annotated[str, typer.Argument(help="The device's name in the inventory.")]
 ProjectOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it when the program runs
-    typer.Option("--project", "-p", help="A project with targets of its own."),
+    typer.Option(
+        "--project", "-p", help="A project with targets of its own. Default: only those that ship with edgebuild."
+    ),
 ]
 #: The options that bring a fingerprint.
 SSH_KEY, JUMP_KEY = "--host-key", "--jump-host-key"
@@ -34,19 +36,19 @@ def add(
     ] = False,
     key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Your private key; the agent's and ~/.ssh's without."),
+        typer.Option(help="Private key file. Default: the keys in ssh-agent and ~/.ssh."),
     ] = None,
     host_key: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="The board's fingerprint, SHA256:…, for scripts; asked for without."),
+        typer.Option(help="The board's fingerprint, SHA256:…, for scripts. Default: you are asked to confirm it."),
     ] = None,
     jump: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="user@host of a host to go through."),
+        typer.Option(help="user@host of a host to go through. Default: a direct connection."),
     ] = None,
     jump_host_key: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="That host's fingerprint, SHA256:…; asked for without."),
+        typer.Option(help="That host's fingerprint, SHA256:…. Default: you are asked to confirm it."),
     ] = None,
     python: Annotated[str, typer.Option(help="The board's Python, 3.8 or later.")] = "python3",
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",

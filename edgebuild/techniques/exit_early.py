@@ -28,7 +28,7 @@ class ExitEarlyParameters(TrainingParameters):
 
     after: tuple[str, ...] = Field(
         default=(),
-        description="Layers that an exit stands behind, in order; by default one, after about a fifth of the "
+        description="Layers that an exit stands behind, in order. Default: one, after about a fifth of the "
         "multiply-accumulates. Their outputs have the channels on axis 1.",
     )
     hidden: int = Field(default=0, ge=0, description="Units of a layer inside each exit; 0 for none.")

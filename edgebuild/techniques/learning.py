@@ -43,7 +43,7 @@ OPTIMISER = (
 class TrainingParameters(Parameters):
     """What techniques that train can be told about it."""
 
-    epochs: int | None = Field(default=None, ge=1, description=f"Passes over the training data; {EPOCHS} by default.")
+    epochs: int | None = Field(default=None, ge=1, description=f"Passes over the training data. Default: {EPOCHS}.")
     steps: int | None = Field(default=None, ge=1, description="Batches to learn from, in place of `epochs`.")
     batch_size: int = Field(default=64, ge=1, description="Samples per batch.")
     optimiser: Optimiser = Field(default="sgd", description=OPTIMISER)

@@ -50,7 +50,7 @@ class DistilParameters(TrainingParameters):
     hard_weight: float | None = Field(
         default=None,
         ge=0,
-        description=f"The weight of the labels' own loss; by default {HARD_WEIGHT} where data are labelled, else 0. "
+        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where data are labelled, else 0. "
         "Labels of -1 (NaN for numbers) are unknown and have no share.",
     )
     student: str = Field(

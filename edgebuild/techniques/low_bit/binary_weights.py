@@ -35,7 +35,7 @@ class BinaryParameters(TrainingParameters):
     hard_weight: float | None = Field(
         default=None,
         ge=0,
-        description=f"The weight of the labels' own loss; by default {HARD_WEIGHT} where data are labelled, else 0.",
+        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where data are labelled, else 0.",
     )
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")
 

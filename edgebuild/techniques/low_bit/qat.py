@@ -24,7 +24,7 @@ class QatParameters(TrainingParameters):
     """What `qat` can be told."""
 
     epochs: int | None = Field(default=None, ge=1, description="Passes over the training data, in place of `steps`.")
-    steps: int | None = Field(default=None, ge=1, description=f"Batches to learn from; {STEPS} by default.")
+    steps: int | None = Field(default=None, ge=1, description=f"Batches to learn from. Default: {STEPS}.")
     learning_rate: float = Field(default=0.002, gt=0, description="The highest learning rate.")
     temperature: float = Field(default=4.0, gt=0, description="The temperature at which classes are compared.")
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")

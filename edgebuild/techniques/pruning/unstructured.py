@@ -44,7 +44,7 @@ class PruneUnstructuredParameters(TrainingParameters):
         default=None,
         ge=1,
         le=1000,
-        description=f"How many cuts: {GRADUAL_CUTS} gradual or {ITERATIVE_CUTS} iterative ones by default.",
+        description=f"How many cuts. Default: {GRADUAL_CUTS} gradual or {ITERATIVE_CUTS} iterative ones.",
     )
     until: float = Field(
         default=0.7, gt=0, le=1, description="The share of the training after which gradual cuts have ended."

@@ -29,7 +29,7 @@ class ResizeParameters(TrainingParameters):
         default=None,
         ge=1,
         description="Without `size`: how many pixels the sizes that are tried lie apart, counted from the images' own "
-        "side; by default a sixteenth of it, for maps on the steps of the net's strides.",
+        "side. Default: a sixteenth of it, for maps on the steps of the net's strides.",
     )
     tune: Literal["none", "norms", "head", "all"] = Field(
         default="none",
