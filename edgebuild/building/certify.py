@@ -16,6 +16,7 @@ from edgebuild.building.results import (
     summary_of,
 )
 from edgebuild.execution.faults import Failure
+from edgebuild.judging.screening import lost_candidates
 from edgebuild.measuring import session, side
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ def certify(
             if a != b and (found := session.compare_arms(decisive, a, b)) is not None
         },
         settings_notes=_settings_notes(arms, summaries, screen.dropped, crashed),
-        failed=_failed(arms, summaries, crashed, final),
+        failed=lost_candidates(
+            {name: built.planned.id for name, (_, built) in arms.items()},
+            {name: failure.sentence for name, failure in crashed.items()},
+            screened=summaries,
+            certified=final,
+        ),
     )
 
 
@@ -151,20 +157,6 @@ def _energy(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple
     if isinstance(found, Failure):
         return None, (f"its energy is unknown: {found.sentence}", *found.notes)
     return found, ()
-
-
-def _failed(
-    arms: Mapping[str, tuple[Arm, Evaluation]],
-    summaries: Mapping[str, Screened],
-    crashed: Mapping[str, Failure],
-    finalists: Sequence[str],
-) -> dict[str, str]:
-    """Return the candidates that a crash took out: no arm of theirs is left, or the one that was to be certified."""
-    found = {arms[name][1].planned.id: error.sentence for name, error in crashed.items()}
-    left = {arms[name][1].planned.id for name in summaries if name not in crashed}
-    final = {arms[name][1].planned.id for name in finalists}
-    certifying = {arms[name][1].planned.id for name in crashed if name in summaries}
-    return {who: why for who, why in found.items() if who not in final and (who not in left or who in certifying)}
 
 
 def _settings_notes(

@@ -13,15 +13,15 @@ from edgebuild.building.early import described
 from edgebuild.building.emulated import NO_SPEED, sampled, without_speed
 from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.prepare import run_reference
-from edgebuild.building.race import CLOSE
 from edgebuild.building.record import write_record
 from edgebuild.building.results import cost_of, figure_of
-from edgebuild.building.seal import TestSetAccess, record_test_access
+from edgebuild.building.seal import SealedSetAccess, record_test_access
 from edgebuild.core.measurement import LatencySummary
 from edgebuild.core.verdict import CandidateRecord, Outcome, Verdict
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.judging.limits import Measured, check_limits
+from edgebuild.judging.screening import CLOSE
 from edgebuild.judging.selection import Option, missed_share, select
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ Status = Literal["chosen", "finalist", "screened", "unraced", "dominated", "refu
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestScores:
+class SealedSetScores:
     """What the sealed test set said about the finalists, by target and artifact digest.
 
     ``failed`` says who failed on it and how, ``samples`` by target how much of the set an emulated device was given.
     """
 
-    opening: TestSetAccess | None
+    opening: SealedSetAccess | None
     verdicts: Mapping[tuple[str, str], tuple[Verdict, Closeness]]
     failed: Mapping[tuple[str, str], Failure] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class TestScores:
 
 def open_test_set(
     races: Sequence[MeasurementResults], prepared: ModelInputs, worlds: Sequence[BuildContext]
-) -> TestScores:
+) -> SealedSetScores:
     """Score every finalist of every target on the test set, in one opening that is on record before it happens.
 
     Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
@@ -68,7 +68,7 @@ def open_test_set(
     places = tuple(zip(races, worlds, strict=True))
     finalists = {(at.target, c.artifact.digest()): (c, at) for race, at in places for c in race.finalists}
     if not finalists:
-        return TestScores(opening=None, verdicts={})
+        return SealedSetScores(opening=None, verdicts={})
     context = worlds[0]
     test = materialise(context, "test")
     opening = record_test_access(
@@ -99,7 +99,7 @@ def open_test_set(
             failed[key] = verdict
         else:
             verdicts[key] = verdict
-    return TestScores(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
+    return SealedSetScores(opening=opening, verdicts=verdicts, failed=failed, samples=samples)
 
 
 def _scored(
@@ -115,7 +115,7 @@ def _scored(
     return judge(at, who, reference, outputs, data, "test", level=level)
 
 
-def _survived(race: MeasurementResults, opened: TestScores, target: str) -> MeasurementResults:
+def _survived(race: MeasurementResults, opened: SealedSetScores, target: str) -> MeasurementResults:
     """The race without the finalists that failed on the test set."""
     lost = {
         f.built.planned.id: opened.failed[key]
@@ -130,7 +130,7 @@ def _survived(race: MeasurementResults, opened: TestScores, target: str) -> Meas
 
 
 def conclude(
-    plan: Plan, built: Sequence[Evaluation], race: MeasurementResults, opened: TestScores, context: BuildContext
+    plan: Plan, built: Sequence[Evaluation], race: MeasurementResults, opened: SealedSetScores, context: BuildContext
 ) -> BuildRecord:
     """Check limits, choose among the finalists, give every loser its reason, and write the record."""
     race = _survived(race, opened, context.target)

@@ -20,6 +20,7 @@ from edgebuild.building.results import (
 from edgebuild.core.verdict import Outcome
 from edgebuild.devices.hold import clocks_as_asked, hold_device
 from edgebuild.execution.faults import Failure
+from edgebuild.judging.screening import Contender, best_settings, finalists
 from edgebuild.measuring import session, side
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from edgebuild.core.objective import Objective
     from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult
 
-#: Screening can't tell arms apart that are closer than this; the certify session decides between them.
-CLOSE = 1.10
 #: What a build without a device says of everything that it made.
 COMPILED_ONLY = "compiled only (--no-measure): neither its accuracy nor its latency was measured on the target"
 
@@ -82,8 +81,8 @@ def run_race(built: Sequence[Evaluation], prepared: ModelInputs, context: BuildC
         batch = prepared.contract.batch
         summarised = flight_summary_of if protocol.mode == "flight" else summary_of
         summaries: dict[str, Screened] = {arm_id: summarised(screen, arm_id, batch) for arm_id in raced}
-        best = _best_arms(raced, summaries, context.objective, bench, screen, crashed)
-        names = _finalists(best, arms)
+        costs = _costs(raced, summaries, context.objective, bench, screen, crashed)
+        names = finalists(best_settings(_contenders(raced, costs)), MAX_FINALISTS)
         reference = next(arm_id for arm_id, (_, b) in arms.items() if b is baseline)
         order = [reference, *(name for name in names if name != reference)]
         race = certify(bench, context, order, arms, batch, screen, summaries, crashed)
@@ -147,7 +146,7 @@ def _arms(built: Evaluation, baseline: Evaluation, prepared: ModelInputs, *, set
     return arms
 
 
-def _best_arms(
+def _costs(
     raced: Mapping[str, tuple[Arm, Evaluation]],
     summaries: Mapping[str, Screened],
     objective: Objective,
@@ -155,7 +154,7 @@ def _best_arms(
     screen: SessionResult,
     crashed: dict[str, Failure],
 ) -> dict[str, float]:
-    """Return the best arm of each candidate with its screening cost (lower is better); adds to ``crashed``."""
+    """Return what each arm costs, less is better; measures memory where that is asked for. Adds to ``crashed``."""
     cost = {}
     for arm_id, (arm, _) in raced.items():
         if objective.in_files:
@@ -168,36 +167,19 @@ def _best_arms(
                 crashed[arm_id] = memory
             else:
                 cost[arm_id] = float(memory.peak_bytes)
-    best: dict[str, str] = {}
-    for arm_id, (_, built) in ((arm_id, raced[arm_id]) for arm_id in cost):
-        current = best.get(built.planned.id)
-        if current is None or (cost[arm_id], arm_id) < (cost[current], current):
-            best[built.planned.id] = arm_id
-    return {arm_id: cost[arm_id] for arm_id in best.values()}
+    return cost
 
 
-def _finalists(
-    best: Mapping[str, float],
-    arms: Mapping[str, tuple[Arm, Evaluation]],
-) -> list[str]:
-    """The best arm of every profile, then whatever screening can't tell from the best of all.
-
-    Accepted ones come first, and before those whose kernels leave the graph.
-    """
-
-    def rank(arm_id: str) -> tuple[bool, bool, float, str]:
-        built = arms[arm_id][1]
-        accepted = built.verdict is not None and built.verdict.outcome is Outcome.ACCEPTED
-        return not accepted, built.gapped, best[arm_id], arm_id
-
-    ordered = sorted((a for a in best if arms[a][1].eligible), key=rank)
-    chosen: list[str] = []
-    profiles: set[str] = set()
-    for arm_id in ordered:
-        profile = arms[arm_id][1].planned.profile
-        if profile not in profiles:
-            profiles.add(profile)
-            chosen.append(arm_id)
-    lowest = min((best[a] for a in ordered), default=0.0)
-    chosen += [a for a in ordered if a not in chosen and best[a] <= CLOSE * lowest]
-    return chosen[:MAX_FINALISTS]
+def _contenders(arms: Mapping[str, tuple[Arm, Evaluation]], costs: Mapping[str, float]) -> tuple[Contender, ...]:
+    return tuple(
+        Contender(
+            arm=arm_id,
+            candidate=built.planned.id,
+            profile=built.planned.profile,
+            cost=cost,
+            accepted=built.verdict is not None and built.verdict.outcome is Outcome.ACCEPTED,
+            mismatched=built.gapped,
+        )
+        for arm_id, cost in costs.items()
+        if (built := arms[arm_id][1]).eligible
+    )

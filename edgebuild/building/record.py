@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
-    from edgebuild.building.seal import TestSetAccess
+    from edgebuild.building.seal import SealedSetAccess
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.verdict import CandidateRecord
     from edgebuild.planning.plan import Plan
@@ -51,7 +51,7 @@ def write_record(
     context: BuildContext,
     plan: Plan,
     race: MeasurementResults,
-    opening: TestSetAccess | None,
+    opening: SealedSetAccess | None,
     candidates: tuple[CandidateRecord, ...],
     *,
     names: Mapping[str, CertifiedCandidate],

@@ -33,7 +33,7 @@ _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSetAccess:
+class SealedSetAccess:
     """One opening of a test set; ``number`` counts from 1.
 
     ``others`` counts the openings of other test sets of the project, ``notes`` say what was found amiss in the record.
@@ -72,7 +72,7 @@ class _Record:
 
 def record_test_access(
     path: Path, *, project: str, test_digest: str, artifacts: Iterable[str], also: tuple[str, ...] = ()
-) -> TestSetAccess:
+) -> SealedSetAccess:
     """Record that ``artifacts`` are about to be scored on the test set, and return which opening this is.
 
     The record is on disk before anything is scored. ``also`` are other digests that the same test set goes by in older
@@ -84,7 +84,7 @@ def record_test_access(
     others = sum(e["project"] == project for e in record.entries) - len(mine)
     for entry in mine:
         if set(scored) <= set(entry["artifacts"]):
-            return TestSetAccess(
+            return SealedSetAccess(
                 number=entry["opening"],
                 opened_at=entry["at"],
                 artifacts=tuple(entry["artifacts"]),
@@ -103,7 +103,7 @@ def record_test_access(
     digest = digest_json(body)
     _append(path, record.size, f"{'' if record.ended else chr(10)}{canonical_json({**body, 'digest': digest})}\n")
     _keep_head(path, len(record.entries) + 1, digest)
-    return TestSetAccess(number=number, opened_at=now, artifacts=scored, others=others, notes=notes)
+    return SealedSetAccess(number=number, opened_at=now, artifacts=scored, others=others, notes=notes)
 
 
 def openings_of(path: Path, *, project: str, test_digest: str, also: tuple[str, ...] = ()) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from edgebuild.building import certify, conclude, race
+from edgebuild.building import conclude, race
 from edgebuild.building.emulated import NO_SPEED, Emulated, finalists_of, without_speed
 from edgebuild.building.evaluation import Evaluation
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults, Screened
@@ -16,8 +16,7 @@ from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, 
 from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
 from edgebuild.core.objective import OBJECTIVES
 from edgebuild.core.verdict import CrossCheck, Drop, Outcome, Verdict
-from edgebuild.errors import RunnerFailed
-from edgebuild.execution.faults import Failure
+from edgebuild.judging.screening import best_settings, finalists
 from edgebuild.judging.selection import Selection
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.measuring.session import Arm
@@ -122,33 +121,31 @@ def raced(**more: Any) -> MeasurementResults:
     return MeasurementResults(**{**given, **more})
 
 
-def crash(sentence: str) -> Failure:
-    return Failure(sentence=sentence, error=RunnerFailed(sentence), unexpected=True)
-
-
 WORLD: Any = SimpleNamespace(objective=OBJECTIVES["latency"])
+
+
+def chosen(costs: dict[str, float], *each: Evaluation) -> tuple[str, ...]:
+    """The finalists among candidates with one setting each, by what that costs."""
+    found = arms(*(arm(one) for one in each))
+    return finalists(best_settings(race._contenders(found, costs)), MAX_FINALISTS)
 
 
 class TestFinalists:
     def test_the_best_of_every_profile_comes_first_then_what_cannot_be_told_from_the_fastest(self) -> None:
-        found = arms(arm(built("p/a")), arm(built("p/b")), arm(built("p/c")), arm(built("q/a", profile="q")))
-        best = {"p/a ()": 1.0, "p/b ()": 1.09, "p/c ()": 1.2, "q/a ()": 5.0}
-        assert race._finalists(best, found) == ["p/a ()", "q/a ()", "p/b ()"]
+        each = (built("p/a"), built("p/b"), built("p/c"), built("q/a", profile="q"))
+        costs = {"p/a ()": 1.0, "p/b ()": 1.09, "p/c ()": 1.2, "q/a ()": 5.0}
+        assert chosen(costs, *each) == ("p/a ()", "q/a ()", "p/b ()")
 
-    def test_accepted_ones_come_before_undecided_and_those_before_gapped(self) -> None:
-        found = arms(
-            arm(built("p/open", Outcome.INCONCLUSIVE)), arm(built("p/gapped", crosscheck=gap())), arm(built("p/sure"))
-        )
-        best = dict.fromkeys(found, 1.0)
-        assert race._finalists(best, found) == ["p/sure ()", "p/gapped ()", "p/open ()"]
+    def test_accepted_ones_come_before_undecided_and_those_before_mismatched(self) -> None:
+        each = (built("p/open", Outcome.INCONCLUSIVE), built("p/gapped", crosscheck=gap()), built("p/sure"))
+        costs = {f"{one.planned.id} ()": 1.0 for one in each}
+        assert chosen(costs, *each) == ("p/sure ()", "p/gapped ()", "p/open ()")
 
     def test_refused_ones_are_none_and_there_are_no_more_than_fit_a_session(self) -> None:
-        many = [built(f"p/{i}") for i in range(MAX_FINALISTS + 3)]
-        found = arms(*(arm(each) for each in many), arm(built("p/no", Outcome.REFUSED)))
-        best = dict.fromkeys(found, 1.0)
-        chosen = race._finalists(best, found)
-        assert len(chosen) == MAX_FINALISTS
-        assert "p/no ()" not in chosen
+        each = [*(built(f"p/{i}") for i in range(MAX_FINALISTS + 3)), built("p/no", Outcome.REFUSED)]
+        found = chosen({f"{one.planned.id} ()": 1.0 for one in each}, *each)
+        assert len(found) == MAX_FINALISTS
+        assert "p/no ()" not in found
 
     def test_emulated_ones_are_the_baseline_and_then_the_accepted(self) -> None:
         base, sure = built("base", Outcome.INCONCLUSIVE, baseline=True), built("sure")
@@ -157,42 +154,19 @@ class TestFinalists:
         assert [each.planned.id for each in found] == ["base", "sure", "open"]
 
 
-class TestBestSettings:
-    @pytest.mark.parametrize(("objective", "best"), [("latency", "p/a (two)"), ("size", "p/a (one)")])
-    def test_one_arm_of_each_candidate_by_what_the_objective_costs(self, objective: Any, best: str) -> None:
-        a = built("p/a")
-        found = arms(arm(a, "one"), arm(a, "two"), arm(built("p/b"), "one"))
-        summaries: dict[str, Screened] = {
-            "p/a (one)": latency(2.0),
-            "p/a (two)": latency(1.0),
-            "p/b (one)": latency(3.0),
-        }
-        nothing: Any = None
-        chosen = race._best_arms(found, summaries, OBJECTIVES[objective], nothing, nothing, {})
-        assert set(chosen) == {best, "p/b (one)"}
+class TestCosts:
+    def costs(self, objective: Any, summaries: dict[str, Screened]) -> dict[str, float]:
+        a, nothing = built("p/a"), cast("Any", None)
+        found = arms(arm(a, "one"), arm(a, "two"))
+        return race._costs(found, summaries, OBJECTIVES[objective], nothing, nothing, {})
 
-    def test_throughput_counts_what_is_completed(self) -> None:
-        a = built("p/a")
+    def test_time_size_and_what_is_completed(self) -> None:
+        times: dict[str, Screened] = {"p/a (one)": latency(2.0), "p/a (two)": latency(1.0)}
+        assert self.costs("latency", times) == {"p/a (one)": 2.0, "p/a (two)": 1.0}
+        assert self.costs("size", times) == {"p/a (one)": 1000.0, "p/a (two)": 1000.0}
         flight = ThroughputSummary(launches=2, invalid_launches=0, requests=2, concurrent=True, per_s=100.0)
-        summaries: dict[str, Screened] = {"p/a (one)": flight, "p/a (two)": flight.model_copy(update={"per_s": 200.0})}
-        nothing: Any = None
-        found = arms(arm(a, "one"), arm(a, "two"))
-        assert race._best_arms(found, summaries, OBJECTIVES["throughput"], nothing, nothing, {}) == {"p/a (two)": 5.0}
-
-
-class TestFailures:
-    def test_a_crash_of_one_setting_leaves_the_candidate_and_of_all_takes_it(self) -> None:
-        a, b = built("p/a"), built("p/b")
-        found = arms(arm(a, "one"), arm(a, "two"), arm(b, "one"))
-        summaries: dict[str, Screened] = {"p/a (two)": latency(1.0)}
-        crashed = {"p/a (one)": crash("died"), "p/b (one)": crash("hung")}
-        assert certify._failed(found, summaries, crashed, ["p/a (two)"]) == {"p/b": "hung"}
-
-    def test_a_crash_while_certifying_takes_the_candidate(self) -> None:
-        a = built("p/a")
-        found = arms(arm(a, "one"), arm(a, "two"))
-        summaries: dict[str, Screened] = {"p/a (one)": latency(1.0), "p/a (two)": latency(2.0)}
-        assert certify._failed(found, summaries, {"p/a (one)": crash("died")}, []) == {"p/a": "died"}
+        rates: dict[str, Screened] = {"p/a (one)": flight, "p/a (two)": flight.model_copy(update={"per_s": 200.0})}
+        assert self.costs("throughput", rates) == {"p/a (one)": 10.0, "p/a (two)": 5.0}
 
 
 class TestWhyNot:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebuild.building.seal import TestSetAccess, openings_of, record_test_access
+from edgebuild.building.seal import SealedSetAccess, openings_of, record_test_access
 from edgebuild.core.values import digest_json
 from edgebuild.errors import StoreError
 from edgebuild.judging.intervals import level_for_opening
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "seal.jsonl"
 
 
-def opened(path: Path, *artifacts: str, project: str = "p", test: str = "t") -> TestSetAccess:
+def opened(path: Path, *artifacts: str, project: str = "p", test: str = "t") -> SealedSetAccess:
     return record_test_access(path, project=project, test_digest=test, artifacts=artifacts)
 
 
