@@ -241,7 +241,7 @@ class BudgetTable(Table):
 
 
 class LimitsTable(Table):
-    """What the artifact must stay inside beside the budget; all optional."""
+    """What the artifact must stay inside in addition to the budget; all optional."""
 
     latency_p50_ms: Positive | None = Field(default=None, description="Median latency of one call, in ms.")
     latency_p99_ms: Positive | None = Field(default=None, description="99th percentile of the latency, in ms.")
@@ -296,7 +296,7 @@ class TrainingTable(Table):
 
 
 class RecipeStepTable(Table):
-    """One step of a recipe: a technique, and beside it that technique's own parameters."""
+    """One step of a recipe: a technique, and that technique's own parameters."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -309,7 +309,7 @@ class RecipeStepTable(Table):
 
 
 class RecipeTable(Table):
-    """A way to compress the torch model: techniques in order. Each recipe is tried beside the original."""
+    """A way to compress the torch model: techniques in order. Each recipe is tried in addition to the original."""
 
     name: Annotated[str, AfterValidator(_name)] = Field(description="The recipe's name, part of its candidates' names.")
     steps: Annotated[tuple[RecipeStepTable, ...], Field(min_length=1)] = Field(
@@ -321,7 +321,7 @@ class StoreTable(Table):
     """Where results are kept."""
 
     url: Text | None = Field(
-        default=None, description="A folder or any fsspec URL; without it, `.edgebuild/store` beside the project."
+        default=None, description="A folder or any fsspec URL; default: `.edgebuild/store` in the project."
     )
     quota_gb: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="What `edgebuild store gc` brings the store down to."

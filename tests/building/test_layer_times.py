@@ -59,6 +59,8 @@ def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
         seed=0,
         isa="",
         device_configuration={"cpu": "this"},
+        device=client,
+        code=zoo.CODE,
     )
     given = {
         "project": SimpleNamespace(build=SimpleNamespace(objective=objective), custom_ops_path=None, folder=folder),
@@ -68,7 +70,7 @@ def world_in(folder: Path, objective: str = "latency", **more: Any) -> Any:
         "client": client,
         "backends": table,
         "probe": {},
-        "code_digest": "",
+        "code": zoo.CODE,
         "budget": None,
     }
     return BuildContext(**{**given, **more})

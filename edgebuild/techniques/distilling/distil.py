@@ -75,7 +75,7 @@ class DistilParameters(TrainingParameters):
     )
     hint_weight: float = Field(default=1.0, gt=0, description="The hint's weight at the start; it falls to 0.")
     blocks: tuple[str, ...] = Field(
-        default=(), description="Layers that first learn each by itself what the teacher's layers of that name do."
+        default=(), description="Layers that first learn, each in isolation, what the teacher's layers of that name do."
     )
     block_epochs: int = Field(default=3, ge=1, description="For how many epochs.")
     cache: bool = Field(

@@ -27,7 +27,7 @@ class TuningParameters(TrainingParameters):
         "trained.",
     )
     hard_weight: float = Field(
-        default=0.0, ge=0, description="The weight of the labels' own loss beside the original's answers."
+        default=0.0, ge=0, description="The weight of the labels' own loss, next to the original's answers."
     )
     temperature: float = Field(default=4.0, gt=0, description="The temperature of soft targets, where classes are.")
 

@@ -36,7 +36,7 @@ class SubstituteParameters(TuningParameters):
     block_epochs: int = Field(
         default=2,
         ge=1,
-        description="For how many epochs the new layers learn before, each by itself, what the old did.",
+        description="For how many epochs the new layers learn before, each in isolation, what the old did.",
     )
     norm: bool = Field(
         default=True, description="Whether the two halves of a new layer have a normalisation and ReLU between them."

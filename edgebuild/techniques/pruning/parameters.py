@@ -30,7 +30,7 @@ class PruneParameters(TuningParameters):
         default=1,
         ge=1,
         le=20,
-        description="In how many cuts; after each, normalisations settle anew, and the net is tuned.",
+        description="In how many cuts; after each, normalisations settle again, and the net is tuned.",
     )
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay as they are; `*` stands for anything.")
     remove: tuple[str, ...] = Field(

@@ -38,7 +38,7 @@ class PruneUnstructuredParameters(TrainingParameters):
     )
     cuts: Literal["gradual", "iterative"] = Field(
         default="gradual",
-        description="While training goes on, fewer from cut to cut; or each cut before a training of its own.",
+        description="During training, fewer from cut to cut; or each cut before a training of its own.",
     )
     rounds: int | None = Field(
         default=None,
