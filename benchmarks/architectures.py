@@ -28,7 +28,7 @@ from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.quantisers.registry import technique
+from edgebuild.quantisers.registry import quantiser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "nets"))
 from random_nets import NETS
@@ -74,7 +74,7 @@ def measure_net(name: str, folder: Path, launches: int) -> list[dict[str, Any]]:
     protocol = Protocol(name="screen", launches=launches, max_launches=launches, sample_s=2.0, warmup_cap_s=5.0)
     with context.open_build(load_project(folder), context.Options(), progress=NoProgress()) as w:
         common = prepare.prepare(w, prepare.import_model(w))
-        step = technique("edgebuild")(INT8, common.contract, (), IMAGES)
+        step = quantiser("edgebuild")(INT8, common.contract, (), IMAGES)
         quantised = w.run(step, {"model": common.frozen, "calibration": common.calibration}, label=f"int8 {name}")
         return [_row(name, w, common, quantised, runtime, protocol) for runtime in RUNTIMES]
 

@@ -109,7 +109,7 @@ def _ours(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, Any]
     from edgebuild.core.data import Sample
     from edgebuild.core.steps import NoProgress, StepContext, never_stop
     from edgebuild.models.dataset import write_dataset
-    from edgebuild.quantisers.registry import technique
+    from edgebuild.quantisers.registry import quantiser
 
     contract = candidate.contract
     if contract is None:
@@ -122,7 +122,7 @@ def _ours(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, Any]
     calibration = {"specs": contract.inputs, "stateful": False, "source": "calibration"}
     write_dataset(samples, folders[1], task=NoProgress(), check=never_stop, **calibration)  # type: ignore[arg-type]
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=folders[3])
-    step = technique("edgebuild")(candidate.precision, contract, (), CALIBRATION)
+    step = quantiser("edgebuild")(candidate.precision, contract, (), CALIBRATION)
     with timed("quantise with edgebuild"):
         step.run({"model": folders[0], "calibration": folders[1]}, folders[2], context)
     return folders[2] / "model.onnx"

@@ -36,7 +36,7 @@ from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ModelError
 from edgebuild.planning.plan import PlannedCandidate
-from edgebuild.quantisers.registry import technique
+from edgebuild.quantisers.registry import quantiser
 
 if TYPE_CHECKING:
     from edgebuild.execution.executor import StepResult
@@ -86,7 +86,7 @@ def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
         few = replace(common, validation=w.run(TakeFrames(rows=chosen, lengths=taken), data, label="sample"))
         for arm, (name, scheme) in QUANTISERS.items():
             precision = Precision(kind="int8", scheme=scheme, quantiser=name)
-            step = technique(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
+            step = quantiser(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
             try:
                 model = w.run(step, {"model": common.frozen, "calibration": common.calibration}, label=arm)
             except ModelError as error:

@@ -63,8 +63,9 @@ class Ground:
             seed=0,
             isa="",
             device_configuration={},
+            device=self.client,
         )
-        arm = anchor_arm({"onnxruntime": ort}, self.client, executor)
+        arm = anchor_arm({"onnxruntime": ort}, executor)
         if arm is None:
             raise SystemExit("onnxruntime is not installed")
         self.arm: Arm = arm

@@ -28,7 +28,7 @@ from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import EdgebuildError
-from edgebuild.quantisers.registry import technique
+from edgebuild.quantisers.registry import quantiser
 
 if TYPE_CHECKING:
     from edgebuild.core.artifact import Artifact, Precision
@@ -68,7 +68,7 @@ def prove(net: str, work: Path) -> list[dict[str, Any]]:
 def _prove(w: context.BuildContext, common: prepare.ModelInputs, precision: Precision) -> dict[str, Any]:
     model = common.frozen
     if precision.kind == "int8":
-        step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
+        step = quantiser("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
         model = w.run(step, {"model": model, "calibration": common.calibration}, label=precision.label)
     backend = TensorRt()
     build = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))

@@ -31,7 +31,7 @@ from edgebuild.devices.lock import measurement_lock
 from edgebuild.errors import ModelError
 from edgebuild.measuring import session
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.quantisers.registry import technique
+from edgebuild.quantisers.registry import quantiser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +105,7 @@ def compare(net: str, work: Path, launches: int) -> list[Row]:
 def _quantise(w: context.BuildContext, common: prepare.ModelInputs, arm: str) -> StepResult | ModelError:
     name, scheme = ARMS[arm]
     precision = Precision(kind="int8", scheme=scheme, quantiser=name)
-    step = technique(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
+    step = quantiser(name)(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
     try:
         return w.run(step, {"model": common.frozen, "calibration": common.calibration}, label=f"quantise: {arm}")
     except ModelError as error:

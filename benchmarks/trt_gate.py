@@ -25,7 +25,7 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Precision
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
-from edgebuild.quantisers.registry import technique
+from edgebuild.quantisers.registry import quantiser
 
 NETS = ("fashion-mnist", "magika-files", "silero-vad")
 PROFILE = "jetson-tensorrt"
@@ -56,7 +56,7 @@ def gate_net(net: str, work: Path) -> list[dict[str, Any]]:
             try:
                 model = common.frozen
                 if precision.kind == "int8":
-                    step = technique("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
+                    step = quantiser("edgebuild")(precision, common.contract, (), candidates.CALIBRATION_SAMPLES)
                     model = w.run(step, {"model": model, "calibration": common.calibration}, label=precision.label)
                 write_typed(model.path / "model.onnx", out, precision, common.contract)
                 row["gate"] = json.loads((out / "gate.json").read_text())["gate"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
     from edgebuild.core.data import Sample
-    from edgebuild.core.steps import ProjectCode, RunsOn, Step, StepContext
+    from edgebuild.core.steps import CacheScope, ProjectCode, RunsOn, Step, StepContext
     from edgebuild.core.values import Json, Value
     from edgebuild.devices.answers import files_of
     from edgebuild.devices.client import RunnerClient, client_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 #: Where each name lies: what is heavy is imported when it is first used.
 _WHERE = {
     "Backend": "backends.protocol",
+    "CacheScope": "core.steps",
     "Channel": "devices.transport",
     "CompileRequest": "backends.protocol",
     "Contract": "core.artifact",
@@ -91,6 +92,7 @@ _RENAMED = {"save_onnx": "save"}
 
 __all__ = [
     "Backend",
+    "CacheScope",
     "Channel",
     "CompileRequest",
     "Contract",

@@ -18,7 +18,7 @@ from edgebuild.building.opening import open_here
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
-from edgebuild.core.steps import RunsOn
+from edgebuild.core.steps import RunsOn, require_step
 from edgebuild.core.verdict import Outcome
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.limits import MB, Measured, check_limits
@@ -151,13 +151,14 @@ def _precision_step(
     planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: ModelInputs, context: BuildContext
 ) -> StepResult:
     """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
-    from edgebuild.quantisers.registry import technique
+    from edgebuild.quantisers.registry import quantiser
 
     precision = planned.precision
     name = precision.quantiser if precision.kind == "int8" else "half-storage"
     if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
         return frozen
-    step = technique(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
+    step = quantiser(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
+    require_step(step)
     inputs: dict[str, StepResult | Path] = {"model": frozen}
     if step.runs_on is not RunsOn.HOST:
         inputs["calibration"] = prepared.calibration

@@ -37,11 +37,15 @@ def open_targets(context: BuildContext, targets: Sequence[str]) -> Iterator[tupl
         for target in targets:
             entry = device_of(target, context.project, context.options, context.probe)
             if context.options.no_measure:
-                nowhere = context.executor.on(context.executor.configuration)
+                nowhere = context.executor.on(context.executor.configuration, device=context.client)
                 worlds.append(replace(context, target=target, measured=False, probe={}, executor=nowhere))
             elif entry is None:
                 worlds.append(
-                    replace(context, target=target, executor=context.executor.on(context.executor.configuration))
+                    replace(
+                        context,
+                        target=target,
+                        executor=context.executor.on(context.executor.configuration, device=context.client),
+                    )
                 )
             else:
                 if entry.name not in clients:

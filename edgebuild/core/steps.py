@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from edgebuild.core.values import Value
-from edgebuild.errors import EdgebuildError
+from edgebuild.errors import EdgebuildError, EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,13 +121,25 @@ class Step(Value):
         return self.tools
 
     def key_fields(self) -> dict[str, Json]:
-        """Return the parameters that shape the output, those left out that are at their defaults."""
-        defaults = {
-            name
-            for name, field in type(self).model_fields.items()
-            if not field.is_required() and getattr(self, name) == field.get_default(call_default_factory=True)
-        }
-        return self.model_dump(mode="json", exclude=defaults | self.unkeyed)
+        """Return the parameters that shape the output, those left out that are at their defaults.
+
+        Raises ``TypeError`` for a field that isn't made of plain data and values: whatever text stood for a path, a set
+        or an object would not tell two of them apart, or would differ in every process.
+        """
+        key: dict[str, Json] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            at_default = not field.is_required() and value == field.get_default(call_default_factory=True)
+            if name in self.unkeyed or at_default:
+                continue
+            try:
+                key[name] = _plain(value)
+            except TypeError as error:
+                raise TypeError(
+                    f"{type(self).__name__}.{name} can't be part of a key: {error}; name it in unkeyed, or "
+                    "give it a type that is plain data"
+                ) from error
+        return key
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Read ``inputs``, write into ``out_dir`` only; complete or raise."""
@@ -159,3 +171,24 @@ class NoProgress:
 
 def never_stop() -> None:
     """Let the work go on: the ``check`` of callers that can't be interrupted."""
+
+
+def require_step(step: object) -> None:
+    """Raise ``EnvironmentGap`` for what a plug-in gave as a step and isn't one."""
+    if not isinstance(step, Step):
+        kind = type(step)
+        raise EnvironmentGap(
+            f"{kind.__module__}.{kind.__qualname__} is no step.", hint="A step extends edgebuild.plugins.Step."
+        )
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, Value):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _plain(item) for name, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no text of its own")

@@ -85,7 +85,7 @@ class LocalDevice:
         return ProcessChannel(process)
 
     def put(self, source: Path, name: str) -> str:
-        """RunsOn a copy, which shares its blocks with the source where the disk can do that.
+        """Place a copy, which shares its blocks with the source where the disk can do that.
 
         Never a link: damage on one side, or a writer there, would change the other.
         """

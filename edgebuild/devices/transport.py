@@ -75,7 +75,7 @@ class Device(Protocol):
         ...
 
     def put(self, source: Path, name: str) -> str:
-        """RunsOn a file at ``name`` under the root, whole or not at all, and return its path on the device.
+        """Place a file at ``name`` under the root, whole or not at all, and return its path on the device.
 
         ``name`` is content-addressed: a file that already lies there with the same size is not moved again.
         """

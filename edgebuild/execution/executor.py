@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.core.steps import CacheScope, RunsOn, StepContext
+from edgebuild.core.steps import CacheScope, RunsOn, StepContext, require_step
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
@@ -138,13 +138,11 @@ class Executor:
         """The platform configuration of the device that device steps run on."""
         return self._device_configuration
 
-    def on(
-        self, configuration: Mapping[str, str], *, device: object | None = None, hold: Hold | None = None
-    ) -> Executor:
+    def on(self, configuration: Mapping[str, str], *, device: object, hold: Hold | None = None) -> Executor:
         """Return an executor for another device on the same store; its records begin with all of this one's."""
         other = copy.copy(self)
         other._own, other._before = [], self
-        other._device, other._device_configuration = device or self._device, configuration
+        other._device, other._device_configuration = device, configuration
         other._hold = hold or self._hold
         return other
 
@@ -155,6 +153,7 @@ class Executor:
         ``Interrupted``. Raises ``EdgebuildError`` when the step wrote nothing or changed its inputs, ``StoreError``
         when the disk is full or read-only.
         """
+        require_step(step)
         started = time.monotonic()
         try:
             self._check()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Entry points whose packages may fail on a candidate: quantisers, recipe steps, backends.
+#: Entry points whose packages may fail on a candidate: quantisers, techniques, backends.
 PLUGINS = ("edgebuild.quantisers", "edgebuild.techniques", "edgebuild.backends")
 #: Where packages are installed; in a virtual environment that may be below the project's folder.
 INSTALLED = frozenset({"site-packages", "dist-packages"})

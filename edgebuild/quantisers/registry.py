@@ -58,8 +58,8 @@ TABLE: Mapping[str, Factory] = {
 }
 
 
-def techniques() -> dict[str, Factory]:
-    """Return every technique by name: ours, then those of installed packages.
+def quantisers() -> dict[str, Factory]:
+    """Return every quantiser by name: ours, then those of installed packages.
 
     Raises ``EnvironmentGap`` naming the package for a plugin that can't be loaded, isn't callable, or takes a name
     that is taken: a broken plugin is never skipped silently.
@@ -71,28 +71,28 @@ def techniques() -> dict[str, Factory]:
         owner = entry.dist.name if entry.dist is not None else entry.value
         if entry.name in found:
             raise EnvironmentGap(
-                f"The package {owner!r} brings a technique named {entry.name!r}, which exists already.",
-                hint=f"Uninstall {owner!r}, or ask its authors to rename the technique.",
+                f"The package {owner!r} brings a quantiser named {entry.name!r}, which exists already.",
+                hint=f"Uninstall {owner!r}, or ask its authors to rename the quantiser.",
             )
         try:
             factory = entry.load()
         except Exception as error:  # a plugin's import can raise anything
             raise EnvironmentGap(
-                f"The technique {entry.name!r} of the package {owner!r} can't be loaded: {error}",
+                f"The quantiser {entry.name!r} of the package {owner!r} can't be loaded: {error}",
                 hint=f"Repair or uninstall {owner!r}.",
             ) from error
         if not callable(factory):
             raise EnvironmentGap(
-                f"The technique {entry.name!r} of the package {owner!r} is not callable.",
+                f"The quantiser {entry.name!r} of the package {owner!r} is not callable.",
                 hint=f"Repair or uninstall {owner!r}.",
             )
         found[entry.name] = factory
     return found
 
 
-def technique(name: str) -> Factory:
-    """Return one technique; raises ``UsageError`` listing the known names."""
-    found = techniques()
+def quantiser(name: str) -> Factory:
+    """Return one quantiser; raises ``UsageError`` listing the known names."""
+    found = quantisers()
     if name not in found:
-        raise UsageError(f"There is no technique {name!r}.", hint=f"Known: {', '.join(sorted(found))}.")
+        raise UsageError(f"There is no quantiser {name!r}.", hint=f"Known: {', '.join(sorted(found))}.")
     return found[name]

@@ -1,6 +1,6 @@
 """What every technique on torch models is: a step that takes a stored model and gives one.
 
-A technique is one file with a frozen dataclass that extends ``Technique``: it says what it is (``kind``, ``title``),
+A technique is one file with a class that extends ``Technique``: it says what it is (``kind``, ``title``),
 what it needs (``needs``), what it changes and after what it may not come (``changes``, ``not_after``), and does its
 work in ``compress``. Loading, checking and storing are done here, the same for all:
 

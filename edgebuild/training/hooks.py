@@ -49,7 +49,7 @@ class ShareWeights:
     """Keeps the weights of a cluster equal: ``codes`` names each weight's cluster, per parameter.
 
     The weights of a cluster move to their mean after the optimiser moved each by its own gradient, so that a centroid
-    moves by the mean of its weights' steps (Han 2016, "Deep Workspace", section 3.3, has the sum: for plain SGD the
+    moves by the mean of its weights' steps (Han 2016, "Deep Compression", section 3.3, has the sum: for plain SGD the
     same with another learning rate).
     """
 

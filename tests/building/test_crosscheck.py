@@ -168,7 +168,7 @@ def without_vnni(context: BuildContext, runtime: str, monkeypatch: pytest.Monkey
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     elif isa & {"avx512_vnni", "avx_vnni"}:
         pytest.skip("this CPU has VNNI, and ONNX Runtime has no switch against it: its sums don't saturate here")
-    return replace(context, executor=context.executor.on({"kernels": f"{runtime} without VNNI"}))
+    return replace(context, executor=context.executor.on({"kernels": f"{runtime} without VNNI"}, device=context.client))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -260,7 +260,7 @@ def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
 ) -> None:
     monkeypatch.setattr(crosscheck_steps, "SHOWN_BYTES", 16)
     there = without_vnni(context, "openvino", monkeypatch)
-    there = replace(there, executor=there.executor.on({"kernels": "small"}))
+    there = replace(there, executor=there.executor.on({"kernels": "small"}, device=there.client))
     found = checked(there, "openvino", quantised_net(largest=126))
     assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
     assert "the layers can't be looked at: its layers take 0 MB a call" in found.explanation

@@ -15,7 +15,7 @@ def contenders(draw: st.DrawFn) -> list[Contender]:
     """Arms of some candidates; a candidate's profile and verdict are the same for all of its arms."""
     found = []
     for number in range(draw(st.integers(0, 6))):
-        of = {
+        of: dict[str, Any] = {
             "candidate": f"c{number}",
             "profile": draw(st.sampled_from("pqr")),
             "accepted": draw(st.booleans()),

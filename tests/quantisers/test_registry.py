@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _with(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> Callable[[], dict[str, Any]]:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries if group == registry.GROUP else ())
-    return registry.techniques
+    return registry.quantisers
 
 
 def test_the_table_makes_steps_by_name() -> None:
@@ -33,8 +33,8 @@ def test_the_table_makes_steps_by_name() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="no technique 'nope'") as caught:
-        registry.technique("nope")
+    with pytest.raises(UsageError, match="no quantiser 'nope'") as caught:
+        registry.quantiser("nope")
     assert "edgebuild, half-storage, nncf, onnxruntime" in caught.value.hint
 
 

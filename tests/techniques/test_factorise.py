@@ -59,10 +59,9 @@ def run(
     inputs = zoo.write_inputs(animal, folder)
     inputs |= {} if times is None else write_times(folder / "times", times)
     step = zoo.step_of(Factorise, animal, **parameters)
-    step = type(step)(**{**vars(step), "code": code})
     out = folder / "out"
     out.mkdir()
-    step.run(inputs, out, zoo.context(folder / "scratch"))
+    step.run(inputs, out, zoo.context(folder / "scratch", lambda _: factory))
     return (
         compressed_model.load_model(out, code)[0],
         compressed_model.load_model(folder / "model", code)[0],

@@ -88,10 +88,9 @@ def run(factory: Any, folder: Path, **parameters: Any) -> tuple[nn.Module, Techn
     code = compressed_model.UserCode(factory=animal.reference, load=lambda _: factory)
     inputs = zoo.write_inputs(animal, folder)
     step = zoo.step_of(PruneStructured, animal, **{"multiple": 1, **parameters})
-    step = type(step)(**{**vars(step), "code": code})
     out = folder / "out"
     out.mkdir()
-    step.run(inputs, out, zoo.context(folder / "scratch"))
+    step.run(inputs, out, zoo.context(folder / "scratch", lambda _: factory))
     return compressed_model.load_model(out, code)[0], read_report(out)
 
 
@@ -197,16 +196,15 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:
         "loss:failing": lambda outputs, _: outputs.nothing,
         animal.reference: dead,
     }
-    code = compressed_model.UserCode(factory=animal.reference, load=losses.__getitem__)
     for loss, kind, words in (
         ("loss:nan", ModelError, "NaN or infinite"),
         ("loss:many", DataError, "one number"),
         ("loss:failing", ModelError, "The loss failed: AttributeError: .* no attribute .nothing"),
     ):
-        ill = type(step)(**{**vars(step), "code": code, "loss": loss})
+        ill = step.model_copy(update={"loss": loss})
         (tmp_path / loss).mkdir()
         with pytest.raises(kind, match=words):
-            ill.run(inputs, tmp_path / loss, zoo.context(tmp_path / "scratch"))
+            ill.run(inputs, tmp_path / loss, zoo.context(tmp_path / "scratch", losses.__getitem__))
 
 
 def test_unknown_labels_have_no_share_in_importance_and_wrong_ones_are_told(tmp_path: Path) -> None:
@@ -238,8 +236,8 @@ def test_a_model_with_an_exit_is_pruned_through_it(tmp_path: Path) -> None:
     compressed_model.write_model(apply_edits(module, [head]), headed, tmp_path / "headed")
     step = zoo.step_of(PruneStructured, animal, multiple=1, importance="l2")
     (tmp_path / "out").mkdir()
-    step = type(step)(**{**vars(step), "code": code})
-    step.run({**inputs, "model": tmp_path / "headed"}, tmp_path / "out", zoo.context(tmp_path / "scratch"))
+    context = zoo.context(tmp_path / "scratch", lambda _: dead)
+    step.run({**inputs, "model": tmp_path / "headed"}, tmp_path / "out", context)
     pruned, after = compressed_model.load_model(tmp_path / "out", code)
     assert after.edits[0] == head
     assert pruned.heads["early"].out.in_features == 4  # type: ignore[index, union-attr]

@@ -169,9 +169,6 @@ def test_a_layer_that_reads_infinity_stays_float_with_the_reason(tmp_path: Path)
     animal = zoo.Animal("masked", Masked)
     inputs = zoo.write_inputs(animal, tmp_path)
     step = zoo.step_of(Qat, animal, steps=2)
-    step = type(step)(
-        **{**vars(step), "code": compressed_model.UserCode(factory=animal.reference, load=lambda _: Masked)}
-    )
-    work = Workspace.open(step, inputs, zoo.context(tmp_path / "scratch"))
+    work = Workspace.open(step, inputs, zoo.context(tmp_path / "scratch", lambda _: Masked))
     assert list(fake_quant.reads(work, ())) == ["first", "head"]
     assert [(each.layer, "NaN or infinity" in each.reason) for each in work.said] == [("second", True)]

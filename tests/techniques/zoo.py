@@ -325,6 +325,7 @@ def step_of(technique: type[Technique], animal: Animal, **parameters: Any) -> Te
     )
 
 
-def context(scratch: Path) -> StepContext:
+def context(scratch: Path, load: Callable[[str], Any] = load) -> StepContext:
     scratch.mkdir(parents=True, exist_ok=True)
-    return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch, code=CODE)
+    code = ProjectCode(load=load, digest="")
+    return StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch, code=code)

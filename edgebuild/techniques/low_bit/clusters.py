@@ -16,7 +16,7 @@ def shared_values(values: NDArray[Any], entries: int) -> tuple[NDArray[np.float6
     """Return at most ``entries`` values, rising, and which of them each value is nearest to; unused ones are left out.
 
     Centres start evenly between the smallest and the largest value, which keeps some for the few large weights. Source:
-    Han et al. 2016, "Deep Workspace", section 3.2.
+    Han et al. 2016, "Deep Compression", section 3.2.
     """
     flat = np.sort(np.asarray(values, np.float64).reshape(-1))
     sums = np.concatenate([[0.0], np.cumsum(flat)])
