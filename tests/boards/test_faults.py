@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.devices import bundle
-from edgebuild.devices.client import MAX_TOTAL_BYTES, RunnerClient
+from edgebuild.devices.client import RunnerClient
+from edgebuild.devices.conversation import MAX_TOTAL_BYTES
 from edgebuild.devices.probe import read_probe
 from edgebuild.devices.ssh import channel as ssh_channel
 from edgebuild.devices.ssh import connection as ssh_connection
