@@ -20,11 +20,10 @@ demo: setup
 	$(BIN)/edgebuild report --project examples/fashion-mnist
 
 # A process a core, four at most: most tests wait for processes of their own. One file's tests share what they built.
-# In the order of the folders: those with the most tests first would leave the few whole builds for the end.
 # Compiled first: the tests start edgebuild hundreds of times, also where Python is told to write no bytecode.
 test: setup
 	$(BIN)/python -m compileall -q edgebuild tests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
