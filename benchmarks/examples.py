@@ -32,8 +32,9 @@ def newest(name: str) -> BuildRecord:
     try:
         return load_record(find_build(folder / HOME))
     except UsageError:
-        build = ["build", "--project", str(folder), "--recipe", "none"]
-        subprocess.run([sys.executable, "-m", "edgebuild", *build], check=False)
+        # Relative: the command is part of the record, and where this lies is nobody's business.
+        build = ["build", "--project", f"examples/{name}", "--recipe", "none"]
+        subprocess.run([sys.executable, "-m", "edgebuild", *build], cwd=EXAMPLES.parent, check=False)
         return load_record(find_build(folder / HOME))
 
 

@@ -64,15 +64,13 @@ class Objective:
         """Return the figure of one candidate: ms, samples a second, or bytes; what isn't known is as bad as can be."""
         if self.in_files:
             return Figure(value=float(size_bytes))
-        if not self.timed:
-            return Figure(value=float(memory.peak_bytes) if memory else float("inf"))
-        if latency is None:
-            return Figure(value=float("inf"))
-        if not self.concurrent:
+        if self.concurrent and throughput is not None:
+            return Figure(value=throughput.per_s, low=throughput.low_per_s, high=throughput.high_per_s)
+        if self.timed and not self.concurrent and latency is not None:
             return Figure(value=latency.point_ms, low=latency.low_ms, high=latency.high_ms)
-        if throughput is None:
-            return Figure(value=0.0)
-        return Figure(value=throughput.per_s, low=throughput.low_per_s, high=throughput.high_per_s)
+        if not self.timed and memory is not None:
+            return Figure(value=float(memory.peak_bytes))
+        return Figure(value=0.0 if self.more_is_better else float("inf"))
 
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {

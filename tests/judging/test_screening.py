@@ -83,3 +83,16 @@ def test_a_candidate_is_lost_where_nothing_of_it_is_left_and_never_where_it_was_
         left = {other for other in screened - failed if candidate_of[other] == who}
         if who not in {candidate_of[other] for other in certified} and not left:
             assert lost[who] == "died"
+
+
+def test_one_setting_that_fails_leaves_the_candidate_and_all_of_them_take_it() -> None:
+    candidate_of = {"a (one)": "a", "a (two)": "a", "b (one)": "b"}
+    failures = {"a (one)": "died", "b (one)": "hung"}
+    assert lost_candidates(candidate_of, failures, screened=["a (two)"], certified=["a (two)"]) == {"b": "hung"}
+    assert lost_candidates(candidate_of, {"a (one)": "died"}, screened=["a (two)"], certified=[]) == {}
+
+
+def test_a_failure_while_certifying_takes_the_candidate_though_another_setting_was_screened() -> None:
+    candidate_of = {"a (one)": "a", "a (two)": "a"}
+    found = lost_candidates(candidate_of, {"a (one)": "died"}, screened=["a (one)", "a (two)"], certified=[])
+    assert found == {"a": "died"}
