@@ -11,6 +11,8 @@ from edgebuild.devices.runner.machine import Machine
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 #: By path. Transcribed: the CPU's clocks from `jetson_clocks --show` of an Orin NX,
 #: https://github.com/open-rdc/orne-box/issues/121; the GPU's folder, https://github.com/rbonghi/jetson_stats/pull/867.
 #: The release file, nvpmodel's files and dpkg's are written in the form that they are believed to have.
@@ -75,7 +77,11 @@ def test_what_a_runtime_says_is_configuration_too() -> None:
     assert {fact.name: fact.value for fact in configuration_of(probe)} == probe
 
 
-def test_what_a_machine_does_not_have_leaves_its_configuration_alone(tmp_path: Path) -> None:
+def test_what_a_machine_does_not_have_leaves_its_configuration_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in facts.KERNEL_SWITCHES:
+        monkeypatch.delenv(name, raising=False)
     found = flat(facts.describe(Machine(str(tmp_path))))
     without = {name: value for name, value in found.items() if name not in CONFIGURATION_WHERE_KNOWN}
     assert len(without) < len(found)
