@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import secrets
 import shutil
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -208,8 +209,16 @@ class Executor:
                 if entry is None:
                     why = self._why(key, parts, label)
                     entry = self._make(step, inputs, parts, label, why)
+        elif os.path.lexists(store.layout.scratch(key)):
+            self._tidy(key, label)
         history.remember(store, self._project, label, parts)
         return entry, why
+
+    def _tidy(self, key: str, label: str) -> None:
+        """Remove the scratch folder of a finished step: whoever made it was killed before it could. Else it stays."""
+        with suppress(OSError, StoreError), self._alone(key, label):
+            if self._store.lookup(key) is not None:
+                remove(self._store.layout.scratch(key))
 
     def _why(self, key: str, parts: dict[str, Json], label: str) -> str:
         scratch = self._store.layout.scratch(key)

@@ -152,6 +152,17 @@ def test_failures_are_not_cached_and_unfinished_work_is_kept(store: Store, tmp_p
     assert not any((store.root / "scratch").iterdir())
 
 
+def test_what_a_kill_left_behind_a_finished_step_is_tidied_up(store: Store) -> None:
+    """Between storing its result and removing its scratch folder a build may be killed."""
+    made = executor(store).run(Repeat(text="x"), {}, label="it")
+    left = store.layout.scratch(made.entry.key)
+    left.mkdir()
+    (left / "checkpoint").write_text("3")
+    again = executor(store).run(Repeat(text="x"), {}, label="it")
+    assert (again.reused, again.entry.key) == (True, made.entry.key)
+    assert not any((store.root / "scratch").iterdir())
+
+
 def test_errors_of_ours_pass_through_unchanged(store: Store) -> None:
     raised = DataError("no labels", hint="add some")
 
