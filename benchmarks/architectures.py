@@ -20,7 +20,7 @@ import onnx
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, prepare, race, results
+from edgebuild.building import candidates, context, prepare, race, results, splits
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -96,8 +96,9 @@ def _row(
         artifact = read_artifact(compiled.path)
         artifact = artifact.with_settings(backend.default_settings(1))
         if label == "int8":
-            outputs = candidates.evaluate(w, artifact, compiled, common.validation, "validation", label)
-            _, close = candidates.judge(w, label, common.reference, outputs, common.validation, "validation")
+            split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
+            outputs = candidates.evaluate(w, artifact, compiled, split, label)
+            _, close = candidates.judge(w, label, outputs, split)
             sqnr = close.sqnr_db
         arms.append(
             session.Arm(
@@ -113,13 +114,13 @@ def _row(
         bench = race.make_bench(w)
         result = session.measure(bench, protocol, arms, title="Timing")
         memory = {arm.id: side.measure_memory(bench, result.folder, arm).peak_bytes for arm in arms}
-    summaries = {arm.id: results.summary_of(result, arm.id, 1) for arm in arms}
+    medians = {arm.id: results.cost_of(results.summarised(result, arm.id, 1)) for arm in arms}
     comparison = session.compare_arms(result, "int8", "fp32")
     return {
         "net": name,
         "runtime": runtime,
-        "fp32_ms": summaries["fp32"].point_ms,
-        "int8_ms": summaries["int8"].point_ms,
+        "fp32_ms": medians["fp32"],
+        "int8_ms": medians["int8"],
         "ratio": [math.exp(x) for x in (comparison.effect, comparison.low, comparison.high)] if comparison else None,
         "outcome": comparison.outcome if comparison else "not compared",
         "fp32_peak_bytes": memory["fp32"],

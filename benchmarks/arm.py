@@ -21,7 +21,7 @@ from evidence import RESULTS, write_results
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt.typed import to_half
-from edgebuild.building import candidates, context, emulated, prepare, targets
+from edgebuild.building import candidates, context, prepare, splits, targets
 from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Precision
@@ -33,7 +33,7 @@ from edgebuild.models.onnx_files import load_onnx
 from targets import DEPTHWISE, EMULATED, NAMES, WORK, project, record_of
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord
+    from edgebuild.core.record import BuildRecord, CandidateRecord
 
 ALL = (*NAMES, DEPTHWISE)
 #: Which column a candidate's precision goes into; both quantisers show the same kernels, ours is shown.
@@ -63,7 +63,7 @@ def of_candidate(c: CandidateRecord) -> Seen:
     """What a build recorded."""
     drop = c.validation.drop if c.validation else None
     return Seen(
-        instructions=dict(c.emulation.instructions) if c.emulation else {},
+        instructions=dict(c.measured.emulation.instructions) if c.measured.emulation else {},
         sqnr_db=c.closeness.sqnr_db if c.closeness else None,
         drop={"points": 100 * drop.drop, "low": 100 * drop.low, "high": 100 * drop.high, "n": drop.samples}
         if drop
@@ -82,7 +82,7 @@ def half(name: str, target: str) -> Seen:
         targets.open_targets(w, (target,)) as (at,),
     ):
         common = prepare.prepare(w, prepare.import_model(w))
-        sample = emulated.validation_sample(common, at)
+        sample = splits.judged_split("validation", common.validation, common.reference, common, at)
         model = load_onnx(common.frozen.path / "model.onnx")
         to_half(model)
         folder = WORK / f"{name}-half"
@@ -97,8 +97,8 @@ def half(name: str, target: str) -> Seen:
         except ModelError as error:
             return Seen(instructions={}, sqnr_db=None, drop=None, note=error.message)
         artifact = read_artifact(compiled.path)
-        outputs = candidates.evaluate(at, artifact, compiled, sample.data, "validation", "fp16")
-        verdict, near = candidates.judge(at, "fp16", sample.reference, outputs, sample.data, "validation")
+        outputs = candidates.evaluate(at, artifact, compiled, sample, "fp16")
+        verdict, near = candidates.judge(at, "fp16", outputs, sample)
         profiled = at.run(
             ProfileEmulated(plugin_digest=plugin_digest(), settings=artifact.settings),
             {"artifact": compiled, "data": sample.data},
@@ -117,7 +117,9 @@ def half(name: str, target: str) -> Seen:
 
 def look(record: BuildRecord, name: str, target: str) -> dict[str, Seen]:
     """Every precision of a net on a core."""
-    found = {SHOWN[c.precision.label]: of_candidate(c) for c in record.candidates if c.precision.label in SHOWN}
+    found = {
+        SHOWN[c.spec.precision.label]: of_candidate(c) for c in record.candidates if c.spec.precision.label in SHOWN
+    }
     core = next(fact.value for fact in record.facts if fact.name == "isa").split()
     if "asimdhp" in core:
         found["fp16"] = half(name, target)

@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edgebuild.core.verdict import CandidateRecord
+    from edgebuild.core.record import CandidateRecord
 
 PROJECT = Path(__file__).resolve().parent.parent / "examples" / "fashion-mnist"
 CALIBRATION = 300
@@ -78,8 +78,8 @@ def quantise(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, A
     import onnx
 
     target = scratch / f"{candidate.id.replace('/', '-')}.onnx"
-    who = candidate.precision.quantiser
-    if candidate.precision.kind == "int8" and who == "nncf":
+    who = candidate.spec.precision.quantiser
+    if candidate.spec.precision.kind == "int8" and who == "nncf":
         from edgebuild.quantisers.nncf import _import_nncf
 
         with timed("import the libraries"):
@@ -88,7 +88,7 @@ def quantise(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, A
             frames = nncf.Dataset([{"image": image[None]} for image in images])
             onnx.save(nncf.quantize(onnx.load(source), frames, subset_size=len(images)), target)
         return target
-    if candidate.precision.kind == "int8" and who == "onnxruntime":
+    if candidate.spec.precision.kind == "int8" and who == "onnxruntime":
         from onnxruntime import quantization
 
         frames = iter([{"image": image[None]} for image in images])
@@ -100,7 +100,7 @@ def quantise(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, A
         with timed("quantise with onnxruntime"):
             quantization.quantize_static(str(source), str(target), Reader(), per_channel=True)
         return target
-    if candidate.precision.kind == "int8":
+    if candidate.spec.precision.kind == "int8":
         return _ours(candidate, source, images, scratch)
     return source
 
@@ -122,7 +122,7 @@ def _ours(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, Any]
     calibration = {"specs": contract.inputs, "stateful": False, "source": "calibration"}
     write_dataset(samples, folders[1], task=NoProgress(), check=never_stop, **calibration)  # type: ignore[arg-type]
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=folders[3])
-    step = quantiser("edgebuild")(candidate.precision, contract, (), CALIBRATION)
+    step = quantiser("edgebuild")(candidate.spec.precision, contract, (), CALIBRATION)
     with timed("quantise with edgebuild"):
         step.run({"model": folders[0], "calibration": folders[1]}, folders[2], context)
     return folders[2] / "model.onnx"
@@ -131,13 +131,15 @@ def _ours(candidate: CandidateRecord, source: Path, images: np.ndarray[Any, Any]
 def compile_for(candidate: CandidateRecord, source: Path, scratch: Path) -> Callable[[Any], Any]:
     """Compile for the candidate's runtime and return what runs one sample."""
     settings = dict(candidate.settings)
-    if candidate.backend == "openvino":
+    if candidate.spec.backend == "openvino":
         with timed("import the libraries"):
             import openvino
         with timed("compile"):
             core = openvino.Core()
             target = scratch / "model.xml"
-            openvino.save_model(core.read_model(source), target, compress_to_fp16=candidate.precision.kind == "fp16")
+            openvino.save_model(
+                core.read_model(source), target, compress_to_fp16=candidate.spec.precision.kind == "fp16"
+            )
             hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": int(settings.get("threads", 1))}
             request = core.compile_model(target, "CPU", hints).create_infer_request()
         return lambda image: request.infer({"image": image})

@@ -26,7 +26,7 @@ from edgebuild.building.record import find_build, load_record
 from edgebuild.measuring.session_folder import SessionFolder
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 HERE = Path(__file__).resolve().parent
 EXAMPLE = HERE.parent / "examples" / "fashion-mnist"

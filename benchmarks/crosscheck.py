@@ -24,7 +24,7 @@ from evidence import write_results
 from quantisers import ARMS, NETS, RUNTIMES, project_folder
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, prepare
+from edgebuild.building import candidates, context, prepare, splits
 from edgebuild.building.crosscheck import SAMPLE_FRAMES, SAMPLE_STEPS, cross_check
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
@@ -107,7 +107,6 @@ def check(
     backend = w.backends[runtime]
     settings = backend.default_settings(1)
     planned = PlannedCandidate(
-        id=f"{runtime}/{precision.label}",
         profile=runtime,
         backend=runtime,
         precision=precision,
@@ -117,9 +116,12 @@ def check(
     step = backend.compile_step(CompileRequest(precision=precision, contract=common.contract, on_device=True))
     compiled = w.run(step, {"model": model}, label="compile")
     artifact = read_artifact(compiled.path).with_settings(settings)
-    outputs = candidates.evaluate(w, artifact, compiled, common.validation, "sample", planned.id)
+    split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
+    outputs = candidates.evaluate(w, artifact, compiled, split, planned.id)
     start = os.times()
-    found = cross_check(w, planned, common, model=model, artifact=artifact, compiled=compiled, outputs=outputs)
+    found = cross_check(
+        w, planned, common.contract, split.data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+    )
     end = os.times()
     return {"seconds_cpu": round(sum(end[:4]) - sum(start[:4]), 2), **found.model_dump(mode="json")}
 

@@ -20,7 +20,8 @@ from edgebuild.errors import UsageError
 from edgebuild.reporting.formatting import bytes_text, with_interval
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop
+    from edgebuild.core.record import BuildRecord, CandidateRecord
+    from edgebuild.core.verdict import Drop
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NAMES = ("fashion-mnist", "magika-files", "silero-vad")
@@ -48,7 +49,7 @@ def drop_text(drop: Drop | None) -> str:
 def row(candidate: CandidateRecord) -> str:
     """One candidate as a table row."""
     verdict = candidate.test or candidate.validation
-    latency = candidate.certify
+    latency = candidate.measured.latency
     time = with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else "not certified"
     drop = drop_text(verdict.drop if verdict else None)
     split = "test" if candidate.test else "validation"
@@ -63,14 +64,15 @@ def section(record: BuildRecord) -> str:
     chosen = next((c for c in record.candidates if c.id == (record.chosen or record.kept)), None)
     drop = chosen.test.drop if chosen and chosen.test else None
     groups = f" in {drop.groups} groups" if drop and drop.groups else ""
+    seal = record.test_set.text if record.test_set else "test set not opened"
     lines = [
         f"## {record.project}",
         "",
         f"**{record.outcome}**: {record.summary}.",
         "",
-        f"Budget {record.budget_text}; metric {drop.metric if drop else '–'}, n = {drop.samples if drop else 0:,}"
+        f"Budget {record.budget.text}; metric {drop.metric if drop else '–'}, n = {drop.samples if drop else 0:,}"
         f"{groups}, reference {drop.reference if drop else 0:.4f}, "
-        f"{drop.method if drop else ''}; {record.seal or 'test set not opened'}. Baseline: {record.baseline}. "
+        f"{drop.method if drop else ''}; {seal}. Baseline: {record.baseline}. "
         f"Resolution of latency here: {record.resolution or 0:.1%}. The build took {record.seconds:.0f} s; peak "
         f"memory of the host process {bytes_text(record.host_peak_bytes)}.",
         "",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from evidence import write_results
 
-from edgebuild.building import candidates, compress, context, evaluation, plans, prepare, targets
+from edgebuild.building import candidates, compress, context, evaluation, plans, prepare, splits, targets
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
@@ -154,11 +154,13 @@ def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
         common = prepare.prepare(opened, prepare.import_model(opened))
         plan = plans.plan_target(there[0], common)
         models = compress.compress_models(plan, common, there[0])
-        return [_found(each) for each in candidates.make_candidates(plan, models, common, there[0])]
+        split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
+        return [_found(each) for each in candidates.make_candidates(plan, models, common, split, there[0])]
 
 
-def _found(built: evaluation.Evaluation) -> Found:
-    drop = built.verdict.drop if built.verdict else None
+def _found(built: evaluation.Built) -> Found:
+    verdict = built.verdict if isinstance(built, evaluation.Evaluation) else None
+    drop = verdict.drop if verdict else None
     precision = built.planned.precision
     return Found(
         recipe=built.planned.recipe or "",
@@ -166,8 +168,10 @@ def _found(built: evaluation.Evaluation) -> Found:
         quantiser=precision.quantiser,
         backend=built.planned.backend,
         value=drop.artifact if drop else None,
-        outcome=built.verdict.outcome.value if built.verdict else "failed",
-        sentence=built.failure or "; ".join(built.verdict.reasons if built.verdict else ()),
+        outcome=verdict.outcome.value if verdict else "failed",
+        sentence=built.reason
+        if isinstance(built, evaluation.FailedCandidate)
+        else "; ".join(verdict.reasons if verdict else ()),
     )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, data, prepare, race
+from edgebuild.building import candidates, context, data, prepare, race, splits
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -133,10 +133,10 @@ def _in_runtime(
         built = _compile(w, common, model, Precision(kind="int8", scheme=scheme, quantiser=name), runtime)
         artifact, compiled = built
         label = f"{runtime}, {arm}"
-        outputs = candidates.evaluate(w, artifact, compiled, common.validation, "validation", label)
-        _, seen = candidates.judge(w, label, common.reference, outputs, common.validation, "validation")
-        tested = candidates.evaluate(w, artifact, compiled, sealed[0], "test", label)
-        verdict, close = candidates.judge(w, label, sealed[1], tested, sealed[0], "test")
+        validation = splits.JudgedSplit.whole("validation", common.validation, common.reference)
+        test = splits.JudgedSplit.whole("test", *sealed)
+        _, seen = candidates.judge(w, label, candidates.evaluate(w, artifact, compiled, validation, label), validation)
+        verdict, close = candidates.judge(w, label, candidates.evaluate(w, artifact, compiled, test, label), test)
         rows.append(
             Row(
                 net=net,

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 import examples
-from edgebuild.building import candidates, compress, context, plans, prepare, projects, targets
+from edgebuild.building import candidates, compress, context, plans, prepare, projects, splits, targets
 from edgebuild.building.context import HOME, Options
+from edgebuild.building.evaluation import Evaluation, FailedCandidate
 from edgebuild.building.race import make_bench
 from edgebuild.building.record import find_build, load_record
-from edgebuild.building.results import disturbed, summary_of
+from edgebuild.building.results import disturbed, summarised
 from edgebuild.cli.progress import make_progress
 from edgebuild.core.files import cache_home
 from edgebuild.core.steps import never_stop
@@ -45,11 +46,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from edgebuild.building.context import BuildContext
-    from edgebuild.building.evaluation import Evaluation
+    from edgebuild.building.evaluation import Built
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.core.measurement import Comparison
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord
+    from edgebuild.core.record import BuildRecord, CandidateRecord
     from edgebuild.measuring.session import SessionResult
 
 WORK = cache_home() / "recipes-benchmark" / "fashion-mnist"
@@ -84,7 +85,7 @@ def copied() -> Project:
 
 
 @contextlib.contextmanager
-def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, ModelInputs, Sequence[Evaluation]]]:
+def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, ModelInputs, Sequence[Built]]]:
     """Do all that a build does before it measures; steps that were done before come from the store."""
     with (
         context.open_build(project, options, progress=make_progress()) as opened,
@@ -93,7 +94,8 @@ def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, Mod
         common = prepare.prepare(at, prepare.import_model(at))
         plan = plans.plan_target(at, common)
         models = compress.compress_models(plan, common, at)
-        yield at, common, candidates.make_candidates(plan, models, common, at)
+        split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
+        yield at, common, candidates.make_candidates(plan, models, common, split, at)
 
 
 def train(project: Project, options: Options) -> None:
@@ -104,10 +106,10 @@ def train(project: Project, options: Options) -> None:
             if step.label.startswith("recipe "):
                 print(f"{step.seconds:8.1f} s  {'reused' if step.reused else 'done  '}  {step.label}")
         for each in built:
-            if each.planned.recipe or each.failure:
-                verdict = each.verdict
-                told = examples.drop_text(verdict.drop if verdict else None)
-                print(f"{each.planned.id}: {verdict.outcome if verdict else each.failure}, {told}")
+            if isinstance(each, FailedCandidate):
+                print(f"{each.planned.id}: {each.reason}")
+            elif each.planned.recipe and each.verdict:
+                print(f"{each.planned.id}: {each.verdict.outcome}, {examples.drop_text(each.verdict.drop)}")
     print(f"{time.monotonic() - started:.0f} s in all")
 
 
@@ -115,7 +117,7 @@ def finished(project: Project, options: Options) -> BuildRecord:
     """Return a build of the recipes that are asked for, made now where the newest isn't one."""
     with contextlib.suppress(UsageError):
         record = load_record(find_build(WORK / HOME))
-        if {c.recipe for c in record.candidates if c.recipe} == set(options.recipes):
+        if {c.spec.recipe for c in record.candidates if c.spec.recipe} == set(options.recipes):
             return record
     (record,) = build(project, options, progress=make_progress())
     return record
@@ -125,18 +127,20 @@ def rows_of(record: BuildRecord) -> list[Row]:
     """Return the original and every recipe on every runtime; a recipe's best candidate is the fastest in screening."""
 
     def speed(candidate: CandidateRecord) -> tuple[float, str]:
-        return candidate.screen.point_ms if candidate.screen else math.inf, candidate.id
+        latency = candidate.screened.latency
+        return latency.point_ms if latency else math.inf, candidate.id
 
     rows = []
-    for profile in dict.fromkeys(c.profile for c in record.candidates):
-        here = [c for c in record.candidates if c.profile == profile and c.precision.kind != "fp16"]
-        original = [c for c in here if not c.recipe]
-        plain = next(c for c in original if c.precision.kind == "fp32")
-        int8 = min((c for c in original if c.precision.kind == "int8" and c.screen), key=speed, default=None)
+    for profile in dict.fromkeys(c.spec.profile for c in record.candidates):
+        here = [c for c in record.candidates if c.spec.profile == profile and c.spec.spec.precision.kind != "fp16"]
+        original = [c for c in here if not c.spec.recipe]
+        plain = next(c for c in original if c.spec.spec.precision.kind == "fp32")
+        quantised = [c for c in original if c.spec.spec.precision.kind == "int8" and c.screened.latency]
+        int8 = min(quantised, key=speed, default=None)
         held = {"plain": plain.id, "int8": int8.id if int8 else None}
         rows += [Row(recipe="", profile=profile, best=c, **held) for c in (plain, int8) if c]
-        for recipe in dict.fromkeys(c.recipe for c in here if c.recipe):
-            best = min((c for c in here if c.recipe == recipe), key=speed)
+        for recipe in dict.fromkeys(c.spec.recipe for c in here if c.spec.recipe):
+            best = min((c for c in here if c.spec.recipe == recipe), key=speed)
             rows.append(Row(recipe=recipe, profile=profile, best=best, **held))
     return sorted(rows, key=lambda row: row.profile)
 
@@ -148,7 +152,7 @@ def measured(project: Project, options: Options, rows: Sequence[Row]) -> Session
         arms = []
         for row in rows:
             each = by_id[row.best.id]
-            if row.best.screen and each.artifact:
+            if row.best.screened.latency and isinstance(each, Evaluation):
                 arms.append(
                     session.Arm(
                         id=row.best.id,
@@ -167,7 +171,7 @@ def figures(row: Row, result: SessionResult) -> dict[str, Any]:
     """Return a row as numbers: accuracy, size and status from the build's record, times from the session."""
     best = row.best
     verdict = best.test or best.validation
-    sizes = [[int(n.replace(",", "")) for n in found] for note in best.notes for found in SIZES.findall(note)]
+    sizes = [[int(n.replace(",", "")) for n in found] for note in best.notes for found in SIZES.findall(note.text)]
     found: dict[str, Any] = {
         "recipe": row.recipe,
         "profile": row.profile,
@@ -180,11 +184,17 @@ def figures(row: Row, result: SessionResult) -> dict[str, Any]:
         "parameters": [sizes[0][2], sizes[-1][3]] if sizes else None,
     }
     if best.id in result.measurements and best.id not in {**result.failed, **disturbed(result, [best.id])}:
-        found["latency"] = summary_of(result, best.id, 1).model_dump(mode="json")
+        found["latency"] = latency_of(result, best.id)
         for name, other in (("versus_fp32", row.plain), ("versus_int8", row.int8)):
             compared = session.compare_arms(result, best.id, other) if other and other != best.id else None
             found[name] = ratio(compared) if compared else None
     return found
+
+
+def latency_of(result: SessionResult, arm: str) -> dict[str, Any] | None:
+    """The latencies of an arm as numbers."""
+    found = summarised(result, arm, 1).latency
+    return found.model_dump(mode="json") if found else None
 
 
 def ratio(compared: Comparison) -> dict[str, float | str]:
@@ -201,7 +211,7 @@ def line(row: Row, found: dict[str, Any]) -> str:
     latency, sizes = found.get("latency"), (found["macs"], found["parameters"])
     cells = [
         row.recipe or "the original",
-        row.best.precision.label,
+        row.best.spec.precision.label,
         *(f"{before:,} → {after:,}" if before != after else f"{after:,}" for before, after in filter(None, sizes)),
         *["–"] * sizes.count(None),
         lost,
@@ -234,7 +244,7 @@ def page(record: BuildRecord, rows: Sequence[Row], numbers: Sequence[dict[str, A
         "|---|---|---|---|---|---|---|---|---|",
     )
     lines = [
-        f"Fashion-MNIST, ResNet-8, one thread. **{record.outcome}**: {record.summary}. Budget {record.budget_text}.",
+        f"Fashion-MNIST, ResNet-8, one thread. **{record.outcome}**: {record.summary}. Budget {record.budget.text}.",
         "",
         "`best as` is the precision that was fastest in screening, of those not refused on validation; a recipe "
         "without a latency was refused in all. Latency is the median, of `early` the mean, under the certify protocol, "
@@ -249,7 +259,7 @@ def page(record: BuildRecord, rows: Sequence[Row], numbers: Sequence[dict[str, A
     lines += ["", "## What each recipe did", ""]
     for name in dict.fromkeys(row.recipe for row in rows if row.recipe):
         best = next(row.best for row in rows if row.recipe == name)
-        notes = [note for note in best.notes if not note.startswith("screened")] or [best.reason]
+        notes = [note.text for note in best.notes if note.topic != "settings"] or [best.reason]
         lines += [f"**{name}**", "", *(f"- {note}" for note in notes), ""]
     built = examples.section(record).partition("\n")[2].strip()
     return "\n".join([*lines, "## The build", "", built])

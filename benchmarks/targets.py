@@ -28,7 +28,8 @@ from edgebuild.errors import UsageError
 from edgebuild.reporting.formatting import bytes_text, percent
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Verdict
+    from edgebuild.core.record import BuildRecord, CandidateRecord, EmulatedDevice
+    from edgebuild.core.verdict import Verdict
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WORK = cache_home() / "targets-benchmark"
@@ -95,7 +96,7 @@ def drop_text(verdict: Verdict | None) -> str:
 
 def emulated_row(c: CandidateRecord) -> str:
     """One emulated candidate."""
-    seen, memory = c.emulation, c.memory
+    seen, memory = c.measured.emulation, c.measured.memory
     counts = dict(seen.instructions) if seen else {}
     named = ", ".join(f"{name.replace('_', ' ')} {counts[name] / 1e6:.3g}" for name in sorted(counts) if counts[name])
     told = f"{bytes_text(memory.peak_bytes)} ({bytes_text(memory.emulator_bytes)})" if memory else "–"
@@ -108,14 +109,14 @@ def emulated_row(c: CandidateRecord) -> str:
     )
 
 
-def emulated_section(record: BuildRecord) -> list[str]:
+def emulated_section(record: BuildRecord, seen: EmulatedDevice) -> list[str]:
     """One emulated build."""
     drop = next((v.drop for c in record.candidates if (v := c.validation) and v.drop), None)
     reference = percent(drop.reference) if drop else "–"
     return [
         f"### {record.project} on {record.target}, emulated",
         "",
-        f"{record.emulated}. Budget {record.budget_text}; {drop.metric if drop else '–'} of the reference on the "
+        f"{seen.text}. Budget {record.budget.text}; {drop.metric if drop else '–'} of the reference on the "
         f"validation sample {reference}. Outcome: {record.outcome}, since no emulator settles a {record.objective}.",
         "",
         "| candidate | drop on validation, points | drop on test, points | parity | SQNR, dB | file | peak memory "
@@ -132,7 +133,7 @@ def compiled_section(record: BuildRecord) -> list[str]:
         f"| {c.id} | {_gate(c)} | {bytes_text(c.size_bytes)} | {c.reason.replace('|', '/')} |"
         for c in record.candidates
     ]
-    refused = [f"- not tried: {what}: {why}" for what, why in record.refused_in_planning]
+    refused = [f"- not tried: {each.what}: {each.reason}" for each in record.refused_in_planning]
     head = [
         f"### {record.project} on {record.target}, compiled only",
         "",
@@ -143,7 +144,7 @@ def compiled_section(record: BuildRecord) -> list[str]:
 
 def _gate(candidate: CandidateRecord) -> str:
     """What TensorRT-RTX said of a candidate; no other runtime is gated."""
-    said = [note.removeprefix("gate: ") for note in candidate.notes if note.startswith("gate: ")]
+    said = [n.text.removeprefix("gate: ") for n in candidate.notes if n.text.startswith("gate: ")]
     return "; ".join(said).replace("|", "/") or ("failed" if candidate.status == "failed" else "–")
 
 
@@ -158,7 +159,7 @@ def page(records: list[BuildRecord]) -> str:
         "",
     ]
     for record in records:
-        lines += emulated_section(record) if record.emulated else compiled_section(record)
+        lines += emulated_section(record, record.emulated) if record.emulated else compiled_section(record)
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgebuild.building.projects import load_project
     from edgebuild.catalogue.project import Project
     from edgebuild.core.data import Sample
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
     from edgebuild.errors import EdgebuildError
     from edgebuild.pipeline import bench, build, plan
     from edgebuild.planning.plan import Plan
@@ -42,7 +42,7 @@ __all__ = [
 
 _WHERE = {
     "BenchRequest": "edgebuild.benching.bench",
-    "BuildRecord": "edgebuild.core.verdict",
+    "BuildRecord": "edgebuild.core.record",
     "EdgebuildError": "edgebuild.errors",
     "Options": "edgebuild.building.context",
     "Plan": "edgebuild.planning.plan",

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from edgebuild.benching.bench import BenchReport, BenchRequest
     from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
+    from edgebuild.core.record import BuildRecord
     from edgebuild.core.steps import Progress
-    from edgebuild.core.verdict import BuildRecord
     from edgebuild.planning.plan import Plan
 
 
@@ -39,15 +39,14 @@ def build(
     then is kept, and a second call goes on from there.
     """
     from edgebuild.building import (
-        candidates,
-        compress,
         conclude,
         context,
         early,
         inspect,
         plans,
         prepare,
-        race,
+        scoring,
+        target_build,
         targets,
     )
 
@@ -57,18 +56,10 @@ def build(
             given = prepare.import_model(w)
             early.tell(w)
             common = prepare.prepare(w, given)
-            planned = [plans.plan_target(at, common) for at in there]
-            models = [compress.compress_models(plan, common, at) for plan, at in zip(planned, there, strict=True)]
-            built = [
-                candidates.make_candidates(plan, made, common, at)
-                for plan, made, at in zip(planned, models, there, strict=True)
-            ]
-            races = [race.run_race(made, common, at) for made, at in zip(built, there, strict=True)]
-            opened = conclude.open_test_set(races, common, there)
-            return tuple(
-                conclude.conclude(plan, made, raced, opened, at)
-                for plan, made, raced, at in zip(planned, built, races, there, strict=True)
-            )
+            planned = [(plans.plan_target(at, common), at) for at in there]
+            built = [target_build.build_target(plan, common, at) for plan, at in planned]
+            scored = scoring.open_test_set(built, common)
+            return tuple(conclude.conclude(each, scores) for each, scores in zip(built, scored, strict=True))
 
 
 def plan(project: Project, options: Options | None = None) -> tuple[Plan, ...]:

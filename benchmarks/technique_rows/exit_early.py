@@ -20,11 +20,11 @@ from edgebuild.building.exits import CutExits, LinkChain, read_chain
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
+from edgebuild.core.budget import Budget
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, ProjectCode, Step, StepContext, never_stop
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
-from edgebuild.judging.budget import Budget
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models import compressed_model
 from edgebuild.models.compressed_model import CodeNames

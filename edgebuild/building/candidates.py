@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgebuild.backends.protocol import read_notes
-from edgebuild.building import emulated
 from edgebuild.building.compiling import compile_request
 from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.early import tell_perfect
-from edgebuild.building.evaluation import Evaluation
+from edgebuild.building.evaluation import Evaluation, FailedCandidate, evaluations
 from edgebuild.building.exits import compile_chain, exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.building.opening import open_here
 from edgebuild.building.pack import packed
 from edgebuild.core.artifact import Artifact, Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
+from edgebuild.core.record import notes_on
 from edgebuild.core.steps import RunsOn, require_step
 from edgebuild.core.verdict import Outcome
 from edgebuild.execution.faults import Failure
-from edgebuild.judging.limits import MB, Measured, check_limits
+from edgebuild.judging.limits import MB, check_limits
+from edgebuild.judging.outcomes import as_emulated
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 
     from edgebuild.building.compress import Models
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Built
     from edgebuild.building.prepare import ModelInputs
+    from edgebuild.building.splits import JudgedSplit
     from edgebuild.core.artifact import Contract
+    from edgebuild.core.record import Note
     from edgebuild.core.verdict import Closeness, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
@@ -41,57 +45,51 @@ if TYPE_CHECKING:
 CALIBRATION_SAMPLES = 300
 
 
-def make_candidates(plan: Plan, models: Models, prepared: ModelInputs, context: BuildContext) -> tuple[Evaluation, ...]:
+def make_candidates(
+    plan: Plan, models: Models, prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
+) -> tuple[Built, ...]:
     """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
 
     That holds for a runtime that crashes or hangs and for a bug in edgebuild or in a plug-in too, as long as the device
     answers and another candidate can be built there. The device, the data, the metric, the store and the user may
     still end it: those errors aren't the candidate's.
     """
-    built, unexpected = [], []
-    data, reference = prepared.validation, prepared.reference
-    if context.emulated:
-        part = emulated.validation_sample(prepared, context)
-        data, reference = part.data, part.reference
+    built: list[Built] = []
+    unexpected = []
     with context.progress.task("Building candidates", total=len(plan.candidates)) as task:
         for planned in plan.candidates:
             context.check()
-            make = partial(_make, planned, models, prepared, context, (data, reference))
-            made = context.guard.attempt(planned.id, make)
+            about = context.concerning(candidate=planned.id)
+            made = context.guard.attempt(planned.id, partial(_make, planned, models, prepared, about, validation))
             if isinstance(made, Failure):
                 unexpected += [made.error] if made.unexpected else []
-                made = Evaluation(planned=planned, failure=made.sentence, notes=made.notes)
+                made = FailedCandidate(planned=planned, reason=made.sentence, notes=notes_on("bug", made.notes))
             built.append(made)
             task.advance(note=planned.id)
-    if unexpected and not any(each.artifact for each in built):
+    if unexpected and not evaluations(built):
         raise unexpected[0]
-    tell_perfect(context, built)
+    tell_perfect(context, evaluations(built))
     return within_size(built, context.project.limits.file_size_mb)
 
 
-def within_size(built: Sequence[Evaluation], limit_mb: float | None) -> tuple[Evaluation, ...]:
+def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, ...]:
     """Refuse what is larger than the limit on the file size, as long as something that may be chosen isn't.
 
     The size is known before anything is measured: what is too large neither takes launches nor drops a slower one that
     fits. Where nothing fits, all are measured, so that the build says how near each came.
     """
 
-    def fits(each: Evaluation) -> bool:
-        return limit_mb is None or each.artifact is None or each.artifact.size_bytes <= limit_mb * MB
-
-    if limit_mb is None or not any(each.eligible and fits(each) for each in built):
+    if limit_mb is None:
         return tuple(built)
-    return tuple(
-        each
-        if fits(each) or each.artifact is None or each.verdict is None
-        else replace(
-            each,
-            verdict=check_limits(
-                each.verdict, {"file_size_mb": limit_mb}, Measured(size_bytes=each.artifact.size_bytes)
-            ),
-        )
-        for each in built
-    )
+    limit = {"file_size_mb": limit_mb}
+
+    def checked(each: Built) -> Built:
+        if isinstance(each, FailedCandidate) or each.verdict is None or each.artifact.size_bytes <= limit_mb * MB:
+            return each
+        return replace(each, verdict=check_limits(each.verdict, limit, size_bytes=each.artifact.size_bytes))
+
+    kept = tuple(checked(each) for each in built)
+    return kept if any(each.eligible for each in evaluations(kept)) else tuple(built)
 
 
 def _make(
@@ -99,14 +97,13 @@ def _make(
     models: Models,
     prepared: ModelInputs,
     context: BuildContext,
-    validation: tuple[StepResult, StepResult],
-) -> Evaluation:
-    """``validation`` is what the candidate is judged on, and the reference's outputs on it."""
+    validation: JudgedSplit,
+) -> Built:
     made = models[planned.recipe, planned.profile] if planned.recipe else None
     frozen, contract = (prepared.frozen, prepared.contract) if made is None else (made.frozen, made.contract)
     if frozen is None or contract is None:
-        failure = made.failure if made else "the recipe made no model"
-        return Evaluation(planned=planned, failure=failure, notes=made.notes if made else ())
+        reason = (made and made.failure) or "the recipe made no model"
+        return FailedCandidate(planned=planned, reason=reason, notes=made.notes if made else ())
     model = _precision_step(planned, frozen, contract, prepared, context)
     backend = context.backends[planned.backend]
     request = compile_request(context, planned, contract)
@@ -119,18 +116,27 @@ def _make(
     artifact = read_artifact(compiled.path)
     if planned.settings:
         artifact = artifact.with_settings(planned.settings[0])
-    notes = (*read_notes(compiled.path), *(made.notes if made else ()), *_size_notes(frozen, model))
-    if not context.measured:
-        notes = (*notes, *open_here(context, planned, artifact, compiled, prepared))
-        return Evaluation(planned=planned, artifact=artifact, compiled=compiled, notes=notes)
-    data, reference = validation
-    outputs = evaluate(context, artifact, compiled, data, "validation", planned.id)
-    notes = (*notes, *exit_notes(outputs.path))
-    verdict, closeness = judge(context, planned.id, reference, outputs, data, "validation")
+    notes = (
+        *notes_on("compile", read_notes(compiled.path)),
+        *(made.notes if made else ()),
+        *_size_notes(frozen, model),
+    )
+    if not context.can.runs:
+        opened = notes_on("opening", open_here(context, planned, artifact, compiled, prepared))
+        return Evaluation(planned=planned, artifact=artifact, compiled=compiled, notes=(*notes, *opened))
+    outputs = evaluate(context, artifact, compiled, validation, planned.id)
+    verdict, closeness = judge(context, planned.id, outputs, validation)
     checked = None
     if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
         checked = cross_check(
-            context, planned, contract, data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+            context,
+            planned,
+            contract,
+            validation.data,
+            model=model,
+            artifact=artifact,
+            compiled=compiled,
+            outputs=outputs,
         )
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
@@ -143,7 +149,7 @@ def _make(
         verdict=verdict,
         closeness=closeness,
         crosscheck=checked,
-        notes=notes,
+        notes=(*notes, *notes_on("exits", exit_notes(outputs.path))),
     )
 
 
@@ -169,48 +175,33 @@ def _precision_step(
     )
 
 
-def _size_notes(frozen: StepResult, model: StepResult) -> tuple[str, ...]:
+def _size_notes(frozen: StepResult, model: StepResult) -> tuple[Note, ...]:
     before = (frozen.path / "model.onnx").stat().st_size
     after = (model.path / "model.onnx").stat().st_size
     if after <= before:
         return ()
-    return (f"this precision made the model larger: {before / 1e6:.2f} MB became {after / 1e6:.2f} MB",)
+    return notes_on(
+        "size", [f"this precision made the model larger: {before / 1e6:.2f} MB became {after / 1e6:.2f} MB"]
+    )
 
 
 def evaluate(
-    context: BuildContext, artifact: Artifact, compiled: StepResult, data: StepResult, split: str, who: str
+    context: BuildContext, artifact: Artifact, compiled: StepResult, data: JudgedSplit, who: str
 ) -> StepResult:
     """Run an artifact over a split on the device, with the settings it will ship with."""
-    marked = f"{split} (emulated)" if context.emulated else split
-    step = EvaluateArtifact(
-        split=f"{split} (emulated, {emulated.frames_of(data):,} frames)" if context.emulated else split,
-        settings=artifact.settings,
-    )
-    return context.run(step, {"artifact": compiled, "data": data}, label=f"evaluate {who} on {marked}")
+    step = EvaluateArtifact(split=data.name, settings=artifact.settings)
+    return context.run(step, {"artifact": compiled, "data": data.data}, label=f"evaluate {who} on {data.name}")
 
 
 def judge(
-    context: BuildContext,
-    who: str,
-    reference: StepResult,
-    outputs: StepResult,
-    data: StepResult,
-    split: Literal["validation", "test"],
-    *,
-    level: float = 0.95,
+    context: BuildContext, who: str, outputs: StepResult, data: JudgedSplit, *, level: float = 0.95
 ) -> tuple[Verdict, Closeness]:
     """Judge outputs against the reference's on the same samples."""
-    project = context.project
-    step = JudgeOutputs(
-        metric=project.metric,
-        budget=context.budget,
-        split=split,
-        level=level,
-    )
+    step = JudgeOutputs(metric=context.project.metric, budget=context.budget, split=data.split, level=level)
     metric = step.own_metric(context.load)
     if metric is not None:
-        step = step.model_copy(update={"values": metric_values(metric, (reference.path, outputs.path), data.path)})
-    inputs = {"reference": reference, "outputs": outputs, "data": data}
-    result = context.run(step, inputs, label=f"judge {who} on {split}")
-    verdict, closeness = judged(result.path)
-    return emulated.mark(verdict) if context.emulated else verdict, closeness
+        values = metric_values(metric, (data.reference.path, outputs.path), data.data.path)
+        step = step.model_copy(update={"values": values})
+    inputs = {"reference": data.reference, "outputs": outputs, "data": data.data}
+    verdict, closeness = judged(context.run(step, inputs, label=f"judge {who} on {data.split}").path)
+    return (as_emulated(verdict) if data.emulated else verdict), closeness

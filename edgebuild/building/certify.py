@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from edgebuild.building.results import (
     MeasurementResults,
     disturbed,
     figure_of,
-    flight_summary_of,
-    settings_label,
-    summary_of,
+    summarised,
 )
+from edgebuild.core.candidate import settings_label
+from edgebuild.core.measurement import Measurements
+from edgebuild.core.record import Note, notes_on
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.screening import lost_candidates
 from edgebuild.measuring import session, side
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Evaluation
-    from edgebuild.building.results import Screened
-    from edgebuild.core.measurement import Energy, Layer
+    from edgebuild.core.candidate import Variant
+    from edgebuild.core.measurement import Comparison, Energy, Layer
     from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import Arm, MeasurementContext, SessionResult
 
@@ -35,58 +36,80 @@ ONE_AT_A_TIME = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A variant of a candidate in the race, and the arm that it is measured as."""
+
+    variant: Variant
+    evaluation: Evaluation
+    arm: Arm
+
+
+@dataclass(frozen=True)
+class Screening:
+    """The screening session, what it found by arm, and the arms of which no launch counts."""
+
+    session: SessionResult
+    found: Mapping[str, Measurements]
+    disturbed: Mapping[str, str]
+
+
 def certify(
     bench: MeasurementContext,
     context: BuildContext,
     order: Sequence[str],
-    arms: Mapping[str, tuple[Arm, Evaluation]],
+    entrants: Mapping[str, Entrant],
     batch: int,
-    screen: SessionResult,
-    summaries: Mapping[str, Screened],
+    screening: Screening,
     crashed: dict[str, Failure],
 ) -> MeasurementResults:
     """Measure the reference artifact, which is the first of ``order``, beside the others."""
     lost: dict[str, str] = {}
-    sessions = {"single": _certified_session(bench, context.options.certify, order, arms, crashed, lost)}
+    sessions = {"single": _certified_session(bench, context.options.certify, order, entrants, crashed, lost)}
     if wants_throughput(context):
         left = [name for name in order if name not in lost and name not in crashed]
-        sessions["flight"] = _certified_session(bench, context.options.certify.in_flight(), left, arms, crashed, lost)
-    finalists = []
+        in_flight = context.options.certify.in_flight()
+        sessions["flight"] = _certified_session(bench, in_flight, left, entrants, crashed, lost)
+    finalists: list[CertifiedCandidate] = []
     for name in order:
-        arm, built = arms[name]
         if name not in lost and name not in crashed:
-            done = bench.attempt(arm, partial(_certified, bench, sessions, arm, built, order[0], batch))
+            entrant = entrants[name]
+            done = bench.attempt(entrant.arm, partial(_certified, bench, sessions, entrant, order[0], batch))
             if isinstance(done, Failure):
-                crashed[arm.id] = done
+                crashed[name] = done
             else:
                 finalists.append(done)
-    passed_over = tuple(each.folder.note for each in (screen, *sessions.values()) if each.folder.note)
+    every = (screening.session, *sessions.values())
+    passed_over = notes_on("evidence", [each.folder.note for each in every if each.folder.note])
     if finalists and passed_over:
         finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
-    final = [finalist.arm for finalist in finalists]
-    resolutions = [c.versus_reference.resolution for c in finalists if c.versus_reference is not None]
-    decisive = sessions["flight" if context.objective.concurrent else "single"]
+    resolutions = [f.measured.versus_reference.resolution for f in finalists if f.measured.versus_reference]
+    dropped = {**screening.session.dropped, **lost, **screening.disturbed}
     return MeasurementResults(
-        screened={name: (built.planned.id, summaries[name]) for name, (_, built) in arms.items() if name in summaries},
-        dropped={**screen.dropped, **lost},
         finalists=tuple(finalists),
-        anchor_ms=tuple(ms for result in (screen, *sessions.values()) for ms in result.anchor_ms),
-        sessions=tuple(result.folder.path.name for result in (screen, *sessions.values())),
-        resolution=max((r for r in resolutions if r is not None), default=None),
-        comparisons={
-            (a, b): found
-            for a in final
-            for b in final
-            if a != b and (found := session.compare_arms(decisive, a, b)) is not None
-        },
-        settings_notes=_settings_notes(arms, summaries, screen.dropped, crashed),
+        screened={entrants[name].variant: found for name, found in screening.found.items()},
+        dropped={entrants[name].variant: why for name, why in dropped.items()},
         failed=lost_candidates(
-            {name: built.planned.id for name, (_, built) in arms.items()},
+            {name: entrant.variant.candidate for name, entrant in entrants.items()},
             {name: failure.sentence for name, failure in crashed.items()},
-            screened=summaries,
-            certified=final,
+            screened=screening.found,
+            certified=[finalist.variant.id for finalist in finalists],
         ),
+        comparisons=_comparisons(sessions["flight" if context.objective.concurrent else "single"], finalists),
+        notes=_settings_notes(entrants, screening, crashed),
+        sessions=tuple(each.folder.path for each in every),
+        anchor_ms=tuple(ms for each in every for ms in each.anchor_ms),
+        resolution=max((r for r in resolutions if r is not None), default=None),
     )
+
+
+def _comparisons(
+    decisive: SessionResult, finalists: Sequence[CertifiedCandidate]
+) -> dict[tuple[Variant, Variant], Comparison]:
+    variants = [finalist.variant for finalist in finalists]
+    pairs = [(one, other) for one in variants for other in variants if one != other]
+    found = {(one, other): session.compare_arms(decisive, one.id, other.id) for one, other in pairs}
+    return {pair: comparison for pair, comparison in found.items() if comparison is not None}
 
 
 def wants_throughput(context: BuildContext) -> bool:
@@ -98,83 +121,77 @@ def _certified_session(
     bench: MeasurementContext,
     protocol: Protocol,
     order: Sequence[str],
-    arms: Mapping[str, tuple[Arm, Evaluation]],
+    entrants: Mapping[str, Entrant],
     crashed: dict[str, Failure],
     lost: dict[str, str],
 ) -> SessionResult:
     """Measure under ``protocol``; adds to ``crashed``, and to ``lost`` the arms of which no launch counts."""
     title = "Certifying" if protocol.mode == "single" else "Certifying throughput"
-    result = session.measure(bench, protocol, [arms[name][0] for name in order], title=title)
+    result = session.measure(bench, protocol, [entrants[name].arm for name in order], title=title)
     crashed.update(result.failed)
     lost.update(disturbed(result, (name for name in order[1:] if name not in crashed)))
     return result
 
 
 def _certified(
-    bench: MeasurementContext,
-    sessions: Mapping[str, SessionResult],
-    arm: Arm,
-    built: Evaluation,
-    reference: str,
-    batch: int,
+    bench: MeasurementContext, sessions: Mapping[str, SessionResult], entrant: Entrant, reference: str, batch: int
 ) -> CertifiedCandidate:
-    result, flight = sessions["single"], sessions.get("flight")
+    result, flight, arm = sessions["single"], sessions.get("flight"), entrant.arm
     layers, unread = _layers(bench, result, arm)
     energy, unmeasured = _energy(bench, result, arm)
     notes = (*unread, *unmeasured)
-    throughput = None if flight is None else flight_summary_of(flight, arm.id, batch)
+    throughput = summarised(flight, arm.id, batch).throughput if flight else None
     if throughput is not None and not throughput.concurrent:
-        notes = (*notes, ONE_AT_A_TIME)
+        notes = (*notes, Note(topic="throughput", text=ONE_AT_A_TIME))
     return CertifiedCandidate(
-        arm=arm.id,
-        built=built,
+        variant=entrant.variant,
+        evaluation=entrant.evaluation,
         artifact=arm.artifact,
-        summary=summary_of(result, arm.id, batch),
-        memory=side.measure_memory(bench, result.folder, arm),
-        energy=energy,
-        layers=layers,
-        versus_reference=None if arm.id == reference else session.compare_arms(result, arm.id, reference),
+        measured=Measurements(
+            latency=summarised(result, arm.id, batch).latency,
+            throughput=throughput,
+            memory=side.measure_memory(bench, result.folder, arm),
+            energy=energy,
+            versus_reference=None if arm.id == reference else session.compare_arms(result, arm.id, reference),
+            layers=layers,
+        ),
         samples_folder=result.folder.path,
         launches=result.measurements[arm.id].launches,
-        throughput=throughput,
         notes=notes,
     )
 
 
-def _layers(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+def _layers(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[tuple[Layer, ...], tuple[Note, ...]]:
     """Return the layers as they run, or why they aren't known: a profiler that crashes doesn't ship."""
     evidence = replace(arm, keep=False)
     found = bench.attempt(evidence, lambda: side.read_layers(bench, result.folder, arm))
     if isinstance(found, Failure):
-        return (), (f"what its layers run in is unknown: {found.sentence}", *found.notes)
+        return (), notes_on("layers", (f"what its layers run in is unknown: {found.sentence}", *found.notes))
     return found, ()
 
 
-def _energy(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[Energy | None, tuple[str, ...]]:
+def _energy(bench: MeasurementContext, result: SessionResult, arm: Arm) -> tuple[Energy | None, tuple[Note, ...]]:
     """Return the energy of an inference where the device has a sensor, or why it isn't known."""
     evidence = replace(arm, keep=False)
     found = bench.attempt(evidence, lambda: side.measure_energy(bench, result.folder, arm))
     if isinstance(found, Failure):
-        return None, (f"its energy is unknown: {found.sentence}", *found.notes)
+        return None, notes_on("energy", (f"its energy is unknown: {found.sentence}", *found.notes))
     return found, ()
 
 
 def _settings_notes(
-    arms: Mapping[str, tuple[Arm, Evaluation]],
-    summaries: Mapping[str, Screened],
-    dropped: Mapping[str, str],
-    crashed: Mapping[str, Failure],
-) -> dict[str, tuple[str, ...]]:
+    entrants: Mapping[str, Entrant], screening: Screening, crashed: Mapping[str, Failure]
+) -> dict[str, tuple[Note, ...]]:
     """Say per candidate what each raced setting gave."""
-    notes: dict[str, list[str]] = {}
+    said: dict[str, list[Note]] = {}
     for name, error in crashed.items():
-        arm, built = arms[name]
-        label = settings_label(arm.artifact.settings)
-        notes.setdefault(built.planned.id, []).append(f"with {label}: {error.sentence}")
-        notes[built.planned.id] += error.notes
-    for name, summary in summaries.items():
-        arm, built = arms[name]
-        early = " (dropped early)" if name in dropped else ""
-        text = f"{settings_label(arm.artifact.settings)}: {figure_of(summary)}{early}"
-        notes.setdefault(built.planned.id, []).append(f"screened with {text}")
-    return {candidate: tuple(lines) for candidate, lines in notes.items()}
+        variant = entrants[name].variant
+        notes = said.setdefault(variant.candidate, [])
+        notes.append(Note(topic="settings", text=f"with {settings_label(variant.settings)}: {error.sentence}"))
+        notes += notes_on("bug", error.notes)
+    for name, found in screening.found.items():
+        variant = entrants[name].variant
+        early = " (dropped early)" if name in screening.session.dropped else ""
+        text = f"screened with {settings_label(variant.settings)}: {figure_of(found)}{early}"
+        said.setdefault(variant.candidate, []).append(Note(topic="settings", text=text))
+    return {candidate: tuple(notes) for candidate, notes in said.items()}

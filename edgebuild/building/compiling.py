@@ -17,7 +17,7 @@ def compile_request(context: BuildContext, planned: PlannedCandidate, contract: 
     return CompileRequest(
         precision=planned.precision,
         contract=contract,
-        on_device=context.measured,
+        on_device=context.can.runs,
         libraries=tuple(path for path in (context.project.custom_ops_path,) if path is not None),
         accelerator=planned.accelerator,
         features=planned.features,

@@ -13,6 +13,7 @@ from edgebuild.building.prepare import freeze_model, model_specs, weights_of
 from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
+from edgebuild.core.record import notes_on
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.faults import Failure
 from edgebuild.models.compressed_model import CodeNames, read_model
@@ -22,7 +23,7 @@ from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.learning import TrainingParameters
 from edgebuild.techniques.registry import techniques_by_name
 from edgebuild.techniques.report import read_report
-from edgebuild.techniques.technique import plain_parameters
+from edgebuild.techniques.technique import plain_parameters, read_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.project_tables import RecipeTable
     from edgebuild.core.artifact import Contract
+    from edgebuild.core.record import Note
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
     from edgebuild.techniques.technique import Technique
@@ -49,7 +51,7 @@ class CompressedResult:
     contract: Contract | None = None
     chain: StepResult | None = None
     failure: str | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,22 +129,24 @@ def compress_models(plan: Plan, prepared: ModelInputs, context: BuildContext) ->
     if not wanted:
         return {}
     techniques = techniques_by_name()
-    tables = {table.name: table for table in context.project.recipes}
+    recipes = {recipe.name: recipe for recipe in plan.recipes}
     multiples = dict(plan.channel_multiples)
     made: Models = {}
     with context.progress.task("Compressing", total=len(wanted)) as task:
         for name, profile in wanted:
             context.check()
-            steps = _typed(tables[name], techniques)
+            steps = [
+                (t, read_parameters(t, s.parameters)) for s in recipes[name].steps for t in (techniques[s.technique],)
+            ]
             wants = KernelConstraints(
                 channel_multiple=multiples[profile],
                 int8=int8_of(plan, profile),
                 timing=timing_candidate(plan, name, profile),
             )
-            work = partial(_carry_out, name, steps, wants, prepared, context)
+            work = partial(_carry_out, name, steps, wants, prepared, context.concerning(recipe=name))
             done = context.guard.attempt(f"recipe {name}", work)
             if isinstance(done, Failure):
-                done = CompressedResult(failure=f"recipe {name}: {done.sentence}", notes=done.notes)
+                done = CompressedResult(failure=f"recipe {name}: {done.sentence}", notes=notes_on("bug", done.notes))
             made[name, profile] = done
             task.advance(note=f"{name} for {profile}")
     return made
@@ -199,7 +203,7 @@ def _carry_out(
                 raise
             raise ModelError(f"{error.message} {untimed[0]}", hint=error.hint) from error
         notes += (*_notes(technique.kind, model), *untimed)
-    return _shipped(name, model, code, tuple(notes), prepared, context)
+    return _shipped(name, model, code, notes_on("recipe", notes), prepared, context)
 
 
 def step_of(
@@ -246,7 +250,7 @@ def _shipped(
     name: str,
     model: StepResult,
     code: CodeNames,
-    notes: tuple[str, ...],
+    notes: tuple[Note, ...],
     prepared: ModelInputs,
     context: BuildContext,
 ) -> CompressedResult:

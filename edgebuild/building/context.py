@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.capabilities import BOARD
 from edgebuild.core.files import expanded, resolved
 from edgebuild.core.objective import OBJECTIVES
+from edgebuild.core.record import Note
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import ConfigError, ModelError
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
     from edgebuild.backends.protocol import Backend
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
+    from edgebuild.core.budget import Budget
+    from edgebuild.core.capabilities import Capabilities
     from edgebuild.core.measurement import Fact
     from edgebuild.core.objective import Objective
+    from edgebuild.core.record import Topic
     from edgebuild.core.steps import Progress, ProjectCode, Step
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
-    from edgebuild.judging.budget import Budget
     from edgebuild.measuring.protocols import Protocol
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
@@ -59,7 +63,7 @@ class Options:
 class BuildContext:
     """Everything effects go through. Made by ``open_build`` for this machine, by ``open_targets`` for each target.
 
-    ``measured`` is false where the target has no device in this build: what a host can compile is compiled, no more.
+    ``can`` says what the target's device can be asked; nothing where the target has none in this build.
     ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
     pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
     model's tensors, ``said`` what it told meanwhile: all targets share them.
@@ -76,14 +80,16 @@ class BuildContext:
     budget: Budget
     target: str = ""
     here: Mapping[str, str] = field(default_factory=dict)
-    measured: bool = True
+    can: Capabilities = BOARD
     pin_clocks: bool = False
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     started: float = field(default_factory=time.monotonic)
     data: dict[str, StepResult] = field(default_factory=dict)
     model_digest: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    said: list[Note] = field(default_factory=list)
+    candidate: str = ""
+    recipe: str = ""
 
     @property
     def objective(self) -> Objective:
@@ -94,11 +100,6 @@ class BuildContext:
     def configuration(self) -> tuple[Fact, ...]:
         """The device's platform configuration: part of the keys of device steps and of measurements."""
         return configuration_of(self.probe)
-
-    @property
-    def emulated(self) -> bool:
-        """Whether what runs on the device runs on an emulated CPU: nothing there is timed."""
-        return self.measured and self.client.device.emulated
 
     @property
     def guard(self) -> Guard:
@@ -115,16 +116,21 @@ class BuildContext:
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on files of the user's."""
-        return self.executor.run(step, _ready(inputs), label=label)
+        return self.executor.run(step, _ready(inputs), label=label, candidate=self.candidate, recipe=self.recipe)
+
+    def concerning(self, *, candidate: str = "", recipe: str = "") -> BuildContext:
+        """Return the context for one candidate's or recipe's own work: its steps are on record as theirs."""
+        return replace(self, candidate=candidate, recipe=recipe)
 
     def stored(self, step: Step, inputs: Mapping[str, StepResult | Path]) -> bool:
         """Whether what a step makes is in the store."""
         return self.executor.stored(step, _ready(inputs))
 
-    def say(self, text: str) -> None:
+    def say(self, topic: Topic, text: str) -> None:
         """Tell the user something now, and keep it for the record."""
-        if text not in self.said:
-            self.said.append(text)
+        note = Note(topic=topic, text=text)
+        if note not in self.said:
+            self.said.append(note)
             self.progress.say(text)
 
     def load(self, reference: str) -> Callable[..., Any]:
@@ -226,6 +232,7 @@ def open_build(
             backends=table,
             probe=probe,
             here=probe,
+            can=client.device.capabilities,
             code=code,
             budget=budget_of(project, options),
             progress=progress,
@@ -256,7 +263,8 @@ def targets_of(project: Project, options: Options) -> tuple[str, ...]:
 
 def budget_of(project: Project, options: Options) -> Budget:
     """Return the budget asked for, else the project's."""
-    from edgebuild.judging.budget import Budget, parse_budget
+    from edgebuild.core.budget import Budget
+    from edgebuild.judging.budget import parse_budget
 
     if options.budget is not None:
         return parse_budget(options.budget)

@@ -85,15 +85,17 @@ def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
         step = _step(project, source, known.content)
         if context.stored(step, {}):
             context.say(
+                "data",
                 f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
-                f"as when they were read on {known.at[:10]}"
+                f"as when they were read on {known.at[:10]}",
             )
             return step
     content = _digest(context, split, source)
     if known.content and known.content != content:
         context.say(
+            "data",
             f"the {split} data changed although [data].data_version is still {project.data.data_version!r}; "
-            "give them a new version, so that every build notices"
+            "give them a new version, so that every build notices",
         )
     if declared:
         known.keep(content)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Evaluation
     from edgebuild.catalogue.project import Project
-    from edgebuild.judging.budget import Budget
+    from edgebuild.core.budget import Budget
     from edgebuild.models.described import Described
 
 #: A plan looks at so many samples of each split, from its start; a build does so where it needn't read the split.
@@ -69,9 +69,9 @@ def tell(context: BuildContext) -> None:
             if trains:
                 raise
             # Nothing of this build needs them: only whether they share samples with others stays unknown.
-            context.say(f"the train data can't be read: {error.message}")
+            context.say("data", f"the train data can't be read: {error.message}")
     for note in warnings(project, context.budget, found, test_level=level):
-        context.say(note)
+        context.say("data", note)
 
 
 def peek(project: Project) -> tuple[dict[Split, Described], tuple[str, ...]]:
@@ -157,6 +157,7 @@ def tell_perfect(context: BuildContext, built: Iterable[Evaluation]) -> None:
     drop = next((b.verdict.drop for b in built if b.verdict and b.verdict.drop), None)
     if scale is not None and drop is not None and drop.reference == scale[1]:
         context.say(
+            "data",
             f"the original makes no mistake on validation ({table.name} {drop.reference:.4f}, n = {drop.samples:,}): "
-            f"if it was trained on them, {MEANS}"
+            f"if it was trained on them, {MEANS}",
         )

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgebuild.building.judge import JudgeOutputs, labels_of, metric_values
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import Contract, Exit, Precision, Stage
+from edgebuild.core.budget import Budget
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.values import Value
 from edgebuild.core.verdict import Outcome
 from edgebuild.execution.disk import copy_file
-from edgebuild.judging.budget import Budget
 from edgebuild.models.edits import AddHead
 
 if TYPE_CHECKING:

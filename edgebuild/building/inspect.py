@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.building import emulated
+from edgebuild.building import emulated, splits
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.layer_times import untimed
 from edgebuild.catalogue.profiles import load_profiles
@@ -15,6 +15,7 @@ from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.tables import unknown
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import BATCH_AXIS
+from edgebuild.core.candidate import CandidateSpec
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.objective import OBJECTIVES
 from edgebuild.devices.probe import EMULATED
@@ -22,7 +23,6 @@ from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
-from edgebuild.planning.plan import candidate_id
 from edgebuild.planning.recipes import ModelTraits, check_named
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.resolve import ResolvedTarget
-    from edgebuild.judging.budget import Budget
+    from edgebuild.core.budget import Budget
     from edgebuild.planning.recipes import Recipe
 
 #: torch modules that int8 kernels exist for.
@@ -148,7 +148,7 @@ def plan_inputs(
     )
     if EMULATED in probe:
         costs = emulated.unit_costs(costs)
-        notes = (*notes, emulated.PLAN_NOTE.format(frames=emulated.sample_frames(model.macs)))
+        notes = (*notes, emulated.PLAN_NOTE.format(frames=splits.sample_frames(model.macs)))
     return PlanInputs(
         target=resolved,
         objective=project.build.objective,
@@ -229,7 +229,9 @@ def _precision_refusals(
 ) -> dict[str, str]:
     """Return what each profile's backend says of its precisions on the device that ``probe`` describes."""
     reasons = {
-        candidate_id(profile, precision): backends[profile.backend].refuse(precision, probe)
+        CandidateSpec(profile=profile.name, backend=profile.backend, precision=precision).id: backends[
+            profile.backend
+        ].refuse(precision, probe)
         for profile in target.profiles
         if profile.backend in backends
         for precision in profile.precisions

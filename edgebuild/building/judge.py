@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgebuild.catalogue.project_tables import MetricTable
+from edgebuild.core.budget import Budget
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.verdict import Closeness, Verdict
 from edgebuild.errors import DataError
-from edgebuild.judging.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -45,9 +45,10 @@ def untimed(project: Project, options: Options) -> str:
 
 def why_untimed(context: BuildContext, planned: PlannedCandidate | None) -> str:
     """Return why no layer is timed in this build; empty where they are."""
-    if context.emulated:
-        return "an emulated device gives no times"
-    return untimed(context.project, context.options) or ("" if planned else "the profile builds nothing but int8")
+    why = untimed(context.project, context.options)
+    if not why and not context.can.times:
+        why = context.can.why
+    return why or ("" if planned else "the profile builds nothing but int8")
 
 
 def time_layers(

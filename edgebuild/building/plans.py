@@ -59,7 +59,7 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         budget=context.budget,
         options=context.options,
         frames=frames,
-        here=context.measured and isinstance(context.client.device, LocalDevice),
+        here=context.can.runs and not context.client.device.detached,
     )
     return make_plan(inputs)
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
+from edgebuild.building.evidence import SAMPLES, evidence_of
 from edgebuild.core.artifact_files import MANIFEST, NOTES, artifact_text
 from edgebuild.core.files import read_plain
 from edgebuild.core.measurement import Fact
-from edgebuild.core.values import Value, canonical_json, digest_json
-from edgebuild.core.verdict import BuildRecord
+from edgebuild.core.record import BuildRecord, KeptSamples, Note
+from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import UsageError
 from edgebuild.execution.disk import copy_file
 from edgebuild.execution.faults import Failure
@@ -34,85 +34,100 @@ if TYPE_CHECKING:
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
-    from edgebuild.building.seal import SealedSetAccess
+    from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.verdict import CandidateRecord
-    from edgebuild.planning.plan import Plan
+    from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, SealedSetAccess
 
 #: The key of build.json that holds the digest of all others.
 DIGEST = "sha256"
 #: A record or a candidate's samples are far smaller.
 MAX_RECORD_BYTES = 256 << 20
+SCHEMA_VERSION = BuildRecord.model_fields["schema_version"].default
 #: A launch's samples are thinned to this many for drawing; the raw ones stay in the measurements folder.
 DRAWN_SAMPLES = 2_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What a build for one target came to. ``kept`` names the candidate whose artifact is kept, chosen or nearest."""
+
+    candidates: tuple[CandidateRecord, ...]
+    baseline: str
+    chosen: str | None
+    kept: str | None
+    outcome: BuildOutcome
+    summary: str
+    access: SealedSetAccess | None
+    emulated: EmulatedDevice | None
+    seconds: float
+
+
 def write_record(
-    context: BuildContext,
-    plan: Plan,
+    target: TargetBuild,
     race: MeasurementResults,
-    opening: SealedSetAccess | None,
-    candidates: tuple[CandidateRecord, ...],
+    conclusion: Conclusion,
     *,
     names: Mapping[str, CertifiedCandidate],
-    baseline: str,
-    chosen: str | None,
-    kept: str | None,
     shipped: tuple[Path, Artifact] | None,
-    outcome: Literal["ok", "missed", "inconclusive"],
-    summary: str,
-    seconds: float,
 ) -> BuildRecord:
-    """Write the record and return it. ``kept`` names the candidate whose artifact is kept, chosen or merely best."""
-    started = datetime.now(UTC) - timedelta(seconds=seconds)
-    builds = context.home / "builds"
-
-    def name_of(number: int) -> str:
-        identity = {"target": plan.target, "at": started.isoformat(), "code": context.code.digest, "number": number}
-        return f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
-
-    with writing(builds):
-        builds.mkdir(parents=True, exist_ok=True)
-        build_id = journal.begin(builds, name_of).name
-        folder = builds / build_id
-        folder.mkdir()
+    """Write the record, the samples of what ``names`` names and the artifact that is kept; return the record."""
+    context, plan = target.context, target.plan
+    started = datetime.now(UTC) - timedelta(seconds=conclusion.seconds)
+    folder = _begin(context, plan.target, started)
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
-    unkept = _keep_all_samples(context, names, folder / "samples")
-    candidates = tuple(
-        c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in candidates
-    )
+    unkept = _keep_all_samples(context, names, folder / SAMPLES)
+    launches = race.finalists[0].launches if race.finalists else ()
     record = BuildRecord(
-        build_id=build_id,
+        build_id=folder.name,
         project=context.project.name,
         target=plan.target,
-        device=context.client.device.id if context.measured else "none",
+        device=context.client.device.id if context.can.runs else "none",
         started_at=started.isoformat(timespec="seconds"),
-        seconds=seconds,
+        seconds=conclusion.seconds,
         objective=context.project.build.objective,
-        budget_text=context.budget.text,
-        outcome=outcome,
-        chosen=chosen,
-        kept=kept,
-        summary=summary,
-        baseline=baseline,
-        seal=opening.text if opening else None,
-        candidates=candidates,
-        refused_in_planning=tuple((refusal.what, refusal.reason) for refusal in plan.refused),
+        budget=context.budget,
+        outcome=conclusion.outcome,
+        chosen=conclusion.chosen,
+        kept=conclusion.kept,
+        summary=conclusion.summary,
+        baseline=conclusion.baseline,
+        test_set=conclusion.access,
+        emulated=conclusion.emulated,
+        candidates=tuple(
+            c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c
+            for c in conclusion.candidates
+        ),
+        refused_in_planning=plan.refused,
         steps=tuple(context.executor.records),
         facts=tuple(Fact(name=name, value=value) for name, value in sorted(context.probe.items())),
         versions=installed_versions(),
-        environment=race.finalists[0].launches[0].environment if race.finalists and race.finalists[0].launches else (),
+        environment=launches[0].environment if launches else (),
         resolution=race.resolution,
         command=context.options.command,
         anchor_ms=race.anchor_ms,
         host_peak_bytes=_peak_bytes(),
-        emulated=race.emulated.text if race.emulated else "",
+        evidence=tuple(evidence_of(context.home, path) for path in (*race.sessions, folder / SAMPLES)),
         notes=tuple(context.said),
     )
     write_atomic(folder / "build.json", sealed_text(record))
-    _point_latest(context.home, plan.target, build_id)
+    _point_latest(context.home, plan.target, record.build_id)
     return record
+
+
+def _begin(context: BuildContext, target: str, started: datetime) -> Path:
+    """Make the folder of a build, whose name sorts by time and says nothing else."""
+    builds = context.home / "builds"
+
+    def name_of(number: int) -> str:
+        identity = {"target": target, "at": started.isoformat(), "code": context.code.digest, "number": number}
+        return f"{started.strftime('%Y%m%d-%H%M%S')}-{digest_json(identity)[:8]}"
+
+    with writing(builds):
+        builds.mkdir(parents=True, exist_ok=True)
+        folder = builds / journal.begin(builds, name_of).name
+        folder.mkdir()
+    return folder
 
 
 def _peak_bytes() -> int:
@@ -128,13 +143,14 @@ def _ship(source: Path, artifact: Artifact, folder: Path) -> None:
     write_atomic(folder / MANIFEST, artifact_text(artifact))
 
 
-def _keep_all_samples(context: BuildContext, names: Mapping[str, CertifiedCandidate], folder: Path) -> dict[str, str]:
+def _keep_all_samples(context: BuildContext, names: Mapping[str, CertifiedCandidate], folder: Path) -> dict[str, Note]:
     """Keep every finalist's latencies for drawing; return by name why some could not be kept."""
     lost = {}
+    folder.mkdir()
     for name, finalist in names.items():
         kept = context.guard.attempt(f"the latencies of {name}", partial(_keep_samples, finalist, folder, name))
         if isinstance(kept, Failure):
-            lost[name] = f"its latencies can't be drawn: {kept.with_report}"
+            lost[name] = Note(topic="evidence", text=f"its latencies can't be drawn: {kept.with_report}")
     return lost
 
 
@@ -147,7 +163,6 @@ def _keep_samples(finalist: CertifiedCandidate, folder: Path, name: str) -> None
         if launch.valid:
             raw = np.fromfile(finalist.samples_folder / launch.samples, dtype="<i8")
             launches.append(raw[:: max(1, len(raw) // DRAWN_SAMPLES)].tolist())
-    folder.mkdir(exist_ok=True)
     write_atomic(folder / f"{digest_json(name)[:16]}.json", canonical_json({"id": name, "launches": launches}))
 
 
@@ -197,16 +212,21 @@ def sealed_text(record: BuildRecord) -> str:
 
 
 def load_record(folder: Path) -> BuildRecord:
-    """Read a build's record; raises ``UsageError`` when it is damaged."""
+    """Read a build's record; raises ``UsageError`` when it is damaged or of another version."""
     path = folder / "build.json"
     try:
         fields = json.loads(read_plain(path, MAX_RECORD_BYTES))
         if digest_json({k: v for k, v in fields.items() if k != DIGEST}) != fields.pop(DIGEST, ""):
             raise ValueError("another digest")
+        if fields["schema_version"] != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path} is of version {fields['schema_version']}, and this edgebuild reads version {SCHEMA_VERSION}.",
+                hint="Build again; what is in the store is used again.",
+            )
         return BuildRecord.model_validate_json(json.dumps(fields))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(
-            f"{path} can't be read: it is damaged or of another version.", hint="Build again, or name another --build."
+            f"{path} can't be read: it is damaged.", hint="Build again, or name another --build."
         ) from error
 
 
@@ -214,17 +234,10 @@ def load_samples(folder: Path) -> tuple[dict[str, list[list[int]]], tuple[Path, 
     """Return the thinned latencies of a build's finalists, by candidate id, and the files that are damaged."""
     samples: dict[str, list[list[int]]] = {}
     damaged = []
-    for path in sorted((folder / "samples").glob("*.json")):
+    for path in sorted((folder / SAMPLES).glob("*.json")):
         try:
-            found = _Samples.model_validate_json(read_plain(path, MAX_RECORD_BYTES), strict=True)
+            found = KeptSamples.model_validate_json(read_plain(path, MAX_RECORD_BYTES), strict=True)
             samples[found.id] = [list(launch) for launch in found.launches]
         except (OSError, ValueError):
             damaged.append(path)
     return samples, tuple(damaged)
-
-
-class _Samples(Value):
-    """``samples/*.json``: nanoseconds by launch."""
-
-    id: str
-    launches: tuple[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], ...]

@@ -1,11 +1,11 @@
-"""What measuring finds: screened arms, certified finalists, the race, and how their figures are told."""
+"""What measuring finds: screened variants, certified finalists, and how their figures are told."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from edgebuild.core.measurement import LatencySummary, ThroughputSummary
+from edgebuild.core.measurement import Measurements
 from edgebuild.measuring import statistics
 from edgebuild.measuring.samples import samples_reader
 
@@ -13,84 +13,76 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from edgebuild.building.emulated import Emulated
     from edgebuild.building.evaluation import Evaluation
-    from edgebuild.core.artifact import Artifact, Setting
-    from edgebuild.core.measurement import Comparison, Energy, Launch, Layer, Memory
+    from edgebuild.core.artifact import Artifact
+    from edgebuild.core.candidate import Variant
+    from edgebuild.core.measurement import Comparison, Launch
+    from edgebuild.core.record import Note
     from edgebuild.measuring.session import SessionResult
-
-Screened: TypeAlias = LatencySummary | ThroughputSummary
+    from edgebuild.planning.plan import PlannedCandidate
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedCandidate:
-    """One finalist, measured under the certify protocol; on an emulated device without a latency.
+    """One finalist: a variant of a candidate, and what was measured of it under the certify protocol."""
 
-    ``arm`` is candidate and settings.
-    """
-
-    arm: str
-    built: Evaluation
+    variant: Variant
+    evaluation: Evaluation
     artifact: Artifact
-    summary: LatencySummary | None
-    memory: Memory | None
-    energy: Energy | None
-    layers: tuple[Layer, ...]
-    versus_reference: Comparison | None
+    measured: Measurements
     samples_folder: Path
-    launches: tuple[Launch, ...]
-    throughput: ThroughputSummary | None = None
-    notes: tuple[str, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def planned(self) -> PlannedCandidate:
+        """The candidate that it is a variant of."""
+        return self.evaluation.planned
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementResults:
-    """What measuring found: screening summaries by arm, and the certified finalists, the reference artifact first.
+    """What measuring found: the certified finalists, the reference artifact first, and how the others came off.
 
-    ``failed`` says of candidates, by id, how they crashed, hung or met a bug. ``unmeasured`` says why nothing was
-    measured in a build that can't measure; ``emulated`` is what an emulated device gave instead.
+    ``failed`` says of candidates, by id, how they crashed, hung or met a bug; ``profiled`` holds what was measured of
+    candidates whatever became of them. ``unproven`` says why nothing of it is proof, ``passed_over`` why a candidate
+    that could have been a finalist is none.
     """
 
-    screened: Mapping[str, tuple[str, Screened]]
-    dropped: Mapping[str, str]
-    finalists: tuple[CertifiedCandidate, ...]
-    anchor_ms: tuple[float, ...]
-    sessions: tuple[str, ...]
-    resolution: float | None
-    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
-    settings_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    finalists: tuple[CertifiedCandidate, ...] = ()
+    screened: Mapping[Variant, Measurements] = field(default_factory=dict)
+    dropped: Mapping[Variant, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
-    unmeasured: str = ""
-    emulated: Emulated | None = None
+    comparisons: Mapping[tuple[Variant, Variant], Comparison] = field(default_factory=dict)
+    notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
+    profiled: Mapping[str, Measurements] = field(default_factory=dict)
+    sessions: tuple[Path, ...] = ()
+    anchor_ms: tuple[float, ...] = ()
+    resolution: float | None = None
+    unproven: str = ""
+    passed_over: str = ""
 
 
-def settings_label(settings: tuple[tuple[str, Setting], ...]) -> str:
-    """Return settings as a short text, such as ``spinning=false threads=2``."""
-    return " ".join(f"{name}={str(value).lower()}" for name, value in sorted(settings)) or "defaults"
+def summarised(result: SessionResult, arm_id: str, batch: int) -> Measurements:
+    """Return the latencies of one arm of a session, or its throughput where several requests were in flight."""
+    launches, samples = result.measurements[arm_id].launches, samples_reader(result.folder.path)
+    if result.protocol.mode == "flight":
+        return Measurements(throughput=statistics.summarise_throughput(launches, samples, batch=batch))
+    return Measurements(latency=statistics.summarise(launches, samples, batch=batch))
 
 
-def summary_of(result: SessionResult, arm_id: str, batch: int) -> LatencySummary:
-    """Return the summary of one arm of a session."""
-    return statistics.summarise(result.measurements[arm_id].launches, samples_reader(result.folder.path), batch=batch)
-
-
-def flight_summary_of(result: SessionResult, arm_id: str, batch: int) -> ThroughputSummary:
-    """Return the summary of one arm of a session with several requests in flight."""
-    return statistics.summarise_throughput(
-        result.measurements[arm_id].launches, samples_reader(result.folder.path), batch=batch
-    )
-
-
-def cost_of(screened: Screened) -> float:
+def cost_of(screened: Measurements) -> float:
     """Return what screening ranks by, less is better: ms, or ms per sample completed."""
-    return screened.point_ms if isinstance(screened, LatencySummary) else 1e3 / screened.per_s
+    if screened.throughput is not None:
+        return 1e3 / screened.throughput.per_s
+    return screened.latency.point_ms if screened.latency is not None else float("inf")
 
 
-def figure_of(screened: Screened) -> str:
+def figure_of(screened: Measurements) -> str:
     """Return a screening figure in words."""
-    if isinstance(screened, LatencySummary):
-        return f"{screened.point_ms:.4g} ms"
-    return f"{screened.per_s:.4g} a second with {screened.requests} in flight"
+    if screened.throughput is not None:
+        return f"{screened.throughput.per_s:.4g} a second with {screened.throughput.requests} in flight"
+    return f"{screened.latency.point_ms:.4g} ms" if screened.latency is not None else "nothing"
 
 
 def disturbed(screen: SessionResult, names: Iterable[str]) -> dict[str, str]:

@@ -20,36 +20,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import EdgebuildError, StoreError
+from edgebuild.judging.intervals import level_for_opening
 from edgebuild.measuring.session_folder import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 #: Opened as itself, or not at all: not what a link points to, and without waiting for whoever feeds a pipe.
 _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, kw_only=True)
-class SealedSetAccess:
-    """One opening of a test set; ``number`` counts from 1.
-
-    ``others`` counts the openings of other test sets of the project, ``notes`` say what was found amiss in the record.
-    """
-
-    number: int
-    opened_at: str
-    artifacts: tuple[str, ...]
-    others: int = 0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """How it is printed."""
-        made = f"opening {self.number} of the test set ({self.opened_at[:10]}, {len(self.artifacts)} artifacts)"
-        return made if not self.others else f"{made}; {self.others} of other test data are on record"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +54,12 @@ class _Record:
 
 def record_test_access(
     path: Path, *, project: str, test_digest: str, artifacts: Iterable[str], also: tuple[str, ...] = ()
-) -> SealedSetAccess:
-    """Record that ``artifacts`` are about to be scored on the test set, and return which opening this is.
+) -> tuple[SealedSetAccess, tuple[str, ...]]:
+    """Record that ``artifacts`` are about to be scored on the test set.
 
-    The record is on disk before anything is scored. ``also`` are other digests that the same test set goes by in older
-    lines. Raises ``StoreError`` when it can't be written or was tampered with: then the test set must not be opened.
+    Returns which opening this is, and what was found amiss in the record of them. That record is on disk before
+    anything is scored. ``also`` are other digests that the same test set goes by in older lines. Raises ``StoreError``
+    when it can't be written or was tampered with: then the test set must not be opened.
     """
     scored = tuple(sorted(set(artifacts)))
     record, notes = _settled(path)
@@ -84,13 +67,7 @@ def record_test_access(
     others = sum(e["project"] == project for e in record.entries) - len(mine)
     for entry in mine:
         if set(scored) <= set(entry["artifacts"]):
-            return SealedSetAccess(
-                number=entry["opening"],
-                opened_at=entry["at"],
-                artifacts=tuple(entry["artifacts"]),
-                others=others,
-                notes=notes,
-            )
+            return _access(entry, others), notes
     number, now = max((entry["opening"] for entry in mine), default=0) + 1, datetime.now(UTC).isoformat()
     body = {
         "at": now,
@@ -103,7 +80,17 @@ def record_test_access(
     digest = digest_json(body)
     _append(path, record.size, f"{'' if record.ended else chr(10)}{canonical_json({**body, 'digest': digest})}\n")
     _keep_head(path, len(record.entries) + 1, digest)
-    return SealedSetAccess(number=number, opened_at=now, artifacts=scored, others=others, notes=notes)
+    return _access(body, others), notes
+
+
+def _access(entry: Mapping[str, Any], others: int) -> SealedSetAccess:
+    return SealedSetAccess(
+        number=entry["opening"],
+        opened_at=entry["at"],
+        artifacts=tuple(entry["artifacts"]),
+        others=others,
+        level=level_for_opening(entry["opening"]),
+    )
 
 
 def openings_of(path: Path, *, project: str, test_digest: str, also: tuple[str, ...] = ()) -> int:

@@ -10,6 +10,7 @@ from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
+from edgebuild.core.capabilities import COMPILE_ONLY
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import holding
 from edgebuild.devices.probe import platform_of, read_probe
@@ -38,7 +39,7 @@ def open_targets(context: BuildContext, targets: Sequence[str]) -> Iterator[tupl
             entry = device_of(target, context.project, context.options, context.probe)
             if context.options.no_measure:
                 nowhere = context.executor.on(context.executor.configuration, device=context.client)
-                worlds.append(replace(context, target=target, measured=False, probe={}, executor=nowhere))
+                worlds.append(replace(context, target=target, can=COMPILE_ONLY, probe={}, executor=nowhere))
             elif entry is None:
                 worlds.append(
                     replace(
@@ -69,7 +70,8 @@ def _moved(context: BuildContext, target: str, client: RunnerClient) -> BuildCon
     probe = read_probe(client)
     hold = holding(client, context.progress, context.check)
     executor = context.executor.on(platform_of(client, probe), device=client, hold=hold)
-    return replace(context, target=target, client=client, probe=probe, executor=executor)
+    can = client.device.capabilities
+    return replace(context, target=target, client=client, can=can, probe=probe, executor=executor)
 
 
 def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.context import BUGS, HOME
+from edgebuild.building.evidence import changed
 from edgebuild.building.record import find_build, load_record, load_samples
 from edgebuild.cli.console import say_error
 from edgebuild.cli.output import make_console
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 #: The exit codes of a build's outcomes; with several targets the worst one counts.
 EXIT = {"ok": 0, "inconclusive": Inconclusive.exit_code, "missed": BudgetMissed.exit_code}
@@ -76,6 +77,9 @@ def write_report(folder: Path, record: BuildRecord, output: Path | None = None) 
     samples, damaged = load_samples(folder)
     for each in damaged:
         say_error(f"{shown(each)} is damaged: its latencies aren't drawn.", "")
+    home = folder.parents[1]
+    for name in changed(home, record.evidence):
+        say_error(f"{shown(home / name)} is gone, or isn't what it was when the build was recorded.", "")
     try:
         path.write_text(render(record, samples), encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -195,6 +195,36 @@ class Comparison(Value):
     resolution: float | None = None
 
 
+class Emulation(Value):
+    """What an emulated device showed of an artifact beside its outputs and its memory. Nothing of it is a time.
+
+    ``parity`` is the greatest difference of an fp32 artifact's outputs to the reference's over the frames of the
+    validation sample, relative to the greatest output. ``instructions`` are those of one inference by class;
+    ``not_counted`` says why there are none.
+    """
+
+    parity: float | None = None
+    instructions: tuple[tuple[str, int], ...] = ()
+    not_counted: str = ""
+
+    @property
+    def total(self) -> int:
+        """All instructions of one inference."""
+        return sum(count for _, count in self.instructions)
+
+
+class Measurements(Value):
+    """Everything that was measured of one artifact with its settings under one protocol; None is not measured."""
+
+    latency: LatencySummary | None = None
+    throughput: ThroughputSummary | None = None
+    memory: Memory | None = None
+    energy: Energy | None = None
+    versus_reference: Comparison | None = None
+    layers: tuple[Layer, ...] = ()
+    emulation: Emulation | None = None
+
+
 class LayerTime(Value):
     """One layer by itself on a device, and what would take its place: medians over launches, and both compared."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
+    from edgebuild.core.measurement import Measurements
 
 ObjectiveName: TypeAlias = Literal["latency", "throughput", "size", "memory"]
 
@@ -53,15 +53,9 @@ class Objective:
         """Return how many times worse a value is than the chosen one's."""
         return chosen / value if self.more_is_better else value / chosen
 
-    def figure(
-        self,
-        *,
-        size_bytes: int,
-        latency: LatencySummary | None = None,
-        throughput: ThroughputSummary | None = None,
-        memory: Memory | None = None,
-    ) -> Figure:
+    def figure(self, measured: Measurements, size_bytes: int) -> Figure:
         """Return the figure of one candidate: ms, samples a second, or bytes; what isn't known is as bad as can be."""
+        latency, throughput, memory = measured.latency, measured.throughput, measured.memory
         if self.in_files:
             return Figure(value=float(size_bytes))
         if self.concurrent and throughput is not None:

@@ -15,7 +15,6 @@ from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_bytes, digest_file, digest_json
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.devices.conversation import Conversation
-from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import (
     DeviceError,
     EdgebuildError,
@@ -33,9 +32,6 @@ PROTOCOL = 2
 STAGE_LIMIT_S = 1800.0
 #: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
 RUNNER_GRACE_S = 5.0
-#: Under an emulator everything takes so many times as long: fp32 kernels 90 to 190 times, of which the limits of a real
-#: board already allow for a part.
-EMULATED_PATIENCE = 20.0
 #: Over a link that can be cut a host knocks this often, and the runner ends when it hears nothing for ``SILENCE_S``.
 HEARTBEAT_S = 5.0
 SILENCE_S = 30.0
@@ -93,12 +89,12 @@ class RunnerClient:
         ``DeviceError`` where it does so otherwise and where the device is out of reach or speaks nonsense, and whatever
         ``check`` raises. The process is gone when this returns or raises.
         """
-        if self.device.emulated:
-            time_limit_s *= EMULATED_PATIENCE
-            silence_s = None if silence_s is None else silence_s * EMULATED_PATIENCE
+        patience = self.device.capabilities.patience
+        time_limit_s *= patience
+        silence_s = None if silence_s is None else silence_s * patience
         channel = self.start(op, request, time_limit_s=time_limit_s)
         try:
-            knock = never_stop if isinstance(self.device, LocalDevice) else Heartbeat(channel)
+            knock = Heartbeat(channel) if self.device.detached else never_stop
             conversation = Conversation(channel, op, self.device.id, time_limit_s, silence_s, _both(knock, check))
             return conversation.result(on_event)
         finally:
@@ -111,7 +107,7 @@ class RunnerClient:
             {
                 **request,
                 **fence,
-                **({} if isinstance(self.device, LocalDevice) else {"silence_s": SILENCE_S}),
+                **({"silence_s": SILENCE_S} if self.device.detached else {}),
                 "protocol": PROTOCOL,
                 "op": op,
                 "root": self.device.root,

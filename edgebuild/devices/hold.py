@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.answers import Event, checked
 from edgebuild.devices.client import HEARTBEAT_S
-from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.devices.messages import NotAMessage, one_line, printable, read_message
 from edgebuild.devices.probe import read_probe
@@ -43,8 +42,10 @@ def hold_device(
     if client.held:
         yield
         return
-    here = isinstance(client.device, LocalDevice) or client.device.emulated
-    turn = measurement_lock(what, progress=progress, check=check) if here else _turn(client, what, progress, check)
+    if client.device.on_host:
+        turn = measurement_lock(what, progress=progress, check=check)
+    else:
+        turn = _turn(client, what, progress, check)
     with turn:
         client.held = True
         try:

@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from edgebuild.core.capabilities import BOARD
 from edgebuild.devices.local_folder import QUOTA_BYTES, claim, tidy
 from edgebuild.devices.messages import tail
 from edgebuild.devices.runner.protocol import FULL
@@ -37,6 +38,10 @@ DEVICE = "device"
 
 class LocalDevice:
     """This machine. ``root`` is made if missing; it holds nothing but what edgebuild put there (see ``claim``)."""
+
+    capabilities = BOARD
+    detached = False
+    on_host = True
 
     def __init__(self, root: Path, python: str = sys.executable, *, name: str = "") -> None:
         self._python = python
@@ -59,11 +64,6 @@ class LocalDevice:
     def python(self) -> str:
         """The interpreter that runs the runner."""
         return self._python
-
-    @property
-    def emulated(self) -> bool:
-        """Never."""
-        return False
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
         """Start a process in a session of its own, so that a Ctrl-C here doesn't hit it half-way."""

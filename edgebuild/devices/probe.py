@@ -44,7 +44,7 @@ def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
     answer = client.call("probe", {"light": light}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}
     _flatten("", answer, flat)
-    if client.device.emulated:
+    if not client.device.capabilities.times:
         flat[EMULATED] = "yes"
     return flat
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from edgebuild.core.capabilities import Capabilities
+
 #: A longer line from a device is an attack or a bug, not a result.
 MAX_LINE_BYTES = 4 << 20
 #: What a device may send as one file.
@@ -47,6 +49,20 @@ class Channel(Protocol):
 
 
 @runtime_checkable
+class CountsInstructions(Protocol):
+    """A device that can say how many instructions a program executes."""
+
+    @property
+    def why_no_counts(self) -> str:
+        """Why instructions can't be counted here; empty where they can."""
+        ...
+
+    def counting(self) -> CountingDevice:
+        """Return the same device, counting: every program on it is counted, and slower."""
+        ...
+
+
+@runtime_checkable
 class Device(Protocol):
     """One physical machine. Paths on it are plain strings; everything edgebuild writes lies under ``root``."""
 
@@ -66,8 +82,18 @@ class Device(Protocol):
         ...
 
     @property
-    def emulated(self) -> bool:
-        """Whether programs run on an emulated CPU: right results, and times that say nothing."""
+    def capabilities(self) -> Capabilities:
+        """What a build can ask of it."""
+        ...
+
+    @property
+    def detached(self) -> bool:
+        """Whether a program there may outlive its connection, so that it wants to hear that the host is still there."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether programs run on this machine's own cores, and take turns with what is measured there."""
         ...
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
@@ -94,4 +120,13 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give back what the device holds (a connection, say); may be called twice. It can't be used any more."""
+        ...
+
+
+class CountingDevice(Device, Protocol):
+    """A device under whose root ``counts`` is where the instructions of its programs are written."""
+
+    @property
+    def counts(self) -> str:
+        """The file's name; no two of these devices share it."""
         ...

@@ -16,9 +16,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from edgebuild.core.record import StepRecord
 from edgebuild.core.steps import CacheScope, RunsOn, StepContext, require_step
 from edgebuild.core.values import digest_file, digest_json
-from edgebuild.core.verdict import StepRecord
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
 from edgebuild.execution import history
 from edgebuild.execution.disk import FULL, FULL_HINT, has_links, is_folder, remove, store_error
@@ -147,12 +147,14 @@ class Executor:
         other._hold = hold or self._hold
         return other
 
-    def run(self, step: Step, inputs: Mapping[str, Input], *, label: str) -> StepResult:
+    def run(
+        self, step: Step, inputs: Mapping[str, Input], *, label: str, candidate: str = "", recipe: str = ""
+    ) -> StepResult:
         """Return what ``step`` makes of ``inputs``, from the store where it is there.
 
-        ``label`` names the step in the project, for people. Errors of the step pass through; Ctrl-C becomes
-        ``Interrupted``. Raises ``EdgebuildError`` when the step wrote nothing or changed its inputs, ``StoreError``
-        when the disk is full or read-only.
+        ``label`` names the step in the project, for people; ``candidate`` or ``recipe`` whose work it is, if anyone's.
+        Errors of the step pass through; Ctrl-C becomes ``Interrupted``. Raises ``EdgebuildError`` when the step wrote
+        nothing or changed its inputs, ``StoreError`` when the disk is full or read-only.
         """
         require_step(step)
         started = time.monotonic()
@@ -175,6 +177,8 @@ class Executor:
                 reused=result.reused,
                 seconds=result.seconds,
                 why=result.why,
+                candidate=candidate,
+                recipe=recipe,
             )
         )
         return result

@@ -8,7 +8,7 @@ from edgebuild.judging.drops import MIN_UNITS
 from edgebuild.judging.intervals import least_pairs
 
 if TYPE_CHECKING:
-    from edgebuild.judging.budget import Budget
+    from edgebuild.core.budget import Budget
 
 #: Metrics that are shares of samples where every sample has one label: their interval has a width without any change.
 PROPORTIONS = frozenset({"accuracy", "top5_accuracy"})

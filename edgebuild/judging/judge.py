@@ -12,13 +12,14 @@ from edgebuild.core.verdict import Drop, Outcome, SliceDrop, Verdict
 from edgebuild.errors import DataError, ModelError, UsageError
 from edgebuild.judging.agreement import agreement_name, agrees
 from edgebuild.judging.arrays import Labels, Outputs, check_pair, first_not_finite
-from edgebuild.judging.budget import Budget, drop_budget, points_to_units
+from edgebuild.judging.budget import drop_budget, points_to_units
 from edgebuild.judging.drops import MIN_UNITS, Pair, PairedDrop, paired_drop, score_drop
 from edgebuild.judging.outcomes import with_reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgebuild.core.budget import Budget
     from edgebuild.judging.metrics import Metric
 
 #: Drops are reported per class, where targets are classes and no slices are named, up to this many classes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgebuild.core.measurement import Measurements
 from edgebuild.core.verdict import LimitCheck, Outcome, Verdict
 from edgebuild.errors import UsageError
 from edgebuild.judging.outcomes import with_reason
@@ -12,20 +13,17 @@ from edgebuild.judging.outcomes import with_reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edgebuild.core.measurement import LatencySummary, Memory, ThroughputSummary
-
 MB = 1_000_000
+NOTHING = Measurements()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What is known of an artifact; ``None`` for what wasn't or couldn't be measured, and ``why``."""
+class _Known:
+    """What is known of an artifact, and why it isn't more."""
 
-    latency: LatencySummary | None = None
-    throughput: ThroughputSummary | None = None
-    memory: Memory | None = None
-    size_bytes: int | None = None
-    why: str = "not measured"
+    measured: Measurements
+    size_bytes: int
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,40 +36,43 @@ class _Figure:
     why: str = "not measured"
 
 
-def _median(measured: Measured) -> _Figure:
-    latency = measured.latency
+def _median(known: _Known) -> _Figure:
+    latency = known.measured.latency
     if latency is None:
-        return _Figure(why=measured.why)
+        return _Figure(why=known.why)
     return _Figure(value=latency.point_ms, low=latency.low_ms, high=latency.high_ms)
 
 
-def _p99(measured: Measured) -> _Figure:
-    found = [one for one in measured.latency.percentiles if one.p == 99.0] if measured.latency else []
+def _p99(known: _Known) -> _Figure:
+    latency = known.measured.latency
+    found = [one for one in latency.percentiles if one.p == 99.0] if latency else []
     if not found:
-        return _Figure(why=measured.why)
+        return _Figure(why=known.why)
     return _Figure(value=found[0].value_ms, why=f"n/a, needs {found[0].needs_n} samples")
 
 
-def _throughput(measured: Measured) -> _Figure:
-    found = measured.throughput
+def _throughput(known: _Known) -> _Figure:
+    found = known.measured.throughput
     if found is None:
-        return _Figure(why=measured.why)
+        return _Figure(why=known.why)
     return _Figure(value=found.per_s, low=found.low_per_s, high=found.high_per_s)
 
 
-def _peak_memory(measured: Measured) -> _Figure:
-    return _Figure(value=measured.memory.peak_bytes / MB if measured.memory else None, why=measured.why)
+def _peak_memory(known: _Known) -> _Figure:
+    memory = known.measured.memory
+    return _Figure(value=memory.peak_bytes / MB if memory else None, why=known.why)
 
 
-def _file_size(measured: Measured) -> _Figure:
-    return _Figure(value=None if measured.size_bytes is None else measured.size_bytes / MB)
+def _file_size(known: _Known) -> _Figure:
+    return _Figure(value=known.size_bytes / MB)
 
 
-def _load_time(measured: Measured) -> _Figure:
-    return _Figure(value=measured.latency.load_ms if measured.latency else None, why=measured.why)
+def _load_time(known: _Known) -> _Figure:
+    latency = known.measured.latency
+    return _Figure(value=latency.load_ms if latency else None, why=known.why)
 
 
-_LIMITS: dict[str, tuple[Callable[[Measured], _Figure], bool, str, str]] = {
+_LIMITS: dict[str, tuple[Callable[[_Known], _Figure], bool, str, str]] = {
     # name: (how it is read, whether it is the least allowed, unit, words)
     "latency_p50_ms": (_median, False, "ms", "median latency"),
     "latency_p99_ms": (_p99, False, "ms", "p99 latency"),
@@ -82,28 +83,36 @@ _LIMITS: dict[str, tuple[Callable[[Measured], _Figure], bool, str, str]] = {
 }
 
 
-def check_limits(verdict: Verdict, limits: Mapping[str, float], measured: Measured) -> Verdict:
+def check_limits(
+    verdict: Verdict,
+    limits: Mapping[str, float],
+    *,
+    size_bytes: int,
+    measured: Measurements = NOTHING,
+    why: str = "not measured",
+) -> Verdict:
     """Return the verdict with every limit checked: its outcome becomes the worst of them all, each miss with a reason.
 
     ``limits`` are named as in ``[limits]`` of edgebuild.toml (MB = 10^6 bytes). The median latency, and the throughput
     with several requests in flight, pass when their 95 % interval lies inside the limit, are refused when it lies
     beyond it, and are else inconclusive; the other figures carry no interval and are compared as they are. What wasn't
-    measured is inconclusive. Raises ``UsageError`` for an unknown limit.
+    measured is inconclusive, with ``why``. Raises ``UsageError`` for an unknown limit.
     """
     unknown = sorted(set(limits) - set(_LIMITS))
     if unknown:
         raise UsageError(f"there is no limit {unknown[0]!r}", hint=f"limits are {', '.join(_LIMITS)}")
+    known = _Known(measured=measured, size_bytes=size_bytes, why=why)
     for name in [name for name in _LIMITS if name in limits]:
-        check, reason = _check(name, limits[name], measured)
+        check, reason = _check(name, limits[name], known)
         verdict = verdict.model_copy(update={"limits": (*verdict.limits, check)})
         if check.outcome is not Outcome.ACCEPTED:
             verdict = with_reason(verdict, reason, check.outcome)
     return verdict
 
 
-def _check(name: str, limit: float, measured: Measured) -> tuple[LimitCheck, str]:
+def _check(name: str, limit: float, known: _Known) -> tuple[LimitCheck, str]:
     read, least, unit, words = _LIMITS[name]
-    figure = read(measured)
+    figure = read(known)
     if figure.value is None:
         check = LimitCheck(name=name, limit=limit, measured=None, outcome=Outcome.INCONCLUSIVE)
         return check, f"{words} is unknown ({figure.why}), so its limit of {limit:g} {unit} isn't proven"

@@ -168,13 +168,13 @@ class _Choice:
         return self.comparisons.get((one.id, other.id)) or self.comparisons.get((other.id, one.id))
 
     def not_accepted(self, option: Option) -> str:
-        return f"{option.outcome}: " + ("; ".join(option.reasons) or "no reason recorded")
+        return "; ".join(option.reasons) or "no reason recorded"
 
     def won(self, chosen: Option, best: Option) -> str:
         if chosen is best:
-            return f"chosen: {self.objective.best} of the accepted candidates"
+            return f"{self.objective.best} of the accepted candidates"
         better = "the smaller drop" if chosen.drop < best.drop else "the smaller size"
-        return f"chosen: can't be told from the best objective, {best.id}, and has {better}"
+        return f"can't be told from the best objective, {best.id}, and has {better}"
 
     def lost(self, option: Option, chosen: Option, plain: Option | None) -> str:
         if option.outcome is not Outcome.ACCEPTED:

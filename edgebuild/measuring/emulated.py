@@ -11,8 +11,8 @@ from edgebuild.core.measurement import Memory
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.values import digest_file
 from edgebuild.devices.client import RunnerClient, client_of
-from edgebuild.devices.emulator.device import EmulatedDevice
 from edgebuild.devices.emulator.setup import PLUGIN_SOURCE
+from edgebuild.devices.transport import CountsInstructions
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class ProfileEmulated(Step):
     def _counts(self, inputs: Mapping[str, Path], artifact: Artifact, ctx: StepContext) -> dict[str, Json]:
         client = client_of(ctx)
         device = client.device
-        why = device.why_no_counts if isinstance(device, EmulatedDevice) else "only an emulator counts instructions"
-        if why or not isinstance(device, EmulatedDevice):
-            return {"why": why}
+        if not isinstance(device, CountsInstructions):
+            return {"why": "only an emulator counts instructions"}
+        if device.why_no_counts:
+            return {"why": device.why_no_counts}
         counting = device.counting()
         # One of its own: every program that it starts is counted, and slower.
         counter = client.on(counting)

@@ -129,7 +129,7 @@ class _Run:
 
 def require_clock(device: Device) -> None:
     """Raise ``EnvironmentGap`` for an emulated device: no time, memory or energy that it shows is a board's."""
-    if device.emulated:
+    if not device.capabilities.times:
         raise EnvironmentGap(
             f"{device.id} is emulated: how long something takes there says nothing about a board, so nothing is timed.",
             hint="Measure on a board: `edgebuild device add NAME --target T --ssh user@host`.",

@@ -36,8 +36,8 @@ class PlanInputs(Value):
 
     ``missing`` maps a backend, quantiser or distribution that isn't installed to how to get it. ``backend_refusals``
     maps a backend to the reason why it can't take this model, ``precision_refusals`` a profile with a precision
-    (``candidate_id``) to the reason why its backend can't build that precision for this device. ``recipes_named`` says
-    that the recipes were asked for by name: they are tried, or it is an error that they can't be.
+    (``CandidateSpec.id``) to the reason why its backend can't build that precision for this device. ``recipes_named``
+    says that the recipes were asked for by name: they are tried, or it is an error that they can't be.
     """
 
     target: ResolvedTarget

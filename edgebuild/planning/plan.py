@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from edgebuild.core.artifact import Fp16Meaning, Precision, Setting
+from edgebuild.core.artifact import Fp16Meaning, Precision
+from edgebuild.core.candidate import CandidateSpec, Settings
 from edgebuild.core.objective import OBJECTIVES, ObjectiveName
+from edgebuild.core.record import Refusal
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
 from edgebuild.planning.recipes import (
@@ -21,33 +23,21 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.resolve import ResolvedProfile
     from edgebuild.planning.inputs import PlanInputs
 
-Settings: TypeAlias = tuple[tuple[str, Setting], ...]
 
-
-class PlannedCandidate(Value):
-    """One precision of the original, or of what a recipe makes of it, on one profile, with the settings to race.
+class PlannedCandidate(CandidateSpec):
+    """A candidate that a build will make, with the settings to race.
 
     ``raced`` is false where a precision only saves space on this profile: it is then judged on size and memory.
-    ``features`` are those of the profile's kernels that its recipe is made for.
     """
 
-    id: str
-    profile: str
-    backend: str
-    precision: Precision
     settings: tuple[Settings, ...]
     raced: bool
     baseline: bool = False
-    accelerator: str | None = None
-    recipe: str = ""
-    features: tuple[str, ...] = ()
 
-
-class Refusal(Value):
-    """What is not tried, and why."""
-
-    what: str
-    reason: str
+    @property
+    def spec(self) -> CandidateSpec:
+        """What is built, without what this build does with it."""
+        return CandidateSpec(**{name: getattr(self, name) for name in CandidateSpec.model_fields})
 
 
 class StageCost(Value):
@@ -103,7 +93,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
                 first = precision.kind == "fp32" and not any(c.baseline for c in candidates)
                 candidates.append(_candidate(profile, precision, inputs, baseline=first))
             else:
-                refused.append(Refusal(what=candidate_id(profile, precision), reason=reason))
+                refused.append(Refusal(what=_spec(profile, precision).id, reason=reason))
     if not candidates:
         raise EnvironmentGap(
             f"Nothing can be built for {inputs.target.name}: "
@@ -160,18 +150,17 @@ def _profile_refusal(profile: ResolvedProfile, inputs: PlanInputs) -> str | None
     return inputs.backend_refusals.get(profile.backend)
 
 
-def candidate_id(profile: ResolvedProfile, precision: Precision, recipe: str = "") -> str:
-    """Return the id of a precision on a profile, of the original or of what a recipe makes of it."""
-    return "/".join(filter(None, (profile.name, recipe, precision.label)))
-
-
 def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: PlanInputs) -> str | None:
     if precision.kind == "int8":
         if not inputs.quantisable_ops:
             return "the model has no convolution or matrix product that could run in int8"
         if precision.quantiser in inputs.missing:
             return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
-    return inputs.precision_refusals.get(candidate_id(profile, precision))
+    return inputs.precision_refusals.get(_spec(profile, precision).id)
+
+
+def _spec(profile: ResolvedProfile, precision: Precision) -> CandidateSpec:
+    return CandidateSpec(profile=profile.name, backend=profile.backend, precision=precision)
 
 
 def _candidate(
@@ -186,7 +175,6 @@ def _candidate(
     raced = precision.fp16 is not Fp16Meaning.STORAGE or not objective.timed
     settings = profile.settings if raced and not objective.in_files else profile.settings[:1]
     return PlannedCandidate(
-        id=candidate_id(profile, precision, recipe.name if recipe else ""),
         profile=profile.name,
         backend=profile.backend,
         precision=precision,
@@ -266,16 +254,17 @@ def _compress_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> float
     """
     widths = {profile.name: profile.channel_multiple for profile in inputs.target.profiles}
     recipes = {recipe.name: recipe for recipe in inputs.recipes}
-    begun: dict[tuple[tuple[RecipeStep, ...], int | str], None] = {}
+    begun: dict[tuple[str, int | str], RecipeStep] = {}
     for name, profile in dict.fromkeys((c.recipe, c.profile) for c in candidates if c.recipe):
         steps = recipes[name].steps
         for count in range(1, len(steps) + 1):
             timed = any(step.times_layers for step in steps[:count])
-            begun[steps[:count], profile if timed else widths[profile]] = None
+            so_far = digest_json([step.to_json() for step in steps[:count]])
+            begun[so_far, profile if timed else widths[profile]] = steps[count - 1]
     unit, seconds = inputs.costs, 0.0
-    for steps, _ in begun:
-        seconds += unit.compress_s + steps[-1].learns * unit.train_sample_s
-        seconds += inputs.quantisable_ops * unit.time_layer_s * steps[-1].times_layers
+    for step in begun.values():
+        seconds += unit.compress_s + step.learns * unit.train_sample_s
+        seconds += inputs.quantisable_ops * unit.time_layer_s * step.times_layers
     return seconds
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
+
+from pydantic import Field, JsonValue
 
 from edgebuild.core.values import Value
 from edgebuild.errors import EnvironmentGap, UsageError
@@ -16,14 +19,15 @@ if TYPE_CHECKING:
 
 
 class RecipeStep(Value):
-    """One step as planning sees it: what it needs, what it changes, and after which changes it may not come.
+    """One step of a recipe: which technique with which parameters, and what planning asks of it.
 
-    ``times_layers`` says that it has layers timed on the target, where that can be done.
-    ``learns`` is about how many samples it trains on, those of every epoch counted; for estimates only.
+    ``parameters`` are those that differ from the technique's defaults: with the technique's name they say all that is
+    done, whatever edgebuild.toml says by now. ``times_layers`` says that it has layers timed on the target, where that
+    can be done. ``learns`` is about how many samples it trains on, those of every epoch counted; for estimates only.
     """
 
     technique: str
-    parameters: str = ""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
     learns: int = 0
     needs: Requirements = Requirements()
     changes: tuple[Change, ...] = ()
@@ -33,11 +37,12 @@ class RecipeStep(Value):
     @property
     def text(self) -> str:
         """The technique, and the parameters that aren't its defaults."""
-        return f"{self.technique} ({self.parameters})" if self.parameters else self.technique
+        given = ", ".join(f"{name} = {json.dumps(value)}" for name, value in self.parameters.items())
+        return f"{self.technique} ({given})" if given else self.technique
 
 
 class Recipe(Value):
-    """A recipe as planning sees it."""
+    """What is done to the model, step by step; it can be carried out as it stands."""
 
     name: str
     steps: tuple[RecipeStep, ...]

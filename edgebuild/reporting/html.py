@@ -11,7 +11,7 @@ from edgebuild.reporting.markup import Html, join, tag
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 
 def render(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from edgebuild.core.objective import MIB, OBJECTIVES
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from edgebuild.core.measurement import LatencySummary, ThroughputSummary
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop
+    from edgebuild.core.record import BuildRecord, CandidateRecord
+    from edgebuild.core.verdict import Drop
 
 Section = tuple[str, Html | None]
 
@@ -24,7 +25,7 @@ _NS_PER_MS = 1e6
 
 def anchor(name: str) -> str:
     """Return the fragment id of a section."""
-    return re.sub(r"[^a-z]+", "-", name.lower()).strip("-")
+    return "-".join("".join(c if c in ascii_lowercase else " " for c in name.lower()).split())
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str | None, Sequence[str | Html]]], *, caption: str) -> Html:
@@ -77,7 +78,7 @@ def header(record: BuildRecord) -> Html:
         tag("p", facts, class_="meta"),
         tag(
             "div",
-            tag("p", _BADGE[record.outcome] + (" (emulated)" if record.emulated else ""), class_="badge"),
+            tag("p", sentences.qualified(_BADGE[record.outcome], record), class_="badge"),
             tag("p", sentences.verdict_sentence(record), class_="verdict"),
             _tiles(record, about) if about else None,
             id="result",
@@ -89,16 +90,16 @@ def header(record: BuildRecord) -> Html:
 def _tiles(record: BuildRecord, chosen: CandidateRecord) -> Html:
     reference = sentences.find(record, record.baseline)
     itself = chosen.id == record.baseline
-    drop, memory = sentences.drop_of(chosen), chosen.memory
-    compared = "is the reference artifact" if itself else formatting.speed(chosen.versus_reference)
+    drop, memory = sentences.drop_of(chosen), chosen.measured.memory
+    compared = "is the reference artifact" if itself else formatting.speed(chosen.measured.versus_reference)
     whose = None if chosen.id == record.chosen else tag("p", f"The nearest: {chosen.id}", class_="quiet")
-    base = reference.memory if reference and not itself else None
+    base = reference.measured.memory if reference and not itself else None
     tiles = [
         _tile("Latency, p50", latency_text(sentences.latency_of(chosen)), join([compared, _screen_note(chosen)])),
         _tile(
             f"Drop of {drop.metric}" if drop else "Drop",
             sentences.drop_text(drop, sentences.unit_of(record)) if drop else formatting.NONE,
-            f"budget {record.budget_text}; {drop.split}, n = {drop.samples:,}" if drop else "never judged",
+            f"budget {record.budget.text}; {drop.split}, n = {drop.samples:,}" if drop else "never judged",
         ),
         _tile(
             "Size",
@@ -121,7 +122,7 @@ def _tile(name: str, value: str, note: str) -> Html:
 
 
 def _screen_note(candidate: CandidateRecord) -> str:
-    return " · screened only, no result" if candidate.certify is None and candidate.screen else ""
+    return " · screened only, no result" if candidate.measured.latency is None and candidate.screened.latency else ""
 
 
 def latency_text(latency: LatencySummary | None) -> str:
@@ -145,7 +146,7 @@ def trade_off(record: BuildRecord) -> Section:
     y_title = f"drop of {drops[0].metric}" + (f", {unit.name}" if unit.name else "")
     x_title = _axis_name(record)
     kinds = sorted({p.kind for p in points})
-    backends = list(dict.fromkeys(c.backend for c in sentences.ordered(record)))
+    backends = list(dict.fromkeys(c.spec.backend for c in sentences.ordered(record)))
     figure = both(
         lambda frame: charts.trade_off(points, budget=budget, frame=frame, x_title=x_title, y_title=y_title),
         height=430,
@@ -174,7 +175,7 @@ def _plotted_drop(candidate: CandidateRecord) -> Drop | None:
 def _cost(record: BuildRecord, c: CandidateRecord) -> tuple[float, float, float] | None:
     objective = OBJECTIVES[record.objective]
     if not objective.timed:
-        size = objective.figure(size_bytes=c.size_bytes or 0, memory=c.memory).value
+        size = objective.figure(c.measured, c.size_bytes or 0).value
         return (size / MIB,) * 3 if 0 < size < float("inf") else None
     latency = sentences.latency_of(c)
     if latency is None or latency.point_ms <= 0:
@@ -186,7 +187,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
     factor = sentences.unit_of(record).factor
     largest = max((c.size_bytes or 0 for c in record.candidates), default=0) or 1
     candidates = sentences.ordered(record)
-    backends = list(dict.fromkeys(c.backend for c in candidates))
+    backends = list(dict.fromkeys(c.spec.backend for c in candidates))
     points = []
     for i, c in enumerate(candidates, 1):
         drop, cost = _plotted_drop(c), _cost(record, c)
@@ -199,8 +200,8 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
                 number=i,
                 name=_short(c),
                 role=sentences.role(record, c),
-                kind=c.precision.kind,
-                shape=backends.index(c.backend),
+                kind=c.spec.precision.kind,
+                shape=backends.index(c.spec.backend),
                 x=cost[0],
                 x_low=cost[1],
                 x_high=cost[2],
@@ -208,7 +209,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
                 y_low=drop.low * factor,
                 y_high=drop.high * factor,
                 area=(c.size_bytes or 0) / largest,
-                solid=c.certify is not None or not OBJECTIVES[record.objective].timed,
+                solid=c.measured.latency is not None or not OBJECTIVES[record.objective].timed,
                 chosen=c.id == record.chosen,
                 front=c.on_front,
                 title=title,
@@ -218,7 +219,7 @@ def _points(record: BuildRecord) -> tuple[charts.Point, ...]:
 
 
 def _short(c: CandidateRecord) -> str:
-    return _cut(formatting.clean("/".join(filter(None, (c.recipe, c.precision.label)))), 28)
+    return _cut(formatting.clean("/".join(filter(None, (c.spec.recipe, c.spec.precision.label)))), 28)
 
 
 def _cut(name: str, length: int) -> str:
@@ -255,7 +256,7 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
                     name=" · ".join(
                         part for part in (_cut(formatting.clean(c.id), 42), sentences.role(record, c)) if part
                     ),
-                    kind=c.precision.kind,
+                    kind=c.spec.precision.kind,
                     launches=launches,
                     chosen=c.id == record.chosen,
                     point=found.point_ms if found else None,
@@ -264,10 +265,12 @@ def latency(record: BuildRecord, samples: Mapping[str, Sequence[Sequence[int]]])
                 )
             )
     parts = [_strips(rows)] if rows else []
-    measured = [(i, c) for i, c in enumerate(sentences.ordered(record), 1) if c.certify]
+    measured = [(i, c) for i, c in enumerate(sentences.ordered(record), 1) if c.measured.latency]
     if measured:
         parts.append(_percentiles(measured))
-    flights = [(i, c, c.throughput) for i, c in enumerate(sentences.ordered(record), 1) if c.throughput]
+    flights = [
+        (i, c, c.measured.throughput) for i, c in enumerate(sentences.ordered(record), 1) if c.measured.throughput
+    ]
     if flights:
         parts.append(_throughput(flights))
     return "Latency", join(parts) if parts else None
@@ -284,7 +287,7 @@ def _strips(rows: Sequence[charts.Strip]) -> Html:
 
 
 def _percentiles(measured: Sequence[tuple[int, CandidateRecord]]) -> Html:
-    found = [(i, c, c.certify) for i, c in measured if c.certify]
+    found = [(i, c, c.measured.latency) for i, c in measured if c.measured.latency]
     names = list(dict.fromkeys(formatting.percentile_name(p) for _, _, latency in found for p in latency.percentiles))
     rows = [(None, [name_cell(i, c), *_latency_cells(latency, names)]) for i, c, latency in found]
     exits = [f"{c.id} ends early: {formatting.exits_text(latency)}." for _, c, latency in found if latency.exits]
@@ -356,7 +359,11 @@ def candidates(record: BuildRecord) -> Section:
 
 def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> list[str | Html]:
     drop, latency = sentences.drop_of(c), sentences.latency_of(c)
-    extra = ["reference artifact" if c.id == record.baseline else "", c.backend, formatting.settings_text(c.settings)]
+    extra = [
+        "reference artifact" if c.id == record.baseline else "",
+        c.spec.backend,
+        formatting.settings_text(c.settings),
+    ]
     detail = " · ".join(part for part in extra if part)
     told = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
     bare = sentences.Unit(factor=sentences.unit_of(record).factor, name="")
@@ -368,7 +375,7 @@ def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> lis
         lost,
         _timed(told, c, latency),
         formatting.bytes_text(c.size_bytes),
-        formatting.bytes_text(c.memory.peak_bytes if c.memory else None),
+        formatting.bytes_text(c.measured.memory.peak_bytes if c.measured.memory else None),
         join([reasons[0], _more(reasons[1:])]),
     ]
 
@@ -378,7 +385,7 @@ def _timed(told: str, c: CandidateRecord, latency: LatencySummary | None) -> str
     if latency is None:
         return told
     early = f"mean; {formatting.exits_text(latency)}" if latency.exits else ""
-    small = [tag("small", text) for text in ("" if c.certify else "screened only", early) if text]
+    small = [tag("small", text) for text in ("" if c.measured.latency else "screened only", early) if text]
     return join([told, *small]) if small else told
 
 

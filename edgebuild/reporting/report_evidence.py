@@ -13,7 +13,8 @@ from edgebuild.reporting.page import Section, name_cell, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, Drop, SliceDrop, Verdict
+    from edgebuild.core.record import BuildRecord, CandidateRecord
+    from edgebuild.core.verdict import Drop, SliceDrop, Verdict
 
 _BAR = 200.0
 
@@ -121,18 +122,18 @@ def layers(record: BuildRecord) -> Section:
     """Return the precision that each layer of the same artifact really ran in, as the runtime said."""
     name = "What really ran"
     about = sentences.subject(record)
-    if about is None or not about.layers:
+    if about is None or not about.measured.layers:
         return name, None
-    total = sum(layer.time_us or 0.0 for layer in about.layers)
+    total = sum(layer.time_us or 0.0 for layer in about.measured.layers)
     rows = [
         (None, [p, f"{count}", formatting.percent(us / total) if total else formatting.NONE, _share(us, total)])
-        for p, count, us in sentences.by_precision(about.layers)
+        for p, count, us in sentences.by_precision(about.measured.layers)
     ]
     every = [
         (None, [layer.name, layer.op, layer.precision, _us(layer.time_us), _share(layer.time_us or 0.0, total)])
-        for layer in about.layers
+        for layer in about.measured.layers
     ]
-    heading = f"All {len(about.layers)} layers" + ("" if total else "; this runtime gives no time per layer")
+    heading = f"All {len(about.measured.layers)} layers" + ("" if total else "; this runtime gives no time per layer")
     return name, join(
         [
             _whose(record, about),
@@ -164,7 +165,7 @@ def memory(record: BuildRecord) -> Section:
     """Return memory, load and first inference of every candidate that has them."""
     rows: list[tuple[str | None, Sequence[str | Html]]] = []
     for i, c in enumerate(sentences.ordered(record), 1):
-        m, found = c.memory, c.certify
+        m, found = c.measured.memory, c.measured.latency
         if m is None and found is None:
             continue
         times = [formatting.load_text(found) if found else formatting.NONE]
@@ -238,7 +239,7 @@ def refused(record: BuildRecord) -> Section:
     """Return what was refused before any work, and why."""
     if not record.refused_in_planning:
         return "Refused in planning", None
-    rows = [(None, [what, why]) for what, why in record.refused_in_planning]
+    rows = [(None, [each.what, each.reason]) for each in record.refused_in_planning]
     return "Refused in planning", table(
         ["Combination", "Why"], rows, caption="Never built, because it can't work here."
     )
@@ -273,9 +274,9 @@ def reproduce(record: BuildRecord) -> Section:
         ("build", record.build_id),
         ("target", record.target),
         ("objective", record.objective),
-        ("budget", record.budget_text),
-        ("sealed test set", record.seal or "not opened"),
-        *(("note", note) for note in record.notes),
+        ("budget", record.budget.text),
+        ("sealed test set", record.test_set.text if record.test_set else "not opened"),
+        *(("note", note.text) for note in record.notes),
         *[(f"artifact of {name}", digest) for name, digest in dict(digests).items()],
     ]
     command = tag("pre", tag("code", record.command), tabindex="0") if record.command else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,15 @@ from edgebuild.reporting import formatting
 
 if TYPE_CHECKING:
     from edgebuild.core.measurement import LatencySummary, Layer
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, CrossCheck, Drop, Verdict
+    from edgebuild.core.record import BuildRecord, CandidateRecord
+    from edgebuild.core.verdict import CrossCheck, Drop, Verdict
 
 _ORDER = ("chosen", "finalist", "dominated", "screened", "unraced", "inconclusive", "refused", "failed")
-_EMULATED = (
+EMULATED = "emulated"
+_NOT_SEEN = (
     "Nothing here was seen on a board: its CPU was emulated. What was computed is what that CPU's kernels compute, on "
     "a sample; no speed or energy follows from it, and memory holds the emulator's own share."
 )
-_POINTS = re.compile(r"([\d.]+) points?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ def unit_of(record: BuildRecord) -> Unit:
 
     What a point is depends on the metric's scale; the budget is known both ways and says it.
     """
-    found = _POINTS.fullmatch(record.budget_text)
+    points = record.budget.points
     drop = next((d for c in record.candidates if (d := drop_of(c))), None)
-    if found is None or drop is None or drop.budget <= 0:
+    if points is None or drop is None or drop.budget <= 0:
         return Unit(factor=1.0, name="")
-    return Unit(factor=float(found[1]) / drop.budget, name="points")
+    return Unit(factor=points / drop.budget, name="points")
 
 
 def ordered(record: BuildRecord) -> tuple[CandidateRecord, ...]:
@@ -73,7 +73,7 @@ def role(record: BuildRecord, candidate: CandidateRecord) -> str:
 
 def latency_of(candidate: CandidateRecord) -> LatencySummary | None:
     """Return the certified latency, else the screened one."""
-    return candidate.certify or candidate.screen
+    return candidate.measured.latency or candidate.screened.latency
 
 
 def verdict_of(candidate: CandidateRecord) -> Verdict | None:
@@ -91,9 +91,9 @@ def reasons_of(candidate: CandidateRecord) -> tuple[str, ...]:
     verdicts = [v for v in (candidate.test, candidate.validation) if v and v.outcome is not Outcome.ACCEPTED]
     check = candidate.crosscheck
     gap = (f"cross-check: {check.explanation}",) if check and check.counts else ()
-    found = dict.fromkeys((*(r for v in verdicts for r in v.reasons), *gap, *candidate.notes))
-    reason = candidate.reason.removeprefix(f"{candidate.status}: ")
-    return (reason, *(r for r in found if r not in reason))
+    notes = (note.text for note in candidate.notes)
+    found = dict.fromkeys((*(r for v in verdicts for r in v.reasons), *gap, *notes))
+    return (candidate.reason, *(r for r in found if r not in candidate.reason))
 
 
 def drop_text(drop: Drop, unit: Unit) -> str:
@@ -138,14 +138,19 @@ def by_precision(layers: tuple[Layer, ...]) -> list[tuple[str, int, float]]:
 def evidence(drop: Drop, record: BuildRecord) -> str:
     """Return on what the drop rests: interval level, sample count, split, and which opening of the sealed test set."""
     groups = f" in {drop.groups:,} groups" if drop.groups is not None else ""
-    seal = f", {record.seal}" if record.seal and drop.split == "test" else ""
-    split = f"emulated {drop.split}" if record.emulated else drop.split
+    seal = f", {record.test_set.text}" if record.test_set and drop.split == "test" else ""
+    split = f"{EMULATED} {drop.split}" if record.emulated else drop.split
     return f"{formatting.percent(drop.level)} interval, n = {drop.samples:,} {split} samples{groups}{seal}"
 
 
 def verdict_sentence(record: BuildRecord) -> str:
     """Return the result in one sentence: what was chosen, against what, how sure, and on which device."""
-    return f"Emulated ({record.emulated}): {_sentence(record)}" if record.emulated else _sentence(record)
+    return f"Emulated ({record.emulated.text}): {_sentence(record)}" if record.emulated else _sentence(record)
+
+
+def qualified(word: str, record: BuildRecord) -> str:
+    """Return a word on the result, marked where the device was no real one."""
+    return f"{word} ({EMULATED})" if record.emulated else word
 
 
 def _sentence(record: BuildRecord) -> str:
@@ -153,33 +158,36 @@ def _sentence(record: BuildRecord) -> str:
     where = f"on {record.device}"
     if chosen is None or record.outcome != "ok":
         looked = "Judged" if record.emulated else "Measured"
-        return f"{looked} {where}, budget {record.budget_text}: {record.summary.rstrip('.')}{_decided_by(record)}."
+        return f"{looked} {where}, budget {record.budget.text}: {record.summary.rstrip('.')}{_decided_by(record)}."
     drop = drop_of(chosen)
     judged = "never judged for accuracy"
     if drop is not None:
         lost = f"{drop_text(drop, unit_of(record))} of {drop.metric}"
-        judged = f"losing {lost} where the budget is {record.budget_text} ({evidence(drop, record)})"
+        judged = f"losing {lost} where the budget is {record.budget.text} ({evidence(drop, record)})"
     if chosen.id == record.baseline:
         kept = f"The reference artifact {chosen.id} stays"
-        rate = f", {formatting.throughput(chosen.throughput)}" if chosen.throughput else ""
+        rate = f", {formatting.throughput(chosen.measured.throughput)}" if chosen.measured.throughput else ""
         return f"{kept}: nothing inside the budget and limits beats it, {judged}{rate}, {where}."
-    parts = [formatting.speed(chosen.versus_reference)] if chosen.versus_reference else []
-    parts += [formatting.throughput(chosen.throughput)] if chosen.throughput else []
+    parts = [formatting.speed(chosen.measured.versus_reference)] if chosen.measured.versus_reference else []
+    parts += [formatting.throughput(chosen.measured.throughput)] if chosen.measured.throughput else []
     smaller = size_ratio(chosen, find(record, record.baseline))
     parts += [smaller] if smaller else []
     return f"{chosen.id} replaces the reference artifact: {', '.join([*parts, judged])}, measured {where}."
 
 
 def _decided_by(record: BuildRecord) -> str:
+    """How many more samples would decide, where the sentence on the nearest candidate doesn't say so already."""
     needed = [d.needed_samples for c in record.candidates if (d := drop_of(c)) and d.needed_samples]
-    if record.emulated or record.outcome != "inconclusive" or not needed or "more" in record.summary:
+    nearest = find(record, record.kept)
+    said = nearest is not None and (drop := drop_of(nearest)) is not None and drop.needed_samples is not None
+    if record.emulated or record.outcome != "inconclusive" or not needed or said:
         return ""
     return f"; about {min(needed):,} more samples would decide"
 
 
 def decoding_text(candidate: CandidateRecord) -> str:
     """Return what the weights file of a candidate costs when it loads; empty where there is none, or no time."""
-    latency, memory = latency_of(candidate), candidate.memory
+    latency, memory = latency_of(candidate), candidate.measured.memory
     parts = []
     if latency and latency.decode_ms is not None:
         parts.append(f"loads in {formatting.load_text(latency)}")
@@ -192,14 +200,14 @@ def emulation_lines(record: BuildRecord) -> tuple[str, ...]:
     """Return what an emulated device showed of each candidate beside its accuracy, numbered as every table."""
     if not record.emulated:
         return ()
-    lines = [f"{i:>2} {emulation_text(c)}" for i, c in enumerate(ordered(record), 1) if c.emulation]
+    lines = [f"{i:>2} {emulation_text(c)}" for i, c in enumerate(ordered(record), 1) if c.measured.emulation]
     return ("Emulated: no time was taken. An instruction count is no time either.", *lines)
 
 
 def emulation_text(candidate: CandidateRecord) -> str:
     """Return parity, memory and instructions of a candidate under emulation."""
-    seen, memory = candidate.emulation, candidate.memory
-    parts = ["emulated"]
+    seen, memory = candidate.measured.emulation, candidate.measured.memory
+    parts = [EMULATED]
     if seen and seen.parity is not None:
         parts.append(f"outputs within {seen.parity:.2g} of the reference's largest")
     if memory:
@@ -221,8 +229,10 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
     chosen = find(record, record.chosen)
     said = _gaps(record, chosen) if chosen else ["No candidate was chosen, so nothing here is a recommendation."]
     if record.emulated:
-        said.insert(0, _EMULATED)
-    screened = sum(1 for c in record.candidates if (c.screen or c.throughput_screen) and not c.certify)
+        said.insert(0, _NOT_SEEN)
+    screened = sum(
+        1 for c in record.candidates if (c.screened.latency or c.screened.throughput) and not c.measured.latency
+    )
     if screened:
         who = "1 candidate was" if screened == 1 else f"{screened} candidates were"
         said.append(f"{who} only screened: those times rank candidates, they prove nothing.")
@@ -233,7 +243,7 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
     if unknown:
         said.append(f"This device couldn't say: {', '.join(unknown)}. Nothing here rests on them.")
     said.append("The figures hold for this device in the configuration below, not for others of its kind.")
-    if not any(c.energy for c in record.candidates):
+    if not any(c.measured.energy for c in record.candidates):
         said.append("No energy figure is part of this build: no readable sensor was found.")
     said.append("No sustained-load (heat) figure is part of this build.")
     return tuple(said)
@@ -241,11 +251,11 @@ def not_proven(record: BuildRecord) -> tuple[str, ...]:
 
 def _gaps(record: BuildRecord, chosen: CandidateRecord) -> list[str]:
     gaps: list[str] = []
-    if chosen.certify is None:
+    if chosen.measured.latency is None:
         gaps.append("The chosen candidate's latency was never certified; its screened time is no result.")
     if chosen.test is None:
         gaps.append("The chosen candidate was not scored on the sealed test set; its drop is the one it was chosen by.")
-    if chosen.id != record.baseline and chosen.versus_reference is None:
+    if chosen.id != record.baseline and chosen.measured.versus_reference is None:
         gaps.append("The chosen candidate's latency was not compared with the reference artifact's.")
     verdict = verdict_of(chosen)
     for check in verdict.limits if verdict else ():
@@ -253,7 +263,7 @@ def _gaps(record: BuildRecord, chosen: CandidateRecord) -> list[str]:
             gaps.append(f"The limit {check.name} was not measured, so it is not met.")
         elif check.outcome is Outcome.INCONCLUSIVE:
             gaps.append(f"Whether the limit {check.name} holds is inconclusive.")
-    short = [p for p in (chosen.certify.percentiles if chosen.certify else ()) if p.value_ms is None]
+    short = [p for p in (chosen.measured.latency.percentiles if chosen.measured.latency else ()) if p.value_ms is None]
     gaps += [f"{formatting.percentile_name(p)} latency isn't stated: it needs {p.needs_n:,} samples." for p in short]
     if verdict and len(verdict.slices) > 1:
         gaps.append("Slice intervals are each at their own level; among many slices some look bad by chance.")

@@ -6,7 +6,6 @@ nothing in them can steer the terminal.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text as RichText
 
     from edgebuild.core.measurement import Layer
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord, StepRecord
+    from edgebuild.core.record import BuildRecord, CandidateRecord, StepRecord
 
 _HEADLINES = {
     "ok": ("ACCEPTED", "bold green"),
@@ -36,8 +35,7 @@ def summary(record: BuildRecord) -> Group:
     from rich.console import Group
 
     word, style = _HEADLINES[record.outcome]
-    if record.emulated:
-        word = f"{word} (EMULATED)"
+    word = sentences.qualified(word, record).upper()
     parts: list[RenderableType] = [
         _text(f"{record.project} on {record.target}: ", (word, style)),
         _text(sentences.verdict_sentence(record)),
@@ -53,9 +51,9 @@ def summary(record: BuildRecord) -> Group:
 
 
 def _footnote(record: BuildRecord) -> list[RichText]:
-    screened = any(c.screen and not c.certify for c in record.candidates)
+    screened = any(c.screened.latency and not c.measured.latency for c in record.candidates)
     notes = [_text(("~ screened only: the time ranks candidates, it is no result", "dim"))] if screened else []
-    lines = (*sentences.emulation_lines(record), *(f"Note: {note}" for note in record.notes))
+    lines = (*sentences.emulation_lines(record), *(f"Note: {note.text}" for note in record.notes))
     return notes + [_text(line) for line in lines]
 
 
@@ -110,7 +108,7 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: sentences.Un
     drop, latency = sentences.drop_of(c), sentences.latency_of(c)
     time = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
     lost = sentences.drop_text(drop, sentences.Unit(factor=unit.factor, name="")) if drop else formatting.NONE
-    memory = formatting.bytes_text(c.memory.peak_bytes if c.memory else None)
+    memory = formatting.bytes_text(c.measured.memory.peak_bytes if c.measured.memory else None)
     role = "\nreference" if c.id == record.baseline else ""
     # Intervals go below their values, and ids break after the profile: side by side they need more than 80 columns.
     return [
@@ -118,16 +116,16 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: sentences.Un
         _text(c.id.replace("/", "/\n", 1)),
         _text(lost.replace(" [", "\n[")),
         _text(
-            ("~" if latency and c.certify is None else "") + time.replace(" [", "\n["),
+            ("~" if latency and c.measured.latency is None else "") + time.replace(" [", "\n["),
             "\nmean" if latency and latency.exits else "",
         ),
         _text(f"{formatting.bytes_text(c.size_bytes)}\n{memory}"),
-        _text((c.status, _STATUS_STYLES.get(c.status, "")), role, "\nemulated" if record.emulated else ""),
+        _text((c.status, _STATUS_STYLES.get(c.status, "")), role, f"\n{sentences.EMULATED}" if record.emulated else ""),
     ]
 
 
 def _reason(index: int, c: CandidateRecord) -> RichText:
-    notes = [(f"\n   {note}", "dim") for note in (*c.notes, sentences.decoding_text(c)) if note]
+    notes = [(f"\n   {note}", "dim") for note in (*(n.text for n in c.notes), sentences.decoding_text(c)) if note]
     return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), sentences.reasons_of(c)[0], *notes)
 
 
@@ -149,10 +147,12 @@ def comparison_table(records: Sequence[BuildRecord]) -> RichTable:
         own = chosen is not None and chosen.id == record.baseline
         table.add_row(
             _text(record.target),
-            _text((word.lower() + (" (emulated)" if record.emulated else ""), style)),
+            _text((sentences.qualified(word.lower(), record), style)),
             _text(chosen.id.replace("/", "/\n", 1) if chosen else formatting.NONE),
             _text(formatting.number(latency.point_ms) if latency else formatting.NONE),
-            _text("is it" if own else formatting.speed(chosen.versus_reference) if chosen else formatting.NONE),
+            _text(
+                "is it" if own else formatting.speed(chosen.measured.versus_reference) if chosen else formatting.NONE
+            ),
             _text(
                 sentences.drop_text(drop, sentences.unit_of(record)).replace(" [", "\n[") if drop else formatting.NONE
             ),
@@ -216,15 +216,15 @@ def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
 
 def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[RenderableType]:
     parts: list[RenderableType] = [_text(("\nTime", "bold"))]
-    flight = c.throughput or c.throughput_screen
+    flight = c.measured.throughput or c.screened.throughput
     if flight is not None:
-        ranks = "" if c.throughput else ", screened only: it ranks, it is no result"
+        ranks = "" if c.measured.throughput else ", screened only: it ranks, it is no result"
         parts.append(_text(f"throughput {formatting.throughput(flight)} in {flight.launches} launches{ranks}"))
     latency = sentences.latency_of(c)
     if latency is None:
-        emulated = f"never measured: {sentences.emulation_text(c)}" if c.emulation else "never measured"
+        emulated = f"never measured: {sentences.emulation_text(c)}" if c.measured.emulation else "never measured"
         return parts if flight else [*parts, _text(emulated)]
-    note = "" if c.certify else ", screened only: it ranks, it is no result"
+    note = "" if c.measured.latency else ", screened only: it ranks, it is no result"
     interval = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms)
     parts.append(_text(f"{formatting.point_name(latency)} {interval} ms in {latency.launches} launches{note}"))
     if latency.exits:
@@ -232,12 +232,14 @@ def _time(c: CandidateRecord, reference: CandidateRecord | None) -> list[Rendera
         parts.append(_text(f"p99 {p99}; inferences end: {formatting.exits_text(latency)}"))
     if decoding := sentences.decoding_text(c):
         parts.append(_text(decoding))
-    if c.versus_reference:
-        parts.append(_text(f"against the reference artifact: {formatting.speed(c.versus_reference)}"))
+    if c.measured.versus_reference:
+        parts.append(_text(f"against the reference artifact: {formatting.speed(c.measured.versus_reference)}"))
     if c.settings:
         parts.append(_text(f"settings: {formatting.settings_text(c.settings)}"))
-    if c.layers:
-        parts.append(_layers(c.layers, reference.layers if reference and reference.id != c.id else ()))
+    if c.measured.layers:
+        parts.append(
+            _layers(c.measured.layers, reference.measured.layers if reference and reference.id != c.id else ())
+        )
     return parts
 
 
@@ -276,7 +278,7 @@ def _by_op(layers: Sequence[Layer]) -> tuple[Counter[tuple[str, str]], Counter[t
 
 
 def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
-    steps = [s for s in record.steps if not _of_another(s, c, record)]
+    steps = [s for s in record.steps if not _of_another(s, c)]
     if not steps:
         return []
     table = _table(("step", False), ("time", True), ("why", False))
@@ -289,17 +291,6 @@ def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
     return [_text(("\nSteps", "bold")), table]
 
 
-def _of_another(step: StepRecord, c: CandidateRecord, record: BuildRecord) -> bool:
-    """Whether the step's label names another candidate and not this one; a step that names none is shared by all."""
-    recipe = re.match(r"recipe (\S+):", step.label)
-    if recipe is not None:
-        return recipe[1] != c.recipe
-    words = set(step.label.split())
-    own = {c.id, _recipe(c)}
-    others = {name for x in record.candidates for name in (x.id, _recipe(x))} - own
-    return bool(words & others) and not words & own
-
-
-def _recipe(c: CandidateRecord) -> str:
-    """The name that a candidate's work goes by before its runtime settings are raced."""
-    return "/".join(filter(None, (c.profile, c.recipe, c.precision.label)))
+def _of_another(step: StepRecord, c: CandidateRecord) -> bool:
+    """Whether the step was another candidate's or recipe's work; one that was nobody's own served all of them."""
+    return step.candidate not in {"", c.spec.id} or step.recipe not in {"", c.spec.recipe}

@@ -153,7 +153,11 @@ class Technique(Step):
         (out_dir / REPORT_FILE).write_text(work.report(summary).to_json())
 
 
-def plain_parameters(parameters: Parameters) -> str:
-    """Return parameters as a short text: those that differ from their defaults."""
-    given = parameters.model_dump(mode="json", exclude_defaults=True)
-    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
+def plain_parameters(parameters: Parameters) -> dict[str, Any]:
+    """Return parameters as plain data: those that differ from their defaults."""
+    return parameters.model_dump(mode="json", exclude_defaults=True)
+
+
+def read_parameters(technique: type[Technique], given: Mapping[str, Any]) -> Any:
+    """Return the technique's parameters that ``plain_parameters`` gave as plain data."""
+    return technique.Parameters.model_validate_json(json.dumps(given), strict=True)

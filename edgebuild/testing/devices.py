@@ -31,7 +31,10 @@ ALIVE = (
 
 def check_device(device: Device, scratch: Path) -> None:
     """Raise ``ContractBroken`` for the first promise of a transport that ``device`` breaks. Takes a few seconds."""
-    require(isinstance(device, Device), "a device has id, root, python, emulated, open, put, get, remove and close")
+    require(
+        isinstance(device, Device),
+        "a device has id, root, python, capabilities, detached, on_host, open, put, get, remove and close",
+    )
     require(bool(device.id and device.root and device.python), "id, root and python are not empty")
     _check_files(device, scratch)
     _check_talk(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from edgebuild.building.candidates import within_size
 from edgebuild.building.evaluation import Evaluation
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Precision
@@ -21,13 +23,18 @@ def _built(name: str, size_bytes: int, outcome: Outcome = Outcome.ACCEPTED) -> E
         precision=Precision(kind="fp32"),
     )
     planned = PlannedCandidate(
-        id=name, profile="p", backend="onnxruntime", precision=Precision(kind="fp32"), settings=((),), raced=True
+        profile=name, backend="onnxruntime", precision=Precision(kind="fp32"), settings=((),), raced=True
     )
-    return Evaluation(planned=planned, artifact=artifact, verdict=Verdict(outcome=outcome))
+    compiled = cast("Any", None)
+    return Evaluation(planned=planned, artifact=artifact, compiled=compiled, verdict=Verdict(outcome=outcome))
+
+
+def within(built: list[Evaluation], limit_mb: float | None) -> list[Evaluation]:
+    return [each for each in within_size(built, limit_mb) if isinstance(each, Evaluation)]
 
 
 def test_what_misses_the_size_is_refused_with_its_reason() -> None:
-    small, large = within_size([_built("small", 900_000), _built("large", 1_100_000)], 1.0)
+    small, large = within([_built("small", 900_000), _built("large", 1_100_000)], 1.0)
     assert small.eligible
     assert not large.eligible
     assert large.verdict is not None
@@ -35,12 +42,12 @@ def test_what_misses_the_size_is_refused_with_its_reason() -> None:
 
 
 def test_where_nothing_fits_all_are_measured() -> None:
-    found = within_size([_built("a", 2_000_000), _built("b", 1_100_000)], 1.0)
+    found = within([_built("a", 2_000_000), _built("b", 1_100_000)], 1.0)
     assert [each.eligible for each in found] == [True, True]
 
 
 def test_a_small_one_that_is_refused_refuses_nobody_else() -> None:
-    found = within_size([_built("a", 2_000_000), _built("b", 500_000, Outcome.REFUSED)], 1.0)
+    found = within([_built("a", 2_000_000), _built("b", 500_000, Outcome.REFUSED)], 1.0)
     assert [each.eligible for each in found] == [True, False]
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edgebuild.building import compress
-from edgebuild.building.compress import CompressedResult, KernelConstraints, _planned, int8_of, planned_recipes, step_of
+from edgebuild.building.compress import (
+    CompressedResult,
+    KernelConstraints,
+    _planned,
+    _typed,
+    int8_of,
+    planned_recipes,
+    step_of,
+)
 from edgebuild.building.context import Options
 from edgebuild.catalogue.profiles import load_profiles
-from edgebuild.catalogue.project import parse_project
+from edgebuild.catalogue.project import load_project, parse_project
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import Int8Scheme
@@ -25,17 +34,16 @@ from edgebuild.techniques.factorising.factorise import Factorise
 from edgebuild.techniques.low_bit.qat import Qat
 from edgebuild.techniques.pruning.structured import PruneStructured
 from edgebuild.techniques.registry import TABLE
-from edgebuild.techniques.technique import Requirements
+from edgebuild.techniques.technique import Requirements, read_parameters
 from edgebuild.techniques.workspace import Workspace
 from tests.catalogue.example import tables
 from tests.planning.test_plan import inputs
 from tests.techniques import zoo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgebuild.catalogue.project import Project
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion-mnist"
 CODE = CodeNames(factory="net:make")
 WANTS = KernelConstraints(channel_multiple=16, int8=Int8Scheme(activations="uint8", reduce_range=True))
 
@@ -200,6 +208,18 @@ def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
         assert reason.startswith(f"{technique} can't come after exit-early: early exits are trained together")
 
 
+def test_a_planned_recipe_says_all_that_is_done_whatever_the_project_says_by_now() -> None:
+    """A plan that went through JSON is carried out with the parameters that the project's tables had."""
+    given = load_project(EXAMPLE)
+    assert len(given.recipes) > 5
+    for table, recipe in zip(given.recipes, planned_recipes(given, Options(), 0), strict=True):
+        again = Recipe.model_validate_json(recipe.to_json())
+        assert again == recipe
+        assert [read_parameters(TABLE[step.technique], step.parameters) for step in again.steps] == [
+            parameters for _, parameters in _typed(table, TABLE)
+        ]
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [(ZeroDivisionError("by zero"), "a bug in edgebuild: ZeroDivisionError in "), (ModelError("no layer"), "no layer")],
@@ -216,9 +236,10 @@ def test_what_fails_in_a_recipe_is_that_recipes_result(
     recipes = [{"name": name, "steps": [{"technique": "factorise"}]} for name in ("bad", "good")]
     precision = SimpleNamespace(kind="fp32", scheme=None)
     candidates = [SimpleNamespace(recipe=name, profile="p", precision=precision) for name in ("bad", "good")]
-    plan: Any = SimpleNamespace(candidates=candidates, channel_multiples=(("p", 1),))
+    planned = planned_recipes(project(tmp_path, recipes=recipes), Options(), 0)
+    plan: Any = SimpleNamespace(candidates=candidates, recipes=planned, channel_multiples=(("p", 1),))
     context: Any = SimpleNamespace(
-        project=project(tmp_path, recipes=recipes),
+        concerning=lambda **_: context,
         guard=Guard(alive=never_stop, reports=tmp_path / "bugs", project=tmp_path),
         progress=NoProgress(),
         check=never_stop,

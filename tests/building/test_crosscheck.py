@@ -14,6 +14,7 @@ from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates
 from edgebuild.building.context import BuildContext, Options, open_build
 from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.splits import JudgedSplit
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
 from edgebuild.core.artifact_files import read_artifact
@@ -144,7 +145,6 @@ def checked(context: BuildContext, runtime: str, model: bytes, contract: Contrac
     artifact = read_artifact(compiled.path)
     artifact = artifact.with_settings(backend.default_settings(1))
     planned = PlannedCandidate(
-        id="net",
         profile=runtime,
         backend=runtime,
         precision=PRECISION,
@@ -152,7 +152,8 @@ def checked(context: BuildContext, runtime: str, model: bytes, contract: Contrac
         raced=True,
         **more,
     )
-    outputs = candidates.evaluate(context, artifact, compiled, made, "validation", "net")
+    split = JudgedSplit(split="validation", name="validation", data=made, reference=made)
+    outputs = candidates.evaluate(context, artifact, compiled, split, "net")
     return cross_check(
         context, planned, contract, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs
     )

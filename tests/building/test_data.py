@@ -15,10 +15,10 @@ from edgebuild.building.data import materialise, model_digest
 from edgebuild.building.early import described
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project import load_project
+from edgebuild.core.budget import Budget
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import DataError
 from edgebuild.execution.executor import Executor
-from edgebuild.judging.budget import Budget
 from edgebuild.models.digests import sample_digest
 from tests.cli.example import write_project
 from tests.mutants import COUNTS, flipped
@@ -66,7 +66,12 @@ def read(project: Path, *, reread: bool = False) -> tuple[bool, str, str, list[s
     with opened(project, reread=reread) as context:
         found = materialise(context, "test")
         assert materialise(context, "test").entry == found.entry
-        return found.reused, found.entry.digest, described(context, "test").identity, context.said
+        return (
+            found.reused,
+            found.entry.digest,
+            described(context, "test").identity,
+            [note.text for note in context.said],
+        )
 
 
 def change(project: Path, alter: Callable[[dict[str, Any]], Any]) -> None:

@@ -11,8 +11,9 @@ import pytest
 from edgebuild.building.context import Options, budget_of
 from edgebuild.building.early import peek, warnings
 from edgebuild.catalogue.project import load_project
+from edgebuild.core.budget import Budget
 from edgebuild.errors import ConfigError
-from edgebuild.judging.budget import Budget, parse_budget
+from edgebuild.judging.budget import parse_budget
 from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
 from edgebuild.pipeline import build, plan

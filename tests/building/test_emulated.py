@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.benching.bench import BenchRequest, run_bench
-from edgebuild.building import emulated, targets
+from edgebuild.building import splits, targets
 from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
+from edgebuild.core.capabilities import EMULATED
+from edgebuild.core.measurement import Measurements
 from edgebuild.core.objective import OBJECTIVES
 from edgebuild.core.steps import NoProgress, never_stop
-from edgebuild.core.verdict import BuildRecord, Outcome, Verdict
+from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
 from edgebuild.fleet.inventory import DeviceEntry, load_inventory, save_entry
+from edgebuild.judging.outcomes import standing
 from edgebuild.pipeline import build, plan
 from edgebuild.reporting.html import render
 from edgebuild.reporting.sentences import evidence, not_proven, verdict_sentence
@@ -29,15 +32,14 @@ from tests.cli.example import write_project
 from tests.golden import assert_golden
 
 if TYPE_CHECKING:
+    from edgebuild.core.record import BuildRecord
     from edgebuild.devices.transport import Device
 
 
 class Pretending(LocalDevice):
     """This machine, saying that it is emulated."""
 
-    @property
-    def emulated(self) -> bool:
-        return True
+    capabilities = EMULATED
 
 
 def entry(**fields: object) -> DeviceEntry:
@@ -68,7 +70,7 @@ def built(folder: Path, tables: dict[str, str]) -> BuildRecord:
 
 @pytest.fixture
 def few_frames(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(emulated, "sample_frames", lambda _: 300)
+    monkeypatch.setattr(splits, "sample_frames", lambda _: 300)
     return 300
 
 
@@ -76,7 +78,7 @@ def test_accuracy_stands_as_emulated_and_speed_stays_open(devices: Path, tmp_pat
     record = built(tmp_path / "project", {"limits": "latency_p50_ms = 100.0"})
     assert record.outcome == "inconclusive"
     assert record.chosen is None
-    assert "300 of 400 validation frames and 300 of 401 test frames" in record.emulated
+    assert "300 of 400 validation frames and 300 of 401 test frames" in emulated_text(record)
     (candidate,) = record.candidates
     for verdict in (candidate.validation, candidate.test):
         assert verdict is not None
@@ -88,20 +90,24 @@ def test_accuracy_stands_as_emulated_and_speed_stays_open(devices: Path, tmp_pat
     assert candidate.validation.outcome is Outcome.ACCEPTED
     assert candidate.test is not None
     assert [check.measured for check in candidate.test.limits] == [None]
-    assert emulated.NO_SPEED in candidate.reason
-    assert candidate.certify is None
-    assert candidate.screen is None
-    assert candidate.energy is None
-    assert candidate.memory is not None
-    assert candidate.memory.emulated
-    assert candidate.emulation is not None
-    assert candidate.emulation.parity is not None
-    assert candidate.emulation.parity < 1e-5
-    assert candidate.emulation.not_counted
+    assert EMULATED.why in candidate.reason
+    assert candidate.measured.latency is None
+    assert candidate.screened == Measurements()
+    assert candidate.measured.energy is None
+    assert candidate.measured.memory is not None
+    assert candidate.measured.memory.emulated
+    assert candidate.measured.emulation is not None
+    assert candidate.measured.emulation.parity is not None
+    assert candidate.measured.emulation.parity < 1e-5
+    assert candidate.measured.emulation.not_counted
     assert not (tmp_path / "project" / ".edgebuild" / "measurements").exists()
     assert_marked(record)
     # What was emulated names this machine's CPU here.
     assert_golden(record.model_dump(mode="json"), "emulated", without=("emulated",))
+
+
+def emulated_text(record: BuildRecord) -> str:
+    return record.emulated.text if record.emulated else ""
 
 
 def assert_marked(record: BuildRecord) -> None:
@@ -194,14 +200,14 @@ def test_an_emulator_is_written_as_it_is_read(devices: Path) -> None:
 def test_a_refusal_stands_and_an_acceptance_waits_for_a_board() -> None:
     refused = Verdict(outcome=Outcome.REFUSED, reasons=("beyond the budget",))
     accepted = Verdict(outcome=Outcome.ACCEPTED, reasons=("inside",))
-    assert emulated.without_speed(refused, OBJECTIVES["latency"]) == refused
-    assert emulated.without_speed(accepted, OBJECTIVES["size"]) == accepted
+    assert standing(refused, OBJECTIVES["latency"], EMULATED) == refused
+    assert standing(accepted, OBJECTIVES["size"], EMULATED) == accepted
     for objective in OBJECTIVES.values():
         if objective.in_files:
             continue
-        assert emulated.without_speed(accepted, objective).outcome is Outcome.INCONCLUSIVE
+        assert standing(accepted, objective, EMULATED).outcome is Outcome.INCONCLUSIVE
 
 
 def test_a_larger_model_is_looked_at_on_fewer_frames() -> None:
-    few, many = emulated.sample_frames(2_000_000_000), emulated.sample_frames(1_000_000)
-    assert emulated.LEAST_FRAMES == few < many
+    few, many = splits.sample_frames(2_000_000_000), splits.sample_frames(1_000_000)
+    assert splits.LEAST_FRAMES == few < many

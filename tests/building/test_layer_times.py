@@ -12,6 +12,7 @@ from edgebuild.backends.table import backends
 from edgebuild.building.context import BuildContext, Options
 from edgebuild.building.layer_times import time_layers, timing_candidate, why_untimed
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
+from edgebuild.core.capabilities import COMPILE_ONLY, EMULATED
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
@@ -38,7 +39,6 @@ FP32 = Precision(kind="fp32")
 
 def planned(precision: Precision = FP32, recipe: str = "thin") -> PlannedCandidate:
     return PlannedCandidate(
-        id=f"p/{recipe}/{precision.label}",
         profile="p",
         backend="onnxruntime",
         precision=precision,
@@ -126,7 +126,10 @@ def test_a_pair_that_cannot_be_compiled_has_no_time_and_is_noted(
     [
         ({"objective": "size"}, "the build's objective is size, not time"),
         ({"objective": "memory"}, "the build's objective is memory, not time"),
-        ({"options": Options(no_measure=True), "measured": False}, "nothing is measured in this build (--no-measure)"),
+        (
+            {"options": Options(no_measure=True), "can": COMPILE_ONLY},
+            "nothing is measured in this build (--no-measure)",
+        ),
     ],
 )
 def test_where_nothing_can_be_timed_operations_decide_and_it_is_said(
@@ -137,13 +140,12 @@ def test_where_nothing_can_be_timed_operations_decide_and_it_is_said(
     assert (told, notes) == ({}, (f"factorise: no layer was timed on the target: {why}",))
 
 
-def test_other_reasons_to_time_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_reasons_to_time_nothing(tmp_path: Path) -> None:
     context = world_in(tmp_path)
     assert why_untimed(context, None) == "the profile builds nothing but int8"
     assert why_untimed(context, planned()) == ""
     assert why_untimed(replace(context, options=Options(no_measure=True)), planned()) != ""
-    monkeypatch.setattr(LocalDevice, "emulated", True)
-    assert why_untimed(context, planned()) == "an emulated device gives no times"
+    assert why_untimed(replace(context, can=EMULATED), planned()) == EMULATED.why
     assert time_layers(zoo.step_of(PruneStructured, zoo.ZOO["residual"]), {}, planned(), 1, context) == ({}, ())
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edgebuild.building.evidence import changed, evidence_of
 from edgebuild.building.record import find_build, load_record, load_samples, sealed_text
-from edgebuild.core.verdict import BuildRecord
+from edgebuild.core.budget import Budget
+from edgebuild.core.record import BuildRecord
+from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import UsageError
 from edgebuild.execution.versions import installed_versions
 from edgebuild.measuring import journal
@@ -31,7 +35,7 @@ def record(build_id: str, target: str = "here") -> BuildRecord:
         started_at="2026-01-01T10:00:00+00:00",
         seconds=1.5,
         objective="latency",
-        budget_text="2 points",
+        budget=Budget(points=2.0),
         outcome="missed",
         chosen=None,
         summary="nothing",
@@ -123,11 +127,39 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     whole = path.read_text()
     for broken in ("", whole[:-5], whole.replace('"missed"', '"perhaps"'), whole.replace("chosen", "choosen")):
         path.write_text(broken)
-        with pytest.raises(UsageError, match=r"build\.json can't be read: it is damaged or of another version"):
+        with pytest.raises(UsageError, match=r"build\.json can't be read: it is damaged"):
             load_record(folder)
     path.unlink()
     with pytest.raises(UsageError):
         load_record(folder)
+
+
+def test_a_record_of_another_version_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    folder = written(tmp_path, NEW)
+    old = {**record(NEW).model_dump(mode="json"), "schema_version": 1, "budget_text": "2 points"}
+    (folder / "build.json").write_text(canonical_json({**old, "sha256": digest_json(old)}))
+    with pytest.raises(
+        UsageError, match=r"build\.json is of version 1, and this edgebuild reads version 2\.$"
+    ) as error:
+        load_record(folder)
+    assert error.value.hint == "Build again; what is in the store is used again."
+
+
+def test_evidence_that_changed_or_is_gone_is_named(tmp_path: Path) -> None:
+    session = tmp_path / "measurements" / "certify-1"
+    session.mkdir(parents=True)
+    for name in ("session.json", "launch-0000.json", "launch-0000.i64", "result.json"):
+        (session / name).write_text(name)
+    (tmp_path / "builds" / "b" / "samples").mkdir(parents=True)
+    kept = [evidence_of(tmp_path, folder) for folder in (session, tmp_path / "builds" / "b" / "samples")]
+    (session / "memory-a.json").write_text("a later build adds a figure")
+    assert changed(tmp_path, kept) == ()
+    (session / "launch-0000.i64").write_text("other times")
+    assert changed(tmp_path, kept) == ("measurements/certify-1",)
+    (tmp_path / "builds" / "b" / "samples" / "one.json").write_text("{}")
+    assert changed(tmp_path, kept) == ("measurements/certify-1", "builds/b/samples")
+    shutil.rmtree(tmp_path / "builds")
+    assert changed(tmp_path, kept) == ("measurements/certify-1", "builds/b/samples")
 
 
 def test_samples_are_found_by_candidate_and_damaged_ones_are_named(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_named_library_is_shipped_and_runs(custom: Path) -> None:
     assert found["outcome"] == "ok"
     (candidate,) = found["candidates"]
     assert candidate["test"]["drop"]["drop"] == 0.0
-    assert any(layer["op"] == "NegPos" for layer in candidate["layers"])
+    assert any(layer["op"] == "NegPos" for layer in candidate["measured"]["layers"])
     shipped = newest(custom) / "artifact"
     assert (shipped / "libcustom.so").read_bytes() == LIBRARY.read_bytes()
 

@@ -173,6 +173,8 @@ def test_odd_streams_and_places(name: str, project: Path) -> None:
 
 #: Says that edgebuild's own code begins: what comes before is Python's.
 BEGIN = "import edgebuild.cli, sys; print('now', flush=True); sys.argv = ['edgebuild', 'plan']; edgebuild.cli.main()"
+#: What Python says where nothing of edgebuild's runs.
+BEFORE = 'Traceback (most recent call last):\n  File "<string>", line 1, in <module>\nKeyboardInterrupt\n'
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.2, 0.5, 1.0])
@@ -187,6 +189,8 @@ def test_a_ctrl_c_at_any_moment_is_one_line_and_130(after_s: float, project: Pat
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     ended = finished(process)
+    if ended.err == BEFORE:
+        return  # a busy machine hadn't called edgebuild yet
     assert "Traceback" not in ended.err
     # A fast machine may be done by then, or about to end.
     assert ended.code in {0, -signal.SIGINT} or (ended.code == 130 and ended.err.startswith("edgebuild: Interrupted"))

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.capabilities import BOARD
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class StubChannel:
 class StubDevice:
     """Answers operations with ``answers``, whatever was asked; files come out of ``files`` by their names."""
 
-    emulated = False
+    capabilities = BOARD
+    detached = True
+    on_host = False
     root = "/stub"
     python = "python3"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, TensorSpec
+from edgebuild.core.budget import Budget
 from edgebuild.core.values import digest_json
 from edgebuild.execution.keys import key_parts
-from edgebuild.judging.budget import Budget
 from edgebuild.measuring.protocols import LAYERS
 from edgebuild.models.compressed_model import CodeNames
 from edgebuild.models.edits import AddHead

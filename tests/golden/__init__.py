@@ -13,8 +13,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 #: Of a record and of each of its candidates: what says which build it is, and what was decided.
-RECORD_VALUES = ("target", "objective", "budget_text", "outcome", "chosen", "kept", "baseline", "emulated", "notes")
-CANDIDATE_VALUES = ("id", "profile", "backend", "recipe", "precision", "status")
+RECORD_VALUES = ("target", "objective", "budget", "outcome", "chosen", "kept", "baseline", "emulated", "notes")
+CANDIDATE_VALUES = ("id", "spec", "status")
 
 
 def shape(value: Any, path: str = "") -> set[str]:

@@ -92,9 +92,9 @@ def test_a_build_ends_with_a_certified_verdict(built: Built) -> None:
         assert chosen["test"]["outcome"] == "accepted"
         assert chosen["test"]["drop"]["samples"] == 401
         assert chosen["validation"]["drop"]["samples"] == 400
-        assert chosen["certify"]["launches"] + chosen["certify"]["invalid_launches"] == 2
-        assert chosen["memory"]["inference_peak_bytes"] > 0
-        assert chosen["layers"]
+        assert chosen["measured"]["latency"]["launches"] + chosen["measured"]["latency"]["invalid_launches"] == 2
+        assert chosen["measured"]["memory"]["inference_peak_bytes"] > 0
+        assert chosen["measured"]["layers"]
         assert all(candidate["reason"] for candidate in each["candidates"])
         assert len(each["candidates"]) == 4
         assert all(candidate["status"] != "failed" for candidate in each["candidates"])
@@ -149,8 +149,8 @@ def test_the_report_needs_no_network(built: Built) -> None:
 def test_two_targets_share_all_work_and_open_the_test_set_once(built: Built) -> None:
     project, _ = built
     quick, renamed = records(project).values()
-    assert quick["seal"] == renamed["seal"]
-    assert quick["seal"].startswith("opening 1 of the test set (")
+    assert quick["test_set"] == renamed["test_set"]
+    assert quick["test_set"]["number"] == 1
     assert len((project / ".edgebuild" / "seal.jsonl").read_text().splitlines()) == 1
     assert [name.split("-")[0] for name in sessions(project)] == ["certify", "screen"]
     labels = [step["label"] for step in renamed["steps"] if not step["reused"]]
@@ -178,9 +178,9 @@ def test_what_a_build_can_be_asked_afterwards(mine: Path) -> None:
     found = records(mine)["quick"]
     ended = run("explain", "int8", "--build", found["build_id"], cwd=mine)
     assert ended.code == 0, ended
-    checked = [c["crosscheck"] for c in found["candidates"] if c["precision"]["kind"] == "int8"]
+    checked = [c["crosscheck"] for c in found["candidates"] if c["spec"]["precision"]["kind"] == "int8"]
     assert [check["cause"] in ("agrees", "rounding") for check in checked] == [True]
-    assert all(c["crosscheck"] is None for c in found["candidates"] if c["precision"]["kind"] != "int8")
+    assert all(c["crosscheck"] is None for c in found["candidates"] if c["spec"]["precision"]["kind"] != "int8")
     for words in (
         "Accuracy",
         "signal to noise",
@@ -235,8 +235,8 @@ def test_a_second_build_reuses_everything_and_remeasure_measures_anew(mine: Path
     again = records(mine)["quick"]
     assert again["build_id"] != first["build_id"]
     assert all(step["reused"] for step in again["steps"])
-    assert again["seal"] == first["seal"]
-    assert [c["certify"] for c in again["candidates"]] == [c["certify"] for c in first["candidates"]]
+    assert again["test_set"] == first["test_set"]
+    assert [c["measured"] for c in again["candidates"]] == [c["measured"] for c in first["candidates"]]
     assert sessions(mine) == measured
     assert stored(mine / ".edgebuild" / "store") == before
 
@@ -248,7 +248,7 @@ def test_a_second_build_reuses_everything_and_remeasure_measures_anew(mine: Path
     assert set(measured) < set(sessions(mine))
     assert len(sessions(mine)) == len(measured) + 2
     assert all(step["reused"] for step in found["steps"])
-    assert found["seal"] == first["seal"]
+    assert found["test_set"] == first["test_set"]
 
 
 def test_scoring_another_artifact_is_another_opening(mine: Path) -> None:
@@ -257,7 +257,7 @@ def test_scoring_another_artifact_is_another_opening(mine: Path) -> None:
     ended = run("build", "--target", "other", cwd=mine)
     assert ended.code == 0, ended
     found = record(mine)
-    assert found["seal"].startswith("opening 2 of the test set (")
+    assert found["test_set"]["number"] == 2
     assert found["candidates"][0]["test"]["drop"]["level"] == pytest.approx(0.975)
     assert found["candidates"][0]["validation"]["drop"]["level"] == pytest.approx(0.95)
     assert "97.5 % interval" in " ".join(ended.out.split())
@@ -302,7 +302,7 @@ def test_without_labels_the_budget_is_agreement_with_the_original(tmp_path: Path
     ended = run("build", cwd=project)
     assert ended.code == 0, ended
     found = record(project)
-    assert found["budget_text"] == "agreement 95%"
+    assert found["budget"]["agreement"] == 0.95
     (candidate,) = found["candidates"]
     assert candidate["test"]["drop"]["metric"] == "agreement (same class)"
     assert candidate["test"]["drop"]["artifact"] == 1.0

@@ -39,7 +39,7 @@ def crashed(tmp_path_factory: pytest.TempPathFactory, fragile: Path) -> Path:
 
 
 def candidates(project: Path) -> dict[str, dict[str, Any]]:
-    return {candidate["precision"]["kind"]: candidate for candidate in record(project)["candidates"]}
+    return {candidate["spec"]["precision"]["kind"]: candidate for candidate in record(project)["candidates"]}
 
 
 def test_the_build_goes_on_and_each_crash_is_its_candidates_result(crashed: Path) -> None:
@@ -48,9 +48,10 @@ def test_the_build_goes_on_and_each_crash_is_its_candidates_result(crashed: Path
     assert {kind: found[kind]["status"] for kind in ("fp16", "int8")} == {"fp16": "failed", "int8": "failed"}
     assert found["int8"]["reason"].endswith(f"(evaluate) {CRASHED}")
     assert found["fp16"]["reason"].endswith(f"(memory) {CRASHED}")
-    assert "the end of the runner's error output: the runtime is about to break" in found["int8"]["notes"]
-    assert found["fp32"]["layers"] == []
-    (note,) = [note for note in found["fp32"]["notes"] if note.startswith("what its layers run in is unknown")]
+    told = [note["text"] for note in found["int8"]["notes"]]
+    assert "the end of the runner's error output: the runtime is about to break" in told
+    assert found["fp32"]["measured"]["layers"] == []
+    (note,) = [n["text"] for n in found["fp32"]["notes"] if n["text"].startswith("what its layers run in is unknown")]
     assert note.endswith(f"(layers) {CRASHED}")
     shown = " ".join(run("report", cwd=crashed).out.split())
     assert "was ended by SIGSEGV" in shown

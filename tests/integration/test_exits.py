@@ -114,16 +114,16 @@ def test_a_chain_is_built_evaluated_and_timed_on_both_runtimes(built: tuple[Path
         chain = found[name]
         assert chain["status"] != "failed", chain
         assert chain["validation"]["outcome"] == "accepted"
-        latency = chain["certify"] or chain["screen"]
+        latency = chain["measured"]["latency"] or chain["screened"]["latency"]
         shares = dict(latency["exits"])
         assert set(shares) == {"exit1", "end"}
         # Whole rounds of 1,000 of the 1,200 samples: the mix that is timed is that of the data.
-        (told,) = [note for note in chain["notes"] if "where samples of validation end: " in note]
+        (told,) = [n["text"] for n in chain["notes"] if "where samples of validation end: " in n["text"]]
         share = float(told.split(": ")[1].split("%")[0]) / 100
         assert 0.1 < share < 0.9
         assert shares["exit1"] == pytest.approx(share, abs=0.03)
-        assert any("multiply-accumulates of" in note and "in the mean" in note for note in chain["notes"])
-        assert not found[name.replace("early/", "")]["screen"]["exits"]
+        assert any("multiply-accumulates of" in n["text"] and "in the mean" in n["text"] for n in chain["notes"])
+        assert not found[name.replace("early/", "")]["screened"]["latency"]["exits"]
 
 
 def test_golden_record_of_early_exits(built: tuple[Path, Ended]) -> None:

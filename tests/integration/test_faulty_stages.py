@@ -14,6 +14,7 @@ from onnx import helper
 from edgebuild.backends.ort import host
 from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
+from edgebuild.core.record import Note
 from edgebuild.errors import DataError, EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.execution.executor import Executor
 from edgebuild.measuring import session, side
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.core.verdict import BuildRecord, CandidateRecord
+    from edgebuild.core.record import BuildRecord, CandidateRecord
 
 HERE = Options(
     screen=SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1}),
@@ -76,18 +77,18 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
     wanted: dict[str, BaseException] = {}
     really = Executor.run
 
-    def run(self: Executor, step: Any, inputs: Any, *, label: str) -> Any:
+    def run(self: Executor, step: Any, inputs: Any, *, label: str, **whose: str) -> Any:
         for pattern, error in wanted.items():
             if re.search(pattern, label):
                 raise error
-        return really(self, step, inputs, label=label)
+        return really(self, step, inputs, label=label, **whose)
 
     monkeypatch.setattr(Executor, "run", run)
     return wanted
 
 
 def by_kind(record: BuildRecord) -> dict[str, CandidateRecord]:
-    return {candidate.precision.kind: candidate for candidate in record.candidates}
+    return {candidate.spec.precision.kind: candidate for candidate in record.candidates}
 
 
 def test_golden_records_with_and_without_measuring(built_once: Path) -> None:
@@ -112,12 +113,12 @@ def test_a_fault_of_one_candidate_leaves_the_others(
     faults[stage] = error
     (record,) = build(load_project(project), ELSEWHERE)
     failed = [c for c in record.candidates if c.status == "failed"]
-    assert {c.precision.kind for c in failed} == {"int8"}
-    assert {c.precision.kind for c in record.candidates if c.status == "unraced"} >= {"fp32"}
+    assert {c.spec.precision.kind for c in failed} == {"int8"}
+    assert {c.spec.precision.kind for c in record.candidates if c.status == "unraced"} >= {"fp32"}
     for candidate in failed:
         assert candidate.reason.startswith(said)
         if not isinstance(error, EnvironmentGap):
-            (note,) = [note for note in candidate.notes if note.startswith("bug report: .edgebuild/bugs/bug-")]
+            (note,) = [n.text for n in candidate.notes if n.text.startswith("bug report: .edgebuild/bugs/bug-")]
             assert "Traceback" in (project / note.removeprefix("bug report: ")).read_text()
 
 
@@ -176,7 +177,7 @@ def test_what_this_machine_cannot_run_is_not_opened_and_says_so(project: Path, m
     (record,) = build(load_project(project), ELSEWHERE)
     for candidate in record.candidates:
         assert candidate.status == "unraced"
-        assert "not opened on this machine: no kernels" in candidate.notes
+        assert Note(topic="opening", text="not opened on this machine: no kernels") in candidate.notes
 
 
 def refuse_here(self: object, precision: object, facts: Mapping[str, str]) -> str | None:
@@ -225,8 +226,8 @@ def test_faults_while_measuring_are_results_and_evidence_that_is_missing(
     assert (record.outcome, found["fp32"].status) == ("ok", "chosen")
     assert found["int8"].reason.startswith("a bug in edgebuild: KeyError in ")
     assert found["fp16"].reason.startswith("a bug in edgebuild: ZeroDivisionError in ")
-    assert (found["fp32"].layers, found["fp32"].energy) == ((), None)
-    notes = "\n".join(found["fp32"].notes)
+    assert (found["fp32"].measured.layers, found["fp32"].measured.energy) == ((), None)
+    notes = "\n".join(note.text for note in found["fp32"].notes)
     for lost in ("what its layers run in is unknown", "its energy is unknown", "its latencies can't be drawn"):
         assert f"{lost}: a bug in edgebuild: ZeroDivisionError in " in notes
 

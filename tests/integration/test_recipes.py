@@ -44,7 +44,7 @@ def test_the_smallest_model_that_loses_nothing_is_chosen(built: tuple[Path, Ende
     found = record(project)
     assert found["baseline"] == "quick/fp32"
     candidates = {candidate["id"]: candidate for candidate in found["candidates"]}
-    assert {name: c["recipe"] for name, c in candidates.items()} == {
+    assert {name: c["spec"]["recipe"] for name, c in candidates.items()} == {
         "quick/fp32": "",
         "quick/narrow/fp32": "narrow",
         "quick/both/fp32": "both",
@@ -54,7 +54,7 @@ def test_the_smallest_model_that_loses_nothing_is_chosen(built: tuple[Path, Ende
     assert both["size_bytes"] < narrow["size_bytes"] < original["size_bytes"]
     assert both["test"]["outcome"] == "accepted"
     assert both["test"]["drop"]["reference"] == both["test"]["drop"]["artifact"]
-    notes = " ".join(both["notes"])
+    notes = " ".join(note["text"] for note in both["notes"])
     assert "prune-structured: 1 of 3 groups of channels narrowed" in notes
     assert "factorise: 1 of " in notes
     assert "prune-structured left alone: 3 ('3' is to be skipped)" in notes

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from edgebuild.core.budget import Budget
 from edgebuild.errors import UsageError
-from edgebuild.judging.budget import Budget, drop_budget, parse_budget
+from edgebuild.judging.budget import drop_budget, parse_budget
 from edgebuild.judging.metrics import builtin, custom
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgebuild.core.budget import Budget
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.errors import DataError, ModelError, UsageError
-from edgebuild.judging.budget import Budget
 from edgebuild.judging.judge import Evaluated, judge
 from edgebuild.judging.metrics import Metric, builtin, custom
 

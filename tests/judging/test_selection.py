@@ -101,7 +101,7 @@ def test_the_best_objective_wins_where_it_is_told_apart() -> None:
     found = select([slow, fast], "latency", {("slow", "fast"): comparison("worse", 0.27)})
     assert found.chosen == "fast"
     assert found.front == ("fast", "slow")
-    assert found.reasons["fast"] == "chosen: the fastest of the accepted candidates"
+    assert found.reasons["fast"] == "the fastest of the accepted candidates"
     assert found.reasons["slow"] == "1.31x slower than the chosen one (95 % CI 1.28x to 1.34x)"
     back = select([slow, fast], "latency", {("fast", "slow"): comparison("better", -0.27)})
     assert back.reasons["slow"] == found.reasons["slow"]
@@ -112,7 +112,7 @@ def test_of_equally_fast_ones_the_more_accurate_wins(outcome: Any) -> None:
     fast, exact = option("fast", 1.00, drop=0.01), option("exact", 1.01, drop=0.0)
     found = select([fast, exact], "latency", {("exact", "fast"): comparison(outcome, 0.01)})
     assert found.chosen == "exact"
-    assert found.reasons["exact"] == "chosen: can't be told from the best objective, fast, and has the smaller drop"
+    assert found.reasons["exact"] == "can't be told from the best objective, fast, and has the smaller drop"
     assert found.reasons["fast"] == (
         "can't be told from exact in latency (95 % CI 0.97x to 1.01x), which has the smaller drop"
     )
@@ -123,7 +123,7 @@ def test_what_is_not_told_apart_but_estimated_slower_does_not_win_by_a_smaller_d
     wide = comparison("inconclusive", 0.3).model_copy(update={"low": -0.05, "high": 0.65})
     found = select([fast, exact], "latency", {("exact", "fast"): wide})
     assert found.chosen == "fast"
-    assert found.reasons["fast"] == "chosen: the fastest of the accepted candidates"
+    assert found.reasons["fast"] == "the fastest of the accepted candidates"
     assert found.reasons["exact"] == (
         "can't be told from fast in latency (95 % CI 0.95x to 1.92x), which has the better estimate"
     )
@@ -177,7 +177,7 @@ def test_without_an_accepted_option_the_nearest_is_named() -> None:
     nearer = option("near", 9.0, outcome=Outcome.REFUSED, missed=0.1)
     found = select([refused, nearer], "latency")
     assert (found.chosen, found.nearest, found.front) == (None, "near", ())
-    assert found.reasons == {"far": "refused: beyond the budget", "near": "refused: no reason recorded"}
+    assert found.reasons == {"far": "beyond the budget", "near": "no reason recorded"}
     open_one = option("open", 99.0, outcome=Outcome.INCONCLUSIVE, missed=3.0)
     assert select([refused, nearer, open_one], "latency").nearest == "open"
     assert select([], "latency").nearest is None
@@ -187,7 +187,7 @@ def test_a_refused_option_is_never_chosen_and_keeps_its_reason() -> None:
     fast = option("fast", 0.1, outcome=Outcome.REFUSED, reasons=("output 'y' is NaN",))
     found = select([fast, option("slow", 1.0)], "latency")
     assert found.chosen == "slow"
-    assert found.reasons["fast"] == "refused: output 'y' is NaN"
+    assert found.reasons["fast"] == "output 'y' is NaN"
 
 
 def test_ids_are_unique() -> None:

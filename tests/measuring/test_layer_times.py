@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edgebuild.core.capabilities import EMULATED
 from edgebuild.core.measurement import LayerTime
 from edgebuild.core.steps import NoProgress, RunsOn, StepContext, never_stop
 from edgebuild.devices.client import RunnerClient
@@ -71,7 +72,7 @@ def test_what_crashes_is_told_as_a_runner_that_failed(
 
 
 def test_an_emulated_device_times_nothing(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(ground.client.device), "emulated", True)
+    monkeypatch.setattr(type(ground.client.device), "capabilities", EMULATED)
     with pytest.raises(EnvironmentGap, match="is emulated"):
         run(ground, tmp_path)
 

@@ -7,19 +7,11 @@ import random
 from typing import Any, Literal
 
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
-from edgebuild.core.measurement import Comparison, Fact, LatencySummary, Layer, Memory, Percentile
-from edgebuild.core.verdict import (
-    BuildRecord,
-    CandidateRecord,
-    Closeness,
-    CrossCheck,
-    Drop,
-    LimitCheck,
-    Outcome,
-    SliceDrop,
-    StepRecord,
-    Verdict,
-)
+from edgebuild.core.budget import Budget
+from edgebuild.core.candidate import CandidateSpec
+from edgebuild.core.measurement import Comparison, Fact, LatencySummary, Layer, Measurements, Memory, Percentile
+from edgebuild.core.record import BuildRecord, CandidateRecord, Note, Refusal, SealedSetAccess, StepRecord
+from edgebuild.core.verdict import Closeness, CrossCheck, Drop, LimitCheck, Outcome, SliceDrop, Verdict
 
 MIB = 2**20
 FP32 = Precision(kind="fp32")
@@ -123,12 +115,14 @@ def layers(precision: str) -> tuple[Layer, ...]:
 
 def candidate(name: str, precision: Precision, backend: str, status: str, reason: str, **more: Any) -> CandidateRecord:
     profile = "intel-openvino" if backend == "openvino" else "x86-onnx"
+    screened = Measurements(latency=more.pop("screen", None))
+    measured = {name: more.pop(name) for name in Measurements.model_fields if name in more}
     return CandidateRecord.model_validate(
         {
             "id": name,
-            "profile": profile,
-            "backend": backend,
-            "precision": precision,
+            "spec": CandidateSpec(profile=profile, backend=backend, precision=precision),
+            "screened": screened,
+            "measured": Measurements(**measured),
             "status": status,
             "reason": reason,
             "settings": (("threads", 2), ("spinning", False)),
@@ -167,7 +161,7 @@ def _candidates() -> tuple[CandidateRecord, ...]:
             artifact_digest="ab" * 32,
             validation=judged(0.28),
             test=final,
-            certify=latency(0.412, certified=True),
+            latency=latency(0.412, certified=True),
             screen=latency(0.41, certified=False),
             memory=memory(71.3),
             versus_reference=faster(2.31),
@@ -193,7 +187,7 @@ def _candidates() -> tuple[CandidateRecord, ...]:
             "the reference: 2.31 times slower than the chosen one",
             size_bytes=354_000,
             validation=judged(0.0, 0.0),
-            certify=latency(0.952, certified=True),
+            latency=latency(0.952, certified=True),
             memory=memory(84.0),
             on_front=True,
             artifact_digest="cd" * 32,
@@ -207,7 +201,7 @@ def _candidates() -> tuple[CandidateRecord, ...]:
             "inside the budget, but 1.27 times slower than the chosen one",
             size_bytes=101_500,
             validation=judged(0.55),
-            certify=latency(0.523, certified=True),
+            latency=latency(0.523, certified=True),
             memory=memory(62.0),
             versus_reference=faster(1.82),
             on_front=False,
@@ -220,7 +214,7 @@ def _candidates() -> tuple[CandidateRecord, ...]:
             "slower than the chosen one",
             size_bytes=361_000,
             validation=judged(0.02, 0.05),
-            certify=latency(0.701, certified=True),
+            latency=latency(0.701, certified=True),
             memory=memory(88.0),
             versus_reference=faster(1.36),
             on_front=True,
@@ -305,17 +299,17 @@ def full(**changes: Any) -> BuildRecord:
         started_at="2099-01-01T00:00:00Z",
         seconds=431.0,
         objective="latency",
-        budget_text="2 points",
+        budget=Budget(points=2.0),
         outcome="ok",
         chosen="openvino/int8-edgebuild-u8s8/2",
         baseline="onnxruntime/fp32/2",
         summary="synthetic",
-        seal="opening 1 of the sealed test set",
+        test_set=SealedSetAccess(number=1, opened_at="2099-01-01T00:00:00Z", artifacts=("ab",), level=0.95),
         candidates=_candidates(),
         resolution=0.018,
         refused_in_planning=(
-            ("openvino · fp16-compute", "this CPU has no fp16 arithmetic (amx_fp16 is missing)"),
-            ("tensorrt · every precision", "TensorRT isn't installed: pip install edgebuild[tensorrt]"),
+            Refusal(what="openvino · fp16-compute", reason="this CPU has no fp16 arithmetic (amx_fp16 is missing)"),
+            Refusal(what="tensorrt · every precision", reason="TensorRT isn't installed: pip install it"),
         ),
         steps=(
             StepRecord(label="export", kind="export", key="1f" * 32, reused=True, seconds=0.01, why="nothing changed"),
@@ -326,6 +320,7 @@ def full(**changes: Any) -> BuildRecord:
                 reused=False,
                 seconds=21.4,
                 why="parameter scheme changed",
+                candidate=_candidates()[0].spec.id,
             ),
             StepRecord(label="measure", kind="measure", key="3d" * 32, reused=False, seconds=312.0, why="first build"),
         ),
@@ -352,10 +347,10 @@ def samples(record: BuildRecord, *, per_launch: int = 400) -> dict[str, list[lis
     source = random.Random(7)
     found: dict[str, list[list[int]]] = {}
     for c in record.candidates:
-        if c.certify is None:
+        if c.measured.latency is None:
             continue
-        centre = c.certify.point_ms * 1e6
-        levels = [centre * math.exp(source.gauss(0, 0.015)) for _ in range(c.certify.launches)]
+        centre = c.measured.latency.point_ms * 1e6
+        levels = [centre * math.exp(source.gauss(0, 0.015)) for _ in range(c.measured.latency.launches)]
         found[c.id] = [
             [
                 int(
@@ -380,10 +375,10 @@ def hostile(**changes: Any) -> BuildRecord:
         evil,
         "chosen",
         f"reason {evil}",
-        notes=(evil,),
+        notes=(Note(topic="compile", text=evil),),
         size_bytes=1,
         settings=((evil, evil),),
-        certify=latency(1.0, certified=True),
+        latency=latency(1.0, certified=True),
         screen=None,
         validation=Verdict(
             outcome=Outcome.ACCEPTED,
@@ -401,16 +396,16 @@ def hostile(**changes: Any) -> BuildRecord:
             "target",
             "device",
             "started_at",
-            "budget_text",
             "summary",
             "baseline",
-            "seal",
             "command",
         ),
         evil,
     )
     lists = {
-        "refused_in_planning": ((evil, evil),),
+        "refused_in_planning": (Refusal(what=evil, reason=evil),),
+        "test_set": SealedSetAccess(number=1, opened_at=evil, artifacts=(), level=0.95),
+        "notes": (Note(topic="data", text=evil),),
         "versions": ((evil, evil),),
         "facts": (Fact(name=evil, value=evil), Fact(name=evil, value="unknown")),
         "environment": (Fact(name=evil, value=evil),),
@@ -432,7 +427,7 @@ def bare() -> BuildRecord:
         started_at="2099-01-01T00:00:00Z",
         seconds=1,
         objective="latency",
-        budget_text="floor 0.9",
+        budget=Budget(floor=0.9),
         outcome="ok",
         chosen="only",
         summary="",

@@ -15,7 +15,7 @@ from .test_html import VARIANTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 pytestmark = [
     pytest.mark.proof,

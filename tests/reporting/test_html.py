@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgebuild.core.budget import Budget
 from edgebuild.reporting import sentences
 from edgebuild.reporting.formatting import clean
 from edgebuild.reporting.html import render
@@ -14,7 +15,7 @@ from edgebuild.reporting.html import render
 from . import sample_record
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -90,7 +91,7 @@ def test_every_candidate_is_there_with_its_reason(record: BuildRecord) -> None:
     for c in record.candidates:
         shown = " ".join(clean(c.id).split())
         assert shown in text
-        for said in (c.reason, *c.notes):
+        for said in (c.reason, *(note.text for note in c.notes)):
             assert " ".join(clean(said).split()) in text
 
 
@@ -135,7 +136,9 @@ def test_what_is_not_proven_is_said() -> None:
 
 def test_a_screened_time_is_never_shown_bare() -> None:
     text = page_of(sample_record.full()).text
-    assert text.count("screened only") >= sum(1 for c in sample_record.full().candidates if c.screen and not c.certify)
+    assert text.count("screened only") >= sum(
+        1 for c in sample_record.full().candidates if c.screened.latency and not c.measured.latency
+    )
     assert "screened only, no result" in page_of(sample_record.bare()).text
 
 
@@ -150,6 +153,6 @@ def test_tables_have_heads_and_drawings_have_names() -> None:
 
 
 def test_a_drop_in_own_units_is_not_called_points() -> None:
-    record = sample_record.full(budget_text="1%")
+    record = sample_record.full(budget=Budget(relative=0.01))
     assert sentences.unit_of(record).name == ""
     assert "0.0031 [0.0007, 0.0055] of accuracy" in sentences.verdict_sentence(record)

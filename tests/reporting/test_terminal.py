@@ -17,7 +17,7 @@ from . import sample_record
 from .test_html import VARIANTS
 
 if TYPE_CHECKING:
-    from edgebuild.core.verdict import BuildRecord
+    from edgebuild.core.record import BuildRecord
 
 
 def printed(renderable: RenderableType, *, width: int = 80, color: bool = False) -> str:
@@ -36,7 +36,7 @@ def test_a_summary_fits_80_columns_and_names_every_candidate_and_reason(record: 
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "\x1b" not in text
     for c in record.candidates:
-        for said in (c.reason, *c.notes):
+        for said in (c.reason, *(note.text for note in c.notes)):
             assert squeezed(clean(said)) in squeezed(text)
 
 
@@ -96,13 +96,15 @@ def test_what_decoding_a_weights_file_takes_is_told_everywhere() -> None:
     record = sample_record.full()
     name = "openvino/int8-edgebuild-u8s8/2"
     chosen = next(c for c in record.candidates if c.id == name)
-    assert chosen.certify is not None
-    assert chosen.memory is not None
+    latency, memory = chosen.measured.latency, chosen.measured.memory
+    assert latency is not None
+    assert memory is not None
     assert "decoding" not in printed(summary(record)) + unescape(render(record, {}))
-    update = {
-        "certify": chosen.certify.model_copy(update={"decode_ms": 1.25, "decoded_bytes": 98_304}),
-        "memory": chosen.memory.model_copy(update={"decode_peak_bytes": 50 * 2**20}),
+    found = {
+        "latency": latency.model_copy(update={"decode_ms": 1.25, "decoded_bytes": 98_304}),
+        "memory": memory.model_copy(update={"decode_peak_bytes": 50 * 2**20}),
     }
+    update = {"measured": chosen.measured.model_copy(update=found)}
     packed = record.model_copy(
         update={"candidates": tuple(c.model_copy(update=update) if c is chosen else c for c in record.candidates)}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from edgebuild.core.capabilities import EMULATED
 from edgebuild.devices.local import LocalDevice
 from edgebuild.devices.transport import MAX_FILE_BYTES
 
@@ -21,6 +22,10 @@ class EmulatedDevice:
 
     ``counting`` devices run every program under the plugin that counts instructions (see ``Emulator.plugin``).
     """
+
+    capabilities = EMULATED
+    detached = True
+    on_host = True
 
     def __init__(self, name: str, emulator: Emulator, core: str, root: Path, *, counting: bool = False) -> None:
         self._emulator = emulator
@@ -51,11 +56,6 @@ class EmulatedDevice:
     def python(self) -> str:
         """The interpreter: a script that starts aarch64 Python under QEMU."""
         return self._local.python
-
-    @property
-    def emulated(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def why_no_counts(self) -> str:

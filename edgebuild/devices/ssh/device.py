@@ -12,6 +12,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.capabilities import BOARD
 from edgebuild.devices.messages import tail, whole_number
 from edgebuild.devices.runner.protocol import FULL
 from edgebuild.devices.ssh import folder as ssh_folder
@@ -44,6 +45,10 @@ class SshDevice:
     from the agent and from ~/.ssh, or from ``key_file``; there are no passwords and the agent is not forwarded.
     ``root`` may begin with ``~/``. ``site`` is a folder of Python packages on the board.
     """
+
+    capabilities = BOARD
+    detached = True
+    on_host = False
 
     def __init__(
         self,
@@ -93,11 +98,6 @@ class SshDevice:
     def python(self) -> str:
         """The board's interpreter."""
         return self._python
-
-    @property
-    def emulated(self) -> bool:
-        """Never: what answers SSH is taken for a machine."""
-        return False
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> SshChannel:
         """Start a program in the root, in a process group of its own, without terminal."""

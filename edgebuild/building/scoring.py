@@ -1,0 +1,91 @@
+"""Scores the finalists of all targets on the sealed test set, in one opening that is on record before it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgebuild.building.candidates import evaluate, judge
+from edgebuild.building.data import materialise
+from edgebuild.building.early import described
+from edgebuild.building.prepare import run_reference
+from edgebuild.building.seal import record_test_access
+from edgebuild.building.splits import judged_split
+from edgebuild.execution.faults import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
+    from edgebuild.building.results import CertifiedCandidate
+    from edgebuild.building.splits import JudgedSplit
+    from edgebuild.building.target_build import TargetBuild
+    from edgebuild.core.record import SampledSplit, SealedSetAccess
+    from edgebuild.core.verdict import Closeness, Verdict
+
+Judged: TypeAlias = "tuple[Verdict, Closeness]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedSetScores:
+    """What the sealed test set said about one target's finalists, by artifact digest; ``failed``: who failed on it."""
+
+    access: SealedSetAccess | None = None
+    sample: SampledSplit | None = None
+    verdicts: Mapping[str, Judged] = field(default_factory=dict)
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+
+
+def open_test_set(targets: Sequence[TargetBuild], prepared: ModelInputs) -> tuple[SealedSetScores, ...]:
+    """Score every finalist of every target on the test set, in one opening.
+
+    Each is run where its target is; the reference is run once. Raises ``DeviceError`` when a device fails, or a
+    baseline on it.
+    """
+    artifacts = dict.fromkeys(finalist.artifact.digest() for target in targets for finalist in target.race.finalists)
+    if not artifacts:
+        return tuple(SealedSetScores() for _ in targets)
+    context = targets[0].context
+    test = materialise(context, "test")
+    access, notes = record_test_access(
+        context.home / "seal.jsonl",
+        project=context.project.name,
+        test_digest=described(context, "test").identity,
+        # What older lines name the set by: the digest of the files that it is kept in, in that order of samples.
+        also=(test.entry.digest,),
+        artifacts=artifacts,
+    )
+    for note in notes:
+        context.say("test set", note)
+    reference = run_reference(context, prepared.imported, prepared.given, test, "test")
+    return tuple(
+        _scores(
+            each.race.finalists, judged_split("test", test, reference, prepared, each.context), access, each.context
+        )
+        for each in targets
+    )
+
+
+def _scores(
+    finalists: Sequence[CertifiedCandidate], test: JudgedSplit, access: SealedSetAccess, context: BuildContext
+) -> SealedSetScores:
+    verdicts: dict[str, Judged] = {}
+    failed: dict[str, Failure] = {}
+    for finalist in finalists:
+        who, digest = finalist.planned.id, finalist.artifact.digest()
+        score = partial(_scored, finalist, test, access.level, context.concerning(candidate=who))
+        # Without the baseline there is nothing to hold the others against: its failure ends the build.
+        found = score() if finalist is finalists[0] else context.guard.attempt(f"{who} on the test set", score)
+        if isinstance(found, Failure):
+            failed[digest] = found
+        else:
+            verdicts[digest] = found
+    return SealedSetScores(access=access, sample=test.sample, verdicts=verdicts, failed=failed)
+
+
+def _scored(finalist: CertifiedCandidate, test: JudgedSplit, level: float, context: BuildContext) -> Judged:
+    who = finalist.planned.id
+    outputs = evaluate(context, finalist.artifact, finalist.evaluation.compiled, test, who)
+    return judge(context, who, outputs, test, level=level)

@@ -1,0 +1,87 @@
+"""The part of a split that candidates are judged on: all of it, or where that takes too long, a stated sample."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgebuild.building.prepare import run_reference
+from edgebuild.core.record import SampledSplit
+from edgebuild.models.subset import SampleData
+
+if TYPE_CHECKING:
+    from edgebuild.building.context import BuildContext
+    from edgebuild.building.prepare import ModelInputs
+    from edgebuild.execution.executor import StepResult
+
+#: What one candidate may take for one split on an emulated device, about.
+SAMPLE_S = 60.0
+#: For estimates: what QEMU does in a second of an fp32 network's multiply-accumulates, and what a call costs beside.
+MACS_PER_S = 120e6
+CALL_S = 0.01
+LEAST_FRAMES = 32
+#: Fewer samples (recordings, say) bound no drop, however many frames they have: judging wants 10 at the very least.
+LEAST_SAMPLES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSplit:
+    """Data, and the reference's outputs on exactly these frames. ``name`` is what steps on them are called after."""
+
+    split: Literal["validation", "test"]
+    name: str
+    data: StepResult
+    reference: StepResult
+    emulated: bool = False
+    sample: SampledSplit | None = None
+
+    @classmethod
+    def whole(cls, split: Literal["validation", "test"], data: StepResult, reference: StepResult) -> JudgedSplit:
+        """Return all of a split."""
+        return cls(split=split, name=split, data=data, reference=reference)
+
+
+def judged_split(
+    split: Literal["validation", "test"],
+    data: StepResult,
+    reference: StepResult,
+    prepared: ModelInputs,
+    context: BuildContext,
+) -> JudgedSplit:
+    """Return what of a split is run on the target's device.
+
+    A sample takes whole samples, classes and groups in proportion. Deterministic: the same data and model give the same
+    part on every machine.
+    """
+    if context.can.times or not context.can.runs:
+        return JudgedSplit.whole(split, data, reference)
+    from edgebuild.models.onnx_files import load_onnx, read_facts
+
+    macs = read_facts(load_onnx(prepared.frozen.path / "model.onnx")).macs
+    frames, wanted = frames_of(data), sample_frames(macs)
+    part = data
+    if wanted < frames:
+        part = context.run(SampleData(frames=wanted, samples=LEAST_SAMPLES), {"data": data}, label=f"sample of {split}")
+        given = None if context.project.model.factory else prepared.imported
+        reference = run_reference(context, given, prepared.given, part, split)
+    kept = frames_of(part)
+    return JudgedSplit(
+        split=split,
+        name=f"{split} (emulated, {kept:,} frames)",
+        data=part,
+        reference=reference,
+        emulated=True,
+        sample=SampledSplit(split=split, frames=kept, of=frames),
+    )
+
+
+def sample_frames(macs: int | None) -> int:
+    """Return how many frames of a split are run: as many as about a minute takes, by the model's arithmetic."""
+    frame_s = CALL_S + (macs or 10_000_000) / MACS_PER_S
+    return max(LEAST_FRAMES, int(SAMPLE_S / frame_s))
+
+
+def frames_of(data: StepResult) -> int:
+    """Return how many frames a data set has."""
+    return int(json.loads((data.path / "data.json").read_bytes())["frames"])
