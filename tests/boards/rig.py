@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PREFIX = "ebt"
 SSHD = needs.where("sshd") or "sshd"
 DISK_BYTES = 96 << 20
+#: SHLVL: bash reads no ~/.bashrc of whoever runs the tests, whose programs a killed session would leave half done.
 CONFIG = """
 Port 22
 ListenAddress {address}
@@ -43,6 +44,7 @@ PermitRootLogin prohibit-password
 StrictModes no
 UsePAM no
 Subsystem sftp internal-sftp
+SetEnv SHLVL=5
 """
 
 

@@ -31,6 +31,7 @@ needs_sshd = needs.marked(
     needs.program("pgrep", "procps"),
     needs.module("asyncssh", "asyncssh"),
 )
+#: SHLVL: bash reads no ~/.bashrc of whoever runs the tests, whose programs a killed session would leave half done.
 CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -42,7 +43,7 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 Subsystem sftp internal-sftp
-SetEnv {override}={lock}
+SetEnv {override}={lock} SHLVL=5
 """
 
 

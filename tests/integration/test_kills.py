@@ -110,7 +110,7 @@ def result_of(project: Path) -> dict[str, Any]:
     shipped = newest(project) / "artifact"
     return {
         "keys and contents": {key: manifest["files"] for key, manifest in manifests.items()},
-        "choice": [built["outcome"], built["chosen"], built["test_set"]],
+        "choice": [built["outcome"], built["chosen"], {**built["test_set"], "opened_at": ""}],
         "candidates": [[each["id"], each["status"], each["validation"], each["test"]] for each in built["candidates"]],
         "artifact": {
             path.relative_to(shipped).as_posix(): digest_bytes(path.read_bytes())
