@@ -49,15 +49,18 @@ def build(
         target_build,
         targets,
     )
+    from edgebuild.execution import turns
 
-    with context.open_build(project, options or context.Options(), progress=progress or NoProgress(), check=check) as w:
+    stopping = turns.Stopping(check)
+    progress = progress or NoProgress()
+    with context.open_build(project, options or context.Options(), progress=progress, check=stopping) as w:
         inspect.check_recipes(w.project, w.options)
         with targets.open_targets(w, context.targets_of(w.project, w.options)) as there:
             given = prepare.import_model(w)
             early.tell(w)
             common = prepare.prepare(w, given)
             planned = [(plans.plan_target(at, common), at) for at in there]
-            built = [target_build.build_target(plan, common, at) for plan, at in planned]
+            built = target_build.build_targets(planned, common, stopping)
             scored = scoring.open_test_set(built, common)
             return tuple(conclude.conclude(each, scores) for each, scores in zip(built, scored, strict=True))
 

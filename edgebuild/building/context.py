@@ -15,6 +15,7 @@ from edgebuild.core.record import Note
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import ConfigError, ModelError
+from edgebuild.execution.turns import HostTurn
 from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class BuildContext:
     ``can`` says what the target's device can be asked; nothing where the target has none in this build.
     ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
     pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
-    model's tensors, ``said`` what it told meanwhile: all targets share them.
+    model's tensors, ``said`` what it told meanwhile, and ``turn`` is the host's: all targets share them. ``candidate``
+    or ``recipe`` names whose work is done (see ``concerning``).
     """
 
     project: Project
@@ -90,6 +92,7 @@ class BuildContext:
     said: list[Note] = field(default_factory=list)
     candidate: str = ""
     recipe: str = ""
+    turn: HostTurn = field(default_factory=HostTurn)
 
     @property
     def objective(self) -> Objective:
@@ -203,6 +206,7 @@ def open_build(
     from edgebuild.execution.lock import BuildLock
 
     home = project.folder / HOME
+    turn = HostTurn()
     with BuildLock(home / "lock"), store_of(project) as store, contextlib.closing(local_device(home)) as device:
         table = backends()
         client = RunnerClient(
@@ -221,6 +225,7 @@ def open_build(
             device=client,
             code=code,
             hold=holding(client, progress, check),
+            turn=turn,
             project=project.name,
         )
         yield BuildContext(
@@ -233,6 +238,7 @@ def open_build(
             probe=probe,
             here=probe,
             can=client.device.capabilities,
+            turn=turn,
             code=code,
             budget=budget_of(project, options),
             progress=progress,

@@ -12,7 +12,7 @@ from edgebuild.building.evaluation import evaluations
 from edgebuild.building.results import MeasurementResults, cost_of, disturbed, summarised
 from edgebuild.core.candidate import Variant
 from edgebuild.core.measurement import Measurements
-from edgebuild.devices.hold import clocks_as_asked, hold_device
+from edgebuild.devices.hold import clocks_as_asked, holding
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.screening import Contender, best_settings, finalists
 from edgebuild.measuring import session, side
@@ -48,9 +48,8 @@ def run_race(
         baseline = next((one for one in sorted(made, key=lambda b: bool(b.planned.recipe)) if one.eligible), None)
     if baseline is None:
         return MeasurementResults()
-    what = f"edgebuild {context.project.name}"
     with (
-        hold_device(context.client, what, progress=context.progress, check=context.check),
+        holding(context.client, context.progress, context.check, context.turn.lent)(context.project.name),
         clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,
     ):
         held = replace(context, probe=probe)

@@ -68,7 +68,7 @@ def _connected(entry: DeviceEntry, context: BuildContext, stack: contextlib.Exit
 def _moved(context: BuildContext, target: str, client: RunnerClient) -> BuildContext:
     """The context with another device in it; steps on the host stay what they were."""
     probe = read_probe(client)
-    hold = holding(client, context.progress, context.check)
+    hold = holding(client, context.progress, context.check, context.turn.lent)
     executor = context.executor.on(platform_of(client, probe), device=client, hold=hold)
     can = client.device.capabilities
     return replace(context, target=target, client=client, can=can, probe=probe, executor=executor)

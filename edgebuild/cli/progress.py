@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -30,6 +31,7 @@ class TerminalProgress:
             transient=True,
         )
         self._open = 0
+        self._counting = threading.Lock()
 
     def task(self, title: str, total: float | None = None) -> _TerminalTask:
         """Open a bar; ``total`` None shows activity only."""
@@ -41,15 +43,17 @@ class TerminalProgress:
 
     def opened(self) -> None:
         """Start drawing with the first open task."""
-        self._open += 1
-        if self._open == 1:
-            self._progress.start()
+        with self._counting:
+            self._open += 1
+            if self._open == 1:
+                self._progress.start()
 
     def closed(self) -> None:
         """Stop drawing with the last."""
-        self._open -= 1
-        if self._open == 0:
-            self._progress.stop()
+        with self._counting:
+            self._open -= 1
+            if self._open == 0:
+                self._progress.stop()
 
 
 class _TerminalTask:

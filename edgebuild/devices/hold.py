@@ -147,7 +147,20 @@ def _next(channel: Channel, client: RunnerClient, check: Callable[[], None]) -> 
 
 
 def holding(
-    client: RunnerClient, progress: Progress, check: Callable[[], None]
+    client: RunnerClient,
+    progress: Progress,
+    check: Callable[[], None],
+    lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Callable[[str], AbstractContextManager[None]]:
-    """Return what holds the client's device while a step runs on it (see ``hold_device``)."""
-    return lambda what: hold_device(client, f"edgebuild: {what}", progress=progress, check=check)
+    """Return what holds the client's device while a step runs on it (see ``hold_device``).
+
+    ``lent`` lends the host to others meanwhile; what runs on this machine's own cores keeps it.
+    """
+
+    @contextlib.contextmanager
+    def hold(what: str) -> Iterator[None]:
+        waiting = contextlib.nullcontext() if client.device.on_host else lent()
+        with waiting, hold_device(client, f"edgebuild: {what}", progress=progress, check=check):
+            yield
+
+    return hold

@@ -26,6 +26,7 @@ from edgebuild.execution.entries import Entry
 from edgebuild.execution.keys import key_of, key_parts
 from edgebuild.execution.lock import waiting_lock
 from edgebuild.execution.manifest import content_digest, list_folder
+from edgebuild.execution.turns import HostTurn
 from edgebuild.execution.verification import signature
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Executor:
 
     ``check`` raises ``Interrupted`` when the work must stop. ``device`` and ``code`` are what steps find in their
     context: how the device is reached, and the user's code. ``hold`` keeps the device, for what its text says, while a
-    step runs there: nothing is computed on a device where another build measures. ``project`` keeps apart the
+    step runs there: nothing is computed on a device where another build measures. Steps on the host wait for their
+    ``turn``. ``project`` keeps apart the
     histories of projects that share a store.
     """
 
@@ -113,6 +115,7 @@ class Executor:
         device: object | None = None,
         code: ProjectCode | None = None,
         hold: Hold | None = None,
+        turn: HostTurn | None = None,
         project: str = "",
     ) -> None:
         self._own: list[StepRecord] = []
@@ -127,6 +130,7 @@ class Executor:
         #: Part of the keys of what is never found again: this build alone has it.
         self._session = secrets.token_hex(32)
         self._hold: Hold = hold or (lambda _: nullcontext())
+        self._turn = turn or HostTurn()
         self._project = project
 
     @property
@@ -208,7 +212,7 @@ class Executor:
         if entry is None:
             store.require_writable(f"running {label}")
             # The device before the key: who holds a device and needs the key must not wait for one that waits for him.
-            with self._hold(label) if step.runs_on is RunsOn.DEVICE else nullcontext(), self._alone(key, label):
+            with self._room(step, label), self._alone(key, label):
                 entry = store.lookup(key)  # another build may have finished it while this one waited
                 if entry is None:
                     why = self._why(key, parts, label)
@@ -217,6 +221,10 @@ class Executor:
             self._tidy(key, label)
         history.remember(store, self._project, label, parts)
         return entry, why
+
+    def _room(self, step: Step, label: str) -> AbstractContextManager[None]:
+        """Where the step runs: on the device, which is held for it, or on the host, when it is this thread's turn."""
+        return self._hold(label) if step.runs_on is RunsOn.DEVICE else self._turn.taken(self._check)
 
     def _tidy(self, key: str, label: str) -> None:
         """Remove the scratch folder of a finished step: whoever made it was killed before it could. Else it stays."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def _found(path: Path) -> SessionFolder:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file whole or not at all, also across a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with writing(path):
         try:
             temporary.unlink(missing_ok=True)
