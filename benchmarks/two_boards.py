@@ -83,8 +83,8 @@ def main() -> None:
     ratio = statistics.median(ratios)
     kept = "kept" if ratio <= LIMIT else "broken"
     text = (
-        f"Two targets on two boards (network namespaces with an sshd each, sharing this machine's cores), a small network, "
-        f"{rounds} builds each way, taking turns, each on a fresh project.\n\n"
+        "Two targets on two boards (network namespaces with an sshd each, sharing this machine's cores), a small "
+        f"network, {rounds} builds each way, taking turns, each on a fresh project.\n\n"
         "| way | median, s | all, s |\n|---|---|---|\n"
         + "".join(
             f"| {name} | {statistics.median(each):.1f} | {', '.join(f'{s:.1f}' for s in each)} |\n"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.backends.ov.host import OpenVino
 from edgebuild.backends.protocol import Backend
 from edgebuild.backends.trt.host import TensorRt
-from edgebuild.errors import EnvironmentGap
+from edgebuild.core.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from importlib.metadata import EntryPoint
 
 GROUP = "edgebuild.backends"
@@ -22,26 +21,19 @@ TABLE: tuple[Backend, ...] = (OnnxRuntime(), OpenVino(), TensorRt())
 def backends(plugins: Iterable[EntryPoint] | None = None) -> dict[str, Backend]:
     """Return all backends by name, whether their runtimes are installed or not.
 
-    Raises ``EnvironmentGap`` for a plugin that can't be loaded, isn't a backend, or takes another's name.
+    Raises ``EnvironmentGap`` for a plug-in that can't be loaded, isn't a backend with a device file, or takes another's
+    name.
     """
-    found = {backend.name: backend for backend in TABLE}
-    for plugin in entry_points(group=GROUP) if plugins is None else plugins:
-        backend = _load(plugin)
-        if backend.name in found:
-            raise EnvironmentGap(
-                f"Two backends are named {backend.name!r}; the second is the plugin {plugin.value!r}.",
-                hint="Uninstall one of the two.",
-            )
-        found[backend.name] = backend
-    return found
+    registry = Registry(
+        group=GROUP,
+        kind="backend",
+        table={backend.name: backend for backend in TABLE},
+        accept=_backend,
+        named=lambda backend: backend.name,
+    )
+    return registry.load(plugins)
 
 
-def _load(plugin: EntryPoint) -> Backend:
-    hint = "Fix or uninstall the package that brings it."
-    try:
-        made = plugin.load()()
-    except Exception as error:  # a plugin's import may raise anything
-        raise EnvironmentGap(f"The backend plugin {plugin.value!r} can't be loaded: {error!r}.", hint=hint) from error
-    if not isinstance(made, Backend) or not made.device_file.is_file():
-        raise EnvironmentGap(f"The backend plugin {plugin.value!r} is not a backend with a device file.", hint=hint)
-    return made
+def _backend(loaded: Callable[[], object]) -> Backend | None:
+    made = loaded()
+    return made if isinstance(made, Backend) and made.device_file.is_file() else None

@@ -49,7 +49,7 @@ def run_race(
     if baseline is None:
         return MeasurementResults()
     with (
-        holding(context.client, context.progress, context.check, context.turn.lent)(context.project.name),
+        holding(context.client, context.progress, context.check, context.turn.lent)(context.project.name, False),
         clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,
     ):
         held = replace(context, probe=probe)

@@ -97,6 +97,8 @@ class Step(Value):
     (``kind``, ``version``), its fields, its inputs, and what the executor adds: ``tools``, the seed, and depending on
     ``runs_on`` and ``uses_code`` the instruction set, the device's configuration and runner, the user's code.
 
+    One that ``measures`` has its device alone; others share it with what is computed there.
+
     ``unkeyed`` names the fields that shape nothing that comes out, such as what is shown to people only.
     """
 
@@ -104,6 +106,7 @@ class Step(Value):
     version: ClassVar[int]
     runs_on: ClassVar[RunsOn]
     tools: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[bool] = False
     unkeyed: ClassVar[frozenset[str]] = frozenset()
 
     @property

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.core.artifact_files import MANIFEST, check_files, list_files, read_artifact
 from edgebuild.core.steps import never_stop
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgebuild.devices.transport import Channel, Device
 
 PROTOCOL = 2
+Held: TypeAlias = Literal["not", "shared", "alone"]
 #: Reading all of a large data set from a slow card takes minutes.
 STAGE_LIMIT_S = 1800.0
 #: The runner's own limit comes a little later than ours, so that ours speaks where both are alive.
@@ -49,7 +50,7 @@ class RunnerClient:
 
     ``backend_device_files`` maps a backend's name to its ``device.py``; they travel inside the runner.
     ``runner_digest`` is the SHA-256 of what runs on the device. ``attempt`` is the number under which the device is
-    held (see ``hold_device``), while it is ``held`` and numbers them. ``native_libraries`` allows artifacts to bring
+    held (see ``hold_device``) where it numbers them, ``held`` how. ``native_libraries`` allows artifacts to bring
     native code, which is run.
     """
 
@@ -63,7 +64,7 @@ class RunnerClient:
         self._bundle = build_bundle(backend_device_files)
         self.runner_digest = digest_bytes(self._bundle)
         self.attempt: int | None = None
-        self.held = False
+        self.held: Held = "not"
         self._runner = ""
         self._folders: dict[str, str] = {}
         self._placed: dict[tuple[object, ...], str] = {}

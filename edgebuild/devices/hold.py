@@ -12,7 +12,7 @@ from edgebuild.devices.client import HEARTBEAT_S
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.devices.messages import NotAMessage, one_line, printable, read_message
 from edgebuild.devices.probe import read_probe
-from edgebuild.errors import DeviceError, EnvironmentGap
+from edgebuild.errors import DeviceError, EdgebuildError, EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,34 +29,43 @@ HOLD_LIMIT_S = 7 * 86_400.0
 
 @contextlib.contextmanager
 def hold_device(
-    client: RunnerClient, what: str, *, progress: Progress | None = None, check: Callable[[], None] = never_stop
+    client: RunnerClient,
+    what: str,
+    *,
+    shared: bool = False,
+    progress: Progress | None = None,
+    check: Callable[[], None] = never_stop,
 ) -> Iterator[None]:
     """Hold a device for what is measured or computed on it; waits while another holds it, saying who.
 
-    Whoever holds it already keeps it: what is done meanwhile may be made of parts that hold it too. On this machine,
-    and for an emulator that runs here, it is the measurement lock. On a board the lock is its own kernel's: it ends
-    with the connection, however that ends. The board numbers the attempts, and every request carries the number, so
-    that the requests of a host that lost its turn without noticing are refused. ``check`` is called while waiting and
-    may raise.
+    What is measured holds it alone; what is only computed may share it with others that compute. Whoever holds it
+    already keeps it: what is done meanwhile may be made of parts that hold it too. On this machine, and for an emulator
+    that runs here, it is the measurement lock. On a board the lock is its own kernel's: it ends with the connection,
+    however that ends. The board numbers the attempts, and every request carries the number, so that the requests of a
+    host that lost its turn without noticing are refused. ``check`` is called while waiting and may raise.
     """
-    if client.held:
+    if client.held == "alone" or (shared and client.held == "shared"):
         yield
         return
+    if client.held == "shared":
+        raise EdgebuildError(f"{what} needs {client.device.id} alone, which is shared meanwhile.")
     if client.device.on_host:
-        turn = measurement_lock(what, progress=progress, check=check)
+        turn = measurement_lock(what, shared=shared, progress=progress, check=check)
     else:
-        turn = _turn(client, what, progress, check)
+        turn = _turn(client, what, shared, progress, check)
     with turn:
-        client.held = True
+        client.held = "shared" if shared else "alone"
         try:
             yield
         finally:
-            client.held = False
+            client.held = "not"
 
 
 @contextlib.contextmanager
-def _turn(client: RunnerClient, what: str, progress: Progress | None, check: Callable[[], None]) -> Iterator[None]:
-    channel = client.start("hold", {"what": what}, time_limit_s=HOLD_LIMIT_S)
+def _turn(
+    client: RunnerClient, what: str, shared: bool, progress: Progress | None, check: Callable[[], None]
+) -> Iterator[None]:
+    channel = client.start("hold", {"what": what, "shared": shared}, time_limit_s=HOLD_LIMIT_S)
     over = threading.Event()
     knocking = threading.Thread(target=_beat, args=(channel, over), name="edgebuild-hold", daemon=True)
     knocking.start()
@@ -151,16 +160,16 @@ def holding(
     progress: Progress,
     check: Callable[[], None],
     lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Callable[[str], AbstractContextManager[None]]:
-    """Return what holds the client's device while a step runs on it (see ``hold_device``).
+) -> Callable[[str, bool], AbstractContextManager[None]]:
+    """Return what holds the client's device, shared or not, while a step runs on it (see ``hold_device``).
 
     ``lent`` lends the host to others meanwhile; what runs on this machine's own cores keeps it.
     """
 
     @contextlib.contextmanager
-    def hold(what: str) -> Iterator[None]:
+    def hold(what: str, shared: bool) -> Iterator[None]:
         waiting = contextlib.nullcontext() if client.device.on_host else lent()
-        with waiting, hold_device(client, f"edgebuild: {what}", progress=progress, check=check):
+        with waiting, hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check):
             yield
 
     return hold

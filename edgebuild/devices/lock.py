@@ -21,10 +21,16 @@ POLL_S = 0.2
 
 @contextlib.contextmanager
 def measurement_lock(
-    what: str, *, progress: Progress | None = None, check: Callable[[], None] = never_stop, path: Path | None = None
+    what: str,
+    *,
+    shared: bool = False,
+    progress: Progress | None = None,
+    check: Callable[[], None] = never_stop,
+    path: Path | None = None,
 ) -> Iterator[None]:
     """Hold the machine for a measurement; waits while another process measures, saying who.
 
+    ``shared`` is for what disturbs no verdict but those of others that measure: it runs beside others of its kind.
     ``what`` is shown to whoever waits. The lock is gone when the holder is, however it ended, and is the same for all
     users. Not re-entrant. ``check`` is called while waiting and may raise. Raises ``EnvironmentGap`` where something
     else is in the lock file's place.
@@ -34,7 +40,7 @@ def measurement_lock(
         try:
             lock = MachineLock(where)
             stack.callback(lock.close)
-            _wait(lock, progress or NoProgress(), check)
+            _wait(lock, shared, progress or NoProgress(), check)
         except OSError as error:
             raise EnvironmentGap(
                 f"Can't open the measurement lock {where}: {error.strerror}.", hint="Remove what is there."
@@ -44,11 +50,11 @@ def measurement_lock(
         yield
 
 
-def _wait(lock: MachineLock, progress: Progress, check: Callable[[], None]) -> None:
-    if lock.take():
+def _wait(lock: MachineLock, shared: bool, progress: Progress, check: Callable[[], None]) -> None:
+    if lock.take(shared):
         return
     with progress.task(f"waiting: {lock.holder()} is measuring on this machine") as task:
-        while not lock.take():
+        while not lock.take(shared):
             check()
             time.sleep(POLL_S)
             task.advance(0.0, lock.holder())

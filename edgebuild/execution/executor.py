@@ -78,8 +78,8 @@ def _changed(value: ExternalInput) -> bool:
 
 
 Input: TypeAlias = Entry | ExternalInput
-#: Keeps a device, for what its text says.
-Hold: TypeAlias = "Callable[[str], AbstractContextManager[None]]"
+#: Keeps a device, for what its text says, and whether it is shared meanwhile.
+Hold: TypeAlias = "Callable[[str, bool], AbstractContextManager[None]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Executor:
         self._device, self._code = device, code
         #: Part of the keys of what is never found again: this build alone has it.
         self._session = secrets.token_hex(32)
-        self._hold: Hold = hold or (lambda _: nullcontext())
+        self._hold: Hold = hold or (lambda _, __: nullcontext())
         self._turn = turn or HostTurn()
         self._project = project
 
@@ -224,7 +224,7 @@ class Executor:
 
     def _room(self, step: Step, label: str) -> AbstractContextManager[None]:
         """Where the step runs: on the device, which is held for it, or on the host, when it is this thread's turn."""
-        return self._hold(label) if step.runs_on is RunsOn.DEVICE else self._turn.taken(self._check)
+        return self._hold(label, not step.measures) if step.runs_on is RunsOn.DEVICE else self._turn.taken(self._check)
 
     def _tidy(self, key: str, label: str) -> None:
         """Remove the scratch folder of a finished step: whoever made it was killed before it could. Else it stays."""

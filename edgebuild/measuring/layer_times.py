@@ -43,6 +43,7 @@ class TimeLayer(Step):
     kind: ClassVar[str] = "time-layer"
     version: ClassVar[int] = 1
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
+    measures: ClassVar[bool] = True
     #: What people read.
     unkeyed: ClassVar[frozenset[str]] = frozenset({"who"})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgebuild.errors import EnvironmentGap, UsageError
+from edgebuild.core.registry import Registry
+from edgebuild.errors import UsageError
 from edgebuild.quantisers.fp16_storage import HalfStorage
 from edgebuild.quantisers.nncf import NncfQuantise
 from edgebuild.quantisers.onnxruntime import OrtQuantise
@@ -58,41 +59,11 @@ TABLE: Mapping[str, Factory] = {
 }
 
 
-def quantisers() -> dict[str, Factory]:
-    """Return every quantiser by name: ours, then those of installed packages.
-
-    Raises ``EnvironmentGap`` naming the package for a plugin that can't be loaded, isn't callable, or takes a name
-    that is taken: a broken plugin is never skipped silently.
-    """
-    from importlib.metadata import entry_points
-
-    found = dict(TABLE)
-    for entry in entry_points(group=GROUP):
-        owner = entry.dist.name if entry.dist is not None else entry.value
-        if entry.name in found:
-            raise EnvironmentGap(
-                f"The package {owner!r} brings a quantiser named {entry.name!r}, which exists already.",
-                hint=f"Uninstall {owner!r}, or ask its authors to rename the quantiser.",
-            )
-        try:
-            factory = entry.load()
-        except Exception as error:  # a plugin's import can raise anything
-            raise EnvironmentGap(
-                f"The quantiser {entry.name!r} of the package {owner!r} can't be loaded: {error}",
-                hint=f"Repair or uninstall {owner!r}.",
-            ) from error
-        if not callable(factory):
-            raise EnvironmentGap(
-                f"The quantiser {entry.name!r} of the package {owner!r} is not callable.",
-                hint=f"Repair or uninstall {owner!r}.",
-            )
-        found[entry.name] = factory
-    return found
-
-
 def quantiser(name: str) -> Factory:
-    """Return one quantiser; raises ``UsageError`` listing the known names."""
-    found = quantisers()
-    if name not in found:
-        raise UsageError(f"There is no quantiser {name!r}.", hint=f"Known: {', '.join(sorted(found))}.")
-    return found[name]
+    """Return one quantiser, ours or an installed package's; raises ``UsageError`` listing the known names."""
+    return Registry(group=GROUP, kind="quantiser", table=TABLE, accept=_factory).get(name)
+
+
+def _factory(loaded: Any) -> Factory | None:
+    made: Factory | None = loaded if callable(loaded) else None
+    return made

@@ -6,9 +6,9 @@ precision out of a frozen ONNX file; these change the torch model before it is e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgebuild.errors import EnvironmentGap
+from edgebuild.core.registry import Registry
 from edgebuild.techniques.distilling.distil import Distil
 from edgebuild.techniques.exit_early import ExitEarly
 from edgebuild.techniques.factorising.factorise import Factorise
@@ -43,35 +43,13 @@ TABLE: Mapping[str, type[Technique]] = {
 
 
 def techniques_by_name() -> dict[str, type[Technique]]:
-    """Return every technique by name: ours, then those of installed packages.
+    """Return every technique by name: ours, then those of installed packages (see ``Registry.load``)."""
+    registry: Registry[type[Technique]] = Registry(group=GROUP, kind="technique", table=TABLE, accept=_technique)
+    return registry.load()
 
-    Raises ``EnvironmentGap`` naming the package for a plugin that can't be loaded, is no ``Technique``, or takes a name
-    that is taken: a broken plugin is never skipped silently.
-    """
-    from importlib.metadata import entry_points
 
-    found = dict(TABLE)
-    for entry in entry_points(group=GROUP):
-        owner = entry.dist.name if entry.dist is not None else entry.value
-        if entry.name in found:
-            raise EnvironmentGap(
-                f"The package {owner!r} brings a technique named {entry.name!r}, which exists already.",
-                hint=f"Uninstall {owner!r}, or ask its authors to rename the technique.",
-            )
-        try:
-            technique: Any = entry.load()
-        except Exception as error:  # a plugin's import can raise anything
-            raise EnvironmentGap(
-                f"The technique {entry.name!r} of the package {owner!r} can't be loaded: {error}",
-                hint=f"Repair or uninstall {owner!r}.",
-            ) from error
-        if not (isinstance(technique, type) and issubclass(technique, Technique)):
-            raise EnvironmentGap(
-                f"The technique {entry.name!r} of the package {owner!r} is no Technique.",
-                hint=f"Repair or uninstall {owner!r}.",
-            )
-        found[entry.name] = technique
-    return found
+def _technique(loaded: object) -> type[Technique] | None:
+    return loaded if isinstance(loaded, type) and issubclass(loaded, Technique) else None
 
 
 def parameter_models() -> dict[str, type[Parameters]]:

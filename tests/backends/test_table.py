@@ -35,10 +35,10 @@ def test_listing_them_imports_no_runtime() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("edgebuild.backends.ort.host:OnnxRuntime", "Two backends are named 'onnxruntime'"),
+        ("edgebuild.backends.ort.host:OnnxRuntime", "brings a backend named 'onnxruntime', which exists already"),
         ("edgebuild.nowhere:Backend", "can't be loaded: ModuleNotFoundError"),
         ("edgebuild.backends.ort.host:Missing", "can't be loaded: AttributeError"),
-        ("builtins:dict", "is not a backend with a device file"),
+        ("builtins:dict", "is no backend"),
     ],
 )
 def test_a_broken_plugin_is_an_error(value: str, message: str) -> None:

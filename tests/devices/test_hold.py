@@ -11,7 +11,7 @@ import pytest
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.devices.lock import measurement_lock
-from edgebuild.errors import DeviceError, Interrupted
+from edgebuild.errors import DeviceError, EdgebuildError, Interrupted
 from tests.devices.sshd import Board, board, needs_sshd
 
 if TYPE_CHECKING:
@@ -61,6 +61,48 @@ def test_a_host_that_lost_its_turn_is_refused_by_the_board(clients: tuple[Runner
         first.attempt = stale
         with pytest.raises(DeviceError, match="Another host took this device"):
             first.call("probe", {}, time_limit_s=60)
+
+
+def test_those_who_compute_share_a_device_and_who_measures_has_it_alone(
+    clients: tuple[RunnerClient, RunnerClient],
+) -> None:
+    first, second = clients
+    with hold_device(first, "computes", shared=True):
+        number = first.attempt
+        with hold_device(second, "computes too", shared=True):
+            assert second.attempt == number
+            for each in clients:
+                each.call("probe", {}, time_limit_s=60)
+        with pytest.raises(Interrupted), hold_device(second, "measures", check=stop_soon()):
+            raise AssertionError("it isn't alone")
+        with pytest.raises(EdgebuildError, match="which is shared meanwhile"), hold_device(first, "measures"):
+            raise AssertionError("it isn't alone")
+    with hold_device(second, "measures"):
+        assert number is not None
+        assert second.attempt == number + 1
+        with pytest.raises(Interrupted), hold_device(first, "computes", shared=True, check=stop_soon()):
+            raise AssertionError("somebody measures")
+        first.attempt = number
+        with pytest.raises(DeviceError, match="Another host took this device"):
+            first.call("probe", {}, time_limit_s=60)
+        first.attempt = None
+        stale = second.attempt
+    with hold_device(first, "computes", shared=True):
+        second.attempt = stale
+        with pytest.raises(DeviceError, match="Another host took this device"):
+            second.call("probe", {}, time_limit_s=60)
+        second.attempt = None
+
+
+def stop_soon() -> Callable[[], None]:
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise Interrupted("stopped")
+
+    return check
 
 
 def test_waiting_can_be_stopped(clients: tuple[RunnerClient, RunnerClient]) -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _with(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> Callable[[], dict[str, Any]]:
+def _with(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> Callable[[str], registry.Factory]:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries if group == registry.GROUP else ())
-    return registry.quantisers
+    return registry.quantiser
 
 
 def test_the_table_makes_steps_by_name() -> None:
@@ -44,8 +45,8 @@ def test_a_precision_without_a_scheme_is_refused() -> None:
 
 
 def test_a_plugin_joins(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _with(monkeypatch, EntryPoint("other", "json:dumps", registry.GROUP))()
-    assert "other" in found
+    found = _with(monkeypatch, EntryPoint("other", "json:dumps", registry.GROUP))("other")
+    assert vars(found) == vars(json.dumps)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_a_plugin_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (EntryPoint("nncf", "json:dumps", registry.GROUP), "exists already"),
         (EntryPoint("broken", "no_such_module:make", registry.GROUP), "can't be loaded"),
-        (EntryPoint("dull", "sys:version", registry.GROUP), "not callable"),
+        (EntryPoint("dull", "sys:version", registry.GROUP), "is no quantiser"),
     ],
 )
 def test_a_bad_plugin_is_an_error(entry: EntryPoint, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EnvironmentGap, match=message):
-        _with(monkeypatch, entry)()
+        _with(monkeypatch, entry)("edgebuild")

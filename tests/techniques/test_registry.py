@@ -30,9 +30,12 @@ def test_a_plugin_joins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (EntryPoint("factorise", "json:dumps", table.GROUP), "exists already"),
+        (
+            EntryPoint("factorise", "edgebuild.techniques.factorising.factorise:Factorise", table.GROUP),
+            "exists already",
+        ),
         (EntryPoint("broken", "no_such_module:make", table.GROUP), "can't be loaded"),
-        (EntryPoint("dull", "json:dumps", table.GROUP), "is no Technique"),
+        (EntryPoint("dull", "json:dumps", table.GROUP), "is no technique"),
     ],
 )
 def test_a_bad_plugin_is_an_error(entry: EntryPoint, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

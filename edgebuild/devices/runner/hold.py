@@ -1,7 +1,12 @@
-"""Holds this device for one host: a kernel lock that ends with the process, and a number that only ever grows."""
+"""Holds this device for a host, alone or beside others that share it.
+
+A kernel lock that ends with the process, and a number that only ever grows: whoever takes the device alone begins a new
+attempt, and so do the first of those who share it next. A request of an attempt that is over is refused.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 
@@ -17,11 +22,11 @@ POLL_S = 0.2
 
 def hold(request: Fields, wire: Wire) -> Fields:
     """Take the lock, tell the attempt's number, and keep both until stdin closes. Tells who holds it while waiting."""
-    path = turns.lock_path()
+    path, shared = turns.lock_path(), bool(request.get("shared"))
     try:
         lock = turns.MachineLock(path)
         told = ""
-        while not lock.take():
+        while not lock.take(shared):
             holder = lock.holder()
             if holder != told:
                 told = holder
@@ -34,16 +39,25 @@ def hold(request: Fields, wire: Wire) -> Fields:
             "Remove what is there.",
         ) from error
     lock.note(request["what"])
-    attempt = current(request["root"]) + 1
-    partial = "%s.%d" % (_path(request["root"]), os.getpid())
-    with open(partial, "w") as file:
-        file.write(str(attempt))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(partial, _path(request["root"]))
-    wire.event(event="held", attempt=attempt)
+    wire.event(event="held", attempt=_begin(request["root"], shared))
     while True:
         time.sleep(3600)
+
+
+def _begin(root: str, shared: bool) -> int:
+    """Return the number of this attempt: those who share a device share it."""
+    with open(_path(root) + ".lock", "w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        number, was_shared = _read(root)
+        if shared and was_shared:
+            return number
+        partial = "%s.%d" % (_path(root), os.getpid())
+        with open(partial, "w") as file:
+            file.write("%d%s" % (number + 1, " shared" if shared else ""))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(partial, _path(root))
+        return number + 1
 
 
 def require_current(request: Fields) -> None:
@@ -59,11 +73,17 @@ def require_current(request: Fields) -> None:
 
 def current(root: str) -> int:
     """Return the number of the newest attempt, 0 before the first."""
+    return _read(root)[0]
+
+
+def _read(root: str) -> tuple[int, bool]:
+    """Return the newest attempt's number, and whether it is shared."""
     try:
         with open(_path(root)) as file:
-            return int(file.read())
+            number, _, how = file.read().partition(" ")
+            return int(number), how == "shared"
     except (OSError, ValueError):
-        return 0
+        return 0, False
 
 
 def _path(root: str) -> str:

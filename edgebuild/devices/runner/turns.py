@@ -44,10 +44,10 @@ class MachineLock:
         self.path = path
         self._handle = _open(path)
 
-    def take(self) -> bool:
-        """Take it and return True, or return False while another process has it."""
+    def take(self, shared: bool = False) -> bool:
+        """Take it, alone or beside others that share it; return False while somebody has it who doesn't."""
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         if self._still_there():
