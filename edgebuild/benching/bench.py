@@ -14,13 +14,13 @@ from edgebuild.core.data import Sample
 from edgebuild.core.files import cache_home
 from edgebuild.core.steps import NoProgress, RunsOn, Step, StepContext
 from edgebuild.core.values import digest_file
-from edgebuild.devices.hold import holding
+from edgebuild.devices.hold import clocks_as_asked, holding
 from edgebuild.devices.local import local_device
 from edgebuild.devices.messages import whole_number
-from edgebuild.devices.probe import configuration_of, kernels_of, platform_of, read_probe
+from edgebuild.devices.probe import configuration_of, kernels_of, platform_of
 from edgebuild.errors import EnvironmentGap, UsageError
-from edgebuild.fleet.connect import connect
 from edgebuild.fleet.inventory import entry_of
+from edgebuild.fleet.provider import InventoryProvider, attached
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import Progress
     from edgebuild.devices.client import RunnerClient
     from edgebuild.execution.executor import Executor
+    from edgebuild.fleet.provider import DeviceProvider
     from edgebuild.measuring.session import Arm, MeasurementContext
 
 #: Distinct random inputs that are rotated.
@@ -132,55 +133,52 @@ class BenchContext:
     cores: int
 
 
-def run_bench(request: BenchRequest, *, progress: Progress, check: Callable[[], None]) -> BenchReport:
+def run_bench(
+    request: BenchRequest,
+    *,
+    progress: Progress,
+    check: Callable[[], None],
+    devices: DeviceProvider | None = None,
+) -> BenchReport:
     """Measure under the certify protocol (screen with ``quick``); two models are interleaved in one session.
 
     Raises ``UsageError`` for what isn't a model, ``ModelError`` for one that can't be read, ``DeviceError``.
     """
     from edgebuild.backends.table import backends
-    from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.hold import clocks_as_asked, hold_device
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.store import Store
 
-    home = cache_home() / "bench"
-    table = backends()
-    files = {name: backend.device_file for name, backend in table.items()}
-    native = request.native_libraries
+    home, table, native = cache_home() / "bench", backends(), request.native_libraries
     with contextlib.ExitStack() as stack:
-        local = stack.enter_context(contextlib.closing(local_device(home)))
-        here = RunnerClient(local, files, native_libraries=native)
-        isa = kernels_of(read_probe(here))
-        client, pin = here, False
+        at = stack.enter_context(attached(local_device(home), table, native_libraries=native))
+        isa, pin = kernels_of(at.probe), False
         if request.device is not None:
-            entry = entry_of(request.device)
-            device, pin = connect(entry), entry.pin_clocks
+            provider = devices or InventoryProvider()
+            entry = entry_of(request.device, provider.entries())
+            device, pin = provider.connect(entry), entry.pin_clocks
             stack.callback(device.close)
             session.require_clock(device)
-            client = RunnerClient(device, files, native_libraries=native)
-        probe: Mapping[str, str] = read_probe(client)
-        store = stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000))
+            at = stack.enter_context(attached(device, table, native_libraries=native))
         executor = Executor(
-            store=store,
+            store=stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000)),
             progress=progress,
             check=check,
             seed=0,
             isa=isa,
-            device_configuration=platform_of(client, probe),
-            device=client,
-            hold=holding(client, progress, check),
+            device_configuration=platform_of(at.client, at.probe),
+            device=at.client,
+            hold=holding(at.client, progress, check),
             project="bench",
         )
-        cores = whole_number(probe.get("cores", "")) or 1
-        ground = BenchContext(executor=executor, client=client, backends=table, cores=cores)
-        paths = [request.model, *([request.against] if request.against else [])]
-        arms = [_arm(path, request, ground) for path in paths]
+        cores = whole_number(at.probe.get("cores", "")) or 1
+        ground = BenchContext(executor=executor, client=at.client, backends=table, cores=cores)
+        arms = [_arm(path, request, ground) for path in (request.model, request.against) if path is not None]
         if len({arm.id for arm in arms}) < len(arms):
             raise UsageError("--against names the very same model.", hint="Name another one.")
-        stack.enter_context(hold_device(client, "edgebuild bench", progress=progress, check=check))
-        probe = stack.enter_context(clocks_as_asked(client, probe, pin=pin, check=check))
+        stack.enter_context(holding(at.client, progress, check)("bench", False))
+        probe = stack.enter_context(clocks_as_asked(at.client, at.probe, pin=pin, check=check))
         bench = session.MeasurementContext(
-            client=client,
+            client=at.client,
             root=home / "measurements",
             progress=progress,
             check=check,

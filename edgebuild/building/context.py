@@ -16,6 +16,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.turns import HostTurn
+from edgebuild.fleet.provider import InventoryProvider
 from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
+    from edgebuild.fleet.provider import DeviceProvider
     from edgebuild.measuring.protocols import Protocol
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
@@ -80,6 +82,7 @@ class BuildContext:
     probe: Mapping[str, str]
     code: ProjectCode
     budget: Budget
+    devices: DeviceProvider = field(default_factory=InventoryProvider)
     target: str = ""
     here: Mapping[str, str] = field(default_factory=dict)
     can: Capabilities = BOARD
@@ -190,7 +193,12 @@ def _input_problems(
 
 @contextlib.contextmanager
 def open_build(
-    project: Project, options: Options, *, progress: Progress, check: Callable[[], None] = never_stop
+    project: Project,
+    options: Options,
+    *,
+    progress: Progress,
+    check: Callable[[], None] = never_stop,
+    devices: DeviceProvider | None = None,
 ) -> Iterator[BuildContext]:
     """Lock the project, open its store, start talking to the device, and look at both.
 
@@ -198,23 +206,21 @@ def open_build(
     """
     from edgebuild.backends.table import backends
     from edgebuild.catalogue.callables import project_code
-    from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.hold import holding
     from edgebuild.devices.local import local_device
-    from edgebuild.devices.probe import kernels_of, platform_of, read_probe
+    from edgebuild.devices.probe import kernels_of, platform_of
     from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
+    from edgebuild.fleet.provider import attached
 
     home = project.folder / HOME
-    turn = HostTurn()
-    with BuildLock(home / "lock"), store_of(project) as store, contextlib.closing(local_device(home)) as device:
-        table = backends()
-        client = RunnerClient(
-            device,
-            {name: backend.device_file for name, backend in table.items()},
-            native_libraries=project.custom_ops_path is not None,
-        )
-        probe, code = read_probe(client), project_code(project.folder)
+    turn, table, native = HostTurn(), backends(), project.custom_ops_path is not None
+    with (
+        BuildLock(home / "lock"),
+        store_of(project) as store,
+        attached(local_device(home), table, native_libraries=native) as here,
+    ):
+        client, probe, code = here.client, here.probe, project_code(project.folder)
         executor = Executor(
             store=store,
             progress=progress,
@@ -237,6 +243,7 @@ def open_build(
             backends=table,
             probe=probe,
             here=probe,
+            devices=devices or InventoryProvider(),
             can=client.device.capabilities,
             turn=turn,
             code=code,

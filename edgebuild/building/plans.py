@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.building.compress import planned_recipes
@@ -14,8 +12,7 @@ from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
 from edgebuild.building.targets import check_facts, enrolled, not_this_machine
-from edgebuild.devices.local import LocalDevice
-from edgebuild.devices.probe import read_probe
+from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
 
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
+    from edgebuild.fleet.provider import DeviceProvider
     from edgebuild.planning.plan import Plan
 
 #: What a plan says of a target that is neither this machine nor one of the inventory.
@@ -69,19 +67,16 @@ def _frames(data: StepResult) -> int:
     return count
 
 
-def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
+def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tuple[Plan, ...]:
     """Plan every target without writing anything into the project. The first samples of its data are looked at.
 
     A device is taken for what it was when enrolled, and a target without one for what its facts say.
     """
     from edgebuild.backends.table import backends
-    from edgebuild.devices.client import RunnerClient
 
     table = backends()
     model = inspect_model(project)
-    with tempfile.TemporaryDirectory(prefix="edgebuild-plan-") as scratch:
-        device = LocalDevice(Path(scratch))
-        here = read_probe(RunnerClient(device, {name: backend.device_file for name, backend in table.items()}))
+    here = probe_here(table)
     found, unread = peek(project)
     budget = budget_of(project, options)
     if budget.agreement is None:
@@ -89,7 +84,7 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
     known = (*unread, *warnings(project, budget, found, test_level=level_for_opening(1)))
     plans = []
     for target in targets_of(project, options):
-        probe, notes = _probe_of(target, project, options, here)
+        probe, notes = _probe_of(target, project, options, here, devices)
         inputs = plan_inputs(
             project,
             target,
@@ -106,13 +101,13 @@ def plan_only(project: Project, options: Options) -> tuple[Plan, ...]:
 
 
 def _probe_of(
-    target: str, project: Project, options: Options, here: Mapping[str, str]
+    target: str, project: Project, options: Options, here: Mapping[str, str], devices: DeviceProvider
 ) -> tuple[Mapping[str, str], tuple[str, ...]]:
     """Return what is known of a target's device, and what to say of it."""
     if options.no_measure:
         check_facts(target, project)
         return {}, (FROM_FACTS,)
-    entry = enrolled(target, options)
+    entry = enrolled(target, options, devices)
     if entry is not None:
         return entry.facts, ()
     return ({}, (FROM_FACTS,)) if not_this_machine(target, project, here) else (here, ())

@@ -11,10 +11,11 @@ from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.capabilities import COMPILE_ONLY
-from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import holding
-from edgebuild.devices.probe import platform_of, read_probe
+from edgebuild.devices.probe import platform_of
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
+from edgebuild.fleet.inventory import entry_of
+from edgebuild.fleet.provider import attached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext, Options
     from edgebuild.catalogue.project import Project
     from edgebuild.fleet.inventory import DeviceEntry
+    from edgebuild.fleet.provider import Attached, DeviceProvider
 
 
 @contextlib.contextmanager
@@ -33,53 +35,45 @@ def open_targets(context: BuildContext, targets: Sequence[str]) -> Iterator[tupl
     answer.
     """
     with contextlib.ExitStack() as stack:
-        clients: dict[str, RunnerClient] = {}
-        worlds = []
+        reached: dict[str, Attached] = {}
+        contexts = []
         for target in targets:
-            entry = device_of(target, context.project, context.options, context.probe)
-            if context.options.no_measure:
-                nowhere = context.executor.on(context.executor.configuration, device=context.client)
-                worlds.append(replace(context, target=target, can=COMPILE_ONLY, probe={}, executor=nowhere))
-            elif entry is None:
-                worlds.append(
-                    replace(
-                        context,
-                        target=target,
-                        executor=context.executor.on(context.executor.configuration, device=context.client),
-                    )
-                )
-            else:
-                if entry.name not in clients:
-                    clients[entry.name] = _connected(entry, context, stack)
-                moved = _moved(context, target, clients[entry.name])
-                worlds.append(replace(moved, pin_clocks=entry.pin_clocks))
-        yield tuple(worlds)
+            entry = device_of(target, context.project, context.options, context.here, context.devices)
+            if entry is not None and entry.name not in reached:
+                device = context.devices.connect(entry)
+                native = context.client.native_libraries
+                reached[entry.name] = stack.enter_context(attached(device, context.backends, native_libraries=native))
+            contexts.append(_at(context, target, reached[entry.name] if entry else None, entry))
+        yield tuple(contexts)
 
 
-def _connected(entry: DeviceEntry, context: BuildContext, stack: contextlib.ExitStack) -> RunnerClient:
-    from edgebuild.fleet.connect import connect
-
-    device = connect(entry)
-    stack.callback(device.close)
-    files = {name: backend.device_file for name, backend in context.backends.items()}
-    return RunnerClient(device, files, native_libraries=context.client.native_libraries)
-
-
-def _moved(context: BuildContext, target: str, client: RunnerClient) -> BuildContext:
-    """The context with another device in it; steps on the host stay what they were."""
-    probe = read_probe(client)
+def _at(context: BuildContext, target: str, at: Attached | None, entry: DeviceEntry | None) -> BuildContext:
+    """The context at a target's device; steps on the host stay what they were. Without one: here, or nowhere."""
+    if at is None or entry is None:
+        executor = context.executor.on(context.executor.configuration, device=context.client)
+        here = replace(context, target=target, executor=executor)
+        return replace(here, can=COMPILE_ONLY, probe={}) if context.options.no_measure else here
+    client = at.client
     hold = holding(client, context.progress, context.check, context.turn.lent)
-    executor = context.executor.on(platform_of(client, probe), device=client, hold=hold)
-    can = client.device.capabilities
-    return replace(context, target=target, client=client, can=can, probe=probe, executor=executor)
+    return replace(
+        context,
+        target=target,
+        client=client,
+        can=client.device.capabilities,
+        probe=at.probe,
+        executor=context.executor.on(platform_of(client, at.probe), device=client, hold=hold),
+        pin_clocks=entry.pin_clocks,
+    )
 
 
-def device_of(target: str, project: Project, options: Options, here: Mapping[str, str]) -> DeviceEntry | None:
-    """Return the inventory's device for a target, or None where this machine (probed as ``here``) is one itself."""
+def device_of(
+    target: str, project: Project, options: Options, here: Mapping[str, str], devices: DeviceProvider
+) -> DeviceEntry | None:
+    """Return the known device for a target, or None where this machine (probed as ``here``) is one itself."""
     if options.no_measure:
         check_facts(target, project)
         return None
-    entry = enrolled(target, options)
+    entry = enrolled(target, options, devices)
     if entry is None and (differs := not_this_machine(target, project, here)):
         raise EnvironmentGap(
             f"There is no device for {target}, and this machine is none: {'; '.join(differs)}.",
@@ -100,19 +94,17 @@ def check_facts(target: str, project: Project) -> None:
         )
 
 
-def enrolled(target: str, options: Options) -> DeviceEntry | None:
-    """Return the inventory's device for a target: the one asked for, else the only one that fits, if any."""
-    from edgebuild.fleet.inventory import entry_of, load_inventory
-
+def enrolled(target: str, options: Options, devices: DeviceProvider) -> DeviceEntry | None:
+    """Return the known device for a target: the one asked for, else the only one that fits, if any."""
     if options.device is not None:
-        entry = entry_of(options.device)
+        entry = entry_of(options.device, devices.entries())
         if entry.target != target:
             raise UsageError(
                 f"The device {entry.name} is a {entry.target}, not a {target}.",
                 hint=f"Name --target {entry.target}, or leave --device out.",
             )
         return entry
-    known = [entry for entry in load_inventory().values() if entry.target == target]
+    known = [entry for entry in devices.entries().values() if entry.target == target]
     # An emulator stands in only where there is no board.
     fitting = [entry for entry in known if entry.kind != "emulator"] or known
     if len(fitting) > 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.cli.output import make_console, say
@@ -11,6 +9,7 @@ from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 OK, GAP, NOTE = "ok", "gap", "note"
 UNKNOWN = "unknown"
@@ -22,14 +21,10 @@ def run_doctor(against: str | None, project: Path) -> int:
     from rich.text import Text
 
     from edgebuild.backends.table import backends
-    from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.local import LocalDevice
-    from edgebuild.devices.probe import read_probe
+    from edgebuild.fleet.provider import probe_here
 
     table = backends()
-    with tempfile.TemporaryDirectory(prefix="edgebuild-doctor-") as scratch:
-        device = LocalDevice(Path(scratch))
-        probe = read_probe(RunnerClient(device, {name: b.device_file for name, b in table.items()}))
+    probe = probe_here(table)
     if against is not None:
         return _differences(against, project, probe)
     found = [*_backends(table), *_tools(), *_machine(probe)]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from edgebuild.core.files import cache_home
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgebuild.core.steps import Progress
     from edgebuild.devices.emulator.device import EmulatedDevice
     from edgebuild.devices.ssh.device import SshDevice
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def connect(entry: DeviceEntry) -> Device:
     """Return the device; a board connects when it is first used. Raises ``EnvironmentGap`` without what it needs."""
-    return emulate(entry) if entry.kind == "emulator" else connect_ssh(entry)
+    return CONNECT[entry.kind](entry)
 
 
 def emulate(entry: DeviceEntry, progress: Progress | None = None) -> EmulatedDevice:
@@ -70,3 +72,7 @@ def empty(entry: DeviceEntry) -> tuple[str, ...]:
         return tuple(device.run_script(CLEAR, device.root).splitlines())
     finally:
         device.close()
+
+
+#: How a device of each kind is reached.
+CONNECT: dict[str, Callable[[DeviceEntry], Device]] = {"ssh": connect_ssh, "emulator": emulate}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgebuild.core.measurement import UNKNOWN
-from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.messages import whole_number
-from edgebuild.devices.probe import configuration_of, read_probe
+from edgebuild.devices.probe import configuration_of
 from edgebuild.errors import DeviceError, EdgebuildError, UsageError
 from edgebuild.fleet.connect import connect
+from edgebuild.fleet.provider import attached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,18 +61,15 @@ def core_of(target: str, project: Path | None) -> str:
     return core.value
 
 
-def probe_of(entry: DeviceEntry) -> dict[str, str]:
+def probe_of(entry: DeviceEntry) -> Mapping[str, str]:
     """Connect, run the runner's probe, and return what it found."""
     from edgebuild.backends.table import backends
 
-    device = connect(entry)
-    try:
-        return read_probe(RunnerClient(device, {name: b.device_file for name, b in backends().items()}))
-    finally:
-        device.close()
+    with attached(connect(entry), backends()) as device:
+        return device.probe
 
 
-def require_target(entry: DeviceEntry, probe: dict[str, str], project: Path | None) -> ResolvedTarget:
+def require_target(entry: DeviceEntry, probe: Mapping[str, str], project: Path | None) -> ResolvedTarget:
     """Return what the target is on this device; raises for one that isn't it, or whose Python is too old."""
     from edgebuild.catalogue.profiles import load_profiles
     from edgebuild.catalogue.resolve import resolve

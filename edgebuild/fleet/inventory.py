@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,9 @@ from edgebuild.core.files import expanded, home_folder
 from edgebuild.devices.answers import MAX_TEXT
 from edgebuild.devices.messages import one_line
 from edgebuild.errors import ConfigError, EnvironmentGap, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Names that are safe in paths, keys of TOML and output.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -140,9 +143,9 @@ def _toml(value: object) -> str:
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
-def entry_of(name: str) -> DeviceEntry:
-    """Return a device of the inventory; raises ``UsageError`` for one that isn't there."""
-    inventory = load_inventory()
+def entry_of(name: str, known: Mapping[str, DeviceEntry] | None = None) -> DeviceEntry:
+    """Return one of the known devices; raises ``UsageError`` for another. Default: those of the inventory."""
+    inventory = load_inventory() if known is None else known
     if name not in inventory:
         raise UsageError(f"{unknown('device', name, inventory)}.", hint="`edgebuild device list` shows them.")
     return inventory[name]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.files import cache_home
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.steps import NoProgress, never_stop
-from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
-from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EnvironmentGap, UsageError
 from edgebuild.fleet.connect import connect_ssh
 from edgebuild.fleet.enrol import enrol, require_target, runtimes_of
+from edgebuild.fleet.provider import attached
 from edgebuild.fleet.wheels import BoardPython, choose, places, unpacked_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.core.steps import Progress
+    from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.ssh.device import SshDevice
     from edgebuild.fleet.inventory import DeviceEntry
     from edgebuild.fleet.wheels import Lock
@@ -77,23 +77,21 @@ def provision(
         raise UsageError(f"{entry.name} is emulated: it was set up with its runtime.", hint="Build on it right away.")
     table = backends()
     device = connect_ssh(entry)
-    try:
-        client = RunnerClient(device, {name: backend.device_file for name, backend in table.items()})
-        with hold_device(client, "putting a runtime on the board", progress=progress, check=check):
-            probe = read_probe(client)
-            needed = runtimes_of(require_target(entry, probe, project), probe)
-            _require_known(entry, needed, table)
-            distributions = {name: table[name].distributions for name in needed if table[name].distributions}
-            board = _Board(client=client, device=device, progress=progress or NoProgress(), check=check)
-            if distributions:
-                # What worked before must load beside the new packages too.
-                load = sorted(name for name, version in needed.items() if name in distributions or version != UNKNOWN)
-                site, python, lock, sent = _put(board, distributions, load)
-                entry = entry.model_copy(update={"site": site})
-            else:
-                python, lock, sent = "", None, 0
-    finally:
-        device.close()
+    with (
+        attached(device, table) as at,
+        hold_device(at.client, "putting a runtime on the board", progress=progress, check=check),
+    ):
+        needed = runtimes_of(require_target(entry, at.probe, project), at.probe)
+        _require_known(entry, needed, table)
+        distributions = {name: table[name].distributions for name in needed if table[name].distributions}
+        board = _Board(client=at.client, device=device, progress=progress or NoProgress(), check=check)
+        if distributions:
+            # What worked before must load beside the new packages too.
+            load = sorted(name for name, version in needed.items() if name in distributions or version != UNKNOWN)
+            site, python, lock, sent = _put(board, distributions, load)
+            entry = entry.model_copy(update={"site": site})
+        else:
+            python, lock, sent = "", None, 0
     known, runtimes = enrol(entry, project)
     wheels = tuple(f"{wheel.name} {wheel.version}" for wheel in lock.wheels) if lock else ()
     lacking = tuple(

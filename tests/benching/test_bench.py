@@ -10,6 +10,7 @@ import pytest
 from edgebuild.benching import bench
 from edgebuild.benching.bench import BenchRequest
 from edgebuild.devices.local import LocalDevice
+from edgebuild.fleet import provider
 from edgebuild.fleet.inventory import DeviceEntry, save_entry
 from edgebuild.measuring import session
 from edgebuild.measuring.protocols import SCREEN
@@ -45,7 +46,7 @@ def clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(tmp_path / "devices.toml"))
-    monkeypatch.setattr(bench, "connect", lambda entry: LocalDevice(tmp_path / "device", name=entry.name))
+    monkeypatch.setattr(provider, "connect", lambda entry: LocalDevice(tmp_path / "device", name=entry.name))
     monkeypatch.setattr(bench, "SCREEN", SCREEN.model_copy(update={**SHORT, **PATIENT}))
     return state
 

@@ -24,6 +24,7 @@ from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
 from edgebuild.fleet.inventory import DeviceEntry, load_inventory, save_entry
+from edgebuild.fleet.provider import InventoryProvider
 from edgebuild.judging.outcomes import standing
 from edgebuild.pipeline import build, plan
 from edgebuild.reporting.html import render
@@ -50,21 +51,25 @@ def entry(**fields: object) -> DeviceEntry:
 
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An inventory with one emulator, which is this machine."""
-
-    def connect(entry: DeviceEntry) -> Device:
-        return Pretending(tmp_path / "device", name=entry.name)
-
+    """An inventory with one emulator."""
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(tmp_path / "devices.toml"))
-    monkeypatch.setattr("edgebuild.fleet.connect.connect", connect)
-    monkeypatch.setattr("edgebuild.benching.bench.connect", connect)
     save_entry(entry())
     return tmp_path / "devices.toml"
 
 
+class Here(InventoryProvider):
+    """The devices of the inventory, each of which is this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def connect(self, entry: DeviceEntry) -> Device:
+        return Pretending(self._folder / "device", name=entry.name)
+
+
 def built(folder: Path, tables: dict[str, str]) -> BuildRecord:
     project = load_project(write_project(folder, tables))
-    (record,) = build(project, Options())
+    (record,) = build(project, Options(), devices=Here(folder))
     return record
 
 
@@ -156,8 +161,9 @@ def test_a_plan_says_how_much_is_looked_at_and_times_nothing(devices: Path, tmp_
 def test_nothing_is_benched_on_it(devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = write_project(tmp_path / "project") / "model.onnx"
+    request = BenchRequest(model=model, device="pretending")
     with pytest.raises(EnvironmentGap, match="emulated"):
-        run_bench(BenchRequest(model=model, device="pretending"), progress=NoProgress(), check=never_stop)
+        run_bench(request, progress=NoProgress(), check=never_stop, devices=Here(tmp_path))
 
 
 def test_a_board_of_the_target_goes_before_its_emulator(devices: Path, tmp_path: Path) -> None:
@@ -180,7 +186,7 @@ def _device(project: object) -> str:
     from edgebuild.catalogue.project import Project
 
     assert isinstance(project, Project)
-    found = targets.device_of("quick", project, Options(), {})
+    found = targets.device_of("quick", project, Options(), {}, InventoryProvider())
     assert found is not None
     return found.name
 

@@ -19,6 +19,7 @@ from edgebuild.catalogue.tables import read_toml
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.errors import ConfigError, EdgebuildError, EnvironmentGap
 from edgebuild.fleet.inventory import inventory_path, load_inventory
+from edgebuild.fleet.provider import InventoryProvider
 from tests.cli.example import write_project
 from tests.mutants import COUNTS, altered, damaged
 
@@ -73,14 +74,14 @@ def probed(client: object) -> dict[str, str]:
 @pytest.fixture
 def planned(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what reads the file as ``plan`` does before any data are read; whether nothing was wrong with it."""
-    monkeypatch.setattr(plans, "read_probe", probed)
+    monkeypatch.setattr(plans, "probe_here", probed)
 
     def read(content: bytes) -> bool:
         (project / "edgebuild.toml").write_bytes(content)
         try:
             loaded = load_project(project)
             assert loaded.store.quota_gb is None or int(loaded.store.quota_gb * 1e9) >= 0
-            return bool(plans.plan_only(loaded, Options()))
+            return bool(plans.plan_only(loaded, Options(), InventoryProvider()))
         except EdgebuildError as error:
             return not error.message.strip()
 
