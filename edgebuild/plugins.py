@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         write_notes,
     )
     from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
+    from edgebuild.core.capabilities import Capabilities
     from edgebuild.core.data import Sample
     from edgebuild.core.steps import CacheScope, ProjectCode, RunsOn, Step, StepContext
     from edgebuild.core.values import Json, Value
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgebuild.devices.local import LocalDevice
     from edgebuild.devices.transport import Channel, Device
     from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
+    from edgebuild.fleet.inventory import DeviceEntry
+    from edgebuild.judging.metrics import Metric
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import KeepChannels, ReplaceModule
     from edgebuild.models.onnx_graphs import save as save_onnx
@@ -43,12 +46,14 @@ if TYPE_CHECKING:
 _WHERE = {
     "Backend": "backends.protocol",
     "CacheScope": "core.steps",
+    "Capabilities": "core.capabilities",
     "Channel": "devices.transport",
     "CompileRequest": "backends.protocol",
     "Contract": "core.artifact",
     "DataError": "errors",
     "Dataset": "models.dataset",
     "Device": "devices.transport",
+    "DeviceEntry": "fleet.inventory",
     "DeviceError": "errors",
     "EdgebuildError": "errors",
     "EnvironmentGap": "errors",
@@ -57,6 +62,7 @@ _WHERE = {
     "KeepChannels": "models.edits",
     "LayerReport": "techniques.report",
     "LocalDevice": "devices.local",
+    "Metric": "judging.metrics",
     "ModelError": "errors",
     "Parameters": "techniques.technique",
     "Precision": "core.artifact",
@@ -93,12 +99,14 @@ _RENAMED = {"save_onnx": "save"}
 __all__ = [
     "Backend",
     "CacheScope",
+    "Capabilities",
     "Channel",
     "CompileRequest",
     "Contract",
     "DataError",
     "Dataset",
     "Device",
+    "DeviceEntry",
     "DeviceError",
     "EdgebuildError",
     "EnvironmentGap",
@@ -107,6 +115,7 @@ __all__ = [
     "KeepChannels",
     "LayerReport",
     "LocalDevice",
+    "Metric",
     "ModelError",
     "Parameters",
     "Precision",

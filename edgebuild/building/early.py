@@ -148,12 +148,12 @@ def _shared(found: Mapping[Split, Described]) -> Iterator[str]:
 
 def tell_perfect(context: BuildContext, built: Iterable[Evaluation]) -> None:
     """Tell where the original makes no mistake on validation: the usual sign of a model that was trained on it."""
-    from edgebuild.judging.metrics import builtin
+    from edgebuild.judging.metrics import named_metric
 
     table = context.project.metric
     if table is None or table.name is None or context.budget.agreement is not None:
         return
-    scale = builtin(table.name).scale
+    scale = named_metric(table.name).scale
     drop = next((b.verdict.drop for b in built if b.verdict and b.verdict.drop), None)
     if scale is not None and drop is not None and drop.reference == scale[1]:
         context.say(

@@ -64,18 +64,23 @@ class JudgeOutputs(Step):
         (out_dir / "closeness.json").write_text(close.to_json())
 
     def own_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
-        """Return the metric where it is a callable of the user's that is judged by, whose values are in the key."""
-        return self.build_metric(load) if self.uses_code and self.budget.agreement is None else None
+        """Return the metric that is judged by where its values are in the key: one that isn't edgebuild's own."""
+        from edgebuild.judging.metrics import is_builtin
+
+        if self.metric is None or self.budget.agreement is not None:
+            return None
+        own = self.metric.name is not None and is_builtin(self.metric.name)
+        return None if own else self.build_metric(load)
 
     def build_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
         """Return the metric that the project asks for; None where only agreement counts."""
-        from edgebuild.judging.metrics import builtin, custom
+        from edgebuild.judging.metrics import custom, named_metric
 
         table = self.metric
         if table is None:
             return None
         if table.name is not None:
-            return builtin(table.name, output=table.output)
+            return named_metric(table.name, output=table.output)
         if table.callable is None or table.direction is None:
             return None
         scale = None if table.scale is None else (table.scale[0], table.scale[1])

@@ -17,7 +17,7 @@ from edgebuild.catalogue.project_tables import (
 )
 from edgebuild.catalogue.tables import suggestion, unknown
 from edgebuild.core.artifact import BATCH_AXIS
-from edgebuild.core.metric_names import METRIC_NAMES
+from edgebuild.core.metric_names import metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -163,8 +163,8 @@ def _budget_fits_metric(budget: BudgetTable, metric: MetricTable | None) -> Iter
 
 
 def _metric_is_known(metric: MetricTable | None) -> Iterator[str]:
-    if metric is not None and metric.name is not None and metric.name not in METRIC_NAMES:
-        yield f"[metric].name: {unknown('metric', metric.name, METRIC_NAMES)}"
+    if metric is not None and metric.name is not None and metric.name not in metric_names():
+        yield f"[metric].name: {unknown('metric', metric.name, metric_names())}"
 
 
 class _Check(NamedTuple):

@@ -1,7 +1,11 @@
-"""The names of the built-in metrics: configuration refuses others without loading what computes them."""
+"""The names of metrics: configuration refuses others without loading what computes them."""
 
 from __future__ import annotations
 
+from importlib import metadata
+
+#: The entry points of metrics that other packages bring.
+GROUP = "edgebuild.metrics"
 METRIC_NAMES: tuple[str, ...] = (
     "accuracy",
     "top5_accuracy",
@@ -21,3 +25,8 @@ METRIC_NAMES: tuple[str, ...] = (
     "pearson",
     "spearman",
 )
+
+
+def metric_names() -> tuple[str, ...]:
+    """Return the built-in metrics, then those of installed packages."""
+    return (*METRIC_NAMES, *sorted(metadata.entry_points(group=GROUP).names))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgebuild.core.files import cache_home
+from edgebuild.core.registry import Registry
+from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +20,12 @@ if TYPE_CHECKING:
     from edgebuild.fleet.inventory import DeviceEntry
 
 
+Connector: TypeAlias = "Callable[[DeviceEntry], Device]"
+
+
 def connect(entry: DeviceEntry) -> Device:
     """Return the device; a board connects when it is first used. Raises ``EnvironmentGap`` without what it needs."""
-    return CONNECT[entry.kind](entry)
+    return KINDS.get(entry.kind)(entry)
 
 
 def emulate(entry: DeviceEntry, progress: Progress | None = None) -> EmulatedDevice:
@@ -65,14 +71,26 @@ def empty(entry: DeviceEntry) -> tuple[str, ...]:
         from edgebuild.devices.local_folder import clear
 
         return clear(emulated_root(entry.name))
+    if entry.kind != "ssh":
+        raise UsageError(
+            f"What edgebuild put on {entry.name} stays: it is a device of kind {entry.kind}.",
+            hint="Leave --files out, and remove its folder by hand.",
+        )
     from edgebuild.devices.ssh.folder import CLEAR
 
-    device = connect_ssh(entry)
-    try:
+    with contextlib.closing(connect_ssh(entry)) as device:
         return tuple(device.run_script(CLEAR, device.root).splitlines())
-    finally:
-        device.close()
 
 
-#: How a device of each kind is reached.
-CONNECT: dict[str, Callable[[DeviceEntry], Device]] = {"ssh": connect_ssh, "emulator": emulate}
+def _connector(loaded: Any) -> Connector | None:
+    made: Connector | None = loaded if callable(loaded) else None
+    return made
+
+
+#: How a device of each kind is reached, those of installed packages included.
+KINDS: Registry[Connector] = Registry(
+    group="edgebuild.devices",
+    kind="kind of device",
+    table={"ssh": connect_ssh, "emulator": emulate},
+    accept=_connector,
+)

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -27,14 +27,15 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 class DeviceEntry(Table):
     """One device. ``address`` and ``jump`` are as ``SshAddress.parse`` reads them; host keys in OpenSSH's form.
 
-    An emulator has a ``core`` instead, QEMU's name of the CPU, and neither address nor key. ``site`` is a folder on the
+    ``kind`` is ``ssh``, ``emulator`` or what an installed package brings, which reads ``address`` as it likes. An
+    emulator has a ``core`` instead, QEMU's name of the CPU, and neither address nor key. ``site`` is a folder on the
     board with the Python packages that were put there. ``facts`` is what the device said of itself when it was
     enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
     target: str
-    kind: Literal["ssh", "emulator"] = "ssh"
+    kind: str = "ssh"
     core: str = ""
     address: str = ""
     host_keys: tuple[str, ...] = ()

@@ -75,6 +75,8 @@ def provision(
 
     if entry.kind == "emulator":
         raise UsageError(f"{entry.name} is emulated: it was set up with its runtime.", hint="Build on it right away.")
+    if entry.kind != "ssh":
+        raise UsageError(f"{entry.name} is a device of kind {entry.kind}.", hint="Put its runtime there by hand.")
     table = backends()
     device = connect_ssh(entry)
     with (

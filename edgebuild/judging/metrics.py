@@ -1,4 +1,4 @@
-"""Metrics: built in by name, or a callable of the user's.
+"""Metrics: by name, built in or an installed package's, or a callable of the user's.
 
 A metric is prepared once for a set of outputs and then asked for its value with every sample counted so many times:
 that is all a bootstrap needs, so ranking metrics sort once and not once per draw.
@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebuild.core.metric_names import METRIC_NAMES
+from edgebuild.core.metric_names import GROUP, metric_names
+from edgebuild.core.registry import Registry
 from edgebuild.errors import DataError, UsageError
 from edgebuild.judging import scores
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
@@ -63,18 +64,34 @@ class Metric:
         return reference - artifact if self.direction == "maximise" else artifact - reference
 
 
-def builtin(name: str, *, output: str | None = None) -> Metric:
-    """Return the built-in metric ``name``, reading the model output ``output`` (default: the only one).
+def named_metric(name: str, *, output: str | None = None) -> Metric:
+    """Return the metric ``name``, reading the model output ``output``. Default: the only one.
 
     Raises ``UsageError`` for an unknown name, with the nearest known one.
     """
-    if name not in _BUILTIN:
-        close = difflib.get_close_matches(name, _BUILTIN, n=1)
+    make = _BUILTIN.get(name) or _of_packages().get(name)
+    if make is None:
+        close = difflib.get_close_matches(name, metric_names(), n=1)
         raise UsageError(
             f"there is no metric {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            hint=f"built in are {', '.join(METRIC_NAMES)}; anything else is a callable `module:function`",
+            hint=f"known are {', '.join(metric_names())}; anything else is a callable `module:function`",
         )
-    return _BUILTIN[name](name, output)
+    return make(name, output)
+
+
+def is_builtin(name: str) -> bool:
+    """Whether a metric is edgebuild's own, so that the version of edgebuild's code says what it computes."""
+    return name in _BUILTIN
+
+
+def _of_packages() -> dict[str, Maker]:
+    return Registry(group=GROUP, kind="metric", table=_BUILTIN, accept=_maker).load()
+
+
+def _maker(loaded: Any) -> Maker | None:
+    """A function ``(name, output) -> Metric``."""
+    made: Maker | None = loaded if callable(loaded) else None
+    return made
 
 
 def custom(function: Function, *, name: str, direction: Direction, scale: Scale | None = None) -> Metric:
@@ -109,6 +126,9 @@ def _call(function: Function, name: str, outputs: Outputs, targets: NDArray[Any]
     return number
 
 
+Maker: TypeAlias = Callable[[str, str | None], Metric]
+
+
 def _mean(samples: Floats) -> Scorer:
     def score(counts: Ints | None) -> float:
         return float(samples.mean() if counts is None else samples @ counts / counts.sum())
@@ -122,7 +142,7 @@ def _mean_metric(
     scale: Scale | None,
     *,
     by_class: bool = False,
-) -> Callable[[str, str | None], Metric]:
+) -> Maker:
     def build(name: str, output: str | None) -> Metric:
         def score(outputs: Outputs, targets: NDArray[Any]) -> Floats:
             return per_sample(name, pick_output(outputs, output, name), np.asarray(targets))
@@ -145,7 +165,7 @@ def _whole_metric(
     scale: Scale | None,
     *,
     by_class: bool = False,
-) -> Callable[[str, str | None], Metric]:
+) -> Maker:
     def build(name: str, output: str | None) -> Metric:
         def prepared(outputs: Outputs, targets: NDArray[Any]) -> Scorer:
             weighted = prepare(name, pick_output(outputs, output, name), np.asarray(targets))
@@ -187,7 +207,7 @@ _TORCH_VALUES: dict[str, tuple[str, Direction]] = {
     "spearman": ("spearman_corrcoef", "maximise"),
 }
 
-_BUILTIN: dict[str, Callable[[str, str | None], Metric]] = {
+_BUILTIN: dict[str, Maker] = {
     "accuracy": _mean_metric(_top_k(1), "maximise", UNIT, by_class=True),
     "top5_accuracy": _mean_metric(_top_k(5), "maximise", UNIT, by_class=True),
     "f1_macro": _whole_metric(scores.f1_macro, "maximise", UNIT, by_class=True),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from edgebuild.core.budget import Budget
 from edgebuild.errors import UsageError
 from edgebuild.judging.budget import drop_budget, parse_budget
-from edgebuild.judging.metrics import builtin, custom
+from edgebuild.judging.metrics import custom, named_metric
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_budget_is_exactly_one_kind(fields: dict[str, Any]) -> None:
 
 
 def test_what_budgets_allow() -> None:
-    accuracy, error = builtin("accuracy"), builtin("mse")
+    accuracy, error = named_metric("accuracy"), named_metric("mse")
     wide = custom(lambda _o, _t: 0.0, name="m:f", direction="maximise", scale=(-1.0, 3.0))
     assert drop_budget(Budget(points=2), 0.9, accuracy) == pytest.approx(0.02)
     assert drop_budget(Budget(points=2), 0.9, wide) == pytest.approx(0.08)
@@ -88,5 +88,5 @@ def test_what_budgets_allow() -> None:
 
 def test_points_need_a_scale() -> None:
     with pytest.raises(UsageError, match="metric mse has no scale") as error:
-        drop_budget(Budget(points=2), 4.0, builtin("mse"))
+        drop_budget(Budget(points=2), 4.0, named_metric("mse"))
     assert "`relative`" in error.value.hint

@@ -13,13 +13,13 @@ from edgebuild.core.budget import Budget
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.errors import DataError, ModelError, UsageError
 from edgebuild.judging.judge import Evaluated, judge
-from edgebuild.judging.metrics import Metric, builtin, custom
+from edgebuild.judging.metrics import Metric, custom, named_metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TWO_POINTS = Budget(points=2)
-ACCURACY = builtin("accuracy")
+ACCURACY = named_metric("accuracy")
 
 
 def one_hot(predicted: NDArray[np.int64], classes: int = 4) -> dict[str, NDArray[Any]]:
@@ -136,7 +136,7 @@ def masked(evaluated: Evaluated) -> Evaluated:
 @pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "average_precision"])
 def test_scores_that_both_mask_change_no_verdict_and_no_other_metric(name: str) -> None:
     with np.errstate(all="raise"):
-        verdict = judge(masked(classifier(400, 2, 1)), builtin(name), Budget(points=5), split="validation")
+        verdict = judge(masked(classifier(400, 2, 1)), named_metric(name), Budget(points=5), split="validation")
     assert verdict.drop is not None
     assert verdict.outcome is not Outcome.REFUSED
 
@@ -160,7 +160,7 @@ def test_a_metric_of_numbers_names_what_it_cannot_take(name: str, where: str) ->
     (values if where == "output" else targets)[3:5, 1] = -np.inf if where == "output" else np.nan
     evaluated = Evaluated(reference={"y": values}, artifact={"y": values}, targets=targets)
     with pytest.raises(DataError, match=f"the {where} holds NaN or an infinity in 2 samples, the first 3"):
-        judge(evaluated, builtin(name), Budget(relative=0.1), split="validation")
+        judge(evaluated, named_metric(name), Budget(relative=0.1), split="validation")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -210,11 +210,11 @@ def test_a_slice_on_which_the_metric_is_undefined_is_told() -> None:
     slices = ["all positive" if i < 100 else "mixed" for i in range(400)]
     labels[:100] = 1
     evaluated = Evaluated(reference=scores, artifact=scores, targets=labels, slices=slices)
-    verdict = verdict_of(evaluated, metric=builtin("auroc"))
+    verdict = verdict_of(evaluated, metric=named_metric("auroc"))
     assert verdict.outcome is Outcome.ACCEPTED
     assert [one.slice for one in verdict.slices] == ["mixed"]
     assert "all positive can't be judged: metric auroc is undefined" in verdict.reasons[1]
-    limited = verdict_of(evaluated, Budget(points=2, per_slice_points=3), builtin("auroc"))
+    limited = verdict_of(evaluated, Budget(points=2, per_slice_points=3), named_metric("auroc"))
     assert limited.outcome is Outcome.INCONCLUSIVE
 
 
@@ -223,7 +223,7 @@ def test_a_ranking_metric_by_groups() -> None:
     labels = random.integers(0, 2, 1500)
     reference = labels + random.normal(0, 0.5, 1500)
     groups = [f"g{i // 30}" for i in range(1500)]
-    metric = builtin("auroc")
+    metric = named_metric("auroc")
     near = Evaluated(
         reference={"s": reference},
         artifact={"s": reference + random.normal(0, 0.01, 1500)},
@@ -246,7 +246,7 @@ def test_an_error_falls_behind_when_it_grows() -> None:
     wanted = random.normal(size=500)
     reference = wanted + random.normal(0, 1, 500)
     evaluated = Evaluated(reference={"y": reference}, artifact={"y": reference * 1.5}, targets=wanted)
-    verdict = verdict_of(evaluated, Budget(relative=0.05), builtin("mse"))
+    verdict = verdict_of(evaluated, Budget(relative=0.05), named_metric("mse"))
     assert verdict.outcome is Outcome.REFUSED
     assert verdict.drop is not None
     assert verdict.drop.drop > 0
@@ -328,7 +328,7 @@ def test_what_does_not_fit_together() -> None:
     with pytest.raises(UsageError, match="has no scale"):
         verdict_of(
             Evaluated(reference={"y": np.ones(20)}, artifact={"y": np.ones(20)}, targets=np.ones(20)),
-            metric=builtin("mse"),
+            metric=named_metric("mse"),
         )
     with pytest.raises(DataError, match="there are 40 samples but 3 groups"):
         verdict_of(Evaluated(reference=good.reference, artifact=good.artifact, targets=good.targets, groups=["a"] * 3))

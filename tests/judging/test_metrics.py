@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.errors import DataError, UsageError
-from edgebuild.judging.metrics import _BUILTIN, builtin, custom
+from edgebuild.judging.metrics import _BUILTIN, custom, named_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ WANTED = VALUES + RANDOM.normal(scale=0.3, size=(400, 3))
 
 
 def value(name: str, output: NDArray[Any], targets: NDArray[Any]) -> float:
-    return builtin(name).value({"output": output}, targets)
+    return named_metric(name).value({"output": output}, targets)
 
 
 def oracle(function: Callable[..., Any], output: NDArray[Any], targets: NDArray[Any], **options: Any) -> float:
@@ -97,7 +97,7 @@ def test_rmse_is_the_root_of_mse() -> None:
 
 
 def _data(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    return (LOGITS, LABELS) if builtin(name).by_class else (VALUES[:, :1], WANTED[:, :1])
+    return (LOGITS, LABELS) if named_metric(name).by_class else (VALUES[:, :1], WANTED[:, :1])
 
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
@@ -106,14 +106,14 @@ def test_counting_samples_is_repeating_them(name: str) -> None:
     output, targets = _data(name)
     counts = np.random.default_rng(1).integers(0, 3, len(targets))
     rows = np.repeat(np.arange(len(targets)), counts)
-    counted = builtin(name).prepare({"output": output}, targets)(counts)
+    counted = named_metric(name).prepare({"output": output}, targets)(counts)
     assert counted == pytest.approx(value(name, output[rows], targets[rows]), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_scores_per_sample_average_to_the_metric(name: str) -> None:
     output, targets = _data(name)
-    per_sample = builtin(name).per_sample({"output": output}, targets)
+    per_sample = named_metric(name).per_sample({"output": output}, targets)
     means = {"accuracy", "top5_accuracy", "mse", "mae"}
     assert (per_sample is not None) == (name in means)
     if per_sample is not None:
@@ -146,7 +146,7 @@ def test_a_map_of_classes_scores_the_share_of_right_pixels() -> None:
     scores = np.zeros((2, 3, 2, 2))
     scores[:, 1] = 1
     targets = np.array([[[1, 1], [1, 0]], [[1, 1], [1, 1]]])
-    metric = builtin("accuracy")
+    metric = named_metric("accuracy")
     samples = metric.per_sample({"map": scores}, targets)
     assert samples is not None
     assert samples.tolist() == [0.75, 1.0]
@@ -178,10 +178,10 @@ def test_data_that_do_not_fit(name: str, output: NDArray[Any], targets: NDArray[
 def test_several_outputs_need_a_name() -> None:
     outputs: dict[str, NDArray[Any]] = {"a": LOGITS, "b": SINGLE}
     with pytest.raises(DataError, match=r"the model has 2 outputs \(a, b\)"):
-        builtin("accuracy").value(outputs, LABELS)
+        named_metric("accuracy").value(outputs, LABELS)
     with pytest.raises(DataError, match="no output 'c', it has a, b"):
-        builtin("accuracy", output="c").value(outputs, LABELS)
-    assert builtin("accuracy", output="a").value(outputs, LABELS) == value("accuracy", LOGITS, LABELS)
+        named_metric("accuracy", output="c").value(outputs, LABELS)
+    assert named_metric("accuracy", output="a").value(outputs, LABELS) == value("accuracy", LOGITS, LABELS)
 
 
 def test_every_name_that_configuration_takes_is_built_in() -> None:
@@ -190,9 +190,9 @@ def test_every_name_that_configuration_takes_is_built_in() -> None:
 
 def test_an_unknown_name_is_met_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no metric 'acuracy'; did you mean 'accuracy'\?"):
-        builtin("acuracy")
+        named_metric("acuracy")
     with pytest.raises(UsageError, match=r"no metric 'zzz'$"):
-        builtin("zzz")
+        named_metric("zzz")
 
 
 def test_a_callable_is_a_metric() -> None:
@@ -224,5 +224,5 @@ def test_a_bad_callable_is_named(function: Any, message: str) -> None:
 
 
 def test_direction_decides_the_sign_of_a_drop() -> None:
-    assert builtin("accuracy").drop(0.9, 0.8) == pytest.approx(0.1)
-    assert builtin("mse").drop(0.9, 0.8) == pytest.approx(-0.1)
+    assert named_metric("accuracy").drop(0.9, 0.8) == pytest.approx(0.1)
+    assert named_metric("mse").drop(0.9, 0.8) == pytest.approx(-0.1)
