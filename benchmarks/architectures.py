@@ -20,7 +20,7 @@ import onnx
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, prepare, race, results, splits
+from edgebuild.building import context, prepare, proving, race, results, splits
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -97,8 +97,8 @@ def _row(
         artifact = artifact.with_settings(backend.default_settings(1))
         if label == "int8":
             split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-            outputs = candidates.evaluate(w, artifact, compiled, split, label)
-            _, close = candidates.judge(w, label, outputs, split)
+            outputs = proving.evaluate(w, artifact, compiled, split, label)
+            _, close = proving.judge(w, label, outputs, split)
             sqnr = close.sqnr_db
         arms.append(
             session.Arm(

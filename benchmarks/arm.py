@@ -21,7 +21,7 @@ from evidence import RESULTS, write_results
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt.typed import to_half
-from edgebuild.building import candidates, context, prepare, splits, targets
+from edgebuild.building import context, prepare, proving, splits, targets
 from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Precision
@@ -82,7 +82,7 @@ def half(name: str, target: str) -> Seen:
         targets.open_targets(w, (target,)) as (at,),
     ):
         common = prepare.prepare(w, prepare.import_model(w))
-        sample = splits.judged_split("validation", common.validation, common.reference, common, at)
+        sample = splits.sampled("validation", common.validation, common.reference, common, at)
         model = load_onnx(common.frozen.path / "model.onnx")
         to_half(model)
         folder = WORK / f"{name}-half"
@@ -97,8 +97,8 @@ def half(name: str, target: str) -> Seen:
         except ModelError as error:
             return Seen(instructions={}, sqnr_db=None, drop=None, note=error.message)
         artifact = read_artifact(compiled.path)
-        outputs = candidates.evaluate(at, artifact, compiled, sample, "fp16")
-        verdict, near = candidates.judge(at, "fp16", outputs, sample)
+        outputs = proving.evaluate(at, artifact, compiled, sample, "fp16")
+        verdict, near = proving.judge(at, "fp16", outputs, sample)
         profiled = at.run(
             ProfileEmulated(plugin_digest=plugin_digest(), settings=artifact.settings),
             {"artifact": compiled, "data": sample.data},

@@ -24,8 +24,9 @@ from evidence import write_results
 from quantisers import ARMS, NETS, RUNTIMES, project_folder
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, prepare, splits
+from edgebuild.building import candidates, context, prepare, proving, splits
 from edgebuild.building.crosscheck import SAMPLE_FRAMES, SAMPLE_STEPS, cross_check
+from edgebuild.building.evaluation import CompiledCandidate
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -117,11 +118,12 @@ def check(
     compiled = w.run(step, {"model": model}, label="compile")
     artifact = read_artifact(compiled.path).with_settings(settings)
     split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-    outputs = candidates.evaluate(w, artifact, compiled, split, planned.id)
+    outputs = proving.evaluate(w, artifact, compiled, split, planned.id)
     start = os.times()
-    found = cross_check(
-        w, planned, common.contract, split.data, model=model, artifact=artifact, compiled=compiled, outputs=outputs
+    made = CompiledCandidate(
+        planned=planned, contract=common.contract, model=model, artifact=artifact, compiled=compiled
     )
+    found = cross_check(w, made, split.data, outputs)
     end = os.times()
     return {"seconds_cpu": round(sum(end[:4]) - sum(start[:4]), 2), **found.model_dump(mode="json")}
 

@@ -22,7 +22,7 @@ from trt_gate import NETS, precisions
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.backends.trt import device
 from edgebuild.backends.trt.host import TensorRt
-from edgebuild.building import candidates, context, prepare, splits
+from edgebuild.building import candidates, context, prepare, proving, splits
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
@@ -76,8 +76,8 @@ def _prove(w: context.BuildContext, common: prepare.ModelInputs, precision: Prec
     found = read_artifact(compiled.path)
     artifact = found.with_settings(backend.default_settings(1))
     split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-    outputs = candidates.evaluate(w, artifact, compiled, split, precision.label)
-    verdict, close = candidates.judge(w, precision.label, outputs, split)
+    outputs = proving.evaluate(w, artifact, compiled, split, precision.label)
+    verdict, close = proving.judge(w, precision.label, outputs, split)
     row: dict[str, Any] = {
         "engine_bytes": artifact.size_bytes,
         "outcome": str(verdict.outcome),

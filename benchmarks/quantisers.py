@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates, context, data, prepare, race, splits
+from edgebuild.building import candidates, context, data, prepare, proving, race, splits
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact, Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
@@ -135,8 +135,8 @@ def _in_runtime(
         label = f"{runtime}, {arm}"
         validation = splits.JudgedSplit.whole("validation", common.validation, common.reference)
         test = splits.JudgedSplit.whole("test", *sealed)
-        _, seen = candidates.judge(w, label, candidates.evaluate(w, artifact, compiled, validation, label), validation)
-        verdict, close = candidates.judge(w, label, candidates.evaluate(w, artifact, compiled, test, label), test)
+        _, seen = proving.judge(w, label, proving.evaluate(w, artifact, compiled, validation, label), validation)
+        verdict, close = proving.judge(w, label, proving.evaluate(w, artifact, compiled, test, label), test)
         rows.append(
             Row(
                 net=net,

@@ -53,6 +53,7 @@ def build(
         target_build,
         targets,
     )
+    from edgebuild.building.ways import way_of
     from edgebuild.execution import turns
 
     stopping = turns.Stopping(check)
@@ -63,7 +64,7 @@ def build(
         inspect.check_recipes(w.project, w.options)
         with targets.open_targets(w, context.targets_of(w.project, w.options)) as there:
             given = prepare.import_model(w)
-            early.tell(w)
+            early.tell(w, opens_test_set=any(way_of(at.can).opens_test_set for at in there))
             common = prepare.prepare(w, given)
             planned = [(plans.plan_target(at, common), at) for at in there]
             built = target_build.build_targets(planned, common, stopping)

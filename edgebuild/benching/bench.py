@@ -157,7 +157,7 @@ def run_bench(
             entry = entry_of(request.device, provider.entries())
             device, pin = provider.connect(entry), entry.pin_clocks
             stack.callback(device.close)
-            session.require_clock(device)
+            device.capabilities.require_clock(device.id)
             at = stack.enter_context(attached(device, table, native_libraries=native))
         executor = Executor(
             store=stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000)),

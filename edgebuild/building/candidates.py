@@ -1,4 +1,4 @@
-"""Compiles planned candidates, evaluates each in its runtime, judges it on validation, cross-checks what is int8."""
+"""Makes the planned candidates: each in its precision, compiled for its runtime, and proven as its device allows."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING
 
 from edgebuild.backends.protocol import read_notes
 from edgebuild.building.compiling import compile_request
-from edgebuild.building.crosscheck import cross_check
 from edgebuild.building.early import tell_perfect
-from edgebuild.building.evaluation import Evaluation, FailedCandidate, evaluations
-from edgebuild.building.exits import compile_chain, exit_notes
-from edgebuild.building.judge import JudgeOutputs, judged, metric_values
-from edgebuild.building.opening import open_here
+from edgebuild.building.evaluation import CompiledCandidate, FailedCandidate, evaluations
+from edgebuild.building.exits import compile_chain
 from edgebuild.building.pack import packed
-from edgebuild.core.artifact import Artifact, Fp16Meaning
+from edgebuild.building.ways import way_of
+from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.record import notes_on
 from edgebuild.core.steps import RunsOn, require_step
-from edgebuild.core.verdict import Outcome
 from edgebuild.execution.faults import Failure
 from edgebuild.judging.limits import MB, check_limits
-from edgebuild.judging.outcomes import as_emulated
-from edgebuild.measuring.evaluate import EvaluateArtifact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +31,6 @@ if TYPE_CHECKING:
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.core.artifact import Contract
     from edgebuild.core.record import Note
-    from edgebuild.core.verdict import Closeness, Verdict
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
 
@@ -60,7 +54,7 @@ def make_candidates(
         for planned in plan.candidates:
             context.check()
             about = context.concerning(candidate=planned.id)
-            made = context.guard.attempt(planned.id, partial(_make, planned, models, prepared, about, validation))
+            made = context.guard.attempt(planned.id, partial(_make, planned, models, prepared, validation, about))
             if isinstance(made, Failure):
                 unexpected += [made.error] if made.unexpected else []
                 made = FailedCandidate(planned=planned, reason=made.sentence, notes=notes_on("bug", made.notes))
@@ -93,12 +87,17 @@ def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, 
 
 
 def _make(
-    planned: PlannedCandidate,
-    models: Models,
-    prepared: ModelInputs,
-    context: BuildContext,
-    validation: JudgedSplit,
+    planned: PlannedCandidate, models: Models, prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
 ) -> Built:
+    made = _compile(planned, models, prepared, context)
+    if isinstance(made, FailedCandidate):
+        return made
+    return way_of(context.can).prove(made, prepared, validation, context)
+
+
+def _compile(
+    planned: PlannedCandidate, models: Models, prepared: ModelInputs, context: BuildContext
+) -> CompiledCandidate | FailedCandidate:
     made = models[planned.recipe, planned.profile] if planned.recipe else None
     frozen, contract = (prepared.frozen, prepared.contract) if made is None else (made.frozen, made.contract)
     if frozen is None or contract is None:
@@ -121,35 +120,8 @@ def _make(
         *(made.notes if made else ()),
         *_size_notes(frozen, model),
     )
-    if not context.can.runs:
-        opened = notes_on("opening", open_here(context, planned, artifact, compiled, prepared))
-        return Evaluation(planned=planned, artifact=artifact, compiled=compiled, notes=(*notes, *opened))
-    outputs = evaluate(context, artifact, compiled, validation, planned.id)
-    verdict, closeness = judge(context, planned.id, outputs, validation)
-    checked = None
-    if planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
-        checked = cross_check(
-            context,
-            planned,
-            contract,
-            validation.data,
-            model=model,
-            artifact=artifact,
-            compiled=compiled,
-            outputs=outputs,
-        )
-        if checked.refuses:
-            reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
-            verdict = verdict.model_copy(update={"outcome": Outcome.REFUSED, "reasons": reasons})
-    return Evaluation(
-        planned=planned,
-        artifact=artifact,
-        compiled=compiled,
-        outputs=outputs,
-        verdict=verdict,
-        closeness=closeness,
-        crosscheck=checked,
-        notes=(*notes, *notes_on("exits", exit_notes(outputs.path))),
+    return CompiledCandidate(
+        planned=planned, contract=contract, model=model, artifact=artifact, compiled=compiled, notes=notes
     )
 
 
@@ -183,25 +155,3 @@ def _size_notes(frozen: StepResult, model: StepResult) -> tuple[Note, ...]:
     return notes_on(
         "size", [f"this precision made the model larger: {before / 1e6:.2f} MB became {after / 1e6:.2f} MB"]
     )
-
-
-def evaluate(
-    context: BuildContext, artifact: Artifact, compiled: StepResult, data: JudgedSplit, who: str
-) -> StepResult:
-    """Run an artifact over a split on the device, with the settings it will ship with."""
-    step = EvaluateArtifact(split=data.name, settings=artifact.settings)
-    return context.run(step, {"artifact": compiled, "data": data.data}, label=f"evaluate {who} on {data.name}")
-
-
-def judge(
-    context: BuildContext, who: str, outputs: StepResult, data: JudgedSplit, *, level: float = 0.95
-) -> tuple[Verdict, Closeness]:
-    """Judge outputs against the reference's on the same samples."""
-    step = JudgeOutputs(metric=context.project.metric, budget=context.budget, split=data.split, level=level)
-    metric = step.own_metric(context.load)
-    if metric is not None:
-        values = metric_values(metric, (data.reference.path, outputs.path), data.data.path)
-        step = step.model_copy(update={"values": values})
-    inputs = {"reference": data.reference, "outputs": outputs, "data": data.data}
-    verdict, closeness = judged(context.run(step, inputs, label=f"judge {who} on {data.split}").path)
-    return (as_emulated(verdict) if data.emulated else verdict), closeness

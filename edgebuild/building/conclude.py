@@ -48,7 +48,7 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
     }
     options = [_option(name, f, standing_verdicts[name], objective, plain) for name, f in names.items()]
     selection = select(options, objective, comparisons if objective.timed else None)
-    decidable = objective.in_files or context.can.times
+    decidable = context.can.decides(objective)
     finalists = [
         finalist_record(
             name, f, verdicts[name], scores.verdicts[f.artifact.digest()], selection, race, decidable=decidable
@@ -112,9 +112,8 @@ def _names(race: MeasurementResults) -> dict[str, CertifiedCandidate]:
 def _verdict(finalist: CertifiedCandidate, scores: SealedSetScores, context: BuildContext) -> Verdict:
     limits = {name: value for name, value in context.project.limits.model_dump().items() if value is not None}
     verdict, _ = scores.verdicts[finalist.artifact.digest()]
-    # Memory under an emulator is that of another process: no limit is held against it.
-    measured = {"measured": finalist.measured} if context.can.times else {}
-    return check_limits(verdict, limits, size_bytes=finalist.artifact.size_bytes, why=context.can.why, **measured)
+    size_bytes, why = finalist.artifact.size_bytes, context.can.why
+    return check_limits(verdict, limits, size_bytes=size_bytes, measured=finalist.measured, why=why)
 
 
 def _option(

@@ -84,6 +84,7 @@ class BuildContext:
     budget: Budget
     devices: DeviceProvider = field(default_factory=InventoryProvider)
     target: str = ""
+    device_name: str = "none"
     here: Mapping[str, str] = field(default_factory=dict)
     can: Capabilities = BOARD
     pin_clocks: bool = False
@@ -243,6 +244,7 @@ def open_build(
             backends=table,
             probe=probe,
             here=probe,
+            device_name=client.device.id,
             devices=devices or InventoryProvider(),
             can=client.device.capabilities,
             turn=turn,

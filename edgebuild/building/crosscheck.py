@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgebuild.building.compiling import compile_request
-from edgebuild.core.artifact import Artifact, Contract
+from edgebuild.core.artifact import Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
 from edgebuild.crosscheck import steps
 from edgebuild.crosscheck.conclusion import concluded, spread
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import CompiledCandidate
     from edgebuild.execution.executor import StepResult
-    from edgebuild.planning.plan import PlannedCandidate
 
 #: Frames that are compared, and of a recurrent model's sample at most so many steps. A board may be slow.
 SAMPLE_FRAMES = 32
@@ -36,25 +36,15 @@ SAMPLE_STEPS = 8
 WALK_FRAMES = 4
 
 
-def cross_check(
-    context: BuildContext,
-    planned: PlannedCandidate,
-    contract: Contract,
-    data: StepResult,
-    *,
-    model: StepResult,
-    artifact: Artifact,
-    compiled: StepResult,
-    outputs: StepResult,
-) -> CrossCheck:
+def cross_check(context: BuildContext, made: CompiledCandidate, data: StepResult, outputs: StepResult) -> CrossCheck:
     """Return what is found of an int8 candidate, evaluated on ``data`` (validation, or a part of it) as ``outputs``.
 
     What can't be compared is ``not checked``, with the reason. What runs here is never the candidate itself but a
     variant of it that shows more: where only that crashes, it is such a reason, not the candidate's crash. Raises what
     the device and the store raise.
     """
-    check = _Check(context, planned, contract, data, model, artifact, compiled)
-    found = context.guard.attempt(f"the cross-check of {planned.id}", lambda: check.run(outputs))
+    check = _Check(context, made, data)
+    found = context.guard.attempt(f"the cross-check of {made.planned.id}", lambda: check.run(outputs))
     return _unchecked(found.with_report) if isinstance(found, Failure) else found
 
 
@@ -63,18 +53,9 @@ def _unchecked(reason: str) -> CrossCheck:
 
 
 class _Check:
-    def __init__(
-        self,
-        context: BuildContext,
-        planned: PlannedCandidate,
-        contract: Contract,
-        data: StepResult,
-        model: StepResult,
-        artifact: Artifact,
-        compiled: StepResult,
-    ) -> None:
-        self.context, self.planned, self.contract = context, planned, contract
-        self.data, self.model, self.artifact, self.compiled = data, model, artifact, compiled
+    def __init__(self, context: BuildContext, made: CompiledCandidate, data: StepResult) -> None:
+        self.context, self.planned, self.contract = context, made.planned, made.contract
+        self.data, self.model, self.artifact, self.compiled = data, made.model, made.artifact, made.compiled
         path = context.project.custom_ops_path
         self.library: dict[str, StepResult | Path] = {} if path is None else {"library": path}
 

@@ -42,7 +42,7 @@ def described(context: BuildContext, split: Split) -> Described:
     return read_described(context.data[name].path)
 
 
-def tell(context: BuildContext) -> None:
+def tell(context: BuildContext, *, opens_test_set: bool) -> None:
     """Read what the build will need of the data, and tell what is amiss with them. Nothing is scored on any.
 
     Raises ``DataError`` for data that can't be used, ``StoreError`` where the seal was tampered with.
@@ -50,7 +50,7 @@ def tell(context: BuildContext) -> None:
     project, options = context.project, context.options
     found: dict[Split, Described] = {split: described(context, split) for split in ("calibration", "validation")}
     level = level_for_opening(1)
-    if not options.no_measure:
+    if opens_test_set:
         test = materialise(context, "test")
         found["test"] = described(context, "test")
         openings = openings_of(

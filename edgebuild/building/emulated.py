@@ -6,6 +6,8 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgebuild.building import splits
+from edgebuild.building.evaluation import evaluations
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults
 from edgebuild.building.splits import SAMPLE_S
 from edgebuild.core.candidate import Variant
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from edgebuild.building.context import BuildContext
-    from edgebuild.building.evaluation import Evaluation
+    from edgebuild.building.evaluation import Built, Evaluation
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.inputs import UnitCosts
@@ -31,23 +34,25 @@ PLAN_NOTE = (
 START_S, PROFILE_S = 5.0, 15.0
 
 
-def unit_costs(costs: UnitCosts) -> UnitCosts:
+def expect(costs: UnitCosts, macs: int | None) -> tuple[UnitCosts, tuple[str, ...]]:
     """Return what work costs where it is emulated: nothing is raced, and a split is a sample of it."""
-    return costs.model_copy(
-        update={
-            "compile_s": 2 * START_S,
-            "evaluate_s": START_S + SAMPLE_S + PROFILE_S,
-            "evaluate_test_s": START_S + SAMPLE_S,
-            "time_layer_s": 0.0,
-            "screen_launch_s": 0.0,
-            "certify_launch_s": 0.0,
-        }
-    )
+    changed = {
+        "compile_s": 2 * START_S,
+        "evaluate_s": START_S + SAMPLE_S + PROFILE_S,
+        "evaluate_test_s": START_S + SAMPLE_S,
+        "time_layer_s": 0.0,
+        "screen_launch_s": 0.0,
+        "certify_launch_s": 0.0,
+    }
+    return costs.model_copy(update=changed), (PLAN_NOTE.format(frames=splits.sample_frames(macs)),)
 
 
-def profile(built: Iterable[Evaluation], validation: JudgedSplit, context: BuildContext) -> MeasurementResults:
+def profile(
+    built: tuple[Built, ...], prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
+) -> MeasurementResults:
     """Return what of every candidate can be known without a clock, and which are scored on the test set."""
-    made = tuple(built)
+    del prepared
+    made = evaluations(built)
     profiled = {}
     for one in made:
         context.check()
@@ -63,7 +68,8 @@ def profile(built: Iterable[Evaluation], validation: JudgedSplit, context: Build
                 variant=Variant(candidate=one.planned.id, settings=one.artifact.settings),
                 evaluation=one,
                 artifact=one.artifact,
-                measured=profiled[one.planned.id],
+                # Memory under an emulator is that of another process: no limit and no objective is held against it.
+                measured=Measurements(),
                 samples_folder=one.folder,
             )
             for one in finalists

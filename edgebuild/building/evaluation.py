@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from edgebuild.core.artifact import Artifact
+    from edgebuild.core.artifact import Artifact, Contract
     from edgebuild.core.record import Note
     from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
     from edgebuild.execution.executor import StepResult
@@ -24,6 +24,18 @@ class FailedCandidate:
 
     planned: PlannedCandidate
     reason: str
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledCandidate:
+    """A candidate's artifact, and the ONNX ``model`` that it was compiled from."""
+
+    planned: PlannedCandidate
+    contract: Contract
+    model: StepResult
+    artifact: Artifact
+    compiled: StepResult
     notes: tuple[Note, ...] = ()
 
 

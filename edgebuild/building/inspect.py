@@ -6,9 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.building import emulated, splits
 from edgebuild.building.compress import planned_recipes
-from edgebuild.building.layer_times import untimed
+from edgebuild.building.costs import ASSUMED_FRAMES, ASSUMED_TRAIN_FRAMES, unit_costs
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -17,19 +16,18 @@ from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.core.candidate import CandidateSpec
 from edgebuild.core.measurement import UNKNOWN
-from edgebuild.core.objective import OBJECTIVES
-from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
-from edgebuild.planning.inputs import PlanInputs, UnitCosts
+from edgebuild.planning.inputs import PlanInputs
 from edgebuild.planning.recipes import ModelTraits, check_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.building.context import Options
+    from edgebuild.building.targets import KnownDevice
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.resolve import ResolvedTarget
     from edgebuild.core.budget import Budget
@@ -39,18 +37,6 @@ if TYPE_CHECKING:
 QUANTISABLE = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
 #: Quantisers and the distribution each one needs.
 QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
-#: For estimates only: what a small CPU does in a second, and what a frame costs beside its arithmetic.
-ASSUMED_MACS_PER_S = 50e9
-ASSUMED_FRAME_S = 0.0002
-ASSUMED_FRAMES = 5_000
-#: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
-#: unoptimised, which is taken to be five times as long.
-UNOPTIMISED_FRAMES = 32 * 9 * 5
-#: What a step of a recipe takes beside its training. A sample of the training is taken for as much arithmetic as four
-#: inferences: forwards, twice that backwards, and what the teacher answers.
-ASSUMED_COMPRESS_S = 10.0
-ASSUMED_TRAIN_FRAMES = 50_000
-TRAINING_INFERENCES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,80 +81,57 @@ def plan_inputs(
     target_name: str,
     *,
     model: ModelFacts,
-    probe: Mapping[str, str],
+    at: KnownDevice,
     backends: Mapping[str, Backend],
     budget: Budget,
     options: Options,
     frames: Mapping[str, int],
-    here: bool = True,
 ) -> PlanInputs:
-    """Put together what planning is pure over. ``frames`` holds the size of each split that was read already.
-
-    ``here`` says that the target is this machine: what isn't installed here is missing. Elsewhere the probe decides.
-    """
-    target = pick("targets", target_name, load_targets(project.folder))
-    resolved = resolve(target, load_profiles(project.folder), probe, threads=project.build.threads)
-    if not resolved.profiles:
-        reasons = "; ".join(f"{name} {reason}" for name, reason in resolved.refused)
-        raise EnvironmentGap(
-            f"Nothing can be built for {target_name} on this device: {reasons}.",
-            hint="`edgebuild targets` lists what can be built for; `edgebuild doctor` says what this machine is.",
-        )
-    arithmetic_s = (model.macs or 10_000_000) / ASSUMED_MACS_PER_S
-    frame_s = ASSUMED_FRAME_S + arithmetic_s
-    validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
+    """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
+    resolved = _resolved(project, target_name, at.probe)
     recipes = planned_recipes(project, options, frames.get("train", ASSUMED_TRAIN_FRAMES))
-    trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
-    assumed = f"{ASSUMED_FRAMES} frames per split" + (f", {ASSUMED_TRAIN_FRAMES} to train on" if trains else "")
-    notes = (
-        model.notes
-        if frames
-        else (
-            *model.notes,
-            f"data not read yet: times assume {assumed}",
-        )
-    )
-    if trains and project.training.loader is not None and project.training.data_version is None:
-        notes += (f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused",)
-    costs = UnitCosts(
-        compress_s=ASSUMED_COMPRESS_S,
-        time_layer_s=0.0 if untimed(project, options) else 2 * options.layers.launches * options.layers.launch_s,
-        train_sample_s=TRAINING_INFERENCES * arithmetic_s,
-        prepare_s=5.0 + 2 * frame_s * validation,
-        quantise_s=2.0 + 400 * frame_s,
-        compile_s=1.0,
-        evaluate_s=1.0 + frame_s * validation,
-        evaluate_test_s=1.0 + 2 * frame_s * test,
-        crosscheck_s=1.0 + UNOPTIMISED_FRAMES * frame_s,
-        screen_launch_s=options.screen.launch_s,
-        certify_launch_s=options.certify.launch_s,
-        certify_launches=options.certify.launches,
-        certify_sessions=1
-        + (OBJECTIVES[project.build.objective].concurrent or project.limits.throughput_per_s is not None),
-    )
-    if EMULATED in probe:
-        costs = emulated.unit_costs(costs)
-        notes = (*notes, emulated.PLAN_NOTE.format(frames=splits.sample_frames(model.macs)))
+    costs, said = unit_costs(project, options, model.macs, frames, at.can)
     return PlanInputs(
         target=resolved,
         objective=project.build.objective,
         budget=budget.text,
         quantisable_ops=model.quantisable_ops,
         missing={
-            **_missing_backends(backends, probe, here=here),
+            **_missing_backends(backends, at),
             **_missing_quantisers(),
             **_missing_modules(recipes),
         },
         backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
-        precision_refusals=_precision_refusals(resolved, probe, backends),
+        precision_refusals=_precision_refusals(resolved, at.probe, backends),
         time_s=options.time_s,
         max_finalists=MAX_FINALISTS,
         costs=costs,
         recipes=recipes,
         recipes_named=bool(options.recipes),
         ground=_ground(project),
-        notes=notes,
+        notes=(*model.notes, *_assumptions(project, recipes, frames), *said),
     )
+
+
+def _resolved(project: Project, name: str, probe: Mapping[str, str]) -> ResolvedTarget:
+    target = pick("targets", name, load_targets(project.folder))
+    resolved = resolve(target, load_profiles(project.folder), probe, threads=project.build.threads)
+    if not resolved.profiles:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in resolved.refused)
+        raise EnvironmentGap(
+            f"Nothing can be built for {name} on this device: {reasons}.",
+            hint="`edgebuild targets` lists what can be built for; `edgebuild doctor` says what this machine is.",
+        )
+    return resolved
+
+
+def _assumptions(project: Project, recipes: Iterable[Recipe], frames: Mapping[str, int]) -> Iterator[str]:
+    trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
+    if not frames:
+        more = f", {ASSUMED_TRAIN_FRAMES} to train on" if trains else ""
+        yield f"data not read yet: times assume {ASSUMED_FRAMES} frames per split{more}"
+    if trains and project.training.loader is not None and project.training.data_version is None:
+        yield f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused"
 
 
 def check_recipes(project: Project, options: Options) -> None:
@@ -188,11 +151,11 @@ def _ground(project: Project) -> ModelTraits:
     )
 
 
-def _missing_backends(backends: Mapping[str, Backend], probe: Mapping[str, str], *, here: bool) -> dict[str, str]:
-    if here:
+def _missing_backends(backends: Mapping[str, Backend], at: KnownDevice) -> dict[str, str]:
+    if at.here:
         return {name: backend.install_hint for name, backend in backends.items() if backend.installed() is None}
     elsewhere = "not for the device's Python: `edgebuild device provision` puts it there"
-    return {name: elsewhere for name in backends if probe.get(f"runtime.{name}") == UNKNOWN}
+    return {name: elsewhere for name in backends if at.probe.get(f"runtime.{name}") == UNKNOWN}
 
 
 def _missing_quantisers() -> dict[str, str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
-from edgebuild.core.objective import OBJECTIVES
 from edgebuild.execution.faults import Failure
 from edgebuild.measuring.layer_times import TimeLayer
 from edgebuild.techniques.timing.layer_pairs import SIDES, ExportLayerPairs
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgebuild.building.context import BuildContext, Options
-    from edgebuild.catalogue.project import Project
+    from edgebuild.building.context import BuildContext
+    from edgebuild.core.capabilities import Capabilities
+    from edgebuild.core.objective import Objective
     from edgebuild.execution.executor import StepResult
     from edgebuild.planning.plan import Plan, PlannedCandidate
     from edgebuild.techniques.technique import Technique
@@ -35,20 +35,16 @@ def timing_candidate(plan: Plan, recipe: str, profile: str) -> PlannedCandidate 
     return min(found, key=lambda c: c.precision.kind != "fp32", default=None)
 
 
-def untimed(project: Project, options: Options) -> str:
-    """Return why a build times no layer on whatever device; empty where it may."""
-    if options.no_measure:
-        return "nothing is measured in this build (--no-measure)"
-    objective = OBJECTIVES[project.build.objective]
-    return "" if objective.timed else f"the build's objective is {objective.name}, not time"
+def untimed(objective: Objective, can: Capabilities) -> str:
+    """Return why no layer is timed on a device that can be asked this; empty where layers may be."""
+    if not objective.timed:
+        return f"the build's objective is {objective.name}, not time"
+    return can.untimed
 
 
 def why_untimed(context: BuildContext, planned: PlannedCandidate | None) -> str:
     """Return why no layer is timed in this build; empty where they are."""
-    why = untimed(context.project, context.options)
-    if not why and not context.can.times:
-        why = context.can.why
-    return why or ("" if planned else "the profile builds nothing but int8")
+    return untimed(context.objective, context.can) or ("" if planned else "the profile builds nothing but int8")
 
 
 def time_layers(

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgebuild.building.evaluation import Evaluation
+from edgebuild.building.results import MeasurementResults
+from edgebuild.core.record import notes_on
 from edgebuild.crosscheck.conclusion import spread
 from edgebuild.crosscheck.steps import TakeFrames
 from edgebuild.errors import EnvironmentGap, ModelError, StoreError
@@ -19,23 +22,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Built, CompiledCandidate
     from edgebuild.building.prepare import ModelInputs
-    from edgebuild.core.artifact import Artifact
-    from edgebuild.execution.executor import StepResult
-    from edgebuild.planning.plan import PlannedCandidate
+    from edgebuild.building.splits import JudgedSplit
 
 #: Frames that it is called with, and of a recurrent model's sample at most so many steps.
 FRAMES = STEPS = 4
 
 
-def open_here(
-    context: BuildContext, planned: PlannedCandidate, artifact: Artifact, compiled: StepResult, prepared: ModelInputs
-) -> tuple[str, ...]:
+def open_candidate(
+    made: CompiledCandidate, prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
+) -> Evaluation:
+    """Return a candidate that was opened on this machine, where that can be done, and judged nowhere."""
+    del validation
+    opened = notes_on("opening", open_here(context, made, prepared))
+    return Evaluation(
+        planned=made.planned, artifact=made.artifact, compiled=made.compiled, notes=(*made.notes, *opened)
+    )
+
+
+def nothing_measured(
+    built: tuple[Built, ...], prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
+) -> MeasurementResults:
+    """Return that nothing is proven, and why."""
+    del built, prepared, validation
+    return MeasurementResults(unproven=context.can.why)
+
+
+def open_here(context: BuildContext, made: CompiledCandidate, prepared: ModelInputs) -> tuple[str, ...]:
     """Load an artifact in a runner of this machine, call it on a few frames, and return what to note.
 
     Says nothing of accuracy. Where the runtime isn't here, or can't run this precision or library here, that is the
     note. Raises ``ModelError`` for an artifact that can't be loaded, or whose outputs aren't those of the model.
     """
+    planned, artifact, compiled = made.planned, made.artifact, made.compiled
     reason = context.backends[planned.backend].refuse(planned.precision, context.here)
     if reason is None and artifact.load and dict(artifact.load).get("libraries"):
         reason = "it loads a library of custom operators that is the target's"

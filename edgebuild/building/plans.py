@@ -11,14 +11,12 @@ from edgebuild.building.data import materialise
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
-from edgebuild.building.targets import check_facts, enrolled, not_this_machine
+from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgebuild.building.context import BuildContext, Options
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
     from edgebuild.planning.plan import Plan
 
 #: What a plan says of a target that is neither this machine nor one of the inventory.
-FROM_FACTS = (
-    "planned from the target's facts: no device is enrolled. `edgebuild device add` enrols one, and "
-    "`edgebuild build --no-measure` compiles without"
-)
 
 
 def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
@@ -52,12 +46,13 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         context.project,
         context.target,
         model=model,
-        probe=context.probe,
+        at=KnownDevice(
+            probe=context.probe, can=context.can, here=context.can.runs and not context.client.device.detached
+        ),
         backends=context.backends,
         budget=context.budget,
         options=context.options,
         frames=frames,
-        here=context.can.runs and not context.client.device.detached,
     )
     return make_plan(inputs)
 
@@ -84,30 +79,16 @@ def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tu
     known = (*unread, *warnings(project, budget, found, test_level=level_for_opening(1)))
     plans = []
     for target in targets_of(project, options):
-        probe, notes = _probe_of(target, project, options, here, devices)
+        at = known_device(target, project, options, here, devices)
         inputs = plan_inputs(
             project,
             target,
             model=model,
-            probe=probe,
+            at=at,
             backends=table,
             budget=budget,
             options=options,
             frames={split: data.frames for split, data in found.items() if data.whole},
-            here=probe is here,
         )
-        plans.append(make_plan(inputs.model_copy(update={"notes": (*known, *notes, *inputs.notes)})))
+        plans.append(make_plan(inputs.model_copy(update={"notes": (*known, *at.notes, *inputs.notes)})))
     return tuple(plans)
-
-
-def _probe_of(
-    target: str, project: Project, options: Options, here: Mapping[str, str], devices: DeviceProvider
-) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """Return what is known of a target's device, and what to say of it."""
-    if options.no_measure:
-        check_facts(target, project)
-        return {}, (FROM_FACTS,)
-    entry = enrolled(target, options, devices)
-    if entry is not None:
-        return entry.facts, ()
-    return ({}, (FROM_FACTS,)) if not_this_machine(target, project, here) else (here, ())

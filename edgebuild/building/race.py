@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.certify import Entrant, Screening, certify
-from edgebuild.building.emulated import profile
 from edgebuild.building.evaluation import evaluations
 from edgebuild.building.results import MeasurementResults, cost_of, disturbed, summarised
 from edgebuild.core.candidate import Variant
@@ -33,16 +32,13 @@ if TYPE_CHECKING:
 def run_race(
     built: tuple[Built, ...], prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
 ) -> MeasurementResults:
-    """Screen, choose finalists, certify; where the device can't be asked for times, find out what it can be asked for.
+    """Screen, choose finalists, certify.
 
     A runner that crashes or hangs, and a bug that one arm meets, is its candidate's result. Raises ``DeviceError`` when
     the device fails, or the baseline on it; whatever was measured until then is on disk and is gone on with.
     """
-    if not context.can.runs:
-        return MeasurementResults(unproven=context.can.why)
+    del validation
     made = evaluations(built)
-    if not context.can.times:
-        return profile(made, validation, context)
     baseline = next((one for one in made if one.planned.baseline), None)
     if baseline is None:
         baseline = next((one for one in sorted(made, key=lambda b: bool(b.planned.recipe)) if one.eligible), None)

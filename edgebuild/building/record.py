@@ -82,7 +82,7 @@ def write_record(
         build_id=folder.name,
         project=context.project.name,
         target=plan.target,
-        device=context.client.device.id if context.can.runs else "none",
+        device=context.device_name,
         started_at=started.isoformat(timespec="seconds"),
         seconds=conclusion.seconds,
         objective=context.project.build.objective,

@@ -41,7 +41,7 @@ def finalist_record(
         reason=ending.reason,
         test=verdict,
         screened=race.screened.get(finalist.variant, Measurements()),
-        measured=finalist.measured,
+        measured=race.profiled.get(finalist.planned.id, finalist.measured),
         on_front=name in selection.front,
     )
 

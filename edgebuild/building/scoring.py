@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgebuild.building.candidates import evaluate, judge
 from edgebuild.building.data import materialise
 from edgebuild.building.early import described
 from edgebuild.building.prepare import run_reference
+from edgebuild.building.proving import evaluate, judge
 from edgebuild.building.seal import record_test_access
-from edgebuild.building.splits import judged_split
+from edgebuild.building.ways import way_of
 from edgebuild.execution.faults import Failure
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def open_test_set(targets: Sequence[TargetBuild], prepared: ModelInputs) -> tupl
     reference = run_reference(context, prepared.imported, prepared.given, test, "test")
     return tuple(
         _scores(
-            each.race.finalists, judged_split("test", test, reference, prepared, each.context), access, each.context
+            each.race.finalists,
+            way_of(each.context.can).split("test", test, reference, prepared, each.context),
+            access,
+            each.context,
         )
         for each in targets
     )

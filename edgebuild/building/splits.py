@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 from edgebuild.building.prepare import run_reference
 from edgebuild.core.record import SampledSplit
+from edgebuild.judging.outcomes import as_emulated
 from edgebuild.models.subset import SampleData
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgebuild.building.context import BuildContext
     from edgebuild.building.prepare import ModelInputs
+    from edgebuild.core.verdict import Verdict
     from edgebuild.execution.executor import StepResult
 
 #: What one candidate may take for one split on an emulated device, about.
@@ -25,37 +29,45 @@ LEAST_FRAMES = 32
 LEAST_SAMPLES = 20
 
 
+def unmarked(verdict: Verdict) -> Verdict:
+    """Return the verdict as it is."""
+    return verdict
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgedSplit:
-    """Data, and the reference's outputs on exactly these frames. ``name`` is what steps on them are called after."""
+    """Data, and the reference's outputs on exactly these frames.
+
+    ``name`` is what steps on them are called after, ``mark`` marks a verdict on them with what it rests on.
+    """
 
     split: Literal["validation", "test"]
     name: str
     data: StepResult
     reference: StepResult
-    emulated: bool = False
+    mark: Callable[[Verdict], Verdict] = unmarked
     sample: SampledSplit | None = None
 
     @classmethod
-    def whole(cls, split: Literal["validation", "test"], data: StepResult, reference: StepResult) -> JudgedSplit:
+    def whole(
+        cls, split: Literal["validation", "test"], data: StepResult, reference: StepResult, *_: object
+    ) -> JudgedSplit:
         """Return all of a split."""
         return cls(split=split, name=split, data=data, reference=reference)
 
 
-def judged_split(
+def sampled(
     split: Literal["validation", "test"],
     data: StepResult,
     reference: StepResult,
     prepared: ModelInputs,
     context: BuildContext,
 ) -> JudgedSplit:
-    """Return what of a split is run on the target's device.
+    """Return what of a split is run on an emulated device.
 
-    A sample takes whole samples, classes and groups in proportion. Deterministic: the same data and model give the same
-    part on every machine.
+    Whole samples, classes and groups in proportion. Deterministic: the same data and model give the same part on every
+    machine.
     """
-    if context.can.times or not context.can.runs:
-        return JudgedSplit.whole(split, data, reference)
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
     macs = read_facts(load_onnx(prepared.frozen.path / "model.onnx")).macs
@@ -71,7 +83,7 @@ def judged_split(
         name=f"{split} (emulated, {kept:,} frames)",
         data=part,
         reference=reference,
-        emulated=True,
+        mark=as_emulated,
         sample=SampledSplit(split=split, frames=kept, of=frames),
     )
 

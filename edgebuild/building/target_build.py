@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.candidates import make_candidates
 from edgebuild.building.compress import compress_models
-from edgebuild.building.race import run_race
-from edgebuild.building.splits import judged_split
+from edgebuild.building.ways import way_of
 from edgebuild.execution.turns import side_by_side
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def build_targets(
 def build_target(plan: Plan, prepared: ModelInputs, context: BuildContext) -> TargetBuild:
     """Compress, make the candidates, and measure them. The test set stays sealed."""
     models = compress_models(plan, prepared, context)
-    validation = judged_split("validation", prepared.validation, prepared.reference, prepared, context)
+    way = way_of(context.can)
+    validation = way.split("validation", prepared.validation, prepared.reference, prepared, context)
     built = make_candidates(plan, models, prepared, validation, context)
-    race = run_race(built, prepared, validation, context)
+    race = way.measure(built, prepared, validation, context)
     return TargetBuild(context=context, plan=plan, validation=validation, built=built, race=race)

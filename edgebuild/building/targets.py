@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
 from edgebuild.catalogue.targets import load_targets
-from edgebuild.core.capabilities import COMPILE_ONLY
+from edgebuild.core.capabilities import BOARD, COMPILE_ONLY, Capabilities, capabilities_of
 from edgebuild.devices.hold import holding
 from edgebuild.devices.probe import platform_of
 from edgebuild.errors import ConfigError, EnvironmentGap, UsageError
@@ -24,6 +24,25 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.fleet.inventory import DeviceEntry
     from edgebuild.fleet.provider import Attached, DeviceProvider
+
+
+FROM_FACTS = (
+    "planned from the target's facts: no device is enrolled. `edgebuild device add` enrols one, and "
+    "`edgebuild build --no-measure` compiles without"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownDevice:
+    """What planning knows of a target's device: its readings, what it can be asked, and what to say of that.
+
+    ``here`` says that it is this machine: what isn't installed here is missing. Elsewhere the readings decide.
+    """
+
+    probe: Mapping[str, str]
+    can: Capabilities
+    here: bool
+    notes: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -52,7 +71,7 @@ def _at(context: BuildContext, target: str, at: Attached | None, entry: DeviceEn
     if at is None or entry is None:
         executor = context.executor.on(context.executor.configuration, device=context.client)
         here = replace(context, target=target, executor=executor)
-        return replace(here, can=COMPILE_ONLY, probe={}) if context.options.no_measure else here
+        return replace(here, can=COMPILE_ONLY, probe={}, device_name="none") if context.options.no_measure else here
     client = at.client
     hold = holding(client, context.progress, context.check, context.turn.lent)
     return replace(
@@ -60,6 +79,7 @@ def _at(context: BuildContext, target: str, at: Attached | None, entry: DeviceEn
         target=target,
         client=client,
         can=client.device.capabilities,
+        device_name=client.device.id,
         probe=at.probe,
         executor=context.executor.on(platform_of(client, at.probe), device=client, hold=hold),
         pin_clocks=entry.pin_clocks,
@@ -82,6 +102,22 @@ def device_of(
             "--no-measure compiles without one and proves nothing.",
         )
     return entry
+
+
+def known_device(
+    target: str, project: Project, options: Options, here: Mapping[str, str], devices: DeviceProvider
+) -> KnownDevice:
+    """Return what is known of a target's device without reaching it; a target without one is what its facts say."""
+    from_facts = KnownDevice(probe={}, can=COMPILE_ONLY, here=False, notes=(FROM_FACTS,))
+    if options.no_measure:
+        check_facts(target, project)
+        return from_facts
+    entry = enrolled(target, options, devices)
+    if entry is not None:
+        return KnownDevice(probe=entry.facts, can=capabilities_of(entry.facts), here=False)
+    if not_this_machine(target, project, here):
+        return replace(from_facts, can=BOARD)
+    return KnownDevice(probe=here, can=BOARD, here=True)
 
 
 def check_facts(target: str, project: Project) -> None:

@@ -8,10 +8,10 @@ from edgebuild.catalogue.profiles import CORES_ALL, CORES_HALF, Profile, Rule
 from edgebuild.catalogue.project_tables import LimitsTable
 from edgebuild.catalogue.tables import unknown
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision, Setting
+from edgebuild.core.capabilities import EMULATED_FACT
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.values import Value
 from edgebuild.devices.messages import whole_number
-from edgebuild.devices.probe import EMULATED
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _contradictions(facts: Facts, readings: Mapping[str, str]) -> Iterator[str]:
         if missing:
             yield f"[facts].isa: the device's CPU lacks {', '.join(missing)}"
     # An emulated device has its target's kind of CPU and no board.
-    names = [] if EMULATED in readings else [readings[name] for name in ("cpu", "board") if name in readings]
+    names = [] if EMULATED_FACT in readings else [readings[name] for name in ("cpu", "board") if name in readings]
     if facts.known_as and names and not any(facts.known_as.value in name for name in names):
         yield f'[facts].known_as: should be "{facts.known_as.value}", the device is "{names[0]}"'
     memory = _number(readings, "memory_bytes")

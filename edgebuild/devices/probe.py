@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
 
 PROBE_LIMIT_S = 120.0
-#: The reading of a device that is emulated; others don't have it. What it is emulated as, is its ``cpu``.
-EMULATED = "emulated"
 #: Readings of the probe that are configuration: when one changes, measurements and device steps don't match any more.
 #: Load and temperature are no configuration.
 CONFIGURATION = ("arch", "cpu", "isa", "cores", "memory_bytes", "kernel", "os", "python", "governor", "power_mode")
@@ -44,8 +42,7 @@ def read_probe(client: RunnerClient, *, light: bool = False) -> dict[str, str]:
     answer = client.call("probe", {"light": light}, time_limit_s=PROBE_LIMIT_S)
     flat: dict[str, str] = {}
     _flatten("", answer, flat)
-    if not client.device.capabilities.times:
-        flat[EMULATED] = "yes"
+    flat.update(client.device.capabilities.facts)
     return flat
 
 

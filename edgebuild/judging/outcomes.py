@@ -26,7 +26,7 @@ def as_emulated(verdict: Verdict) -> Verdict:
 
 def standing(verdict: Verdict, objective: Objective, can: Capabilities) -> Verdict:
     """Return what a verdict is worth for the choice: nothing decides what the device can't be asked for."""
-    if objective.in_files or can.times or verdict.outcome is Outcome.REFUSED:
+    if can.decides(objective) or verdict.outcome is Outcome.REFUSED:
         return verdict
     return with_reason(verdict, f"the best {objective.name} is unknown: {can.why}", Outcome.INCONCLUSIVE)
 

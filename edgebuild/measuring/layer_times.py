@@ -50,7 +50,7 @@ class TimeLayer(Step):
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         client = client_of(ctx)
-        session.require_clock(client.device)
+        client.device.capabilities.require_clock(client.device.id)
         arms = [self._arm(side, inputs) for side in SIDES]
         bench = session.MeasurementContext(
             client=client, root=ctx.scratch, progress=ctx.progress, check=ctx.check, configuration=(), seed=ctx.seed

@@ -15,7 +15,6 @@ from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measure
 from edgebuild.core.values import digest_json
 from edgebuild.devices import answers
 from edgebuild.devices.probe import read_probe, require_alive
-from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.faults import Failure, Guard
 from edgebuild.measuring import statistics
 from edgebuild.measuring.samples import require_samples
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import Progress, Task
     from edgebuild.core.values import Json
     from edgebuild.devices.client import RunnerClient
-    from edgebuild.devices.transport import Device
     from edgebuild.measuring.protocols import Protocol
 
 T = TypeVar("T")
@@ -127,15 +125,6 @@ class _Run:
     cool_down: CoolDown | None = None
 
 
-def require_clock(device: Device) -> None:
-    """Raise ``EnvironmentGap`` for an emulated device: no time, memory or energy that it shows is a board's."""
-    if not device.capabilities.times:
-        raise EnvironmentGap(
-            f"{device.id} is emulated: how long something takes there says nothing about a board, so nothing is timed.",
-            hint="Measure on a board: `edgebuild device add NAME --target T --ssh user@host`.",
-        )
-
-
 def session_key(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm]) -> str:
     """Return the digest of everything that must match for a session to be reused."""
     return digest_json(
@@ -165,7 +154,8 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
     Raises ``DeviceError`` when the device or an arm to keep fails, ``Interrupted`` when stopped; what was measured is
     kept and a second call goes on with it. A session in which an arm failed is never whole.
     """
-    require_clock(bench.client.device)
+    device = bench.client.device
+    device.capabilities.require_clock(device.id)
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
         "protocol": protocol.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Energy, Layer, Memory
-from edgebuild.measuring.session import grace_s, require_clock
+from edgebuild.measuring.session import grace_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ def _side_launch(bench: MeasurementContext, folder: SessionFolder, arm: Arm, op:
 
 def _call(bench: MeasurementContext, arm: Arm, op: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     client = bench.client
-    require_clock(client.device)
+    client.device.capabilities.require_clock(client.device.id)
     return client.call(
         op,
         {

@@ -148,9 +148,14 @@ def verdict_sentence(record: BuildRecord) -> str:
     return f"Emulated ({record.emulated.text}): {_sentence(record)}" if record.emulated else _sentence(record)
 
 
+def mark(record: BuildRecord) -> str:
+    """Return what stands beside every status of such a build; empty where the device was a real one."""
+    return EMULATED if record.emulated else ""
+
+
 def qualified(word: str, record: BuildRecord) -> str:
     """Return a word on the result, marked where the device was no real one."""
-    return f"{word} ({EMULATED})" if record.emulated else word
+    return f"{word} ({mark(record)})" if mark(record) else word
 
 
 def _sentence(record: BuildRecord) -> str:

@@ -120,7 +120,7 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: sentences.Un
             "\nmean" if latency and latency.exits else "",
         ),
         _text(f"{formatting.bytes_text(c.size_bytes)}\n{memory}"),
-        _text((c.status, _STATUS_STYLES.get(c.status, "")), role, f"\n{sentences.EMULATED}" if record.emulated else ""),
+        _text((c.status, _STATUS_STYLES.get(c.status, "")), role, f"\n{sentences.mark(record)}".rstrip()),
     ]
 
 

@@ -111,8 +111,12 @@ def test_it_can_be_asked_all_that_others_can(pair: Pair, op: str) -> None:
     with bench.client.workspace() as remote:
         answer = bench.call(op, small, data, out=remote, **quick)
         if op == "layers":
-            named = [(each["name"], each["op"]) for each in answer["layers"]]
-            assert named == [(each["name"], each["op"]) for each in bench.call(op, plain, data)["layers"]]
+            assert named(answer) == named(bench.call(op, plain, data))
+
+
+def named(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """The layers; OpenVINO lays data out anew before one now and then, whatever the weights come from."""
+    return [(each["name"], each["op"]) for each in answer["layers"] if each["op"] != "Reorder"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

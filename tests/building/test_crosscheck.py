@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgebuild.backends.protocol import CompileRequest
-from edgebuild.building import candidates
+from edgebuild.building import proving
 from edgebuild.building.context import BuildContext, Options, open_build
 from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.evaluation import CompiledCandidate
 from edgebuild.building.splits import JudgedSplit
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, StateLink, TensorSpec
@@ -153,10 +154,9 @@ def checked(context: BuildContext, runtime: str, model: bytes, contract: Contrac
         **more,
     )
     split = JudgedSplit(split="validation", name="validation", data=made, reference=made)
-    outputs = candidates.evaluate(context, artifact, compiled, split, "net")
-    return cross_check(
-        context, planned, contract, made, model=made, artifact=artifact, compiled=compiled, outputs=outputs
-    )
+    outputs = proving.evaluate(context, artifact, compiled, split, "net")
+    candidate = CompiledCandidate(planned=planned, contract=contract, model=made, artifact=artifact, compiled=compiled)
+    return cross_check(context, candidate, made, outputs)
 
 
 def without_vnni(context: BuildContext, runtime: str, monkeypatch: pytest.MonkeyPatch) -> BuildContext:

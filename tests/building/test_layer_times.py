@@ -127,8 +127,8 @@ def test_a_pair_that_cannot_be_compiled_has_no_time_and_is_noted(
         ({"objective": "size"}, "the build's objective is size, not time"),
         ({"objective": "memory"}, "the build's objective is memory, not time"),
         (
-            {"options": Options(no_measure=True), "can": COMPILE_ONLY},
-            "nothing is measured in this build (--no-measure)",
+            {"can": COMPILE_ONLY},
+            COMPILE_ONLY.why,
         ),
     ],
 )
@@ -144,7 +144,7 @@ def test_other_reasons_to_time_nothing(tmp_path: Path) -> None:
     context = world_in(tmp_path)
     assert why_untimed(context, None) == "the profile builds nothing but int8"
     assert why_untimed(context, planned()) == ""
-    assert why_untimed(replace(context, options=Options(no_measure=True)), planned()) != ""
+    assert why_untimed(replace(context, can=COMPILE_ONLY), planned()) == COMPILE_ONLY.why
     assert why_untimed(replace(context, can=EMULATED), planned()) == EMULATED.why
     assert time_layers(zoo.step_of(PruneStructured, zoo.ZOO["residual"]), {}, planned(), 1, context) == ({}, ())
 

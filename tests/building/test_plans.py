@@ -8,7 +8,7 @@ import pytest
 
 from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.building.context import Options
-from edgebuild.building.plans import FROM_FACTS
+from edgebuild.building.targets import FROM_FACTS
 from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.project_tables import RecipeStepTable, RecipeTable
 from edgebuild.errors import EnvironmentGap, UsageError

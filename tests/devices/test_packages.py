@@ -165,7 +165,7 @@ def test_a_kill_at_any_moment_leaves_the_old_packages_and_is_gone_over(
 ) -> None:
     """Killed once so many files are written: amidst unpacking, and amidst compiling."""
     install(client, make_wheel(tmp_path / "old"))
-    many = {f"toyrt/part{number}.py": f"x = {number}\n".encode() * 200 for number in range(60)}
+    many = {f"toyrt/part{number}.py": f"x = {number}\n".encode() * 2000 for number in range(60)}
     asked = request(client, make_wheel(tmp_path / "new", version="2.0", files=many), site=NEXT)
     partial = Path(client.device.root) / "site" / f"{NEXT}.part"
     channel = client.start("install", asked, time_limit_s=60.0)
