@@ -153,10 +153,9 @@ def run_bench(
         at = stack.enter_context(attached(local_device(home), table, native_libraries=native))
         isa, pin = kernels_of(at.probe), False
         if request.device is not None:
-            provider = devices or InventoryProvider()
-            entry = entry_of(request.device, provider.entries())
-            device, pin = provider.connect(entry), entry.pin_clocks
-            stack.callback(device.close)
+            devices = devices or InventoryProvider()
+            entry = entry_of(request.device, devices.entries())
+            device, pin = devices.connect(entry), entry.pin_clocks
             device.capabilities.require_clock(device.id)
             at = stack.enter_context(attached(device, table, native_libraries=native))
         executor = Executor(
@@ -171,10 +170,7 @@ def run_bench(
             project="bench",
         )
         cores = whole_number(at.probe.get("cores", "")) or 1
-        ground = BenchContext(executor=executor, client=at.client, backends=table, cores=cores)
-        arms = [_arm(path, request, ground) for path in (request.model, request.against) if path is not None]
-        if len({arm.id for arm in arms}) < len(arms):
-            raise UsageError("--against names the very same model.", hint="Name another one.")
+        arms = _arms(request, BenchContext(executor=executor, client=at.client, backends=table, cores=cores))
         stack.enter_context(holding(at.client, progress, check)("bench", False))
         probe = stack.enter_context(clocks_as_asked(at.client, at.probe, pin=pin, check=check))
         bench = session.MeasurementContext(
@@ -187,6 +183,13 @@ def run_bench(
             anchor=anchor_arm(table, executor),
         )
         return _measure(bench, arms, request)
+
+
+def _arms(request: BenchRequest, ground: BenchContext) -> list[Arm]:
+    arms = [_arm(path, request, ground) for path in (request.model, request.against) if path is not None]
+    if len({arm.id for arm in arms}) < len(arms):
+        raise UsageError("--against names the very same model.", hint="Name another one.")
+    return arms
 
 
 def _measure(bench: MeasurementContext, arms: list[Arm], request: BenchRequest) -> BenchReport:

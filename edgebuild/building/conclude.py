@@ -16,10 +16,12 @@ from edgebuild.judging.outcomes import standing
 from edgebuild.judging.selection import Option, missed_share, select
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+    from typing import TypeAlias
 
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.evaluation import Evaluation
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
     from edgebuild.building.scoring import SealedSetScores
     from edgebuild.building.target_build import TargetBuild
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from edgebuild.core.objective import Objective
     from edgebuild.core.record import BuildRecord
     from edgebuild.core.verdict import Verdict
+    from edgebuild.judging.selection import Selection
+
+    #: Where an artifact lies, and the artifact with the settings that it is kept with.
+    Shipped: TypeAlias = tuple[Path, Artifact]
 
 
 def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
@@ -59,15 +65,7 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
     others = [other_record(each, race, objective) for each in built if each.planned.id not in certified]
     made = evaluations(built)
     outcome = outcome_of(selection, standing_verdicts.values(), unproven=bool(race.unproven and made))
-    kept = selection.chosen or selection.nearest
-    smallest = (
-        min(made, key=lambda each: (each.artifact.size_bytes, each.planned.id)) if race.unproven and made else None
-    )
-    shipped: tuple[Path, Artifact] | None = None
-    if smallest is not None:
-        kept, shipped = smallest.planned.id, (smallest.folder, smallest.artifact)
-    elif kept is not None:
-        shipped = (names[kept].evaluation.folder, names[kept].artifact)
+    kept, shipped = _kept(selection, names, made if race.unproven else ())
     samples = tuple(sample for sample in (target.validation.sample, scores.sample) if sample is not None)
     conclusion = Conclusion(
         candidates=(*finalists, *others),
@@ -82,11 +80,22 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
             failures={e.planned.id: e.reason if isinstance(e, FailedCandidate) else None for e in built},
             unproven=race.unproven,
         ),
-        access=scores.access,
+        test_set=scores.access,
         emulated=EmulatedDevice(cpu=context.probe.get("cpu", "unknown"), samples=samples) if samples else None,
         seconds=time.monotonic() - context.started,
     )
     return write_record(target, race, conclusion, names=names, shipped=shipped)
+
+
+def _kept(
+    selection: Selection, names: Mapping[str, CertifiedCandidate], unproven: Iterable[Evaluation]
+) -> tuple[str | None, Shipped | None]:
+    """Return whose artifact is kept, and that artifact: the chosen one, the nearest, or the smallest unproven one."""
+    smallest = min(unproven, key=lambda each: (each.artifact.size_bytes, each.planned.id), default=None)
+    if smallest is not None:
+        return smallest.planned.id, (smallest.folder, smallest.artifact)
+    kept = selection.chosen or selection.nearest
+    return kept, (names[kept].evaluation.folder, names[kept].artifact) if kept is not None else None
 
 
 def _survived(race: MeasurementResults, scores: SealedSetScores) -> MeasurementResults:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgebuild.execution.executor import Executor, Input, StepResult
     from edgebuild.execution.faults import Guard
     from edgebuild.execution.store import Store
-    from edgebuild.fleet.provider import DeviceProvider
+    from edgebuild.fleet.provider import Attached, DeviceProvider
     from edgebuild.measuring.protocols import Protocol
 
 #: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
@@ -207,52 +207,52 @@ def open_build(
     """
     from edgebuild.backends.table import backends
     from edgebuild.catalogue.callables import project_code
-    from edgebuild.devices.hold import holding
     from edgebuild.devices.local import local_device
-    from edgebuild.devices.probe import kernels_of, platform_of
-    from edgebuild.execution.executor import Executor
     from edgebuild.execution.lock import BuildLock
     from edgebuild.fleet.provider import attached
 
     home = project.folder / HOME
-    turn, table, native = HostTurn(), backends(), project.custom_ops_path is not None
+    table, native = backends(), project.custom_ops_path is not None
     with (
         BuildLock(home / "lock"),
         store_of(project) as store,
         attached(local_device(home), table, native_libraries=native) as here,
     ):
-        client, probe, code = here.client, here.probe, project_code(project.folder)
-        executor = Executor(
-            store=store,
-            progress=progress,
-            check=check,
-            seed=project.build.seed,
-            isa=kernels_of(probe),
-            device_configuration=platform_of(client, probe),
-            device=client,
-            code=code,
-            hold=holding(client, progress, check),
-            turn=turn,
-            project=project.name,
-        )
+        client, code, turn = here.client, project_code(project.folder), HostTurn()
+        given: dict[str, Any] = {"progress": progress, "check": check, "code": code, "turn": turn}
         yield BuildContext(
+            **given,
             project=project,
             options=options,
             home=home,
-            executor=executor,
+            executor=_executor(project, store, here, **given),
             client=client,
             backends=table,
-            probe=probe,
-            here=probe,
+            probe=here.probe,
+            here=here.probe,
             device_name=client.device.id,
             devices=devices or InventoryProvider(),
             can=client.device.capabilities,
-            turn=turn,
-            code=code,
             budget=budget_of(project, options),
-            progress=progress,
-            check=check,
         )
+
+
+def _executor(project: Project, store: Store, here: Attached, **given: Any) -> Executor:
+    """Return what runs steps on this machine."""
+    from edgebuild.devices.hold import holding
+    from edgebuild.devices.probe import kernels_of, platform_of
+    from edgebuild.execution.executor import Executor
+
+    return Executor(
+        store=store,
+        seed=project.build.seed,
+        isa=kernels_of(here.probe),
+        device_configuration=platform_of(here.client, here.probe),
+        device=here.client,
+        hold=holding(here.client, given["progress"], given["check"]),
+        project=project.name,
+        **given,
+    )
 
 
 def store_of(project: Project) -> Store:

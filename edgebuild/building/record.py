@@ -57,7 +57,7 @@ class Conclusion:
     kept: str | None
     outcome: BuildOutcome
     summary: str
-    access: SealedSetAccess | None
+    test_set: SealedSetAccess | None
     emulated: EmulatedDevice | None
     seconds: float
 
@@ -77,27 +77,19 @@ def write_record(
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
     unkept = _keep_all_samples(context, names, folder / SAMPLES)
-    launches = race.finalists[0].launches if race.finalists else ()
+    launches = next((finalist.launches for finalist in race.finalists), ())
+    candidates = tuple(
+        c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in conclusion.candidates
+    )
     record = BuildRecord(
+        **{**vars(conclusion), "candidates": candidates},
         build_id=folder.name,
         project=context.project.name,
         target=plan.target,
         device=context.device_name,
         started_at=started.isoformat(timespec="seconds"),
-        seconds=conclusion.seconds,
         objective=context.project.build.objective,
         budget=context.budget,
-        outcome=conclusion.outcome,
-        chosen=conclusion.chosen,
-        kept=conclusion.kept,
-        summary=conclusion.summary,
-        baseline=conclusion.baseline,
-        test_set=conclusion.access,
-        emulated=conclusion.emulated,
-        candidates=tuple(
-            c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c
-            for c in conclusion.candidates
-        ),
         refused_in_planning=plan.refused,
         steps=tuple(context.executor.records),
         facts=tuple(Fact(name=name, value=value) for name, value in sorted(context.probe.items())),

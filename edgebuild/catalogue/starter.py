@@ -98,31 +98,16 @@ If weights_only=True refuses the file, it holds more than weights: save its stat
 """
 
 
-def _document(
-    name: str,
-    model: str,
-    inputs: Sequence[TensorSpec],
-    note: str,
-    outputs: Sequence[str],
-    unranked: Sequence[str] = (),
-) -> str:
-    axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
-    if not inputs or unranked:
-        axes = {BATCH_AXIS: None, **axes}
-    freeze = "\n".join(
-        f"{toml_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
-        for axis in axes
-    )
-    return f"""\
+_DOCUMENT = """\
 # What edgebuild builds, and how good it must stay. Every key is explained in docs/edgebuild-toml.md.
-# Places that say "{PLACEHOLDER}" need you; lines that start with # are optional.
+# Places that say "{fill}" need you; lines that start with # are optional.
 
 [project]
-name = {toml_text(name)}
+name = {name}
 
 {model}
 # The inputs, in order. Names in a shape are dynamic axes; "batch" is the batch axis.
-{_input_lines(inputs, unranked)}
+{inputs}
 [freeze]                                # the sizes that dynamic axes have in the shipped artifact
 {freeze}
 
@@ -133,20 +118,20 @@ name = {toml_text(name)}
 # Each yields edgebuild.Sample(inputs={{name: array}}, target=…), or is an .npz file with one array per input
 # and "target", and optionally "group" (recording, subject) and "slice" (class, site). No batch axis in a sample.
 [data]
-calibration = "data:calibration"        # {PLACEHOLDER}: a few hundred samples, targets not needed
-validation = "data:validation"          # {PLACEHOLDER}: candidates are chosen on these
-test = "data:test"                      # {PLACEHOLDER}: sealed; opened once, to certify the result
+calibration = "data:calibration"        # {fill}: a few hundred samples, targets not needed
+validation = "data:validation"          # {fill}: candidates are chosen on these
+test = "data:test"                      # {fill}: sealed; opened once, to certify the result
 # train = "data:train"                  # for recipes with techniques that train
 
-[metric]{f" # {note}" if note else ""}
-name = "accuracy"                       # {PLACEHOLDER}: a built-in metric, or one of yours:
-{_output_line(outputs)}
+[metric]{note}
+name = "accuracy"                       # {fill}: a built-in metric, or one of yours:
+{output}
 # callable = "metrics:auc"              # metrics:auc(outputs, targets) -> float
 # direction = "maximise"
 # scale = [0.0, 1.0]
 
 [budget]                                # exactly one kind
-points = 2.0                            # {PLACEHOLDER}: may lose 2 hundredths of the metric's scale
+points = 2.0                            # {fill}: may lose 2 hundredths of the metric's scale
 # relative = 0.02                       # or 2 % of the original's metric
 # floor = 0.9                           # or down to this value
 # agreement = 0.98                      # or, without targets and [metric]: decides as the original on 98 %
@@ -167,6 +152,32 @@ targets = ["this-machine"]              # `edgebuild targets` lists them
 # keep_dynamic = ["length"]             # axes that stay dynamic
 # threads = 2                           # the only thread count to ship
 """
+
+
+def _document(
+    name: str,
+    model: str,
+    inputs: Sequence[TensorSpec],
+    note: str,
+    outputs: Sequence[str],
+    unranked: Sequence[str] = (),
+) -> str:
+    axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
+    if not inputs or unranked:
+        axes = {BATCH_AXIS: None, **axes}
+    freeze = "\n".join(
+        f"{toml_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
+        for axis in axes
+    )
+    return _DOCUMENT.format(
+        fill=PLACEHOLDER,
+        name=toml_text(name),
+        model=model,
+        inputs=_input_lines(inputs, unranked),
+        freeze=freeze,
+        note=f" # {note}" if note else "",
+        output=_output_line(outputs),
+    )
 
 
 def _input_lines(inputs: Sequence[TensorSpec], unranked: Sequence[str]) -> str:

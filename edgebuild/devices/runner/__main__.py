@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from . import artifact, folders, protocol
+import importlib
+
+from . import folders, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol import Fields, Wire
+
+#: The module and the function of each operation, and whether it tells how far it is.
+OPERATIONS = {
+    "clocks": ("clocks", "pin", True),
+    "compile": ("artifact", "compile", True),
+    "count": ("count", "count", False),
+    "energy": ("energy", "energy", True),
+    "evaluate": ("evaluate", "evaluate", True),
+    "hold": ("hold", "hold", True),
+    "install": ("packages", "install", True),
+    "layers": ("artifact", "layers", False),
+    "measure": ("measure", "measure", True),
+    "memory": ("memory", "memory", True),
+    "probe": ("facts", "probe", False),
+    "python": ("packages", "python", False),
+    "site": ("packages", "site", False),
+    "stage": ("staging", "stage", False),
+    "throughput": ("throughput", "throughput", True),
+}
 
 
 def main() -> None:
@@ -26,59 +47,12 @@ def _run(request: Fields, wire: Wire) -> Fields:
         from . import hold
 
         hold.require_current(request)
-    if op == "hold":
-        from . import hold
-
-        return hold.hold(request, wire)
-    if op == "clocks":
-        from . import clocks
-
-        return clocks.pin(request, wire)
-    if op == "probe":
-        from . import facts
-
-        return facts.probe(request)
-    if op == "stage":
-        from . import staging
-
-        return staging.stage(request)
-    if op == "evaluate":
-        from . import evaluate
-
-        return evaluate.evaluate(request, wire)
-    if op == "measure":
-        from . import measure
-
-        return measure.measure(request, wire)
-    if op == "throughput":
-        from . import throughput
-
-        return throughput.throughput(request, wire)
-    if op == "memory":
-        from . import memory
-
-        return memory.memory(request, wire)
-    if op == "energy":
-        from . import energy
-
-        return energy.energy(request, wire)
-    if op == "count":
-        from . import count
-
-        return count.count(request)
-    if op in ("python", "site"):
-        from . import packages
-
-        return getattr(packages, op)(request)  # type: ignore[no-any-return]
-    if op == "install":
-        from . import packages
-
-        return packages.install(request, wire)
-    if op == "layers":
-        return artifact.layers(request)
-    if op == "compile":
-        return artifact.compile(request, wire)
-    raise protocol.Problem("usage", "The runner has no operation %r." % op)
+    if op not in OPERATIONS:
+        raise protocol.Problem("usage", "The runner has no operation %r." % op)
+    module, function, tells = OPERATIONS[op]
+    run = getattr(importlib.import_module("." + module, __package__), function)
+    answer: Fields = run(request, wire) if tells else run(request)
+    return answer
 
 
 if __name__ == "__main__":

@@ -71,15 +71,10 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     options["rotate"] = rotation(opened, int(options["rotate"]))
     inputs, firsts = prepare(data, options["rotate"])
 
-    clock = time.perf_counter()
-    session = mode.open(opened)
-    load_s = time.perf_counter() - clock
-    decoded = {"decode_s": opened.decode_s, "decoded_bytes": opened.decoded_bytes}
+    load_s, session = _timed(lambda: mode.open(opened))
     loop = Loop(session, opened.contract)
     feeds = [loop.feed(each) for each in inputs]
-    clock = time.perf_counter()
-    loop.call(feeds[0])
-    first_s = time.perf_counter() - clock
+    first_s, _ = _timed(lambda: loop.call(feeds[0]))
 
     bench = mode.bench(session, loop, feeds, firsts, int(options["max_samples"]))
     bench.whole = bool(opened.stages)
@@ -88,26 +83,18 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     gc.disable()
     settled = bench.warm_up(options)
     wire.progress("sampling", 0, options["sample_s"])
-    machine = Machine()
-    before = environment.Snapshot(machine)
-    ended = list(getattr(session, "ended", ()))
+    machine, bounds = Machine(), environment.bounds_of(request)
+    before, ended = environment.Snapshot(machine), list(getattr(session, "ended", ()))
     count = bench.run(options["sample_s"], int(options["min_samples"]))
-    after = environment.Snapshot(machine)
+    facts, reasons = environment.compare(machine, before, environment.Snapshot(machine), bounds)
     gc.enable()
-
-    bounds = environment.bounds_of(request)
-    facts, reasons = environment.compare(machine, before, after, bounds)
-    facts += [
-        {"name": "distinct_inputs", "value": str(len(feeds))},
-        {"name": "start_resolution_s", "value": "%g" % (1.0 / os.sysconf("SC_CLK_TCK"))},
-    ]
-    facts += [{"name": "bound.%s" % name, "value": "%g" % value} for name, value in sorted(bounds.items())]
-    facts += [{"name": "option.%s" % name, "value": "%g" % value} for name, value in sorted(options.items())]
+    facts += _conditions(bounds, options, len(feeds))
     result: Fields = {
         "start_s": started,
         "import_s": opened.import_s,
         "load_s": load_s,
-        **decoded,
+        "decode_s": opened.decode_s,
+        "decoded_bytes": opened.decoded_bytes,
         "first_inference_s": first_s,
         "warmup_inferences": bench.warmups,
         "settled": settled,
@@ -120,10 +107,25 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     result.update(bench.save(request["out"], count))
     result["environment"] = facts + _accelerator(opened.backend, session, bench)  # its runs overwrite the samples
     session.close()
-    clock = time.perf_counter()
-    mode.open(opened)
-    result["warm_load_s"] = time.perf_counter() - clock
+    result["warm_load_s"], _ = _timed(lambda: mode.open(opened))
     return result
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how long a call took, in seconds, and what it returned."""
+    clock = time.perf_counter()
+    returned = call()
+    return time.perf_counter() - clock, returned
+
+
+def _conditions(bounds: Fields, options: Fields, inputs: int) -> list[Fields]:
+    """Return under which bounds and options a launch ran, as facts."""
+    facts: list[Fields] = [
+        {"name": "distinct_inputs", "value": str(inputs)},
+        {"name": "start_resolution_s", "value": "%g" % (1.0 / os.sysconf("SC_CLK_TCK"))},
+    ]
+    facts += [{"name": "bound.%s" % name, "value": "%g" % value} for name, value in sorted(bounds.items())]
+    return facts + [{"name": "option.%s" % name, "value": "%g" % value} for name, value in sorted(options.items())]
 
 
 def _accelerator(backend: Any, session: Any, bench: Bench) -> list[Fields]:
