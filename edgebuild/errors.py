@@ -22,16 +22,28 @@ Foreign exceptions are wrapped where they enter, with ``raise … from``.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import ClassVar
 
 #: What stands between :// and @ in a URL. A secret may hold slashes, as Amazon's do.
 _USERINFO = re.compile(r"://(?:[^\s/@]*|[^\s@]*:[^\s@]*)@")
 
 
+class Fault(StrEnum):
+    """Whose fault an error is, and so whether one candidate or the whole build ends with it."""
+
+    CANDIDATE = "candidate"  # of this model, recipe or runtime: the others may do better
+    RUNNER = "runner"  # of one process on a device, as long as the device itself answers
+    USER = "user"  # of what the user gave: the same for every candidate
+    SURROUNDINGS = "surroundings"  # of the device, the store, or somebody who stopped the work
+    BUG = "bug"  # ours, or a plug-in's
+
+
 class EdgebuildError(Exception):
-    """The root. ``exit_code`` is what the command line ends with."""
+    """The root. ``exit_code`` is what the command line ends with, ``fault`` says whose fault it is."""
 
     exit_code: ClassVar[int] = 1
+    fault: ClassVar[Fault] = Fault.BUG
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(without_passwords(message))
@@ -48,6 +60,7 @@ class UsageError(EdgebuildError):
     """A command, an option or an API call that makes no sense."""
 
     exit_code = 2
+    fault = Fault.USER
 
 
 class ConfigError(UsageError):
@@ -64,30 +77,35 @@ class ModelError(EdgebuildError):
     """The user's model can't be loaded, exported or trusted."""
 
     exit_code = 2
+    fault = Fault.CANDIDATE
 
 
 class DataError(EdgebuildError):
     """The user's data or metric can't be used."""
 
     exit_code = 2
+    fault = Fault.USER
 
 
 class BudgetMissed(EdgebuildError):
     """No candidate stays inside the budget: a result, with the best candidate kept."""
 
     exit_code = 3
+    fault = Fault.CANDIDATE
 
 
 class Inconclusive(EdgebuildError):
     """The data can't certify the budget: a result."""
 
     exit_code = 4
+    fault = Fault.CANDIDATE
 
 
 class DeviceError(EdgebuildError):
     """A device or its runner failed, hung, or spoke nonsense."""
 
     exit_code = 5
+    fault = Fault.SURROUNDINGS
 
 
 class RunnerFailed(DeviceError):
@@ -95,6 +113,8 @@ class RunnerFailed(DeviceError):
 
     ``said`` is the end of its error output.
     """
+
+    fault = Fault.RUNNER
 
     def __init__(self, message: str, *, hint: str = "", said: str = "") -> None:
         super().__init__(f"{message}\nThe end of its error output:\n{said}" if said else message, hint=hint)
@@ -106,16 +126,20 @@ class EnvironmentGap(EdgebuildError):
     """Something isn't installed, or isn't possible on this machine."""
 
     exit_code = 6
+    fault = Fault.CANDIDATE
 
 
 class StoreError(EnvironmentGap):
     """The store is full, read-only, or locked by another build."""
+
+    fault = Fault.SURROUNDINGS
 
 
 class Interrupted(EdgebuildError):
     """The user stopped the work; what was finished is kept."""
 
     exit_code = 130
+    fault = Fault.SURROUNDINGS
 
 
 def was_interrupted(error: BaseException) -> bool:

@@ -40,7 +40,7 @@ def build(
 
     A missed budget or an inconclusive verdict is a record like any other: look at ``outcome``. The sealed test set is
     opened once, for the finalists of all targets together. Raises ``EdgebuildError``; whatever was finished until
-    then is kept, and a second call goes on from there.
+    then is kept, and a second call resumes from there.
     """
     from edgebuild.building import (
         conclude,

@@ -16,7 +16,7 @@ the runtime + the numpy that it brings, and imports nothing of edgebuild (it tra
   the others run meanwhile. Without it throughput is measured one request at a time, and the record says so.
 - optionally ``compile(model, out, options) -> dict``: compiles the file ``model`` into the folder ``out`` there. One
   that takes ``tell`` too is given ``tell(phase, done, total)`` to say how far it is.
-- optionally ``facts() -> dict``: what the runtime says of the device beside its version, for the probe.
+- optionally ``facts() -> dict``: what the runtime says of the device in addition to its version, for the probe.
 - optionally ``accelerator_memory() -> dict``: {source, used_bytes} of memory that isn't the process's own.
 - optionally ``Session.device_ns``: the accelerator's own time in the last ``run``, copies left out.
 
@@ -137,7 +137,7 @@ class Packing(Protocol):
 
 
 def write_notes(folder: Path, notes: Sequence[str]) -> None:
-    """Leave what a reader of the candidate should know beside its artifact; it is no part of what ships."""
+    """Leave what a reader of the candidate should know next to its artifact; it is no part of what ships."""
     (folder / NOTES).write_text(json.dumps(list(notes), indent=1) + "\n", encoding="utf-8")
 
 

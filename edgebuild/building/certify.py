@@ -1,4 +1,4 @@
-"""Measures the finalists under the certify protocol, beside the reference artifact, in one session each."""
+"""Measures the finalists under the certify protocol, alongside the reference artifact, in one session each."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def certify(
     screening: Screening,
     crashed: dict[str, Failure],
 ) -> MeasurementResults:
-    """Measure the reference artifact, which is the first of ``order``, beside the others."""
+    """Measure the reference artifact, which is the first of ``order``, alongside the others."""
     lost: dict[str, str] = {}
     sessions = {"single": _certified_session(bench, context.options.certify, order, entrants, crashed, lost)}
     if wants_throughput(context):

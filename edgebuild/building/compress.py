@@ -1,4 +1,4 @@
-"""Carries recipes out: the torch model through each technique, then exported, held against torch, and frozen."""
+"""Carries recipes out: the torch model through each technique, then exported, compared with torch, and frozen."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def _notes(kind: str, result: StepResult) -> list[str]:
     """Say what a step did, and why it left layers alone; all of it is in its technique.json."""
     report = read_report(result.path)
     told = [
-        f"{kind}: {report.summary}; {report.macs_before:,} → {report.macs_after:,} multiply-accumulates, "
+        f"{kind}: {report.summary}; {report.macs_before:,} → {report.macs_after:,} MACs, "
         f"{report.parameters_before:,} → {report.parameters_after:,} parameters",
         *(f"{kind}: {note}" for note in report.notes),
     ]
@@ -258,7 +258,7 @@ def _shipped(
     given = with_exits(prepared.given, edits)
     step = ExportCompressed(code=code, specs=model_specs(context.project), contract=given)
     exported = context.run(step, {"model": model, "samples": prepared.validation}, label=f"recipe {name}: export")
-    # The frozen file is held against what the compressed torch model answers; the verdict is against the original.
+    # The frozen file is compared with what the compressed torch model answers; the verdict is against the original.
     frozen, contract = freeze_model(
         context, given, exported, exported, prepared.validation, label=f"recipe {name}: freeze"
     )

@@ -110,7 +110,7 @@ def _survived(race: MeasurementResults, scores: SealedSetScores) -> MeasurementR
 
 
 def _names(race: MeasurementResults) -> dict[str, CertifiedCandidate]:
-    """Name finalists after their candidate; two variants of one candidate are told apart by their settings."""
+    """Name finalists after their candidate; two variants of one candidate are distinguished by their settings."""
     ids = [finalist.planned.id for finalist in race.finalists]
     return {
         finalist.planned.id if ids.count(finalist.planned.id) == 1 else finalist.variant.id: finalist

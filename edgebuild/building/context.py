@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgebuild.fleet.provider import Attached, DeviceProvider
     from edgebuild.measuring.protocols import Protocol
 
-#: Where a project keeps its store, measurements, builds and seal, beside edgebuild.toml.
+#: Where a project keeps its store, measurements, builds and seal, next to edgebuild.toml.
 HOME = ".edgebuild"
 #: Where in it the tracebacks of unforeseen errors lie.
 BUGS = "bugs"
@@ -46,7 +46,7 @@ BUGS = "bugs"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user can ask for beside the project. Tests and benchmarks give shorter protocols."""
+    """What a user can ask for in addition to the project. Tests and benchmarks give shorter protocols."""
 
     targets: tuple[str, ...] = ()
     budget: str | None = None
@@ -69,8 +69,8 @@ class BuildContext:
     ``can`` says what the target's device can be asked; nothing where the target has none in this build.
     ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
     pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
-    model's tensors, ``said`` what it told meanwhile, and ``turn`` is the host's: all targets share them. ``candidate``
-    or ``recipe`` names whose work is done (see ``concerning``).
+    model's tensors, ``said`` what it reported meanwhile, and ``turn`` is the host's: all targets share them.
+    ``candidate`` or ``recipe`` names whose work is done (see ``concerning``).
     """
 
     project: Project
@@ -122,7 +122,7 @@ class BuildContext:
         )
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
-        """Run a step through the executor on results of other steps and on files of the user's."""
+        """Run a step through the executor on results of other steps and on the user's files."""
         return self.executor.run(step, _ready(inputs), label=label, candidate=self.candidate, recipe=self.recipe)
 
     def concerning(self, *, candidate: str = "", recipe: str = "") -> BuildContext:

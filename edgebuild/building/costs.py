@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.core.capabilities import Capabilities
 
-#: What a small CPU does in a second, and what a frame costs beside its arithmetic.
+#: What a small CPU does in a second, and what a frame costs in addition to its arithmetic.
 ASSUMED_MACS_PER_S = 50e9
 ASSUMED_FRAME_S = 0.0002
 ASSUMED_MACS = 10_000_000
@@ -24,7 +24,7 @@ ASSUMED_FRAMES = 5_000
 #: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
 #: unoptimised, which is taken to be five times as long.
 UNOPTIMISED_FRAMES = 32 * 9 * 5
-#: What a step of a recipe takes beside its training. A sample of the training is taken for as much arithmetic as four
+#: What a step of a recipe takes in addition to its training. A sample of the training counts as the arithmetic of four
 #: inferences: forwards, twice that backwards, and what the teacher answers.
 ASSUMED_COMPRESS_S = 10.0
 ASSUMED_TRAIN_FRAMES = 50_000

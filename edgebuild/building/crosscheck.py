@@ -2,7 +2,7 @@
 
 A small sample of validation, the artifact's outputs on the device against those of the same ONNX file in onnxruntime on
 the host with nothing optimised, in quantisation steps. Where a gap is larger than one step, the model is compiled once
-more with its quantised tensors as outputs, run on the same device, and every layer is computed anew from what that run
+more with its quantised tensors as outputs, run on the same device, and every layer is recomputed from what that run
 fed it: a layer that is off by more than one step there is named.
 """
 
@@ -87,7 +87,7 @@ class _Check:
         if not any(graph.sources(spec.name) for spec in self.contract.outputs):
             return "no output comes from a tensor that is quantised with constant 8-bit parameters"
         if self.contract.state and self.contract.batch != 1:
-            return "a recurrent model in batches leaves states that can't be told apart"
+            return "a recurrent model in batches leaves states that can't be distinguished"
         return ""
 
     def _walked(self, seen: CrossCheck, sample: StepResult, worst: list[int], taken: tuple[int, ...]) -> CrossCheck:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def materialise(context: BuildContext, split: Split) -> StepResult:
-    """Return one split of the user's data on disk: what is stored where the samples are the same, else read anew.
+    """Return one split of the user's data on disk: what is stored where the samples are the same, else read again.
 
     It is read once in a build, so that all stages see the same samples.
     """

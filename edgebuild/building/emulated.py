@@ -68,7 +68,7 @@ def profile(
                 variant=Variant(candidate=one.planned.id, settings=one.artifact.settings),
                 evaluation=one,
                 artifact=one.artifact,
-                # Memory under an emulator is that of another process: no limit and no objective is held against it.
+                # Memory under an emulator is that of another process: no limit and no objective looks at it.
                 measured=Measurements(),
                 samples_folder=one.folder,
             )

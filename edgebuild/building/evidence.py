@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-#: Where the latencies that a report draws lie, beside the record.
+#: Where the latencies that a report draws lie, next to the record.
 SAMPLES = "samples"
 #: What a session's folder holds from its end on; a later build may add figures of other kinds.
 LASTING = ("session.json", "launch-", "result.json")

@@ -213,7 +213,7 @@ def _macs_note(macs: Sequence[int | None], ends: NDArray[Any]) -> tuple[str, ...
         return ()
     reached = np.cumsum([each or 0 for each in macs])
     mean = float(reached[ends].mean())
-    return (f"on validation {mean:,.0f} multiply-accumulates of {reached[-1]:,} in the mean",)
+    return (f"on validation {mean:,.0f} MACs of {reached[-1]:,} in the mean",)
 
 
 class LinkChain(Step):

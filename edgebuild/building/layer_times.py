@@ -54,7 +54,7 @@ def time_layers(
     batch: int,
     context: BuildContext,
 ) -> tuple[Inputs, tuple[str, ...]]:
-    """Return what a technique's step is told of its layers' times, as further inputs, and what to note.
+    """Return what a technique's step receives of its layers' times, as further inputs, and what to note.
 
     A pair that can't be compiled, crashes or is disturbed has no time, which is noted; it is tried again in the next
     build. Raises what the device and the store raise.

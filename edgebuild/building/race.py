@@ -1,4 +1,4 @@
-"""Measures the candidates: screen everything that may win, then certify the finalists beside the reference artifact."""
+"""Measures the candidates: screens everything that may win, then certifies the finalists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_race(
     """Screen, choose finalists, certify.
 
     A runner that crashes or hangs, and a bug that one arm meets, is its candidate's result. Raises ``DeviceError`` when
-    the device fails, or the baseline on it; whatever was measured until then is on disk and is gone on with.
+    the device fails, or the baseline on it; whatever was measured until then is on disk and is resumed.
     """
     del validation
     made = evaluations(built)
@@ -63,7 +63,7 @@ def run_race(
 def _raced(
     entrants: Mapping[str, Entrant], baseline: Evaluation, batch: int, context: BuildContext
 ) -> MeasurementResults:
-    """Screen what may win, and certify the finalists beside the baseline. The device is held."""
+    """Screen what may win, and certify the finalists alongside the baseline. The device is held."""
     bench = make_bench(context)
     raced = {name: entrant for name, entrant in entrants.items() if entrant.evaluation.planned.raced}
     protocol = context.options.screen

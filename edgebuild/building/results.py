@@ -1,4 +1,4 @@
-"""What measuring finds: screened variants, certified finalists, and how their figures are told."""
+"""What measuring finds: screened variants, certified finalists, and how their figures are written."""
 
 from __future__ import annotations
 

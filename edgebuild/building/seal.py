@@ -3,7 +3,7 @@
 A line per opening: which frozen artifacts (by digest, all targets at once) were scored on which test set. Scoring the
 very same artifacts again is not a new opening; anything else is the k-th one, and is judged at α/k.
 
-Every line carries the digest of the one before, and ``seal.head.json`` beside the record how many lines it has and the
+Every line carries the digest of the one before, and ``seal.head.json`` next to the record how many lines it has and the
 last one's digest: so a line that was changed, moved, put in or cut off is noticed. Half a line at the end, which a
 crash left before the opening was used, is put aside. What can't be noticed is that both files, or the whole folder, are
 gone or older together: a record that must convince others belongs under version control.
@@ -110,7 +110,7 @@ def _settled(path: Path) -> tuple[_Record, tuple[str, ...]]:
     if kept > lines:
         raise _tampered(path, f"lost its end: it has {lines} whole lines, and had {kept} when it was last written")
     if kept and record.entries[kept - 1]["digest"] != digest:
-        raise _tampered(path, f"was written anew: line {kept} isn't the one that was last written")
+        raise _tampered(path, f"was rewritten: line {kept} isn't the one that was last written")
     if record.torn:
         aside = _put_aside(path, record)
         notes.append(

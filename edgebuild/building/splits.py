@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: What one candidate may take for one split on an emulated device, about.
 SAMPLE_S = 60.0
-#: For estimates: what QEMU does in a second of an fp32 network's multiply-accumulates, and what a call costs beside.
+#: For estimates: what QEMU does in a second of an fp32 network's MACs, and what a call costs in addition.
 MACS_PER_S = 120e6
 CALL_S = 0.01
 LEAST_FRAMES = 32

@@ -96,7 +96,7 @@ def device_of(
     entry = enrolled(target, options, devices)
     if entry is None and (differs := not_this_machine(target, project, here)):
         raise EnvironmentGap(
-            f"There is no device for {target}, and this machine is none: {'; '.join(differs)}.",
+            f"No device is enrolled for {target}, and this machine doesn't match it: {'; '.join(differs)}.",
             hint=f"`edgebuild device add NAME --target {target} --ssh user@host` enrols one, with --emulator instead "
             "of --ssh an emulated one, where the target can be; "
             "--no-measure compiles without one and proves nothing.",

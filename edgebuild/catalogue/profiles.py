@@ -73,7 +73,7 @@ class ProfileFile(Table):
     )
     requires: Names = Field(default=(), description="Features without which the backend doesn't run at all.")
     accelerator: Text | None = Field(
-        default=None, description="What runs the model beside CPU and GPU, in the backend's own word: `dla`."
+        default=None, description="What runs the model other than CPU and GPU, in the backend's own word: `dla`."
     )
     device_work: bool = Field(default=True, description="Whether edgebuild can compile, measure and evaluate here.")
     why_no_device_work: Text | None = Field(

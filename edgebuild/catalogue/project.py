@@ -1,4 +1,4 @@
-"""Load a project: `edgebuild.toml` read, checked across its tables, and its files found; all problems told at once."""
+"""Loads a project: `edgebuild.toml`, checked across its tables, and its files; all problems reported together."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def locate(name: str, folder: Path) -> Path | None:
 
 
 def _sound_parts(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables that are right in themselves, so that what they contradict is told in the same go."""
+    """Return the tables that are right in themselves, so that what they contradict is reported in the same go."""
     broken = broken_keys(ProjectFile, tables)
     parts: dict[str, Any] = {}
     for name, field in ProjectFile.model_fields.items():

@@ -304,7 +304,7 @@ class RecipeStepTable(Table):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What stands beside the technique's name."""
+        """What stands next to the technique's name."""
         return dict(self.model_extra or {})
 
 

@@ -20,7 +20,7 @@ Split: TypeAlias = Literal["train", "calibration", "validation", "test"]
 
 
 def open_split(project: Project, split: Split) -> Callable[[], Iterable[Sample]] | None:
-    """Return what yields the samples of a split anew at every call; ``None`` where the project has no such split.
+    """Return what yields the samples of a split again at every call; ``None`` where the project has no such split.
 
     Raises ``ConfigError`` for a callable that can't be imported. A file is read when the samples are asked for, and
     raises ``DataError`` naming the file where it can't be used.

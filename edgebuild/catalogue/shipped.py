@@ -1,4 +1,4 @@
-"""Find TOML files of one kind: those that ship with edgebuild, and those beside a project."""
+"""Find TOML files of one kind: those that ship with edgebuild, and those next to a project."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shipped_folder(kind: Kind) -> Path:
 def load_all(kind: Kind, model: type[F], make: Callable[[str, F], T], project_folder: Path | None) -> Mapping[str, T]:
     """Return all files of a kind by name (the file name without ``.toml``), shipped ones first, each by ``make``.
 
-    Raises ``ConfigError`` with every problem of every file, and for a name that ships and lies beside the project.
+    Raises ``ConfigError`` with every problem of every file, and for a name that ships and lies next to the project.
     """
     found: dict[str, T] = {}
     problems: list[str] = []

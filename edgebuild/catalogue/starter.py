@@ -23,7 +23,7 @@ PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 #: Ways to compress a torch model; an ONNX file has none.
 RECIPES = """
-# [[recipes]]                           # each is tried beside the original; docs/techniques.md has all techniques
+# [[recipes]]                           # each is tried alongside the original; docs/techniques.md has all techniques
 # name = "narrow"
 # steps = [
 #   { technique = "prune-structured", keep = 0.5 },

@@ -1,4 +1,4 @@
-"""TOML in, values out, and every problem of a file told at once in sentences that name the key."""
+"""TOML in, values out, and every problem of a file reported at once in sentences that name the key."""
 
 from __future__ import annotations
 

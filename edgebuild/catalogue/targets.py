@@ -55,7 +55,7 @@ class Facts(Table):
     gpu: TextFact | None = None
     gpu_architecture: TextFact | None = Field(default=None, description="CUDA compute capability.")
     accelerators: NamesFact | None = Field(
-        default=None, description="What can run models beside CPU and GPU: `dla`; empty where there is nothing."
+        default=None, description="What can run models other than CPU and GPU: `dla`; empty where there is nothing."
     )
     power_modes: NamesFact | None = None
     os: TextFact | None = None

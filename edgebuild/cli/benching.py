@@ -136,7 +136,7 @@ def comparison_words(comparison: Comparison, name: str, other: str) -> str:
         "better": "is faster than",
         "worse": "is slower than",
         "equivalent": "is as fast as",
-        "inconclusive": "can't be told from",
+        "inconclusive": "is statistically tied with",
     }[comparison.outcome]
     resolution = f"; resolution here: {comparison.resolution:.1%}" if comparison.resolution is not None else ""
     details = f"{low:.3f} to {high:.3f}, {comparison.pairs} pairs{resolution}"

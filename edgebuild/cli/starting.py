@@ -53,6 +53,6 @@ def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str
     from edgebuild.models.onnx_files import load_onnx, read_facts
 
     facts = read_facts(load_onnx(Path(model)))
-    # Not resolved: a link into a cache of blobs has the model's name, and its data beside it.
+    # Not resolved: a link into a cache of blobs has the model's name, and its data next to it.
     where = os.path.relpath(model, folder)
     return starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked), facts.notes

@@ -173,7 +173,7 @@ class Stage(Value):
 
 
 class Artifact(Value):
-    """A compiled model and how to run it; lies as ``artifact.json`` beside its files.
+    """A compiled model and how to run it; lies as ``artifact.json`` next to its files.
 
     ``entry`` is the file that the backend opens. ``settings`` are the runtime settings, in the backend's own words.
     ``load`` holds what the backend's device code must know to open it (for example that it is already optimised); of

@@ -26,7 +26,7 @@ class Launch(Value):
     and output copies included). ``invalid`` holds the reasons why this launch must not count.
 
     With several ``requests`` in flight ``per_s`` calls were completed a second, whatever their batch, and the samples
-    are the starts, then the ends of all calls; ``median_ns`` is then the latency beside the other requests.
+    are the starts, then the ends of all calls; ``median_ns`` is then the latency alongside the other requests.
     ``concurrent`` is false where the backend, or the model's state, allows one request at a time only.
 
     Of an artifact that ends early, ``exits`` says how many of the inferences ended where, ``mean_ns`` what one took in
@@ -196,7 +196,7 @@ class Comparison(Value):
 
 
 class Emulation(Value):
-    """What an emulated device showed of an artifact beside its outputs and its memory. Nothing of it is a time.
+    """What an emulated device showed of an artifact in addition to its outputs and its memory. Nothing of it is a time.
 
     ``parity`` is the greatest difference of an fp32 artifact's outputs to the reference's over the frames of the
     validation sample, relative to the greatest output. ``instructions`` are those of one inference by class;

@@ -153,9 +153,9 @@ class Refusal(Value):
 
 
 class BuildRecord(Value):
-    """Everything one build for one target found out; lies as ``build.json`` beside its report.
+    """Everything one build for one target found out; lies as ``build.json`` next to its report.
 
-    ``kept`` is the candidate whose artifact lies beside the record: the chosen one, else the one that came nearest.
+    ``kept`` is the candidate whose artifact lies next to the record: the chosen one, else the one that came nearest.
     ``test_set`` is None where the test set stayed sealed, ``emulated`` where the device was a real one. ``notes`` is
     what a reader should know of the build as a whole.
     """
@@ -191,7 +191,7 @@ class BuildRecord(Value):
 
 
 class KeptSamples(Value):
-    """``samples/*.json`` beside a record: the latencies of one candidate for drawing, in ns by launch."""
+    """``samples/*.json`` next to a record: the latencies of one candidate for drawing, in ns by launch."""
 
     id: str
     launches: tuple[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], ...]

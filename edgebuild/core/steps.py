@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RunsOn(StrEnum):
-    """Where a step runs, and so what its output depends on beside its inputs."""
+    """Where a step runs, and so what its output depends on in addition to its inputs."""
 
     HOST = "host"  # pure file work: the same on every machine
     HOST_KERNELS = "host-kernels"  # executes numeric kernels: the ISA is part of the key
@@ -69,7 +69,7 @@ class ProjectCode:
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a running step may use beside its inputs.
+    """What a running step may use in addition to its inputs.
 
     ``scratch`` is a folder keyed by the step that survives a kill, for work that can resume. ``check`` raises
     ``Interrupted`` when the user stopped the work or the deadline passed: long loops call it often. ``device`` is how

@@ -87,7 +87,7 @@ def concluded(seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors
     if layer is not None:
         why = f": {layer.why}" if layer.why else "; why can't be shown"
         found = (
-            f"{layer.op} {layer.node} makes something else of the same inputs, by up to {steps_text(layer.steps)} in "
+            f"{layer.op} {layer.node} diverges on identical inputs, by up to {steps_text(layer.steps)} in "
             f"{layer.share:.2%} of its elements{why}"
         )
         return seen.model_copy(

@@ -24,7 +24,7 @@ DRAWS = 8
 
 
 class Walk:
-    """The layers of an artifact, each computed anew from the codes that it was fed."""
+    """The layers of an artifact, each recomputed from the codes that it was fed."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ def measurement_lock(
 ) -> Iterator[None]:
     """Hold the machine for a measurement; waits while another process measures, saying who.
 
-    ``shared`` is for what disturbs no verdict but those of others that measure: it runs beside others of its kind.
+    ``shared`` is for what disturbs no verdict but those of others that measure: it runs alongside others of its kind.
     ``what`` is shown to whoever waits. The lock is gone when the holder is, however it ended, and is the same for all
     users. Not re-entrant. ``check`` is called while waiting and may raise. Raises ``EnvironmentGap`` where something
     else is in the lock file's place.

@@ -44,7 +44,7 @@ NEARLY_FULL_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalInput:
-    """An input from outside the store: a file or folder of the user's, and the digest that stands for it in keys.
+    """An input from outside the store: a user file or folder, and the digest that stands for it in keys.
 
     ``stamp`` is how the files looked when they were digested; with it the executor notices a change during a step.
     """
@@ -55,7 +55,7 @@ class ExternalInput:
 
 
 def external_input(path: Path) -> ExternalInput:
-    """Digest a file or folder of the user's. Raises ``DataError`` when it is absent, unreadable or not plain files."""
+    """Digest a user file or folder. Raises ``DataError`` when it is absent, unreadable or not plain files."""
     try:
         stamp = _stamp(path)
         digest = content_digest(list_folder(path)) if path.is_dir() else digest_file(path)
@@ -168,7 +168,7 @@ class Executor:
             entry, why = self._reuse_or_make(step, inputs, parts, label)
         except KeyboardInterrupt as error:
             raise Interrupted(
-                f"interrupted during {label}; what was finished is kept", hint="the same command goes on from here"
+                f"interrupted during {label}; what was finished is kept", hint="the same command resumes from here"
             ) from error
         result = StepResult(
             entry=entry, path=entry.path, reused=why is None, seconds=time.monotonic() - started, why=why or "unchanged"

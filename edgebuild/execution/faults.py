@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import (
-    DataError,
-    DeviceError,
     EdgebuildError,
     EnvironmentGap,
+    Fault,
     Interrupted,
     ModelError,
     RunnerFailed,
-    StoreError,
-    UsageError,
     was_interrupted,
     without_passwords,
 )
@@ -62,7 +59,7 @@ class Failure:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a candidate's record says of it beside the sentence."""
+        """What a candidate's record says of it in addition to the sentence."""
         said = (f"the end of the runner's error output: {self.said}",) if self.said else ()
         return (*said, *((f"bug report: {self.report}",) if self.report else ()))
 
@@ -110,8 +107,8 @@ class Guard:
     def failure(self, what: str, error: BaseException) -> Failure:
         """Return ``error`` as the failure of ``what``; call it where it was caught.
 
-        Raises it again where it isn't the work's own fault: ``StoreError`` (a full disk is one, too), ``Interrupted``,
-        ``DeviceError``, ``DataError``, ``UsageError``; the last two are a plug-in's own where it raised them.
+        Raises it again where it isn't the work's own fault (``Fault``): one of the surroundings (a full disk is one) or of
+        the user, unless a plug-in raised the latter by itself.
         """
         if was_interrupted(error) and not isinstance(error, Interrupted):
             raise Interrupted(f"interrupted during {what}; what was finished is kept") from error
@@ -120,12 +117,11 @@ class Guard:
         if isinstance(error, RunnerFailed):
             self.alive()
             return Failure(sentence=error.sentence, error=error, unexpected=True, said=error.said)
-        if isinstance(error, StoreError | DeviceError | Interrupted):
-            raise error
+        fault = error.fault if isinstance(error, EdgebuildError) else Fault.BUG
         blame = _blame(error, self.project)
-        if isinstance(error, DataError | UsageError) and not isinstance(blame, _PluginCode):
+        if fault is Fault.SURROUNDINGS or (fault is Fault.USER and not isinstance(blame, _PluginCode)):
             raise error
-        if isinstance(error, EdgebuildError) and type(error) is not EdgebuildError:
+        if isinstance(error, EdgebuildError) and fault is not Fault.BUG:
             return Failure(sentence=error.message, error=error, unexpected=False)
         return self._bug(what, error, blame)
 

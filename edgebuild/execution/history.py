@@ -45,4 +45,4 @@ def why_made(last: Mapping[str, Any] | None, parts: Mapping[str, Json], *, damag
         why = "first build"
     else:
         why = explain_change(last, parts) or "its result is no longer in the store"
-    return f"{why}; goes on from unfinished work" if resumes else why
+    return f"{why}; resumes from unfinished work" if resumes else why

@@ -88,7 +88,7 @@ def provision(
         distributions = {name: table[name].distributions for name in needed if table[name].distributions}
         board = _Board(client=at.client, device=device, progress=progress or NoProgress(), check=check)
         if distributions:
-            # What worked before must load beside the new packages too.
+            # What worked before must load alongside the new packages too.
             load = sorted(name for name, version in needed.items() if name in distributions or version != UNKNOWN)
             site, python, lock, sent = _put(board, distributions, load)
             entry = entry.model_copy(update={"site": site})

@@ -217,7 +217,7 @@ def _fetch_again(lock: Lock, python: BoardPython, cache: Path) -> None:
         if said:
             raise EnvironmentGap(
                 f"pip can't fetch the wheels for {python} again: {said}.",
-                hint=f"Can this machine reach its package index? Without {cache}/locks they are chosen anew.",
+                hint=f"Can this machine reach its package index? Without {cache}/locks they are chosen again.",
             )
         _take(into, cache)
 

@@ -1,4 +1,4 @@
-"""Whether samples can be enough for any verdict, told before anything is built."""
+"""Whether samples can be enough for any verdict, checked before anything is built."""
 
 from __future__ import annotations
 

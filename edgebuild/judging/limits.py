@@ -1,4 +1,4 @@
-"""Limits beside the budget: latency, throughput, memory, size, load time. A missing figure never passes."""
+"""Limits in addition to the budget: latency, throughput, memory, size, load time. A missing figure never passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: by name, built in or an installed package's, or a callable of the user's.
+"""Metrics: by name, built in or an installed package's, or a user callable.
 
 A metric is prepared once for a set of outputs and then asked for its value with every sample counted so many times:
 that is all a bootstrap needs, so ranking metrics sort once and not once per draw.

@@ -39,7 +39,7 @@ def best_settings(contenders: Iterable[Contender]) -> tuple[Contender, ...]:
 
 
 def finalists(contenders: Iterable[Contender], most: int) -> tuple[str, ...]:
-    """Return at most ``most`` arms to certify: the best of every profile, then what can't be told from the best of all.
+    """Return at most ``most`` arms to certify: the best of every profile, then those close to the best of all.
 
     Accepted ones come first, and of those the ones without a mismatch. The order of ``contenders`` doesn't matter.
     """

@@ -90,8 +90,8 @@ def select(
 
     Accepted options with a ``gap`` count only where there is no accepted one without. Accepted options make the front:
     those that none dominates in objective, drop and size (nowhere worse, somewhere better). The best objective is
-    chosen; of those that are as good (can't be told from it, and estimated within 2 % of it) the one with the smallest
-    drop, then the smallest, then the best objective, then the first by id. Two options can't be told apart when their
+    chosen; of those that are as good (statistically tied with it, and estimated within 2 % of it) the one with the
+    smallest drop, then the smallest, then the best objective, then the first by id. Two options are tied when their
     comparison, ``comparisons[candidate, baseline]``, is equivalent or inconclusive; without one, when their intervals
     overlap; without intervals, when their values are equal. Raises ``ValueError`` when two options share an id.
     """
@@ -156,7 +156,7 @@ class _Choice:
         return one.low <= other.high and other.low <= one.high
 
     def as_good(self, one: Option, other: Option) -> bool:
-        """Whether nothing measured speaks for either: not told apart, and no estimate that a user would act on."""
+        """Whether nothing measured speaks for either: not distinguished, and no estimate that a user would act on."""
         if not self.tied(one, other):
             return False
         comparison = self._comparison(one, other)
@@ -174,7 +174,7 @@ class _Choice:
         if chosen is best:
             return f"{self.objective.best} of the accepted candidates"
         better = "the smaller drop" if chosen.drop < best.drop else "the smaller size"
-        return f"can't be told from the best objective, {best.id}, and has {better}"
+        return f"statistically tied with the best objective, {best.id}, and has {better}"
 
     def lost(self, option: Option, chosen: Option, plain: Option | None) -> str:
         if option.outcome is not Outcome.ACCEPTED:
@@ -193,12 +193,12 @@ class _Choice:
         if self.tied(option, chosen):
             advantage = self._advantage(chosen, option) if self.as_good(option, chosen) else "the better estimate"
             interval = self._interval(option, chosen)
-            return f"can't be told from {chosen.id} in {self.objective.name}{interval}, which has {advantage}"
+            return f"statistically tied with {chosen.id} in {self.objective.name}{interval}, which has {advantage}"
         ratio = self._ratio(option, chosen)
         if ratio <= 1:
             advantage = self._advantage(chosen, option)
             best = f"the best {self.objective.name}"
-            return f"passed over for {chosen.id}, which can't be told from {best} and has {advantage}"
+            return f"passed over for {chosen.id}, which is statistically tied with {best} and has {advantage}"
         return f"{ratio:.2f}x {self.objective.worse} the chosen one{self._interval(option, chosen)}"
 
     def _advantage(self, chosen: Option, option: Option) -> str:
@@ -209,7 +209,7 @@ class _Choice:
         return "the better estimate" if chosen.value != option.value else "the first id"
 
     def _ratio(self, option: Option, chosen: Option) -> float:
-        """How much worse the option is: by the paired comparison whose interval is told beside it, if there is one."""
+        """How much worse the option is: by the paired comparison whose interval is given with it, if there is one."""
         there = self.comparisons.get((option.id, chosen.id))
         back = self.comparisons.get((chosen.id, option.id))
         if there is not None:

@@ -1,4 +1,4 @@
-"""What an emulated device can be asked beside its outputs: peak memory, and instructions by class. Never a time."""
+"""What an emulated device is asked in addition to outputs: peak memory, and instructions by class. Never a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times a layer beside what would take its place: both by themselves, in fresh processes, in rounds of both orders."""
+"""Times a layer against its replacement: both by themselves, in fresh processes, in rounds of both orders."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The named protocols. Launches carry the variance, so launches are what is counted.
 
 *screen* ranks candidates inside a build: never a claim, can't be released. *certify* holds at most four finalists
-against the reference artifact, interleaved in one session. *layers* times one layer beside what would take its place.
+against the reference artifact, interleaved in one session. *layers* times one layer against its replacement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from edgebuild.core.values import Value
 
-#: The most finalists that one certify session takes beside the reference artifact.
+#: The most finalists that one certify session takes alongside the reference artifact.
 MAX_FINALISTS = 4
 
 

@@ -93,7 +93,7 @@ class MeasurementContext:
 class SessionResult:
     """A session: measurements by arm, in launch order; ``dropped`` says why screening stopped early.
 
-    ``failed`` holds the arms that crashed, hung or met a bug: they are launched again when the session is gone on with.
+    ``failed`` holds the arms that crashed, hung or met a bug: they are launched again when the session is resumed.
     """
 
     protocol: Protocol
@@ -140,7 +140,7 @@ def session_key(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Ar
 
 
 def grace_s(artifact: Artifact) -> float:
-    """Return how long a launch may take beside its warm-up and its samples, in seconds."""
+    """Return how long a launch may take in addition to its warm-up and its samples, in seconds."""
     return LAUNCH_GRACE_S + artifact.size_bytes / READ_BYTES_PER_S
 
 
@@ -221,7 +221,7 @@ def _run_rounds(run: _Run, task: Task) -> None:
 
 
 def _wants_more(run: _Run) -> bool:
-    """The first look: go on to the second, which pools all launches, where the fastest arm isn't told from another.
+    """The first look: go on to the second, which pools all launches, where the fastest arm is tied with another.
 
     Both looks are judged at 97.5 %, so that two of them err no more often than one.
     """
@@ -327,7 +327,7 @@ def _drop_hopeless(run: _Run, index: int) -> None:
         pace = [arm for arm in arms if arm.sets_pace]
         if not pace:
             continue
-        # Launches of later rounds are there already when a session is gone on with; they don't count yet.
+        # Launches of later rounds are there already when a session is resumed; they don't count yet.
         medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
         best = min((arm.id for arm in pace), key=lambda arm_id: (medians[arm_id], arm_id))
         for arm in arms:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.values import Json
 
-#: A finished session is reused for this long; an unfinished one is gone on with for a shorter time, since its launches
+#: A finished session is reused for this long; an unfinished one is resumed for a shorter time, since its launches
 #: are only comparable while the machine is in the same state.
 REUSE_AGE = timedelta(days=7)
 RESUME_AGE = timedelta(hours=1)
@@ -64,7 +64,7 @@ class SessionFolder:
             return None
 
     def record(self, launch: Launch) -> None:
-        """Write one launch; its samples lie beside it already."""
+        """Write one launch; its samples lie next to it already."""
         write_atomic(self.path / f"launch-{launch.index:04d}.json", with_digest(launch.model_dump(mode="json")))
 
     def extras(self, name: str) -> Any:
@@ -75,7 +75,7 @@ class SessionFolder:
             return None
 
     def record_extra(self, name: str, value: Mapping[str, Json]) -> None:
-        """Write an extra beside the launches."""
+        """Write an extra next to the launches."""
         write_atomic(self.path / f"{name}.json", with_digest(value))
 
     def finish(self, result: Mapping[str, Json]) -> None:
@@ -84,7 +84,7 @@ class SessionFolder:
 
 
 def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
-    """Return the newest session with this key that may be reused or gone on with, else a new one.
+    """Return the newest session with this key that may be reused or resumed, else a new one.
 
     The newest is the one that the journal names last. One whose age isn't known is never taken: the clock was ahead
     when it was begun.

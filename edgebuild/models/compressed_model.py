@@ -47,7 +47,7 @@ class CodeNames(Value):
 class UserCode:
     """The code of the user's that a stored model may call, as the project names it.
 
-    ``load`` returns the callable of a reference; ``modules`` are the references that edits may name beside the factory.
+    ``load`` returns the callable of a reference; ``modules`` are the others that edits may name.
     """
 
     factory: str

@@ -43,7 +43,7 @@ class ExportCompressed(Step):
     """Exports a stored model to ONNX with its named axes dynamic, and compares both on real samples.
 
     Inputs: ``model`` (a stored model), ``samples`` (a dataset folder). Writes ``model.onnx``, ``export.json``, and the
-    torch model's own outputs on the first samples, which the frozen file is held against. Raises ``ModelError`` naming
+    torch model's own outputs on the first samples, which the frozen file is compared with. Raises ``ModelError`` naming
     the worst sample when torch and ONNX disagree at any batch size.
     """
 

@@ -12,7 +12,7 @@ from edgebuild.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_BESIDE = "Keep the data file beside the .onnx file, under the name that it was exported with."
+_BESIDE = "Keep the data file next to the .onnx file, under the name that it was exported with."
 _SMALLER = "edgebuild keeps a model in one file, and protobuf's limit is 2 GB: export a smaller one, or in float16."
 _AGAIN = "Copy or export the .onnx file and its data again, together."
 
@@ -34,7 +34,7 @@ def names_of(tensors: Iterable[Any]) -> tuple[str, ...]:
 def take_in(tensors: Iterable[Any], path: Path) -> None:
     """Put the data of the model at ``path`` into its tensors.
 
-    A file lies beside the model, or beside what the model is a link to, and may itself be a link, as in caches that
+    A file lies next to the model, or next to what the model is a link to, and may itself be a link, as in caches that
     keep files under their digests. A path *in the model* that leads elsewhere is refused, and so is all but a regular
     file. Never reads more than a tensor's type and shape say. Raises ``ModelError``.
     """

@@ -187,7 +187,7 @@ def _recurrent(layer: nn.LSTM | nn.GRU, where: str, outputs: Indices | None, inp
     if outputs is None:
         return
     if layer.num_layers != 1:
-        raise refuse(where, f"it has {layer.num_layers} layers, whose hidden units can't be told apart from outside")
+        raise refuse(where, f"it has {layer.num_layers} layers, whose hidden units can't be distinguished from outside")
     size = layer.hidden_size
     kept = _all(outputs, size * len(directions), where, "output")
     units = kept_by_group(kept, size * len(directions), len(directions))

@@ -312,7 +312,7 @@ def _is_float(node: Any, makers: Mapping[str, Any], kinds: Mapping[str, int]) ->
 
 
 def count_macs(model: Any) -> int | None:
-    """Return the multiply-accumulates of the Conv, Gemm and MatMul nodes, or None where shapes are unknown."""
+    """Return the MACs of the Conv, Gemm and MatMul nodes, or None where shapes are unknown."""
     shapes = _known_shapes(model)
     total = 0
     for node in nodes_of(model.graph):

@@ -1,4 +1,4 @@
-"""Outputs of a model over a data set, on disk: one `.npy` per output (axis 0: frames) beside `outputs.json`."""
+"""Outputs of a model over a data set, on disk: one `.npy` per output (axis 0: frames) next to `outputs.json`."""
 
 from __future__ import annotations
 

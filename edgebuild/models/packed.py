@@ -3,7 +3,7 @@
 A tensor ``….parametrizations.weight.original`` of a grid with at most 8 bits is stored as bytes: the codes in the
 tensor's order, each ``bits`` bits, the first one in the highest bits of the first byte, zeros at the end. A code is the
 whole number on the grid plus the largest one; of one bit, 1 is plus and 0 minus the scale. Bits and shape follow from
-the model's edits, scales lie beside it. The file's header says ``packed = "1"``.
+the model's edits, scales lie next to it. The file's header says ``packed = "1"``.
 
 Guaranteed: the model computes with the same weights, bit by bit. The real numbers that training kept behind them are
 gone: later training starts from the grid.

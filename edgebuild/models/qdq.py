@@ -257,7 +257,7 @@ def copy_of(model: Any) -> Any:
 
 
 def with_codes(graph: QdqGraph, codes: Iterable[str]) -> Any:
-    """Return the model with these codes as outputs beside its own."""
+    """Return the model with these codes as outputs in addition to its own."""
     from onnx import helper
 
     model = copy_of(graph.model)

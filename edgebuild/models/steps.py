@@ -25,7 +25,7 @@ PARITY_BATCHES = (1, 2, 5)
 
 
 class MaterialiseData(Step):
-    """Calls a data callable of the user's once and writes its samples as mapped arrays. Writes a dataset folder.
+    """Calls a user's data callable once and writes its samples as mapped arrays. Writes a dataset folder.
 
     ``source`` is a reference of the project's, or an ``.npz`` file, which is the input ``file``. ``content`` is the
     digest of the samples that were read before (``dataset.digest_samples``): with it they, and not the code that yields

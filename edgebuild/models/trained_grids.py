@@ -83,7 +83,7 @@ def lay_plain(module: Any) -> Settled:
         found = row_codes(layer.weight.detach().float().cpu().flatten(1).numpy())
         if found is not None:
             name = digest(found[0])
-            # Two layers with the same codes can't be told apart: each one's range is left open.
+            # Two layers with the same codes can't be distinguished: each one's range is left open.
             settled[name] = None if name in settled and settled[name] != bounds else bounds
     return settled
 

@@ -13,7 +13,7 @@ from edgebuild.planning.recipes import ModelTraits, Recipe
 class UnitCosts(Value):
     """What one piece of work is expected to take here, in seconds: estimates, never evidence.
 
-    ``time_layer_s`` is for one layer of the model beside what would take its place.
+    ``time_layer_s`` is for one layer of the model against its replacement.
     """
 
     prepare_s: float = 0.0

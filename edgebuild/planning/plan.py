@@ -1,4 +1,4 @@
-"""From what was found to what will be tried: pure, deterministic, and told before anything runs."""
+"""From what was found to what will be tried: pure, deterministic, and shown before anything runs."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _step_refusal(step: RecipeStep, ground: ModelTraits, missing: Mapping[str, s
 
 
 def _order_refusal(recipe: Recipe) -> str | None:
-    """An earlier step's change may be one that a later step can't come after, and some steps begin anew."""
+    """An earlier step's change may be one that a later step can't come after, and some steps begin again."""
     changed: dict[Change, str] = {}
     for number, step in enumerate(recipe.steps):
         for change, reason in step.not_after:

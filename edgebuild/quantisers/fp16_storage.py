@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Largest finite float16 (IEEE 754-2019, binary16).
 LARGEST_HALF = 65504.0
-#: Tensors smaller than this gain less than the Cast beside them costs.
+#: Tensors smaller than this gain less than the Cast next to them costs.
 LEAST_ELEMENTS = 64
 #: Root-mean-square error, relative to the tensor's own, beyond which it stays fp32: well above float16's 2**-11.
 MOST_ERROR = 1e-3

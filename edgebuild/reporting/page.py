@@ -56,7 +56,7 @@ def table(head: Sequence[str], rows: Sequence[tuple[str | None, Sequence[str | H
 def _cell(index: int, name: str, cell: str | Html) -> Html:
     if index == 0:
         return tag("th", cell, scope="row", role="rowheader", data_label=name)
-    # The inner span keeps mixed content in one piece beside the label of a card.
+    # The inner span keeps mixed content in one piece next to the label of a card.
     return tag("td", tag("span", cell), role="cell", data_label=name)
 
 
@@ -321,7 +321,7 @@ def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]
     head = ["Certified candidate", "Per second [95 %]", "In flight", *[f"{name}, ms" for name in names], "Launches"]
     caption = (
         "Throughput: samples completed a second with several requests in flight, measured in launches of its own. "
-        "These latencies are those of a request beside the others, not of one alone."
+        "These latencies are those of a request alongside the others, not of one alone."
     )
     return table(head, rows, caption=caption)
 

@@ -149,7 +149,7 @@ def verdict_sentence(record: BuildRecord) -> str:
 
 
 def mark(record: BuildRecord) -> str:
-    """Return what stands beside every status of such a build; empty where the device was a real one."""
+    """Return what stands next to every status of such a build; empty where the device was a real one."""
     return EMULATED if record.emulated else ""
 
 
@@ -202,7 +202,7 @@ def decoding_text(candidate: CandidateRecord) -> str:
 
 
 def emulation_lines(record: BuildRecord) -> tuple[str, ...]:
-    """Return what an emulated device showed of each candidate beside its accuracy, numbered as every table."""
+    """Return what an emulated device showed of each candidate in addition to its accuracy, numbered as every table."""
     if not record.emulated:
         return ()
     lines = [f"{i:>2} {emulation_text(c)}" for i, c in enumerate(ordered(record), 1) if c.measured.emulation]

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from edgebuild.techniques.workspace import Workspace
     from edgebuild.training.batches import Batch
 
-#: Where no layer is named, the exit stands as near as possible to this share of the multiply-accumulates.
+#: Where no layer is named, the exit stands as near as possible to this share of the MACs.
 SHARE = 0.2
 
 
 class ExitEarlyParameters(TrainingParameters):
-    """What `exit-early` can be told."""
+    """Parameters of `exit-early`."""
 
     after: tuple[str, ...] = Field(
         default=(),
         description="Layers that an exit stands behind, in order. Default: one, after about a fifth of the "
-        "multiply-accumulates. Their outputs have the channels on axis 1.",
+        "MACs. Their outputs have the channels on axis 1.",
     )
     hidden: int = Field(default=0, ge=0, description="Units of a layer inside each exit; 0 for none.")
     grid: int = Field(
@@ -88,7 +88,7 @@ class ExitEarly(Technique):
                 confidence=p.confidence,
             )
             work.apply(head)
-            work.say(name, "no exit", f"exit{number}, after {share:.0%} of the multiply-accumulates")
+            work.say(name, "no exit", f"exit{number}, after {share:.0%} of the MACs")
         work.require_shapes(work.module)
         own = user_loader(work, p)
         loader = array_loader(work, p) if own is None else own

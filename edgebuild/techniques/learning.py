@@ -1,4 +1,4 @@
-"""What every technique that trains can be told, and how it hands its work to the training loop."""
+"""Parameters of every technique that trains, and how it hands its work to the training loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIMISER = (
 
 
 class TrainingParameters(Parameters):
-    """What techniques that train can be told about it."""
+    """Training parameters of a technique."""
 
     epochs: int | None = Field(default=None, ge=1, description=f"Passes over the training data. Default: {EPOCHS}.")
     steps: int | None = Field(default=None, ge=1, description="Batches to learn from, in place of `epochs`.")
@@ -114,7 +114,7 @@ def array_loader(work: Workspace, parameters: TrainingParameters, *, views: int 
 
 
 def user_loader(work: Workspace, parameters: TrainingParameters) -> Any | None:
-    """Return the project's own loader, or None; refuses an augmentation beside it, which would never run."""
+    """Return the project's own loader, or None; refuses an augmentation alongside it, which would never run."""
     if not work.step.loader:
         return None
     if parameters.augment:
@@ -123,7 +123,7 @@ def user_loader(work: Workspace, parameters: TrainingParameters) -> Any | None:
             hint="Augment in [training].loader, or take that out.",
         )
     first = work.loader()
-    # A generator is made anew for every epoch; anything else can be iterated again.
+    # A generator is made again for every epoch; anything else can be iterated again.
     return work.loader if hasattr(first, "__next__") else first
 
 

@@ -1,4 +1,4 @@
-"""`python -m edgebuild.techniques.reference`: writes the JSON Schema and the reference page of edgebuild.toml anew."""
+"""`python -m edgebuild.techniques.reference`: writes the JSON Schema and the reference page of edgebuild.toml again."""
 
 from __future__ import annotations
 

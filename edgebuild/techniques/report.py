@@ -1,4 +1,4 @@
-"""What a technique says of its work: ``technique.json`` beside the model."""
+"""What a technique says of its work: ``technique.json`` next to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a torch model is: multiply-accumulates and parameters. Imports torch: import it inside functions."""
+"""How large a torch model is: MACs and parameters. Imports torch: import it inside functions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def count_parameters(module: nn.Module) -> int:
 def count_macs(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], run: Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 ) -> int:
-    """Return the multiply-accumulates of weights for one sample: convolutions, dense, recurrent, attention layers."""
+    """Return the MACs of weights for one sample: convolutions, dense, recurrent, attention layers."""
     return sum(layer_macs(module, inputs, run).values())
 
 
 def layer_macs(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], run: Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 ) -> dict[str, int]:
-    """Return the multiply-accumulates of each layer with weights, by name; a layer that is used twice counts twice."""
+    """Return the MACs of each layer with weights, by name; a layer that is used twice counts twice."""
     import torch
 
     found: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Layers that a technique is told to leave alone."""
+"""Layers that a technique is asked to leave alone."""
 
 from __future__ import annotations
 

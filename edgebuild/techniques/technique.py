@@ -50,7 +50,7 @@ class Requirements(Value):
 
     ``validation`` says that it chooses between models. ``features`` are features of a profile, such as ``"2:4"``.
     ``modules`` are distributions that must be installed. ``untouched`` names a parameter that puts another model in the
-    original's place, which no step may have changed before. ``references`` are functions of the user's that it calls.
+    original's place, which no step may have changed before. ``references`` are user functions that it calls.
     ``not_after`` are changes that it may not come after with these parameters, each with the reason.
     """
 

@@ -253,7 +253,7 @@ class Workspace:
             )
 
     def recalibrate_norms(self) -> int:
-        """Take the running statistics of batch normalisations anew from the data; return how many there are.
+        """Take the running statistics of batch normalisations again from the data; return how many there are.
 
         A pruned net's old statistics are those of channels that are gone. Source: Li et al. 2020, "EagleEye".
         """
@@ -325,7 +325,7 @@ class Workspace:
         return outputs[heads:] or outputs
 
     def sizes(self, module: nn.Module) -> tuple[int, int]:
-        """Return multiply-accumulates of one sample, and parameters."""
+        """Return MACs of one sample, and parameters."""
         return count_macs(module, self.examples, lambda m, x: self.run(m, x)), count_parameters(module)
 
     def store(self, folder: Path, *, with_onnx: bool) -> None:

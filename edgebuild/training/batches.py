@@ -149,7 +149,7 @@ class ArrayLoader:
 
 @dataclass(frozen=True, kw_only=True)
 class Iterated:
-    """Batches of anything that can be iterated anew each epoch: a torch DataLoader, a list, a callable of generators.
+    """Batches of anything that can be iterated again each epoch: a torch DataLoader, a list, a callable of generators.
 
     Before each batch the global random states are seeded from seed, epoch and number, and a ``generator`` of the
     loader's before each epoch, so that a run that goes on sees what it would have seen.

@@ -115,7 +115,7 @@ def train_here(
             if run.step == before:
                 raise DataError(
                     f"The training loader yields no batch in epoch {run.epoch + 1}.",
-                    hint="It must yield the same batches whenever it is iterated anew.",
+                    hint="It must yield the same batches whenever it is iterated again.",
                 )
             run.end_epoch()
         return run.finish()

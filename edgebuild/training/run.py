@@ -35,13 +35,13 @@ CHECKPOINT = "training.safetensors"
 #: A checkpoint is written at most this often, and so seldom that writing takes under about 2 % of the time.
 CHECKPOINT_S = 20.0
 CHECKPOINT_TIMES = 50.0
-#: Progress is told at most so often.
+#: Least interval between progress updates, in seconds.
 TELL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What ``train`` was given beside the module."""
+    """What ``train`` was given in addition to the module."""
 
     plan: TrainingPlan
     feed: Feed

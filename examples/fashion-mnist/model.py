@@ -1,4 +1,4 @@
-"""ResNet-8 for 28x28 grey images: 78 thousand parameters, about 9.4 million multiply-accumulates an image."""
+"""ResNet-8 for 28x28 grey images: 78 thousand parameters, about 9.4 million MACs an image."""
 
 from __future__ import annotations
 

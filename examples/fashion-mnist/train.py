@@ -80,7 +80,7 @@ class Run:
             metadata = file.metadata()
             if json.loads(metadata["recipe"]) != asdict(self.recipe):
                 raise SystemExit(
-                    f"{self.checkpoint} is of another recipe ({metadata['recipe']}); delete it to start anew"
+                    f"{self.checkpoint} is of another recipe ({metadata['recipe']}); delete it to start again"
                 )
             names = [name for name in file.keys() if name.startswith("network.")]  # noqa: SIM118 - not a dict
             network = {name.removeprefix("network."): file.get_tensor(name) for name in names}

@@ -115,7 +115,7 @@ def test_it_can_be_asked_all_that_others_can(pair: Pair, op: str) -> None:
 
 
 def named(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    """The layers; OpenVINO lays data out anew before one now and then, whatever the weights come from."""
+    """The layers; OpenVINO lays data out again before one now and then, whatever the weights come from."""
     return [(each["name"], each["op"]) for each in answer["layers"] if each["op"] != "Reorder"]
 
 
@@ -132,7 +132,7 @@ def test_weights_that_do_not_pay_stay_where_they_are(tmp_path: Path, runtime: st
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
 def test_a_model_that_the_session_optimises_answers_with_the_same_bits(tmp_path: Path, stored: str) -> None:
-    """The weights must be there before the runtime folds constants and lays them out anew."""
+    """The weights must be there before the runtime folds constants and lays them out again."""
     from onnx import numpy_helper
 
     bench = Bench.open(tmp_path)

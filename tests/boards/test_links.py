@@ -125,7 +125,7 @@ def test_a_stall_beyond_the_limits_ends_both_sides_and_the_next_call_works(
 
     with pytest.raises(DeviceError, match=r"The connection to ssh-board-0 .* was lost") as caught:
         client.call("probe", {}, time_limit_s=60.0, check=stall)
-    assert "goes on where it was" in caught.value.hint
+    assert "resumes where it was" in caught.value.hint
     board.wait_until_idle(10.0)
     link.stalled = False
     assert client_of(board, link, tmp_path).call("probe", {}, time_limit_s=60.0)["runtime"] == {"toy": "1"}

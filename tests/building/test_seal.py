@@ -150,7 +150,7 @@ def test_a_record_written_anew_with_all_digests_right_is_noticed(path: Path, tmp
     other = tmp_path / "other.jsonl"
     opened(other, "x")
     path.write_bytes(other.read_bytes())
-    with pytest.raises(StoreError, match="was written anew: line 1 isn't"):
+    with pytest.raises(StoreError, match="was rewritten: line 1 isn't"):
         opened(path, "b")
 
 

@@ -100,7 +100,7 @@ def write_project(folder: Path, tables: Mapping[str, str | None] | None = None) 
 
 
 def write_quick(folder: Path, *, target: str = QUICK_TARGET, profile: str = QUICK_PROFILE) -> None:
-    """Write the quick target and its profile beside a project."""
+    """Write the quick target and its profile next to a project."""
     for kind, text in (("targets", target), ("profiles", profile)):
         (folder / kind).mkdir(exist_ok=True)
         (folder / kind / "quick.toml").write_text(text)

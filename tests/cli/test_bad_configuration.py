@@ -132,7 +132,7 @@ def test_a_profile_that_does_not_exist(project: Path) -> None:
 def test_a_board_that_is_not_this_machine(project: Path) -> None:
     ended = run("build", "--target", "jetson-thor", cwd=project, driver=False)
     assert ended.code == 6
-    assert ended.err.startswith("edgebuild: There is no device for jetson-thor, and this machine is none: ")
+    assert ended.err.startswith("edgebuild: No device is enrolled for jetson-thor, and this machine doesn't match it: ")
     assert "--no-measure compiles without one" in ended.err
 
 

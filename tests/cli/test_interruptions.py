@@ -129,7 +129,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(interrupted: tuple[Path, 
     project, code, err = interrupted
     assert told(err) == (
         "edgebuild: interrupted during evaluate quick/fp32 on validation; what was finished is kept\n"
-        "  how to fix it: the same command goes on from here"
+        "  how to fix it: the same command resumes from here"
     )
     assert code == 130
     assert runners(project) == ()

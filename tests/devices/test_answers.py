@@ -392,7 +392,7 @@ def test_files_that_were_made_up_with_their_digests_are_looked_into(count: int, 
         taken += 1
         assert read_outputs(out)["y"].shape == (4, 3), seed
         assert np.isfinite(read_outputs(out)["y"]).all(), seed
-    assert taken, "other numbers of the same kind can't be told from right ones"
+    assert taken, "other numbers of the same kind can't be distinguished from right ones"
 
 
 @pytest.mark.parametrize(

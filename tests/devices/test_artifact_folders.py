@@ -190,7 +190,7 @@ def test_whatever_a_manifest_says_is_a_sentence(tmp_path: Path, count: int) -> N
 
 
 def tree_mutations(outside: Path) -> list[Callable[[Path], object]]:
-    """What can be wrong with a folder beside the bytes of its files; each takes a file in it."""
+    """What can be wrong with a folder in addition to the bytes of its files; each takes a file in it."""
 
     def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
         def change(path: Path) -> None:

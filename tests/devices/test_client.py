@@ -212,7 +212,7 @@ def test_a_runner_that_fails_on_a_model_is_told_from_a_device_that_fails(
 
 
 def test_a_runner_that_is_damaged_on_the_device_is_sent_again(tmp_path: Path) -> None:
-    """It checks all else there, and is held against its digest by the host."""
+    """It checks all else there, and is compared with its digest by the host."""
     first = RunnerClient(LocalDevice(tmp_path / "device"), {})
     runner = Path(first._installed())
     content = runner.read_bytes()

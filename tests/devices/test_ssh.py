@@ -103,7 +103,7 @@ def test_what_was_sent_is_not_sent_again_and_a_torn_one_goes_on(device: SshDevic
     source.write_bytes(os.urandom(3_000_000))
     target = Path(device.root) / "blobs" / "torn"
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A wrong first byte in what came over before shows that it is gone on with: the digest is checked when staging.
+    # A wrong first byte in what came over before shows that it is resumed: the digest is checked when staging.
     (target.parent / "torn.part").write_bytes(b"!" + source.read_bytes()[1:1_000_000])
     assert device.put(source, "blobs/torn") == str(target)
     assert target.read_bytes() == b"!" + source.read_bytes()[1:]

@@ -148,7 +148,7 @@ def test_failures_are_not_cached_and_unfinished_work_is_kept(store: Store, tmp_p
         assert (ctx.scratch / "epoch").read_text() == "3"
 
     result = executor(store).run(Repeat(text="x", act=resume), {}, label="train")
-    assert result.why == "first build; goes on from unfinished work"
+    assert result.why == "first build; resumes from unfinished work"
     assert not any((store.root / "scratch").iterdir())
 
 

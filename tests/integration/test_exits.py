@@ -122,7 +122,7 @@ def test_a_chain_is_built_evaluated_and_timed_on_both_runtimes(built: tuple[Path
         share = float(told.split(": ")[1].split("%")[0]) / 100
         assert 0.1 < share < 0.9
         assert shares["exit1"] == pytest.approx(share, abs=0.03)
-        assert any("multiply-accumulates of" in n["text"] and "in the mean" in n["text"] for n in chain["notes"])
+        assert any("MACs of" in n["text"] and "in the mean" in n["text"] for n in chain["notes"])
         assert not found[name.replace("early/", "")]["screened"]["latency"]["exits"]
 
 

@@ -112,9 +112,9 @@ def test_of_equally_fast_ones_the_more_accurate_wins(outcome: Any) -> None:
     fast, exact = option("fast", 1.00, drop=0.01), option("exact", 1.01, drop=0.0)
     found = select([fast, exact], "latency", {("exact", "fast"): comparison(outcome, 0.01)})
     assert found.chosen == "exact"
-    assert found.reasons["exact"] == "can't be told from the best objective, fast, and has the smaller drop"
+    assert found.reasons["exact"] == "statistically tied with the best objective, fast, and has the smaller drop"
     assert found.reasons["fast"] == (
-        "can't be told from exact in latency (95 % CI 0.97x to 1.01x), which has the smaller drop"
+        "statistically tied with exact in latency (95 % CI 0.97x to 1.01x), which has the smaller drop"
     )
 
 
@@ -125,7 +125,7 @@ def test_what_is_not_told_apart_but_estimated_slower_does_not_win_by_a_smaller_d
     assert found.chosen == "fast"
     assert found.reasons["fast"] == "the fastest of the accepted candidates"
     assert found.reasons["exact"] == (
-        "can't be told from fast in latency (95 % CI 0.95x to 1.92x), which has the better estimate"
+        "statistically tied with fast in latency (95 % CI 0.95x to 1.92x), which has the better estimate"
     )
 
 

@@ -1,4 +1,4 @@
-"""A layer beside what would take its place, through the real runner. What is asserted is behaviour, not time."""
+"""A layer against its replacement, through the real runner. What is asserted is behaviour, not time."""
 
 from __future__ import annotations
 

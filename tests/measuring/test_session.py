@@ -199,10 +199,10 @@ def test_a_whole_session_is_reused_and_remeasuring_makes_a_new_one(
     assert again.reused
     assert again.measurements["one"].launches == first.measurements["a"].launches
     assert again.measurements["two"].launches == first.measurements["b"].launches
-    anew = measure(ground.bench(tmp_path, remeasure=True), ONCE, arms, title="t")
+    again = measure(ground.bench(tmp_path, remeasure=True), ONCE, arms, title="t")
     assert sorted(launches) == ["a", "b"]
-    assert anew.folder.path != first.folder.path
-    assert anew.measurements["a"].launches != first.measurements["a"].launches
+    assert again.folder.path != first.folder.path
+    assert again.measurements["a"].launches != first.measurements["a"].launches
 
 
 def test_two_arms_of_one_artifact_stay_two_when_reused(ground: Ground, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_an_arm_that_can_t_be_chosen_drops_nobody(ground: Ground, tmp_path: Path
 
 
 def test_launches_of_later_rounds_don_t_decide_about_earlier_ones(ground: Ground, tmp_path: Path) -> None:
-    """They are there when an interrupted session is gone on with."""
+    """They are there when an interrupted session is resumed."""
     assert dropped_after(ground, tmp_path, 0, a=[fake(0, 100), fake(1, 10)], b=[fake(0, 110), fake(1, 110)]) == set()
 
 

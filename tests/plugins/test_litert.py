@@ -111,7 +111,7 @@ def test_a_convolution_with_uneven_padding_and_strides_answers_like_onnxruntime(
 
 @pytest.mark.proof
 def test_a_whole_build_with_its_profile(tmp_path: Path) -> None:
-    """Nothing of edgebuild is changed: the package is on the path, its profile and a target lie beside the project."""
+    """Nothing of edgebuild is changed: the package is on the path, its profile and a target lie next to the project."""
     project = write_project(tmp_path / "project")
     for kind, name in (("profiles", "litert"), ("targets", "this-machine-litert")):
         (project / kind / f"{name}.toml").write_text((PLUGIN / kind / f"{name}.toml").read_text())

@@ -97,7 +97,7 @@ def test_the_backbone_with_the_least_validation_loss_within_the_limit_is_kept(tm
 
 
 def test_no_backbone_within_the_limit_is_a_refusal(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"none of the backbones '.*twin' takes at most 10 multiply-accumulates"):
+    with pytest.raises(ModelError, match=r"none of the backbones '.*twin' takes at most 10 MACs"):
         run(tmp_path, backbones=(f"{HERE}:twin",), most_macs=10)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAME = "tensorrt"
 MODEL = "model.onnx"
 ENGINE = "engine.plan"
-#: The accelerator beside the GPU, as profiles name it.
+#: The accelerator other than the GPU, as profiles name it.
 DLA = "dla"
 #: The pattern of zeros that its kernels can skip, as profiles name it.
 TWO_OF_FOUR = "2:4"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 VERSION = 1
 DEBIAN = "debian"
 GUEST_ARCH = "arm64"
-#: Debian's packages for the guest, beside its Python; nothing else is linked by Python, numpy and onnxruntime.
+#: Debian's packages for the guest, in addition to its Python; nothing else is linked by Python, numpy and onnxruntime.
 GUEST_LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8")
 QEMU = "qemu-user"
 #: What the runtime needs in the guest's Python. Only ``onnxruntime`` is held to the host's version.

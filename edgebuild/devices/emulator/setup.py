@@ -2,7 +2,7 @@
 
 ``<cache>/emulator/<key>/``: ``debs`` and ``lists`` (apt's own state), ``qemu`` (the emulator, where the system has
 none), ``root`` (the guest's system), ``site`` (the guest's Python packages), ``count.so`` (the plugin), and
-``emulator.json``, which is written last and makes the whole. Each part is made beside its place and renamed: a set-up
+``emulator.json``, which is written last and makes the whole. Each part is made next to its place and renamed: a set-up
 that was stopped goes on with the next part. ``<core>/`` is what a guest with that core sees as its root; ``python`` in
 it starts the guest's Python.
 """
@@ -166,7 +166,7 @@ def _open(folder: Path) -> Emulator:
         return Emulator(folder=folder, **found.model_dump())
     except (OSError, ValueError) as error:
         raise EnvironmentGap(
-            f"The emulator in {folder} is damaged.", hint="Remove that folder: the next command makes it anew."
+            f"The emulator in {folder} is damaged.", hint="Remove that folder: the next command makes it again."
         ) from error
 
 
@@ -315,7 +315,7 @@ def _build_plugin(folder: Path, version: str) -> str:
 
 
 def _whole(place: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder beside its place and rename it: it is there whole or not at all."""
+    """Make a folder next to its place and rename it: it is there whole or not at all."""
     if place.is_dir():
         return
     part = place.with_name(f".{place.name}.{os.getpid()}")

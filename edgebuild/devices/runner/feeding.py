@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One call: the frame of each place in the batch, the places that count, and whether state starts anew."""
+    """One call: the frame of each place in the batch, the places that count, and whether state starts again."""
 
     def __init__(self, rows: list[int], keep: list[int], first: bool) -> None:
         self.rows = rows
@@ -144,7 +144,7 @@ class Loop:
         return {name: inputs.get(name, self._fixed.get(name)) for name in self._names}
 
     def reset(self) -> None:
-        """Start the state anew."""
+        """Start the state again."""
         self._state = self._starts
 
     def _stateful(self, feed: dict[str, Any]) -> list[Any]:

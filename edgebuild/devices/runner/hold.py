@@ -1,4 +1,4 @@
-"""Holds this device for a host, alone or beside others that share it.
+"""Holds this device for a host, alone or alongside others that share it.
 
 A kernel lock that ends with the process, and a number that only ever grows: whoever takes the device alone begins a new
 attempt, and so do the first of those who share it next. A request of an attempt that is over is refused.
@@ -67,7 +67,7 @@ def require_current(request: Fields) -> None:
         raise Problem(
             "device",
             "Another host took this device: attempt %s is over, %d runs." % (request["attempt"], now),
-            "Run the command again: it waits its turn and goes on where it was.",
+            "Run the command again: it waits its turn and resumes where it was.",
         )
 
 

@@ -129,7 +129,7 @@ def _conditions(bounds: Fields, options: Fields, inputs: int) -> list[Fields]:
 
 
 def _accelerator(backend: Any, session: Any, bench: Bench) -> list[Fields]:
-    """Return what an accelerator says beside the end-to-end times: its own median time, and its memory in use."""
+    """Return what an accelerator says in addition to the end-to-end times: its median time and its memory in use."""
     found: list[Fields] = []
     if hasattr(type(session), "device_ns"):
         taken = []
@@ -150,7 +150,7 @@ def rotation(opened: Opened, wanted: int) -> int:
 
 
 def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
-    """Return up to ``rotate`` distinct calls' inputs, and which of them start a state anew.
+    """Return up to ``rotate`` distinct calls' inputs, and which of them start a state again.
 
     Stateless: windows spread over the whole set. Stateful: the first steps of the first samples, in their order.
     """
@@ -164,7 +164,7 @@ def prepare(data: Data, rotate: int) -> tuple[list[dict[str, Any]], list[bool]]:
         windows = max(1, data.frames // data.batch)
         count = min(rotate, windows)
         chosen = [data.window(i * windows // count * data.batch) for i in range(count)]
-    # The rotation comes round to its first call: state starts anew there even where a sample was cut short.
+    # The rotation comes round to its first call: state starts again there even where a sample was cut short.
     firsts = [bool(data.contract["state"]) and (call.first or index == 0) for index, call in enumerate(chosen)]
     return [data.inputs(call) for call in chosen], firsts
 

@@ -138,7 +138,7 @@ class FlightBench(measure.Bench):
 def rate(ends: Any, requests: int) -> float:
     """Return completions a second between the end of the first round and that of the last but one.
 
-    In the first round nothing ran yet, in the last one what was in flight ran beside fewer and fewer others.
+    In the first round nothing ran yet, in the last one what was in flight ran alongside fewer and fewer others.
     """
     ordered = sorted(ends)
     first, last = requests - 1, len(ordered) - requests

@@ -45,7 +45,7 @@ class MachineLock:
         self._handle = _open(path)
 
     def take(self, shared: bool = False) -> bool:
-        """Take it, alone or beside others that share it; return False while somebody has it who doesn't."""
+        """Take it, alone or alongside others that share it; return False while somebody has it who doesn't."""
         try:
             fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

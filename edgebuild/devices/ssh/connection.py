@@ -55,7 +55,7 @@ async def connected(
         raise DeviceError(
             f"{who}: the host key of {address} changed: {', '.join(map(fingerprint, host_keys)) or 'none'} is "
             f"pinned, {', '.join(map(fingerprint, found)) or 'another'} was shown.",
-            hint="Somebody may stand between you and the board. If it was set up anew: `edgebuild device remove` "
+            hint="Somebody may stand between you and the board. If it was set up again: `edgebuild device remove` "
             "and `edgebuild device add`.",
         ) from error
     except asyncssh.PermissionDenied as error:

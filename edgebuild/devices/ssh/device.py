@@ -112,7 +112,7 @@ class SshDevice:
         return SshChannel(self, process)
 
     def put(self, source: Path, name: str) -> str:
-        """Send a file that isn't there yet; what an interrupted sending left is gone on with where it is a blob."""
+        """Send a file that isn't there yet; what an interrupted sending left is resumed where it is a blob."""
         target = self._inside(name)
         size = source.stat().st_size
         partial = f"{target}.part"

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from edgebuild.quantisers.own.ladder import Ladder
     from edgebuild.quantisers.own.placement import Placement
 
-#: What one search may cost, in multiply-accumulates: about ten seconds on two ordinary cores.
+#: What one search may cost, in MACs: about ten seconds on two ordinary cores.
 BUDGET_MACS = 100_000_000_000
 #: What one pass over half of the frames may cost; of larger models fewer are taken, but not below ``LEAST_HALF``.
 PASS_MACS = BUDGET_MACS // 4
 LEAST_HALF = 16
-#: One operator call costs about as much as this many multiply-accumulates, in small models more than the arithmetic.
+#: One operator call costs about as much as this many MACs, in small models more than the arithmetic.
 CALL_MACS = 100_000
 
 

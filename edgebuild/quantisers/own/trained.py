@@ -40,7 +40,7 @@ def find_trained(graph: Graph, placement: Placement, scheme: Int8Scheme) -> Trai
     """Find again, in a graph, the layers whose grids the file carries.
 
     A layer whose codes the scheme can't hold (trained in 8 bits where weights have 7, or a scale per channel where
-    there is one for all) has its weights quantised anew, and keeps its range.
+    there is one for all) has its weights quantised again, and keeps its range.
     """
     settled = trained_grids.read(graph.model)
     if not settled:

@@ -37,7 +37,7 @@ DEVIATION_BATCHES = 64
 
 
 class DistilParameters(TrainingParameters):
-    """What `distil` can be told."""
+    """Parameters of `distil`."""
 
     match: tuple[Kind, ...] = Field(
         default=("auto",),

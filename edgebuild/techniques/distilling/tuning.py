@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TuningParameters(TrainingParameters):
-    """What techniques that may train afterwards can be told: with ``epochs`` or ``steps`` they do."""
+    """Parameters of techniques that may fine-tune afterwards: with ``epochs`` or ``steps`` they do."""
 
     epochs: int | None = Field(
         default=None,
@@ -37,7 +37,7 @@ class TuningParameters(TrainingParameters):
         return self.epochs is not None or self.steps is not None
 
     def needs(self, *modules: str) -> Requirements:
-        """Return what tuning needs, beside other distributions."""
+        """Return what tuning needs, in addition to other distributions."""
         if not self.tunes:
             return Requirements(modules=modules)
         return Requirements(
@@ -49,7 +49,7 @@ class TuningParameters(TrainingParameters):
         )
 
     def distillation(self, **more: Any) -> DistilParameters:
-        """Return the distillation that tuning is: from the original, by outputs, label-free unless told otherwise."""
+        """Return the distillation that tuning is: from the original, by outputs, label-free by default."""
         shared = {name: getattr(self, name) for name in TrainingParameters.model_fields}
         return DistilParameters(**shared, hard_weight=self.hard_weight, temperature=self.temperature, **more)
 

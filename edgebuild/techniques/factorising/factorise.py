@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from edgebuild.techniques.workspace import Workspace
 
 #: What is said where no layer was timed.
-BY_OPERATIONS = "Layers were chosen by multiply-accumulates; none was timed on the target."
+BY_OPERATIONS = "Layers were chosen by MACs; none was timed on the target."
 SKIPPED = "it is to be skipped"
 
 
 class FactoriseParameters(TuningParameters):
-    """What `factorise` can be told."""
+    """Parameters of `factorise`."""
 
     ranks: Literal["vbmf", "share"] = Field(
         default="vbmf",
@@ -47,7 +47,7 @@ class FactoriseParameters(TuningParameters):
 
 
 class Factorise(Technique):
-    """Replaces dense layers and convolutions by thin ones where that saves multiply-accumulates and is faster.
+    """Replaces dense layers and convolutions by thin ones where that saves MACs and is faster.
 
     Whether it is faster the target says, where layers were timed there; else operations decide alone, and that is said.
     Dense: singular value decomposition, or the nearest Monarch product (Dao et al. 2022). Convolutions with a kernel:

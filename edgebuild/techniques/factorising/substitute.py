@@ -25,7 +25,7 @@ BATCH = 64
 
 
 class SubstituteParameters(TuningParameters):
-    """What `substitute` can be told."""
+    """Parameters of `substitute`."""
 
     epochs: int | None = Field(
         default=None,
@@ -50,7 +50,7 @@ class SubstituteParameters(TuningParameters):
     most_macs: int | None = Field(
         default=None,
         ge=1,
-        description="With `backbones`: multiply-accumulates that none may exceed; without it, the original's.",
+        description="With `backbones`: MACs that none may exceed; without it, the original's.",
     )
 
     @model_validator(mode="after")
@@ -173,16 +173,15 @@ def _backbone(work: Workspace, p: SubstituteParameters) -> str:
         module = work.tried(edit)
         macs = work.sizes(module)[0]
         if macs > most:
-            work.notes.append(f"{reference} takes {macs:,} multiply-accumulates, more than {most:,}: not trained.")
+            work.notes.append(f"{reference} takes {macs:,} MACs, more than {most:,}: not trained.")
             continue
         _teach(work, module, p, name=f"backbone-{number}")
         loss = validation_loss(work, module)
-        work.notes.append(f"{reference}: {macs:,} multiply-accumulates, validation loss {loss:.4g}.")
+        work.notes.append(f"{reference}: {macs:,} MACs, validation loss {loss:.4g}.")
         found.append((loss, edit, module))
     if not found:
         raise ModelError(
-            f"substitute: none of the backbones {', '.join(map(repr, p.backbones))} takes at most {most:,} "
-            "multiply-accumulates.",
+            f"substitute: none of the backbones {', '.join(map(repr, p.backbones))} takes at most {most:,} MACs.",
             hint="Name a smaller one, or raise `most_macs`.",
         )
     _, edit, module = min(found, key=lambda each: each[0] if math.isfinite(each[0]) else math.inf)

@@ -1,4 +1,4 @@
-"""Training of low-precision weights beside a teacher in full precision: Apprentice, schemes A, B and C."""
+"""Training of low-precision weights alongside a teacher in full precision: Apprentice, schemes A, B and C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ApprenticeParameters(TrainingParameters):
-    """What `apprentice` can be told."""
+    """Parameters of `apprentice`."""
 
     bits: int = Field(default=2, ge=2, le=4, description="The bits of a weight; 2 are the three values -s, 0 and s.")
     scheme: Literal["A", "B", "C"] = Field(
@@ -43,7 +43,7 @@ class Apprentice(Technique):
     """
 
     kind: ClassVar[str] = "apprentice"
-    title: ClassVar[str] = "trains weights of 2 to 4 bits beside the original"
+    title: ClassVar[str] = "trains weights of 2 to 4 bits alongside the original"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar = ApprenticeParameters
@@ -129,7 +129,7 @@ def begin_anew(module: nn.Module, seed: int) -> None:
             if not parametrize.is_parametrized(layer):
                 reset()
                 continue
-            # What is masked is computed anew at every look: drawing into it would change nothing.
+            # What is masked is recomputed at every look: drawing into it would change nothing.
             hidden = {name: each.original for name, each in layer.parametrizations.items()}
             plain = copied(layer)
             # Not removed one by one: copies share the class that looks through them.

@@ -27,7 +27,7 @@ HARD_WEIGHT = 0.5
 
 
 class BinaryParameters(TrainingParameters):
-    """What `binary-weights` can be told."""
+    """Parameters of `binary-weights`."""
 
     optimiser: Optimiser = Field(default="adamw", description=OPTIMISER)
     learning_rate: float = Field(default=0.002, gt=0, description="The highest learning rate.")

@@ -21,7 +21,7 @@ STEPS = 300
 
 
 class QatParameters(TrainingParameters):
-    """What `qat` can be told."""
+    """Parameters of `qat`."""
 
     epochs: int | None = Field(default=None, ge=1, description="Passes over the training data, in place of `steps`.")
     steps: int | None = Field(default=None, ge=1, description=f"Batches to learn from. Default: {STEPS}.")
@@ -86,7 +86,7 @@ class Qat(Technique):
             for parameter in frozen:
                 parameter.requires_grad_(True)
         keep_up(work.module)
-        work.notes.append("Our quantiser deploys what was trained as it is; others calibrate it anew.")
+        work.notes.append("Our quantiser deploys what was trained as it is; others recalibrate it.")
         trained = f"{len(placed)} layers trained on {weight.bits}-bit grids for {report.steps} steps"
         return f"{trained}; {fake_quant.told(report)}"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ShareWeightsParameters(TrainingParameters):
-    """What `share-weights` can be told."""
+    """Parameters of `share-weights`."""
 
     bits: int = Field(default=5, ge=1, le=8, description="A dense layer's weights take 2 to the power of this values.")
     conv_bits: int = Field(default=8, ge=1, le=8, description="The same for convolutions.")
@@ -50,7 +50,7 @@ class ShareWeights(Technique):
     changes: ClassVar[frozenset[Change]] = frozenset({"codebooks", "values"})
     not_after: ClassVar[Mapping[Change, str]] = {
         "codebooks": "the weights share their values already",
-        "grids": "the weights are on a grid already, and its values would be shared anew",
+        "grids": "the weights are on a grid already, and its values would be shared again",
     }
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What structured pruning can be told: apart from the technique, whose parts all read it."""
+"""Parameters of structured pruning; apart from the technique, since all of its parts read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgebuild.techniques.distilling.tuning import TuningParameters
 
 
 class PruneParameters(TuningParameters):
-    """What `prune-structured` can be told."""
+    """Parameters of `prune-structured`."""
 
     keep: float = Field(default=0.5, gt=0, le=1, description="The share of channels to keep, over all layers.")
     importance: Literal["taylor", "l2", "random"] = Field(

@@ -1,4 +1,4 @@
-"""Structured pruning: takes whole channels out of layers that hang together, so that the net gets narrower."""
+"""Structured pruning: takes whole channels out of coupled layers, so that the net gets narrower."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PruneStructured(Technique):
-    """Narrows a model by dependency groups; every cut is held against the model with the same channels at zero.
+    """Narrows a model by dependency groups; every cut is compared with the model with the same channels at zero.
 
     Where group or layer normalisation reads those channels, its statistics there are those of the kept ones: see
     ``proof``. A group whose cut doesn't run, changes an output's shape, or isn't what zeroing its channels gives, stays
@@ -26,7 +26,7 @@ class PruneStructured(Technique):
     """
 
     kind: ClassVar[str] = "prune-structured"
-    title: ClassVar[str] = "takes whole channels out of layers that hang together"
+    title: ClassVar[str] = "takes whole channels out of coupled layers"
     version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "onnxruntime")
     Parameters: ClassVar = PruneParameters
@@ -104,7 +104,7 @@ class PruneStructured(Technique):
         work.say(name, "a block", "removed")
 
     def settle(self, work: Workspace) -> None:
-        """Let the model settle after a cut: its normalisations' statistics are taken anew."""
+        """Let the model settle after a cut: its normalisations' statistics are taken again."""
         work.recalibrate_norms()
 
 

@@ -28,7 +28,7 @@ FEATURE = "2:4"
 
 
 class PruneUnstructuredParameters(TrainingParameters):
-    """What `prune-unstructured` can be told."""
+    """Parameters of `prune-unstructured`."""
 
     sparsity: float = Field(default=0.8, gt=0, lt=1, description="The share of weights that end at zero.")
     pattern: Literal["any", "2:4"] = Field(

@@ -1,4 +1,4 @@
-"""What `resize` can be told."""
+"""Parameters of `resize`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgebuild.techniques.learning import TrainingParameters
 
 
 class ResizeParameters(TrainingParameters):
-    """What `resize` can be told."""
+    """Parameters of `resize`."""
 
     size: int | None = Field(
         default=None,

@@ -95,7 +95,7 @@ def chosen(work: Workspace, p: ResizeParameters, image: Image, steps: int) -> Re
             lost = 100 * (before - _score(work, made.module))
             name = "x".join(str(part) for part in made.size) + (f", {finer} strides out" if finer else "")
             told = f"{lost:.2f} points lost on calibration data"
-            work.notes.append(f"{name}: {made.macs:,} multiply-accumulates, {told}.")
+            work.notes.append(f"{name}: {made.macs:,} MACs, {told}.")
             if lost > p.points:
                 why = why or f"{name} loses {lost:.2f} points, {p.points:g} were allowed"
                 break

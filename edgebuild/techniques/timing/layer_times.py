@@ -1,6 +1,6 @@
-"""What a target said of layers, each timed beside what would take its place, and what follows for each. No torch here.
+"""What a target said of layers, each timed against its replacement, and what follows for each. No torch here.
 
-A step that is given times has two sorts of inputs beside its own: ``pairs``, a folder with ``pairs.json``, and
+A step that is given times has two sorts of inputs in addition to its own: ``pairs``, a folder with ``pairs.json``, and
 ``time-N`` for each pair of models N that could be timed, a folder with ``time.json`` (``LayerTime``).
 """
 
@@ -49,7 +49,7 @@ class LayerTimes:
         """Return why a layer stays as it is; empty where what would take its place was measured faster.
 
         Faster is what ``Comparison`` calls better: the interval of the paired launches lies below 0, and the effect
-        is more than 1 %. What can't be told apart stays.
+        is more than 1 %. What can't be distinguished stays.
         """
         time = self.known.get(layer)
         if time is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Tell = Callable[[str, float, Optional[float]], None]
 
 LOG_LINES = 20000
-#: Progress is told at most this often.
+#: Least interval between progress updates.
 TELL_S = 0.5
 PHASE_CHARACTERS = 120
 
@@ -23,7 +23,7 @@ def silent(phase: str, done: float, total: Optional[float]) -> None:
 
 
 class Log:
-    """Keeps what the library says. ``tell`` is told of progress: by phases, or by lines where there are no phases."""
+    """Keeps what the library says. ``tell`` receives progress: by phases, or by lines where there are no phases."""
 
     def __init__(self, tell: Tell = silent) -> None:
         self.lines: List[str] = []
