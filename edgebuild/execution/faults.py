@@ -107,7 +107,7 @@ class Guard:
     def failure(self, what: str, error: BaseException) -> Failure:
         """Return ``error`` as the failure of ``what``; call it where it was caught.
 
-        Raises it again where it isn't the work's own fault (``Fault``): one of the surroundings (a full disk is one) or of
+        Raises it again where it isn't the work's own (``Fault``): one of the surroundings (a full disk is one) or of
         the user, unless a plug-in raised the latter by itself.
         """
         if was_interrupted(error) and not isinstance(error, Interrupted):
