@@ -156,6 +156,7 @@ def run_bench(
             devices = devices or InventoryProvider()
             entry = entry_of(request.device, devices.entries())
             device, pin = devices.connect(entry), entry.pin_clocks
+            stack.callback(device.close)
             device.capabilities.require_clock(device.id)
             at = stack.enter_context(attached(device, table, native_libraries=native))
         executor = Executor(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
 from edgebuild.core.record import Evidence
-from edgebuild.core.values import digest_json
-from edgebuild.errors import EdgebuildError
-from edgebuild.execution.manifest import list_folder
+from edgebuild.core.values import digest_file, digest_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,14 +14,15 @@ if TYPE_CHECKING:
 
 #: Where the latencies that a report draws lie, next to the record.
 SAMPLES = "samples"
-#: What a session's folder holds from its end on; a later build may add figures of other kinds.
-LASTING = ("session.json", "launch-", "result.json")
+#: What a session's folder never loses or changes; a later build may add launches and figures of other kinds.
+LAUNCH = "launch-"
 
 
 def evidence_of(home: Path, folder: Path) -> Evidence:
-    """Return a folder of evidence as a record names it. Raises ``EdgebuildError`` for links, ``OSError``."""
-    files = [file for file in list_folder(folder) if folder.name == SAMPLES or file.path.startswith(LASTING)]
-    return Evidence(path=folder.relative_to(home).as_posix(), sha256=digest_json([file.to_json() for file in files]))
+    """Return a folder of evidence as a record names it. Raises ``OSError``, ``ValueError`` for another folder."""
+    names = _names(folder)
+    path = folder.relative_to(home).as_posix()
+    return Evidence(path=path, files=len(names), sha256=_digest(folder, names))
 
 
 def changed(home: Path, evidence: Iterable[Evidence]) -> tuple[str, ...]:
@@ -31,8 +31,19 @@ def changed(home: Path, evidence: Iterable[Evidence]) -> tuple[str, ...]:
 
 
 def _unchanged(home: Path, evidence: Evidence) -> bool:
+    folder = home / evidence.path
     try:
-        folder = home / evidence.path
-        return folder.is_dir() and evidence_of(home, folder) == evidence
-    except (EdgebuildError, OSError, ValueError):
+        names = _names(folder)[: evidence.files]
+        return len(names) == evidence.files and _digest(folder, names) == evidence.sha256
+    except OSError:
         return False
+
+
+def _names(folder: Path) -> list[str]:
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise NotADirectoryError(folder)
+    return sorted(each.name for each in folder.iterdir() if folder.name == SAMPLES or each.name.startswith(LAUNCH))
+
+
+def _digest(folder: Path, names: Iterable[str]) -> str:
+    return digest_json([[name, digest_file(folder / name)] for name in names])

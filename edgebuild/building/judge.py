@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.budget import Budget
 from edgebuild.core.steps import RunsOn, Step, StepContext
+from edgebuild.core.values import digest_bytes
 from edgebuild.core.verdict import Closeness, Verdict
 from edgebuild.errors import DataError
 
@@ -88,17 +89,20 @@ class JudgeOutputs(Step):
 
 
 def metric_values(metric: Metric, outputs: Iterable[Path], data: Path) -> tuple[str, ...]:
-    """Return what a metric says of each outputs folder, or why it says nothing: for a key, exact to the last bit."""
+    """Return what a metric is and says of each outputs folder, or why it says nothing: for a key, to the last bit."""
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.outputs import read_outputs
 
     targets = Dataset.open(data).target
     if targets is None:
         return ()
-    values = []
+    values = [repr((metric.direction, metric.scale, metric.by_class, metric.package))]
     for folder in outputs:
         try:
-            values.append(repr(metric.value(read_outputs(folder), targets)))
+            found = read_outputs(folder)
+            values.append(repr(metric.value(found, targets)))
+            scores = metric.per_sample(found, targets)
+            values.append("" if scores is None else digest_bytes(scores.tobytes()))
         except DataError as error:
             values.append(error.message)
     return tuple(values)

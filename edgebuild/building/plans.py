@@ -46,9 +46,7 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         context.project,
         context.target,
         model=model,
-        at=KnownDevice(
-            probe=context.probe, can=context.can, here=context.can.runs and not context.client.device.detached
-        ),
+        at=KnownDevice(probe=context.probe, can=context.can, here=context.probe is context.here),
         backends=context.backends,
         budget=context.budget,
         options=context.options,

@@ -44,6 +44,8 @@ def run_race(
         baseline = next((one for one in sorted(made, key=lambda b: bool(b.planned.recipe)) if one.eligible), None)
     if baseline is None:
         return MeasurementResults()
+    # Before the device is held: what it needs may have to be made on the host, which is others' turn perhaps.
+    bench = make_bench(context)
     with (
         holding(context.client, context.progress, context.check, context.turn.lent)(context.project.name, False),
         clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,
@@ -57,14 +59,15 @@ def run_race(
             if one.eligible or one is baseline
             for entrant in _entrants(one, baseline, prepared, sets_pace=one.eligible or all_pace)
         }
-        return _raced(entrants, baseline, prepared.contract.batch, held)
+        return _raced(
+            entrants, baseline, prepared.contract.batch, replace(bench, configuration=held.configuration), held
+        )
 
 
 def _raced(
-    entrants: Mapping[str, Entrant], baseline: Evaluation, batch: int, context: BuildContext
+    entrants: Mapping[str, Entrant], baseline: Evaluation, batch: int, bench: MeasurementContext, context: BuildContext
 ) -> MeasurementResults:
     """Screen what may win, and certify the finalists alongside the baseline. The device is held."""
-    bench = make_bench(context)
     raced = {name: entrant for name, entrant in entrants.items() if entrant.evaluation.planned.raced}
     protocol = context.options.screen
     if context.objective.concurrent:

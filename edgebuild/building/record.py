@@ -29,14 +29,14 @@ from edgebuild.measuring import journal
 from edgebuild.measuring.session_folder import write_atomic, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, SealedSetAccess
+    from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, Evidence, SealedSetAccess
 
 #: The key of build.json that holds the digest of all others.
 DIGEST = "sha256"
@@ -99,12 +99,23 @@ def write_record(
         command=context.options.command,
         anchor_ms=race.anchor_ms,
         host_peak_bytes=_peak_bytes(),
-        evidence=tuple(evidence_of(context.home, path) for path in (*race.sessions, folder / SAMPLES)),
+        evidence=_evidence(context, (*race.sessions, folder / SAMPLES)),
         notes=tuple(context.said),
     )
     write_atomic(folder / "build.json", sealed_text(record))
     _point_latest(context.home, plan.target, record.build_id)
     return record
+
+
+def _evidence(context: BuildContext, folders: Iterable[Path]) -> tuple[Evidence, ...]:
+    """Name the folders by the digest of their files; one that can't be read is said, and not named."""
+    found = []
+    for folder in folders:
+        try:
+            found.append(evidence_of(context.home, folder))
+        except (OSError, ValueError) as error:
+            context.say("evidence", f"{folder.name} can't be named by its digest: {error}")
+    return tuple(found)
 
 
 def _begin(context: BuildContext, target: str, started: datetime) -> Path:
@@ -210,9 +221,10 @@ def load_record(folder: Path) -> BuildRecord:
         fields = json.loads(read_plain(path, MAX_RECORD_BYTES))
         if digest_json({k: v for k, v in fields.items() if k != DIGEST}) != fields.pop(DIGEST, ""):
             raise ValueError("another digest")
-        if fields["schema_version"] != SCHEMA_VERSION:
+        if (version := fields["schema_version"]) != SCHEMA_VERSION:
+            which = f"version {version}" if type(version) is int and 0 < version < SCHEMA_VERSION else "another version"
             raise UsageError(
-                f"{path} is of version {fields['schema_version']}, and this edgebuild reads version {SCHEMA_VERSION}.",
+                f"{path} is of {which}, and this edgebuild reads version {SCHEMA_VERSION}.",
                 hint="Build again; what is in the store is used again.",
             )
         return BuildRecord.model_validate_json(json.dumps(fields))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.record import SampledSplit, SealedSetAccess
     from edgebuild.core.verdict import Closeness, Verdict
+    from edgebuild.execution.executor import StepResult
 
 Judged: TypeAlias = "tuple[Verdict, Closeness]"
 
@@ -60,20 +61,16 @@ def open_test_set(targets: Sequence[TargetBuild], prepared: ModelInputs) -> tupl
     for note in notes:
         context.say("test set", note)
     reference = run_reference(context, prepared.imported, prepared.given, test, "test")
-    return tuple(
-        _scores(
-            each.race.finalists,
-            way_of(each.context.can).split("test", test, reference, prepared, each.context),
-            access,
-            each.context,
-        )
-        for each in targets
-    )
+    return tuple(_scores(each, prepared, test, reference, access) for each in targets)
 
 
 def _scores(
-    finalists: Sequence[CertifiedCandidate], test: JudgedSplit, access: SealedSetAccess, context: BuildContext
+    target: TargetBuild, prepared: ModelInputs, data: StepResult, reference: StepResult, access: SealedSetAccess
 ) -> SealedSetScores:
+    context, finalists = target.context, target.race.finalists
+    if not finalists:
+        return SealedSetScores(access=access)
+    test = way_of(context.can).split("test", data, reference, prepared, context)
     verdicts: dict[str, Judged] = {}
     failed: dict[str, Failure] = {}
     for finalist in finalists:

@@ -14,6 +14,7 @@ from edgebuild.execution.turns import side_by_side
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgebuild.building.compress import Models
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Built
     from edgebuild.building.prepare import ModelInputs
@@ -37,22 +38,28 @@ class TargetBuild:
 def build_targets(
     planned: Sequence[tuple[Plan, BuildContext]], prepared: ModelInputs, stopping: Stopping
 ) -> tuple[TargetBuild, ...]:
-    """Build every target up to the sealed test set; those on different devices side by side. In the order given."""
-    by_device: dict[int, list[int]] = {}
+    """Build every target up to the sealed test set, in the order given; those on devices of their own side by side.
+
+    Training comes first and alone: it may fork, which threads don't survive. So does what runs on this machine's own
+    cores, which must be quiet while it is measured.
+    """
+    models = [compress_models(plan, prepared, context) for plan, context in planned]
+    groups: dict[int, list[int]] = {}
     for number, (_, context) in enumerate(planned):
-        by_device.setdefault(id(context.client), []).append(number)
+        groups.setdefault(id(context.client), []).append(number)
 
     def build(numbers: Sequence[int]) -> list[tuple[int, TargetBuild]]:
-        return [(number, build_target(planned[number][0], prepared, planned[number][1])) for number in numbers]
+        return [(number, build_target(*planned[number], models[number], prepared)) for number in numbers]
 
-    turn = planned[0][1].turn
-    done = side_by_side([partial(build, numbers) for numbers in by_device.values()], turn, stopping)
+    here = [numbers for numbers in groups.values() if planned[numbers[0]][1].client.device.on_host]
+    elsewhere = [partial(build, numbers) for numbers in groups.values() if numbers not in here]
+    done = [build(numbers) for numbers in here]
+    done += side_by_side(elsewhere, planned[0][1].turn, stopping)
     return tuple(target for _, target in sorted((pair for pairs in done for pair in pairs), key=lambda pair: pair[0]))
 
 
-def build_target(plan: Plan, prepared: ModelInputs, context: BuildContext) -> TargetBuild:
-    """Compress, make the candidates, and measure them. The test set stays sealed."""
-    models = compress_models(plan, prepared, context)
+def build_target(plan: Plan, context: BuildContext, models: Models, prepared: ModelInputs) -> TargetBuild:
+    """Make the candidates of one target, and measure them. The test set stays sealed."""
     way = way_of(context.can)
     validation = way.split("validation", prepared.validation, prepared.reference, prepared, context)
     built = make_candidates(plan, models, prepared, validation, context)

@@ -30,3 +30,9 @@ METRIC_NAMES: tuple[str, ...] = (
 def metric_names() -> tuple[str, ...]:
     """Return the built-in metrics, then those of installed packages."""
     return (*METRIC_NAMES, *sorted(metadata.entry_points(group=GROUP).names))
+
+
+def package_of(name: str) -> str:
+    """Return which package brings a metric, and in which version; empty where nobody says."""
+    owners = [entry.dist for entry in metadata.entry_points(group=GROUP, name=name) if entry.dist is not None]
+    return " ".join(f"{owner.name} {owner.version}" for owner in owners)

@@ -52,9 +52,13 @@ def notes_on(topic: Topic, texts: Iterable[str]) -> tuple[Note, ...]:
 
 
 class Evidence(Value):
-    """A folder of evidence: where it lies, seen from the project's ``.edgebuild``, and the digest of its files."""
+    """Files of evidence in a folder: where it lies, seen from the project's ``.edgebuild``, how many, and their digest.
 
-    path: str
+    They are the first ``files`` launches of a session, or all latencies that a build kept for drawing.
+    """
+
+    path: str = Field(pattern=r"^(measurements/[A-Za-z0-9][\w.-]*|builds/[A-Za-z0-9][\w.-]*/samples)$")
+    files: int = Field(ge=0)
     sha256: str
 
 

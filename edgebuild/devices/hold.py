@@ -163,13 +163,12 @@ def holding(
 ) -> Callable[[str, bool], AbstractContextManager[None]]:
     """Return what holds the client's device, shared or not, while a step runs on it (see ``hold_device``).
 
-    ``lent`` lends the host to others meanwhile; what runs on this machine's own cores keeps it.
+    ``lent`` lends the host to others meanwhile.
     """
 
     @contextlib.contextmanager
     def hold(what: str, shared: bool) -> Iterator[None]:
-        waiting = contextlib.nullcontext() if client.device.on_host else lent()
-        with waiting, hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check):
+        with lent(), hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check):
             yield
 
     return hold

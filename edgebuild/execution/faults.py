@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Entry points whose packages may fail on a candidate: quantisers, techniques, backends.
-PLUGINS = ("edgebuild.quantisers", "edgebuild.techniques", "edgebuild.backends")
+PLUGINS = (
+    "edgebuild.quantisers",
+    "edgebuild.techniques",
+    "edgebuild.backends",
+    "edgebuild.metrics",
+    "edgebuild.devices",
+)
 #: Where packages are installed; in a virtual environment that may be below the project's folder.
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 #: Of a foreign exception's own message, a sentence quotes so much.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLL_S = 0.2
+
+
+def _wait_or_end(futures: Sequence[Future[T]]) -> None:
+    """Wait until all have stopped. Who interrupts that too ends the process at once, and every lock with it.
+
+    Nothing is lost: what is on disk is whole after a kill, too.
+    """
+    try:
+        wait(futures)
+    except KeyboardInterrupt:
+        os._exit(Interrupted.exit_code)
 
 
 class HostTurn:
@@ -80,8 +92,8 @@ class Stopping:
 
 def side_by_side(work: Sequence[Callable[[], T]], turn: HostTurn, stopping: Stopping) -> list[T]:
     """Do each piece of work in a thread of its own; the first failure, or a Ctrl-C, stops the others and is raised."""
-    if len(work) == 1:
-        return [work[0]()]
+    if len(work) < 2:
+        return [each() for each in work]
 
     def taking_turns(each: Callable[[], T]) -> T:
         with turn.taken(stopping):
@@ -97,6 +109,7 @@ def side_by_side(work: Sequence[Callable[[], T]], turn: HostTurn, stopping: Stop
                 stopping()
         except BaseException:
             stopping.stop()
+            _wait_or_end(futures)
             raise
     failures = [error for future in futures if (error := future.exception()) is not None]
     if failures:

@@ -9,6 +9,7 @@ from edgebuild.core.files import cache_home
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.hold import hold_device
+from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EnvironmentGap, UsageError
 from edgebuild.fleet.connect import connect_ssh
 from edgebuild.fleet.enrol import enrol, require_target, runtimes_of
@@ -83,7 +84,8 @@ def provision(
         attached(device, table) as at,
         hold_device(at.client, "putting a runtime on the board", progress=progress, check=check),
     ):
-        needed = runtimes_of(require_target(entry, at.probe, project), at.probe)
+        probe = read_probe(at.client)  # whoever had the board until now may have put packages there
+        needed = runtimes_of(require_target(entry, probe, project), probe)
         _require_known(entry, needed, table)
         distributions = {name: table[name].distributions for name in needed if table[name].distributions}
         board = _Board(client=at.client, device=device, progress=progress or NoProgress(), check=check)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebuild.core.metric_names import GROUP, metric_names
+from edgebuild.core.metric_names import GROUP, metric_names, package_of
 from edgebuild.core.registry import Registry
-from edgebuild.errors import DataError, UsageError
+from edgebuild.errors import DataError, EnvironmentGap, UsageError
 from edgebuild.judging import scores
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
 
@@ -36,6 +36,7 @@ class Metric:
     ``prepare(outputs, targets)`` returns the value as a function of how often each sample counts (``None``: once
     each); it is NaN where the metric is undefined, such as AUROC without negatives. ``scores`` returns one number per
     sample whose mean is the metric, where such a number exists. ``by_class`` says that targets are class labels.
+    ``package`` is filled in: which package brings it, and in which version.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     prepare: Callable[[Outputs, NDArray[Any]], Scorer]
     scores: Callable[[Outputs, NDArray[Any]], Floats] | None = None
     by_class: bool = False
+    package: str = ""
 
     def value(self, outputs: Outputs, targets: NDArray[Any]) -> float:
         """Return the metric over all samples. Raises ``DataError`` where it's undefined or the arrays don't fit."""
@@ -69,23 +71,24 @@ def named_metric(name: str, *, output: str | None = None) -> Metric:
 
     Raises ``UsageError`` for an unknown name, with the nearest known one.
     """
-    make = _BUILTIN.get(name) or _of_packages().get(name)
+    if name in _BUILTIN:
+        return _BUILTIN[name](name, output)
+    make = Registry(group=GROUP, kind="metric", table=_BUILTIN, accept=_maker).load().get(name)
     if make is None:
         close = difflib.get_close_matches(name, metric_names(), n=1)
         raise UsageError(
             f"there is no metric {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
             hint=f"known are {', '.join(metric_names())}; anything else is a callable `module:function`",
         )
-    return make(name, output)
+    metric: object = make(name, output)
+    if not isinstance(metric, Metric):
+        raise EnvironmentGap(f"What the package of the metric {name!r} makes is no Metric.", hint="Tell its authors.")
+    return replace(metric, package=package_of(name))
 
 
 def is_builtin(name: str) -> bool:
     """Whether a metric is edgebuild's own, so that the version of edgebuild's code says what it computes."""
     return name in _BUILTIN
-
-
-def _of_packages() -> dict[str, Maker]:
-    return Registry(group=GROUP, kind="metric", table=_BUILTIN, accept=_maker).load()
 
 
 def _maker(loaded: Any) -> Maker | None:

@@ -9,11 +9,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 
 from edgebuild.building.evidence import changed, evidence_of
 from edgebuild.building.record import find_build, load_record, load_samples, sealed_text
 from edgebuild.core.budget import Budget
-from edgebuild.core.record import BuildRecord
+from edgebuild.core.record import BuildRecord, Evidence
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import UsageError
 from edgebuild.execution.versions import installed_versions
@@ -151,15 +152,40 @@ def test_evidence_that_changed_or_is_gone_is_named(tmp_path: Path) -> None:
     for name in ("session.json", "launch-0000.json", "launch-0000.i64", "result.json"):
         (session / name).write_text(name)
     (tmp_path / "builds" / "b" / "samples").mkdir(parents=True)
+    (tmp_path / "builds" / "b" / "samples" / "one.json").write_text("{}")
     kept = [evidence_of(tmp_path, folder) for folder in (session, tmp_path / "builds" / "b" / "samples")]
     (session / "memory-a.json").write_text("a later build adds a figure")
+    (session / "launch-0001.json").write_text("or resumes the session")
+    (session / "stray").symlink_to("/")
     assert changed(tmp_path, kept) == ()
     (session / "launch-0000.i64").write_text("other times")
     assert changed(tmp_path, kept) == ("measurements/certify-1",)
-    (tmp_path / "builds" / "b" / "samples" / "one.json").write_text("{}")
+    (tmp_path / "builds" / "b" / "samples" / "one.json").write_text("[]")
     assert changed(tmp_path, kept) == ("measurements/certify-1", "builds/b/samples")
     shutil.rmtree(tmp_path / "builds")
     assert changed(tmp_path, kept) == ("measurements/certify-1", "builds/b/samples")
+
+
+@pytest.mark.parametrize("path", ["/", "..", "measurements/..", "builds/b/artifact", "measurements/a/../b", "/proc"])
+def test_a_record_names_no_folder_but_evidence(path: str) -> None:
+    with pytest.raises(ValidationError):
+        Evidence(path=path, files=0, sha256="")
+
+
+def test_a_folder_that_is_a_link_is_no_evidence(tmp_path: Path) -> None:
+    (tmp_path / "measurements").mkdir()
+    (tmp_path / "measurements" / "a").symlink_to("/")
+    kept = Evidence(path="measurements/a", files=0, sha256="")
+    assert changed(tmp_path, [kept]) == ("measurements/a",)
+
+
+@pytest.mark.parametrize("version", ["3\nedgebuild: all is well", 7, None, [2], True])
+def test_an_odd_version_is_not_repeated(version: object, tmp_path: Path) -> None:
+    folder = written(tmp_path, NEW)
+    odd = {**record(NEW).model_dump(mode="json"), "schema_version": version}
+    (folder / "build.json").write_text(canonical_json({**odd, "sha256": digest_json(odd)}))
+    with pytest.raises(UsageError, match=r"build\.json is of another version, and this edgebuild reads version 2\.$"):
+        load_record(folder)
 
 
 def test_samples_are_found_by_candidate_and_damaged_ones_are_named(tmp_path: Path) -> None:

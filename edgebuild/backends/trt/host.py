@@ -160,6 +160,8 @@ class BuildEngine(Step):
     kind: ClassVar[str] = "tensorrt-engine"
     version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
+    # The builder times its kernels on the GPU, and keeps those times.
+    measures: ClassVar[bool] = True
     tools: ClassVar[tuple[str, ...]] = ("onnx", DISTRIBUTION)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:

@@ -270,8 +270,8 @@ class SshDevice:
         """The error of a link that is gone."""
         return DeviceError(
             f"The connection to {self.id} ({self._address}) was lost.",
-            hint="What ran there ends by itself within a minute. Run the command again when the board answers: it goes "
-            "on where it was.",
+            hint="What ran there ends within a minute. Run the command again when the board answers: it "
+            "resumes where it was.",
         )
 
     def _reason(self, error: Exception) -> str:
