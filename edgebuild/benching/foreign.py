@@ -46,7 +46,7 @@ def read_foreign(folder: Path, backends: Mapping[str, Backend], *, native_librar
 
 
 def _require_own_data(folder: Path, artifact: Artifact) -> None:
-    """Raise unless the external data of an ONNX file lies among the files that were looked at."""
+    """Raise unless the external data of an ONNX file lies among the files that were checked."""
     from edgebuild.models.onnx_files import external_names
 
     listed = {file.path for file in artifact.files}

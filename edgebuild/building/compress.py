@@ -63,8 +63,8 @@ class KernelConstraints:
     timing: PlannedCandidate | None = None
 
 
-#: Of the layers that a step left alone, a candidate's notes name so many.
-TOLD_LAYERS = 5
+#: Of the layers that a step left alone, a candidate's notes name this many.
+NAMED_LAYERS = 5
 #: By recipe and profile: profiles whose kernels take other widths get other models, all others share theirs.
 Models = dict[tuple[str, str], CompressedResult]
 
@@ -234,16 +234,16 @@ def step_of(
 def _notes(kind: str, result: StepResult) -> list[str]:
     """Say what a step did, and why it left layers alone; all of it is in its technique.json."""
     report = read_report(result.path)
-    told = [
+    lines = [
         f"{kind}: {report.summary}; {report.macs_before:,} → {report.macs_after:,} MACs, "
         f"{report.parameters_before:,} → {report.parameters_after:,} parameters",
         *(f"{kind}: {note}" for note in report.notes),
     ]
     left = [f"{said.layer} ({said.reason})" for said in report.layers if said.reason]
     if left:
-        more = f", and {len(left) - TOLD_LAYERS} more" if len(left) > TOLD_LAYERS else ""
-        told.append(f"{kind} left alone: {', '.join(left[:TOLD_LAYERS])}{more}")
-    return told
+        more = f", and {len(left) - NAMED_LAYERS} more" if len(left) > NAMED_LAYERS else ""
+        lines.append(f"{kind} left alone: {', '.join(left[:NAMED_LAYERS])}{more}")
+    return lines
 
 
 def _shipped(

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from edgebuild.building.evaluation import CompiledCandidate
     from edgebuild.execution.executor import StepResult
 
-#: Frames that are compared, and of a recurrent model's sample at most so many steps. A board may be slow.
+#: Frames that are compared, and of a recurrent model's sample at most this many steps. A board may be slow.
 SAMPLE_FRAMES = 32
 SAMPLE_STEPS = 8
-#: Frames that the layers are looked at on: those with the largest gaps.
+#: Frames that the layers are checked on: those with the largest gaps.
 WALK_FRAMES = 4
 
 

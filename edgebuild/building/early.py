@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgebuild.core.budget import Budget
     from edgebuild.models.described import Described
 
-#: A plan looks at so many samples of each split, from its start; a build does so where it needn't read the split.
+#: A plan looks at this many samples of each split, from its start; a build does so where it needn't read the split.
 PEEK_SAMPLES = 2_000
 #: What the model learnt from, and what it is judged on.
 LEARNT: tuple[Split, ...] = ("train", "calibration")

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from edgebuild.planning.inputs import UnitCosts
 
 #: What a plan says of it, with the number of frames.
-PLAN_NOTE = (
-    "the device is emulated: nothing is timed, and accuracy is looked at on about {frames:,} frames of each split"
-)
+PLAN_NOTE = "the device is emulated: nothing is timed, and accuracy is checked on about {frames:,} frames of each split"
 #: For estimates: QEMU's start of Python and the runtime, and a launch of its own for memory and one for instructions.
 START_S, PROFILE_S = 5.0, 15.0
 

@@ -32,7 +32,7 @@ CHAIN = "chain.json"
 #: A threshold is taken where the drop's bound at this level is inside the budget: wide enough that on the test set,
 #: which is another draw of samples, the 95 % bound nearly always is too.
 LEVEL = 0.9999
-#: Thresholds that are tried: so many quantiles of the confidences on validation, the lowest first.
+#: Thresholds that are tried: this many quantiles of the confidences on validation, the lowest first.
 TRIED = 40
 
 
@@ -89,10 +89,10 @@ class CutExits(Step):
             facts = read_facts(part.model)
             (folder / "contract.json").write_text(Contract(inputs=facts.inputs, outputs=facts.outputs).to_json())
         sessions = [HostSession(out_dir / f"stage-{n}" / "model.onnx", library=library) for n in range(len(parts))]
-        chain, told = _whole(sessions), self._told(parts)
+        chain, texts = _whole(sessions), self._told(parts)
         frames: list[dict[str, NDArray[Any]]] = []
         with ctx.progress.task("Choosing exits", total=data.frames) as task:
-            for frame in run_dataset(chain, data, told, batch=1, check=ctx.check):
+            for frame in run_dataset(chain, data, texts, batch=1, check=ctx.check):
                 frames.append(frame)
                 task.advance()
         found = {name: np.concatenate([np.asarray(f[name]).reshape(1, -1) for f in frames]) for name in frames[0]}

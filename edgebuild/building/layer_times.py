@@ -29,7 +29,7 @@ Inputs = dict[str, "StepResult | Path"]
 def timing_candidate(plan: Plan, recipe: str, profile: str) -> PlannedCandidate | None:
     """Return the candidate whose runtime, precision and first setting layers are timed in: fp32 where there is one.
 
-    None where all are int8: a layer by itself isn't calibrated.
+    None where all are int8: a layer in isolation isn't calibrated.
     """
     found = [c for c in plan.candidates if (c.recipe, c.profile) == (recipe, profile) and c.precision.kind != "int8"]
     return min(found, key=lambda c: c.precision.kind != "fp32", default=None)
@@ -70,7 +70,7 @@ def time_layers(
         ExportLayerPairs(step=step, batch=batch), wanted, label=f"{who}: layers that {step.kind} would replace"
     )
     pairs = read_pairs(exported.path)
-    told: Inputs = {PAIRS: exported}
+    times: Inputs = {PAIRS: exported}
     notes = []
     with context.progress.task("Timing layers", total=pairs.count) as task:
         for number in range(pairs.count):
@@ -81,9 +81,9 @@ def time_layers(
             if isinstance(timed, Failure):
                 notes.append(f"{step.kind}: {layers} could not be timed: {timed.with_report}")
             else:
-                told[time_input(number)] = timed
+                times[time_input(number)] = timed
             task.advance(note=layers)
-    return told, tuple(notes)
+    return times, tuple(notes)
 
 
 def _timed(folder: Path, layer: str, planned: PlannedCandidate, who: str, context: BuildContext) -> StepResult:

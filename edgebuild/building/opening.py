@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.splits import JudgedSplit
 
-#: Frames that it is called with, and of a recurrent model's sample at most so many steps.
+#: Frames that it is called with, and of a recurrent model's sample at most this many steps.
 FRAMES = STEPS = 4
 
 

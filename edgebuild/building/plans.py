@@ -61,7 +61,7 @@ def _frames(data: StepResult) -> int:
 
 
 def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tuple[Plan, ...]:
-    """Plan every target without writing anything into the project. The first samples of its data are looked at.
+    """Plan every target without writing anything into the project. The first samples of its data are read.
 
     A device is taken for what it was when enrolled, and a target without one for what its facts say.
     """

@@ -101,7 +101,7 @@ def openings_of(path: Path, *, project: str, test_digest: str, also: tuple[str, 
 
 
 def _settled(path: Path) -> tuple[_Record, tuple[str, ...]]:
-    """Return the record, held against its head and without half a line, and what there is to say of it."""
+    """Return the record, compared with its head and without half a line, and what there is to say of it."""
     record, notes = _read(path), []
     head, lines = _head(path), len(record.entries)
     if head is None and record.found:

@@ -246,7 +246,7 @@ class LimitsTable(Table):
     latency_p50_ms: Positive | None = Field(default=None, description="Median latency of one call, in ms.")
     latency_p99_ms: Positive | None = Field(default=None, description="99th percentile of the latency, in ms.")
     throughput_per_s: Positive | None = Field(
-        default=None, description="At least so many samples a second, several requests in flight."
+        default=None, description="At least this many samples a second, several requests in flight."
     )
     peak_memory_mb: Positive | None = Field(default=None, description="Peak memory of the whole process, in MB (10^6).")
     file_size_mb: Positive | None = Field(default=None, description="Size of all files that ship, in MB (10^6).")

@@ -19,7 +19,7 @@ NONE = "none"
 
 
 def recipe_problems(recipes: Sequence[RecipeTable], techniques: Mapping[str, type[BaseModel]] | None) -> Iterator[str]:
-    """Yield a sentence for every problem. ``techniques`` maps a name to its parameters; None: they aren't looked at."""
+    """Yield a sentence for every problem. ``techniques`` maps a name to its parameters; None: they aren't checked."""
     names = [recipe.name for recipe in recipes]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f'[[recipes]]: two recipes are called "{name}"'

@@ -120,7 +120,7 @@ def collect(model: type[T], data: Mapping[str, Any], where: str = "") -> tuple[T
 
 
 def _is_echo(details: ErrorDetails) -> bool:
-    """Whether pydantic calls a list too short only because its entries, reported by themselves, are wrong."""
+    """Whether pydantic calls a list too short only because its entries, reported on their own, are wrong."""
     return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 

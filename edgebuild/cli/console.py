@@ -89,12 +89,12 @@ def _unforeseen(error: Exception) -> int:
     if was_interrupted(error):
         return _interrupted()
     # Depending on its version typer raises click's usage errors or those of its own copy of click.
-    told = getattr(error, "format_message", None)
-    if told is not None and type(error).__name__ == "NoArgsIsHelpError":
-        print(told().rstrip(), file=sys.stderr)
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None and type(error).__name__ == "NoArgsIsHelpError":
+        print(format_message().rstrip(), file=sys.stderr)
         return USAGE
-    if told is not None:
-        say_error(told(), "`edgebuild --help` lists commands and options.")
+    if format_message is not None:
+        say_error(format_message(), "`edgebuild --help` lists commands and options.")
         return USAGE
     if isinstance(error, MemoryError):
         say_error("There is too little memory on this machine.", "Close other programs, or take a larger machine.")

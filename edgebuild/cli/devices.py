@@ -83,7 +83,7 @@ def _add_emulator(name: str, target: str, project: Path | None) -> None:
     device = emulate(entry, make_progress())
     entry, _ = enrol(entry, project)
     say(f"{entry.name} is an emulated {entry.target} ({entry.facts.get('cpu')}); it is in {inventory_path()} now.")
-    say("Accuracy, parity, memory and instructions are looked at on it; nothing on it is ever timed.")
+    say("Accuracy, parity, memory and instructions are checked on it; nothing on it is ever timed.")
     if device.why_no_counts:
         say(f"Instructions are not counted: {device.why_no_counts}.")
 

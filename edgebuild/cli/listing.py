@@ -67,8 +67,8 @@ def show_plans(plans: Sequence[Plan]) -> None:
         _show_candidates(plan, console)
         for reason in dict.fromkeys(refusal.reason for refusal in plan.refused):
             what = [refusal.what for refusal in plan.refused if refusal.reason == reason]
-            told = f"{what[0]}: {reason}" if len(what) == 1 else f"{reason}: {', '.join(what)}"
-            console.print(f"Not tried: {told}")
+            text = f"{what[0]}: {reason}" if len(what) == 1 else f"{reason}: {', '.join(what)}"
+            console.print(f"Not tried: {text}")
         for note in plan.notes:
             console.print(f"Note: {note}")
         console.print("\nAbout how long:")

@@ -44,7 +44,7 @@ def write_manifest(folder: Path, artifact: Artifact) -> None:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Return the artifact in ``folder``; its files are not looked at (see ``check_files``).
+    """Return the artifact in ``folder``; its files are not checked (see ``check_files``).
 
     Raises ``ModelError`` where there is none, or it was changed since it was written. One without a seal, as others may
     write it, is taken as it is.

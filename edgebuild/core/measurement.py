@@ -226,7 +226,7 @@ class Measurements(Value):
 
 
 class LayerTime(Value):
-    """One layer by itself on a device, and what would take its place: medians over launches, and both compared."""
+    """One layer in isolation on a device, and what would take its place: medians over launches, and both compared."""
 
     before_ms: float = Field(gt=0)
     after_ms: float = Field(gt=0)

@@ -96,7 +96,7 @@ class SampledSplit(Value):
 
 
 class EmulatedDevice(Value):
-    """Which CPU stood in for the device's, and on which samples accuracy was looked at."""
+    """Which CPU stood in for the device's, and on which samples accuracy was checked."""
 
     cpu: str
     samples: tuple[SampledSplit, ...] = ()

@@ -25,7 +25,7 @@ class RunsOn(StrEnum):
 
 
 class Progress(Protocol):
-    """Takes progress; never prints by itself."""
+    """Takes progress; never prints itself."""
 
     def task(self, title: str, total: float | None = None) -> Task:
         """Open a line of progress; use it as a context manager."""

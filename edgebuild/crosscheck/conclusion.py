@@ -82,7 +82,7 @@ def agreeing(sample: str, frames: int, output: str, steps: float) -> CrossCheck:
 
 
 def concluded(seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors: int, unseen: str = "") -> CrossCheck:
-    """Conclude about a gap of more than one step. ``unseen`` says why no layer could be looked at."""
+    """Conclude about a gap of more than one step. ``unseen`` says why no layer could be checked."""
     gap = f"output {seen.output} is up to {steps_text(seen.steps)} from the unoptimised graph's"
     if layer is not None:
         why = f": {layer.why}" if layer.why else "; why can't be shown"
@@ -93,14 +93,12 @@ def concluded(seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors
         return seen.model_copy(
             update={"cause": "layer", "layer": layer, "reach": reach, "explanation": f"{gap}; {found}"}
         )
-    looked = (
-        f"the layers can't be looked at: {unseen}" if unseen else f"none of {tensors} layers is off by more than one"
-    )
+    looked = f"the layers can't be checked: {unseen}" if unseen else f"none of {tensors} layers is off by more than one"
     if reach <= REACH_LIMIT:
-        told = f"{gap}: rounding that adds up ({reach:.2f} of what it reaches in this graph; {looked})"
-        return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": told})
-    told = f"{gap}, {reach:.1f} times what rounding reaches in this graph; not explained: {looked}"
-    return seen.model_copy(update={"cause": "unexplained", "reach": reach, "explanation": told})
+        explanation = f"{gap}: rounding that adds up ({reach:.2f} of what it reaches in this graph; {looked})"
+        return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": explanation})
+    explanation = f"{gap}, {reach:.1f} times what rounding reaches in this graph; not explained: {looked}"
+    return seen.model_copy(update={"cause": "unexplained", "reach": reach, "explanation": explanation})
 
 
 def steps_text(steps: float | None) -> str:

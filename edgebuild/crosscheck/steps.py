@@ -182,7 +182,7 @@ class WalkLayers(Step):
     """Recomputes every layer from what the artifact's own layers gave it, and compares codes.
 
     Inputs: ``model``, ``sample``, ``library`` as for the comparison, ``outputs``: those of the model with its layers
-    shown. Writes ``layers.json``: how many were looked at, and the first that is off by more than one step. As inputs
+    shown. Writes ``layers.json``: how many were checked, and the first that is off by more than one step. As inputs
     are equal, no layer is blamed for another's fault.
     """
 
@@ -200,8 +200,8 @@ class WalkLayers(Step):
         found = read_outputs(inputs["outputs"])
         walk = Walk(graph, Loop(inputs["sample"], self.contract, found), found, inputs.get("library"), ctx)
         fault = walk.first_fault()
-        told = {"layers": len(walk.shown), "fault": None if fault is None else fault.model_dump(mode="json")}
-        (out_dir / "layers.json").write_text(json.dumps(told, sort_keys=True))
+        result = {"layers": len(walk.shown), "fault": None if fault is None else fault.model_dump(mode="json")}
+        (out_dir / "layers.json").write_text(json.dumps(result, sort_keys=True))
 
 
 class ShowState(Step):

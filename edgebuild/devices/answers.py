@@ -22,7 +22,7 @@ from edgebuild.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What a device may say of itself: this many readings, each of so many characters.
+#: What a device may say of itself: this many readings, each of this many characters.
 MAX_READINGS = 4_000
 MAX_TEXT = 16_384
 #: Longer than anything that is measured, in seconds.

@@ -93,8 +93,8 @@ def pinned_clocks(client: RunnerClient, *, check: Callable[[], None] = never_sto
         message = _next(channel, client, check)
         if message.get("event") != "pinned":
             error = message.get("error")
-            told = error if isinstance(error, dict) else {"message": str(message)}
-            what, how = (printable(str(told.get(part, "")))[:500] for part in ("message", "hint"))
+            answer = error if isinstance(error, dict) else {"message": str(message)}
+            what, how = (printable(str(answer.get(part, "")))[:500] for part in ("message", "hint"))
             raise EnvironmentGap(f"{client.device.id}: {what}", hint=how)
         yield
     finally:
@@ -121,7 +121,7 @@ def _beat(channel: Channel, over: threading.Event) -> None:
         try:
             channel.send("")
         except DeviceError:
-            return  # the link or the board is gone; the work that goes on meanwhile is told so
+            return  # the link or the board is gone; the work that runs meanwhile notices
 
 
 def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None]) -> int:

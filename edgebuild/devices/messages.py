@@ -14,7 +14,7 @@ from typing import Any
 #: Answers nest a few levels; a deeper one is an attack on whoever walks through it.
 MAX_DEPTH = 32
 MAX_INTEGER = 1 << 63
-#: The longest number that is looked at: no float needs more digits.
+#: The longest number that is checked: no float needs more digits.
 MAX_NUMBER_CHARACTERS = 400
 #: What a message may say to a person.
 MESSAGE_CHARACTERS = 2_000

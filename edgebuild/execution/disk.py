@@ -160,7 +160,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_plain(path: Path, most: int = -1) -> bytes:
-    """Return what a plain file holds, at most so many bytes; raises as ``open_plain``."""
+    """Return what a plain file holds, at most this many bytes; raises as ``open_plain``."""
     with os.fdopen(open_plain(path), "rb") as file:
         return file.read(most)
 

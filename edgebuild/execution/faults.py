@@ -114,7 +114,7 @@ class Guard:
         """Return ``error`` as the failure of ``what``; call it where it was caught.
 
         Raises it again where it isn't the work's own (``Fault``): one of the surroundings (a full disk is one) or of
-        the user, unless a plug-in raised the latter by itself.
+        the user, unless a plug-in raised the latter itself.
         """
         if was_interrupted(error) and not isinstance(error, Interrupted):
             raise Interrupted(f"interrupted during {what}; what was finished is kept") from error

@@ -24,7 +24,7 @@ OLDEST_PYTHON = (3, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at; ``wrong`` where it keeps the device from being used."""
+    """One thing that was checked; ``wrong`` where it keeps the device from being used."""
 
     what: str
     found: str

@@ -17,7 +17,7 @@ PROPORTIONS = frozenset({"accuracy", "top5_accuracy"})
 def too_few(
     *, frames: int, units: int, grouped: bool, budget: Budget, metric: str | None, one_label: bool, level: float
 ) -> str | None:
-    """Return why no artifact can be certified on so many samples, or None where one may be.
+    """Return why no artifact can be certified on this many samples, or None where one may be.
 
     ``units`` is what is resampled, ``metric`` a built-in one's name. With no sample decided in another way, the upper
     bound of a proportion's drop at ``frames`` samples is the narrowest that it gets unless the artifact is better than

@@ -1,4 +1,4 @@
-"""Times a layer against its replacement: both by themselves, in fresh processes, in rounds of both orders."""
+"""Times a layer against its replacement: each in isolation, in fresh processes, in balanced AB/BA order."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Artifact, TensorSpec
 
-#: Values that are looked at in one go.
+#: Values that are checked at once.
 BLOCK_VALUES = 1 << 22
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgebuild.measuring.session_folder import SessionFolder
 
 
-#: For so long is an artifact run while its memory is watched.
+#: How long an artifact is run while its memory is watched.
 MEMORY_S = 1.0
 
 

@@ -70,7 +70,7 @@ class UserCode:
                 raise
             except Exception as error:  # whatever the user's code raises
                 raise ModelError(
-                    f"{reference} failed: {type(error).__name__}: {error}", hint="Call it by itself to see where."
+                    f"{reference} failed: {type(error).__name__}: {error}", hint="Call it directly to see where."
                 ) from error
 
         return called

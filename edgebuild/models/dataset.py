@@ -233,7 +233,7 @@ def _iterate(samples: Iterable[Sample], source: str) -> Iterable[Sample]:
         except Exception as error:
             raise DataError(
                 f"{source} failed after {index} samples: {type(error).__name__}: {error}",
-                hint="Run the callable by itself to see where it fails.",
+                hint="Run the callable directly to see where it fails.",
             ) from error
         if not isinstance(sample, Sample):
             raise DataError(

@@ -191,7 +191,7 @@ class AddHead(Value):
 
     The head takes the module's output with ``features`` channels, averages over all axes behind them (of images
     over ``grid`` by ``grid`` cells), and ends in ``outputs`` numbers, through one ReLU layer of ``hidden`` units where
-    that isn't 0. Its layers are ``@NAME.hidden`` and ``@NAME.out``. How sure it is, is told by ``confidence``: the
+    that isn't 0. Its layers are ``@NAME.hidden`` and ``@NAME.out``. ``confidence`` says how sure it is: the
     probability of its likeliest class, or the entropy of all (its negative).
     """
 

@@ -30,7 +30,7 @@ REFUSED, NOT_INSTALLED, DISK_FULL = 10, 11, 12
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 #: One thread and few arenas: what each reserves counts as memory, and machines have many cores.
 FRUGAL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-#: Address space of the process: what the libraries take by themselves, and so many times the model.
+#: Address space of the process: what the libraries take on their own, and this many times the model.
 LEAST_MEMORY_BYTES = 4 << 30
 COPIES = 10
 #: No task takes longer on a model that is one.

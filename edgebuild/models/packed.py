@@ -63,7 +63,7 @@ def unpack(module: nn.Module, state: dict[str, torch.Tensor], header: Mapping[st
         stored, scale, bits = state.get(name), state.get(scale_name), grid.grid.bits
         shape = layer.parametrizations["weight"].original.shape
         if stored is None or scale is None or scale.shape != grid.scale.shape or scale.dtype != grid.scale.dtype:
-            continue  # what is missing or misshapen is told where all tensors are checked
+            continue  # what is missing or misshapen is reported where all tensors are checked
         count = shape.numel()
         if stored.dtype != torch.uint8 or stored.shape != (-(-count * bits // 8),):
             raise ModelError(
@@ -76,7 +76,7 @@ def unpack(module: nn.Module, state: dict[str, torch.Tensor], header: Mapping[st
 
 
 def to_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Return codes of so many bits side by side."""
+    """Return codes of this many bits side by side."""
     return np.packbits(np.unpackbits(codes[:, np.newaxis], axis=1)[:, 8 - bits :])
 
 

@@ -80,7 +80,7 @@ def call_for_samples(call: Callable[[], Iterable[Sample]], source: str) -> Itera
     except Exception as error:
         raise DataError(
             f"{source} failed: {type(error).__name__}: {error}",
-            hint="Run the callable by itself to see where it fails.",
+            hint="Run the callable directly to see where it fails.",
         ) from error
 
 

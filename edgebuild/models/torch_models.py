@@ -47,7 +47,7 @@ def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> 
     except Exception as error:
         raise ModelError(
             f"The model factory {name} failed: {type(error).__name__}: {error}",
-            hint="Call it by itself to see the whole error.",
+            hint="Call it directly to see the whole error.",
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"The model factory {name} returned a {type(module).__name__}, not a torch.nn.Module.")
@@ -90,9 +90,9 @@ def _load_weights(module: Any, path: Path) -> None:
         module.load_state_dict({**state, **_tied(own, state)}, strict=True)
     except Exception as error:  # RuntimeError for what doesn't fit, and whatever hooks of the user's raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = " ".join(lines[1:3] or lines) or type(error).__name__
+        text = " ".join(lines[1:3] or lines) or type(error).__name__
         raise ModelError(
-            f"{path} doesn't fit the model: {told[:300]}",
+            f"{path} doesn't fit the model: {text[:300]}",
             hint="The factory must build the very architecture that the weights were trained with.",
         ) from error
 

@@ -73,8 +73,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     """Return the plan: every allowed precision of every profile, of the original and of what each recipe makes of it.
 
     What is refused is left out with the reason, and the rest cut to the time asked for. The original's fp32 artifact on
-    the first usable profile, with its default settings, is the baseline that others are held against. Guarantees: equal
-    inputs give equal plans; a target's name changes nothing but the plan's own ``target``.
+    the first usable profile, with its default settings, is the baseline for the others. Guarantees: equal inputs
+    give equal plans; a target's name changes nothing but the plan's own ``target``.
     Raises ``EnvironmentGap`` with every reason when nothing is left to try, and, as ``UsageError`` does, when a recipe
     that was asked for by name can't be carried out.
     """

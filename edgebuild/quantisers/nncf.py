@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class NncfQuantise(Step):
     """Writes what ``nncf.quantize`` makes of the model, as explicit Q/DQ that every runtime takes.
 
-    NNCF chooses types, granularity and placement by itself; of the scheme only ``reduce_range`` has a counterpart
+    NNCF chooses types, granularity and placement itself; of the scheme only ``reduce_range`` has a counterpart
     there (``overflow_fix``). Inputs: ``model`` (a folder with ``model.onnx``), ``calibration`` (a data folder),
     ``library`` (custom operators, optional). Raises ``ModelError`` with its reason where it can't quantise the model.
     Nothing is ever sent to anyone.

@@ -37,7 +37,7 @@ class Axis:
 def axis_for(
     values: Sequence[float], *, start: float, end: float, margin: float = 0.08, log: bool | None = None
 ) -> Axis:
-    """Return an axis that holds ``values`` with a margin; logarithmic where the positive range is wide, unless told."""
+    """Return an axis that holds ``values`` with a margin. ``log`` by default: where the positive range is wide."""
     low, high = min(values), max(values)
     use_log = log if log is not None else low > 0 and high / low >= LOG_FROM_RATIO
     if use_log:

@@ -118,8 +118,8 @@ def exits_text(latency: LatencySummary) -> str:
 
 def settings_text(settings: Sequence[tuple[str, Setting]]) -> str:
     """Return runtime settings as ``name=value`` pairs."""
-    told = (str(value).lower() if isinstance(value, bool) else value for _, value in settings)
-    return clean(", ".join(f"{name}={value}" for (name, _), value in zip(settings, told, strict=True)))
+    texts = (str(value).lower() if isinstance(value, bool) else value for _, value in settings)
+    return clean(", ".join(f"{name}={value}" for (name, _), value in zip(settings, texts, strict=True)))
 
 
 def throughput(found: ThroughputSummary) -> str:

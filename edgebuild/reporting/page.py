@@ -302,7 +302,7 @@ def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]
     names = list(dict.fromkeys(formatting.percentile_name(p) for _, _, found in flights for p in found.latencies))
     rows = []
     for i, c, found in flights:
-        told = {
+        texts = {
             formatting.percentile_name(p): formatting.percentile_text(p).removesuffix(" ms") for p in found.latencies
         }
         invalid = f" + {found.invalid_launches} invalid" if found.invalid_launches else ""
@@ -313,7 +313,7 @@ def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]
                     name_cell(i, c),
                     formatting.with_interval(found.per_s, found.low_per_s, found.high_per_s),
                     f"{found.requests}" if found.concurrent else "1 (no more possible)",
-                    *[told.get(name, formatting.NONE) for name in names],
+                    *[texts.get(name, formatting.NONE) for name in names],
                     f"{found.launches}{invalid}",
                 ],
             )
@@ -327,13 +327,13 @@ def _throughput(flights: Sequence[tuple[int, CandidateRecord, ThroughputSummary]
 
 
 def _latency_cells(latency: LatencySummary, names: Sequence[str]) -> list[str]:
-    told = {
+    texts = {
         formatting.percentile_name(p): formatting.percentile_text(p).removesuffix(" ms") for p in latency.percentiles
     }
     invalid = f" + {latency.invalid_launches} invalid" if latency.invalid_launches else ""
     return [
         formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms),
-        *[told.get(name, formatting.NONE) for name in names],
+        *[texts.get(name, formatting.NONE) for name in names],
         formatting.number(latency.throughput_per_s),
         f"{latency.launches}{invalid}",
         formatting.percent(latency.spread) if latency.spread is not None else formatting.NONE,
@@ -365,7 +365,7 @@ def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> lis
         formatting.settings_text(c.settings),
     ]
     detail = " · ".join(part for part in extra if part)
-    told = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
+    text = formatting.with_interval(latency.point_ms, latency.low_ms, latency.high_ms) if latency else formatting.NONE
     bare = sentences.Unit(factor=sentences.unit_of(record).factor, name="")
     lost = join([sentences.drop_text(drop, bare), tag("small", drop.split)]) if drop else formatting.NONE
     reasons = sentences.reasons_of(c)
@@ -373,20 +373,20 @@ def _candidate_cells(record: BuildRecord, index: int, c: CandidateRecord) -> lis
         join([tag("span", str(index), class_="num"), " ", tag("b", c.id), tag("small", detail)]),
         tag("span", c.status, class_=f"status s-{c.status}"),
         lost,
-        _timed(told, c, latency),
+        _timed(text, c, latency),
         formatting.bytes_text(c.size_bytes),
         formatting.bytes_text(c.measured.memory.peak_bytes if c.measured.memory else None),
         join([reasons[0], _more(reasons[1:])]),
     ]
 
 
-def _timed(told: str, c: CandidateRecord, latency: LatencySummary | None) -> str | Html:
+def _timed(text: str, c: CandidateRecord, latency: LatencySummary | None) -> str | Html:
     """Return a latency with what is to be known of it."""
     if latency is None:
-        return told
+        return text
     early = f"mean; {formatting.exits_text(latency)}" if latency.exits else ""
     small = [tag("small", text) for text in ("" if c.measured.latency else "screened only", early) if text]
-    return join([told, *small]) if small else told
+    return join([text, *small]) if small else text
 
 
 def _more(notes: Sequence[str]) -> Html | None:

@@ -208,8 +208,8 @@ def _points(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
         )
         for s in sorted(best.slices, key=lambda s: -s.drop)[:5]:
             limit = formatting.number(s.limit * unit.factor) if s.limit is not None else formatting.NONE
-            told = formatting.with_interval(s.drop * unit.factor, s.low * unit.factor, s.high * unit.factor)
-            table.add_row(_text(s.slice), _text(f"{s.samples:,}"), _text(told), _text(limit))
+            text = formatting.with_interval(s.drop * unit.factor, s.low * unit.factor, s.high * unit.factor)
+            table.add_row(_text(s.slice), _text(f"{s.samples:,}"), _text(text), _text(limit))
         parts.append(table)
     return parts
 

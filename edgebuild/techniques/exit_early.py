@@ -33,7 +33,10 @@ class ExitEarlyParameters(TrainingParameters):
     )
     hidden: int = Field(default=0, ge=0, description="Units of a layer inside each exit; 0 for none.")
     grid: int = Field(
-        default=1, ge=1, le=64, description="An exit sees the means over so many cells a side of an image, not one."
+        default=1,
+        ge=1,
+        le=64,
+        description="Average-pools an image to grid x grid cells in front of the exit (1: global pooling).",
     )
     confidence: Literal["max-probability", "entropy"] = Field(
         default="max-probability",
@@ -138,9 +141,9 @@ def _classes(work: Workspace) -> int:
     target = work.dataset(train=True).numbers
     numbers = target is not None and target.dtype.kind not in "iub"
     if len(shapes) != 1 or len(shapes[0][0]) != 2 or shapes[0][0][1] < 2 or numbers:
-        told = ", ".join(str(list(shape)) for shape, _ in shapes)
+        named = ", ".join(str(list(shape)) for shape, _ in shapes)
         raise ModelError(
-            f"An early exit answers in the model's place for one row of classes: the outputs are {told}"
+            f"An early exit answers in the model's place for one row of classes: the outputs are {named}"
             f"{', the targets numbers' if numbers else ''}.",
             hint="Leave exit-early out of the recipe.",
         )

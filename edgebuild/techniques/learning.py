@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgebuild.training.hooks import AfterStep
     from edgebuild.training.run import Loss
 
-#: Why nothing is trained by itself once a model has early exits.
+#: Why nothing is trained on its own once a model has early exits.
 HEADS = "early exits are trained together with the model; training it alone would leave them behind"
 #: Epochs where neither epochs nor steps are given.
 EPOCHS = 10
@@ -147,13 +147,13 @@ def learn(
     """Train a part of a technique's work; ``name`` keeps its checkpoint apart from those of other parts."""
     from edgebuild.training.loop import train
 
-    told = work.step.parameters.optimiser
+    optimiser = work.step.parameters.optimiser
     return train(
         module,
         plan,
         loader,
         loss,
-        optimiser=work.code.module_maker(told) if ":" in told else None,
+        optimiser=work.code.module_maker(optimiser) if ":" in optimiser else None,
         scratch=work.ctx.scratch / name,
         progress=work.ctx.progress,
         check=work.ctx.check,

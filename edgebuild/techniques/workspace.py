@@ -199,7 +199,7 @@ class Workspace:
             raise
         except Exception as error:  # whatever the user's code raises
             raise DataError(
-                f"{self.step.loader} failed: {type(error).__name__}: {error}", hint="Call it by itself to see where."
+                f"{self.step.loader} failed: {type(error).__name__}: {error}", hint="Call it directly to see where."
             ) from error
 
     def batches(

@@ -73,7 +73,7 @@ def check_technique(technique: type[Technique], scratch: Path, **parameters: Any
 
 
 def run_step(step: Technique, inputs: Mapping[str, Path], out: Path, ctx: StepContext) -> Tried:
-    """Run one step on any model; a ``ModelError`` is a refusal, with the reason. The step checks parity by itself.
+    """Run one step on any model; a ``ModelError`` is a refusal, with the reason. The step checks parity itself.
 
     Raises ``ContractBroken`` for a result that isn't what was promised, or a refusal that says nothing.
     """

@@ -202,7 +202,7 @@ class _users_fault:  # noqa: N801 - reads as a sentence
         if isinstance(error, Exception) and not isinstance(error, EdgebuildError):
             raise DataError(
                 f"The training loader failed in {self._where}: {type(error).__name__}: {error}",
-                hint="Iterate over it by itself to see the whole error.",
+                hint="Iterate over it directly to see the whole error.",
             ) from error
 
 

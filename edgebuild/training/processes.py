@@ -37,14 +37,14 @@ def train_forked(
 
     Each process computes with one CPU thread: a forked process can't use the threads of its parent's OpenMP runtime.
     """
-    told: SimpleQueue[tuple[float, str] | None] = multiprocessing.get_context("fork").SimpleQueue()
+    news_of: SimpleQueue[tuple[float, str] | None] = multiprocessing.get_context("fork").SimpleQueue()
 
     def work(own: Any) -> Any:
         torch.set_num_threads(1)
 
         def advance(by: float, note: str) -> None:
             if own.global_rank == 0:
-                told.put((by, note))
+                news_of.put((by, note))
 
         try:
             return train_here(own, module, needs, total, advance, check)
@@ -52,12 +52,12 @@ def train_forked(
             # The launcher would wrap it; the parent raises it as it is.
             return type(error).__name__, error.message, error.hint
 
-    teller = threading.Thread(target=_tell, args=(told, task), daemon=True)
+    teller = threading.Thread(target=_tell, args=(news_of, task), daemon=True)
     teller.start()
     try:
         result = fabric.launch(work)
     finally:
-        told.put(None)
+        news_of.put(None)
         teller.join()
     _take_over(module, needs)
     if isinstance(result, tuple):
@@ -67,8 +67,8 @@ def train_forked(
     return report
 
 
-def _tell(told: SimpleQueue[tuple[float, str] | None], task: Task) -> None:
-    while (news := told.get()) is not None:
+def _tell(news_of: SimpleQueue[tuple[float, str] | None], task: Task) -> None:
+    while (news := news_of.get()) is not None:
         task.advance(*news)
 
 

@@ -264,7 +264,7 @@ def test_layers_too_large_to_fetch_are_not_looked_at_and_a_large_gap_is_refused(
     there = replace(there, executor=there.executor.on({"kernels": "small"}, device=there.client))
     found = checked(there, "openvino", quantised_net(largest=126))
     assert (found.cause, found.refuses, found.layer) == ("unexplained", True, None)
-    assert "the layers can't be looked at: its layers take 0 MB a call" in found.explanation
+    assert "the layers can't be checked: its layers take 0 MB a call" in found.explanation
 
 
 #: Device code that crashes on what shows more outputs than ``y``.
@@ -294,5 +294,5 @@ def test_what_crashes_only_while_it_shows_its_layers_is_not_the_candidates_crash
     there = replace(there, client=client, executor=there.executor.on({"kernels": "crashing"}, device=client))
     found = checked(there, "openvino", quantised_net(largest=125))
     assert (found.cause, found.layer) == ("unexplained", None)
-    assert "not explained: the layers can't be looked at: The runner on" in found.explanation
+    assert "not explained: the layers can't be checked: The runner on" in found.explanation
     assert "SIGSEGV" in found.explanation

@@ -36,7 +36,7 @@ def validation():
 def test():
     return read(3)
 """
-BY_ITSELF = "Run the callable by itself to see where it fails."
+BY_ITSELF = "Run the callable directly to see where it fails."
 
 DATA_PROBLEMS = {
     "wrong shape": (
@@ -232,7 +232,7 @@ def test_a_factory_that_raises(project: Path) -> None:
         "plan",
         code=2,
         message="The model factory net:build failed: RuntimeError: no weights here",
-        hint="Call it by itself to see the whole error.",
+        hint="Call it directly to see the whole error.",
         driver=False,
     )
 

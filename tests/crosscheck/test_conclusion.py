@@ -79,7 +79,7 @@ def test_a_named_layer_counts_and_rounding_does_not() -> None:
 def test_what_nothing_explains_refuses_and_says_why_no_layer_is_named() -> None:
     found = concluded(SEEN, reach=REACH_LIMIT + 0.1, layer=None, tensors=0, unseen="it can't be compiled")
     assert found.refuses
-    assert "not explained: the layers can't be looked at: it can't be compiled" in found.explanation
+    assert "not explained: the layers can't be checked: it can't be compiled" in found.explanation
 
 
 def test_records_survive_endless_gaps() -> None:

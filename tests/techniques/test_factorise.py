@@ -180,7 +180,7 @@ def test_only_layers_that_were_measured_faster_are_replaced(tmp_path: Path) -> N
     assert said["5"].reason.startswith("it gets no faster on the target: 12.1 → 8.4 µs, ")
     assert said["0"].reason == "it is to be skipped"
     assert torch.equal(thin_model[5].weight, original[5].weight)  # type: ignore[index]
-    assert report.notes == ("Measured on the target, each layer by itself, 2: 12.1 → 8.4 µs.",)
+    assert report.notes == ("Measured on the target, each layer in isolation, 2: 12.1 → 8.4 µs.",)
 
 
 def test_a_layer_without_a_time_stays(tmp_path: Path) -> None:

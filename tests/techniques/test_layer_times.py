@@ -60,7 +60,9 @@ def test_only_what_was_measured_faster_takes_a_layers_place(outcome: Outcome) ->
 
 def test_times_are_told_in_a_unit_that_fits() -> None:
     times = LayerTimes({"a": timed("better"), "b": timed("better", 12.34, 0.5)})
-    assert times.note(("a", "b")) == "Measured on the target, each layer by itself, a: 12.1 → 8.4 µs; b: 12.3 → 0.5 ms."
+    assert (
+        times.note(("a", "b")) == "Measured on the target, each layer in isolation, a: 12.1 → 8.4 µs; b: 12.3 → 0.5 ms."
+    )
     many = LayerTimes({str(n): timed("better") for n in range(7)})
     assert many.note(tuple(many.known)).endswith("4: 12.1 → 8.4 µs; and 2 more.")
 

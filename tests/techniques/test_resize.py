@@ -184,7 +184,7 @@ def test_a_map_is_judged_by_its_overlap(tmp_path: Path) -> None:
         ("recurrent", {"size": 4}, r"takes a model with one image, .*'series'"),
         ("residual", {"size": 8}, "own side is 8"),
         ("residual", {"size": 4, "finer": 1}, "no map among its outputs"),
-        ("transposed", {}, "can't be told"),
+        ("transposed", {}, "isn't known"),
         ("unet", {"size": 4, "finer": 1}, "doesn't take images of 4x4"),
     ],
 )

@@ -28,7 +28,7 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 def float_biases(model: Any) -> int:
     """Turn int32 constants behind a DequantizeLinear into float constants, in place; return how many.
 
-    TensorRT refuses an int32 DequantizeLinear: it requantises a float bias by itself.
+    TensorRT refuses an int32 DequantizeLinear: it requantises a float bias itself.
     """
     import numpy as np
     from onnx import numpy_helper

@@ -45,7 +45,7 @@ def evaluate(request: Fields, wire: Wire) -> Fields:
     os.makedirs(request["outputs"], exist_ok=True)
     writers = [Writer(request["outputs"], s["name"], data.frames, data.batch) for s in opened.contract["outputs"]]
     places = [session.output_names.index(writer.name) for writer in writers]
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     done = 0
     for call in data.calls():
         if call.first:
@@ -54,8 +54,8 @@ def evaluate(request: Fields, wire: Wire) -> Fields:
         for writer, place in zip(writers, places):
             writer.write(call, outputs[place])
         done += len(call.keep)
-        if time.monotonic() - told > EVENT_S:
-            told = time.monotonic()
+        if time.monotonic() - reported > EVENT_S:
+            reported = time.monotonic()
             wire.progress("evaluate", done, data.frames)
     written = [writer.close() for writer in writers]
     result = {

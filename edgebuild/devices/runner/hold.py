@@ -25,11 +25,11 @@ def hold(request: Fields, wire: Wire) -> Fields:
     path, shared = turns.lock_path(), bool(request.get("shared"))
     try:
         lock = turns.MachineLock(path)
-        told = ""
+        reported = ""
         while not lock.take(shared):
             holder = lock.holder()
-            if holder != told:
-                told = holder
+            if holder != reported:
+                reported = holder
                 wire.event(event="waiting", holder=holder)
             time.sleep(POLL_S)
     except OSError as error:

@@ -37,7 +37,7 @@ DEFAULTS = {
 DEVICE_ONLY_RUNS = 51
 #: A window of fewer inferences has no median to speak of.
 WINDOW_MIN_INFERENCES = 5
-#: What an artifact that ends early takes depends on its inputs: it is fed so many of them, in their natural mix.
+#: What an artifact that ends early takes depends on its inputs: it is fed this many of them, in their natural mix.
 NATURAL_MIX = 1000
 
 

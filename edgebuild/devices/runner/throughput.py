@@ -111,7 +111,7 @@ class FlightBench(measure.Bench):
                     start = time.perf_counter_ns()
                     call(feed)
                     ended(start)
-            except Exception as error:  # noqa: BLE001  told by the thread that waits
+            except Exception as error:  # noqa: BLE001  reported by the thread that waits
                 failures.append(error)
 
         threads = [threading.Thread(target=work, args=(call,)) for call in self._callers]

@@ -190,9 +190,9 @@ class SshDevice:
             channel.kill()
 
     def kill_group(self, group: int, *, leader_ended: bool) -> None:
-        """End every process of a group; a board that is away has noticed by itself.
+        """End every process of a group; a board that is away has noticed on its own.
 
-        Where the group's leader ended by itself this only tidies up, and isn't waited for before ``close``: starting
+        Where the group's leader ended on its own this only tidies up, and isn't waited for before ``close``: starting
         the login shell that does it takes a while.
         """
         killing = self._connection.run(f"kill -KILL -- -{group}", check=False)
@@ -318,7 +318,7 @@ class SshDevice:
                 await self._sftp.unlink(path)
 
     def require_room(self, size: int) -> None:
-        """Make room for so many bytes under the quota; what was used longest ago goes first. Raises ``DeviceError``."""
+        """Make room for this many bytes under the quota; least recently used goes first. Raises ``DeviceError``."""
         if size <= self._quota_bytes and (self._used_bytes is None or self._used_bytes + size > self._quota_bytes):
             answer = self.run_script(ssh_folder.ROOM, self.root, str(self._quota_bytes - size), self._site)
             self._used_bytes = whole_number(answer)

@@ -45,7 +45,7 @@ class Loop:
 
 
 def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A lost connection fails in many of asyncssh's tasks at once; whoever waits for one is told, the rest is noise."""
+    """A lost connection fails in many of asyncssh's tasks at once; who waits for one hears of it, the rest is noise."""
     asyncssh = import_asyncssh()
     if not isinstance(context.get("exception"), asyncssh.Error | OSError):
         loop.default_exception_handler(context)

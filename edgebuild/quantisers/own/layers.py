@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgebuild.quantisers.own.graph import Graph
     from edgebuild.quantisers.own.placement import WeightedOp
 
-#: Output positions looked at in one batch: neighbours are much alike.
+#: Output positions evaluated in one batch: neighbours are much alike.
 POSITIONS = 64
 
 

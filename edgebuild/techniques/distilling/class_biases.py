@@ -41,8 +41,8 @@ def set_biases(work: Workspace, priors: Mapping[int, float]) -> None:
         if not torch.allclose(work.run(work.module, work.examples)[0], wanted, rtol=1e-4, atol=1e-4):
             bias.copy_(before)
             raise _refusal(f"{name!r}, its last dense layer, isn't where its output comes from")
-    told = ", ".join(f"{number:+.3f} for class {label}" for label, number in biases.items())
-    work.say(name, "its bias", told)
+    text = ", ".join(f"{number:+.3f} for class {label}" for label, number in biases.items())
+    work.say(name, "its bias", text)
 
 
 def _last_bias(work: Workspace, classes: int) -> tuple[str, nn.Parameter]:

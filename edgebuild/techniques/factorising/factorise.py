@@ -106,9 +106,9 @@ class Factorise(Technique):
                 f"factorise makes no layer of the model {what} ({why or 'it has no dense layer or convolution'}).",
                 hint='Try ranks = "share" with a smaller `share`; else leave the technique out.',
             )
-        told = tune(work, work.module, self.parameters, name="tuning")
-        if told is not None:
-            work.notes.append(f"Tuned: the loss went from {told.losses[0]:.4g} to {told.losses[-1]:.4g}.")
+        report = tune(work, work.module, self.parameters, name="tuning")
+        if report is not None:
+            work.notes.append(f"Tuned: the loss went from {report.losses[0]:.4g} to {report.losses[-1]:.4g}.")
         work.notes.append(BY_OPERATIONS if work.times is None else work.times.note(tuple(replaced)))
         return f"{len(replaced)} of {len(names)} layers factorised"
 

@@ -194,9 +194,9 @@ def _backbone(work: Workspace, p: SubstituteParameters) -> str:
 
 
 def _teach(work: Workspace, module: nn.Module, p: SubstituteParameters, *, name: str, **more: Any) -> None:
-    told = tune(work, module, p, name=name, **more)
-    if told is not None:
-        work.notes.append(f"Tuned ({name}): the loss went from {told.losses[0]:.4g} to {told.losses[-1]:.4g}.")
+    report = tune(work, module, p, name=name, **more)
+    if report is not None:
+        work.notes.append(f"Tuned ({name}): the loss went from {report.losses[0]:.4g} to {report.losses[-1]:.4g}.")
 
 
 def validation_loss(work: Workspace, module: nn.Module) -> float:

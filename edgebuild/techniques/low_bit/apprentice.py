@@ -90,7 +90,7 @@ class Apprentice(Technique):
         )
         work.notes.append(fake_quant.packed_size(work))
         how = f"{placed} layers with {p.bits}-bit weights, scheme {p.scheme}, {report.steps} steps"
-        return f"{how}; {fake_quant.told(report)}"
+        return f"{how}; {fake_quant.losses_text(report)}"
 
     def _place(self, work: Workspace) -> int:
         """Put the layers on their grids; return how many have low precision."""

@@ -97,7 +97,7 @@ class BinaryWeights(Technique):
             "faster for it."
         )
         work.notes.append(fake_quant.packed_size(work))
-        return f"{len(placed)} layers with one bit a weight, {report.steps} steps; {fake_quant.told(report)}"
+        return f"{len(placed)} layers with one bit a weight, {report.steps} steps; {fake_quant.losses_text(report)}"
 
 
 def _clip(work: Workspace, name: str) -> ClipWeights:

@@ -33,7 +33,7 @@ KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Samples that ranges are taken from, at most, and in batches of how many.
 RANGE_SAMPLES = 512
 RANGE_BATCH = 64
-#: Grids of so many bits reach as far as the weights do; below that some weights are clipped for a finer grid.
+#: Grids of this many bits reach as far as the weights do; below that some weights are clipped for a finer grid.
 WHOLE_RANGE_BITS = 7
 
 
@@ -190,7 +190,7 @@ def require_one_row_of_classes(work: Workspace) -> None:
         )
 
 
-def told(report: TrainReport) -> str:
+def losses_text(report: TrainReport) -> str:
     """Return how the loss went; within one epoch only its mean is known."""
     first, last = report.losses[0], report.losses[-1]
     if len(report.losses) == 1:

@@ -88,7 +88,7 @@ class Qat(Technique):
         keep_up(work.module)
         work.notes.append("Our quantiser deploys what was trained as it is; others recalibrate it.")
         trained = f"{len(placed)} layers trained on {weight.bits}-bit grids for {report.steps} steps"
-        return f"{trained}; {fake_quant.told(report)}"
+        return f"{trained}; {fake_quant.losses_text(report)}"
 
 
 def _freeze_norms(module: nn.Module) -> list[nn.Parameter]:

@@ -64,10 +64,10 @@ class PruneStructured(Technique):
                     else:
                         narrowed[name] = (narrowed.get(name, (before, 0))[0], after)
                 self.settle(work)
-                told = tune(work, work.module, p, name=f"tuning-{turn}")
+                report = tune(work, work.module, p, name=f"tuning-{turn}")
                 task.advance()
-                if told is not None:
-                    work.notes.append(_went(turn, told.losses))
+                if report is not None:
+                    work.notes.append(_went(turn, report.losses))
         for name, (before, after) in narrowed.items():
             work.say(name, before, after)
         for name, reason in refused.items():

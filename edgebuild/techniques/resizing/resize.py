@@ -56,4 +56,4 @@ class Resize(Technique):
         work.say(f"input {work.step.specs[image.number].name}", before, after)
         for edit in best.strides:
             work.say(edit.module, "strided", f"stride {edit.stride}, dilation {edit.dilation}")
-        return f"images of {before} are seen at {after}" + (f"; {best.told}" if best.told else "")
+        return f"images of {before} are seen at {after}" + (f"; {best.loss_text}" if best.loss_text else "")

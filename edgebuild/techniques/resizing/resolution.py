@@ -34,14 +34,14 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Resized:
-    """A model at one size. ``strides`` make its maps finer; ``told`` says what it loses where that was looked at."""
+    """A model at one size. ``strides`` make its maps finer; ``loss_text`` says what it loses, if that was checked."""
 
     size: tuple[int, int]
     resizing: ResizeInput
     strides: tuple[SetStride, ...]
     module: nn.Module
     macs: int
-    told: str = ""
+    loss_text: str = ""
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -94,13 +94,13 @@ def chosen(work: Workspace, p: ResizeParameters, image: Image, steps: int) -> Re
             made = replace(made, module=_adapted(work, p, made))
             lost = 100 * (before - _score(work, made.module))
             name = "x".join(str(part) for part in made.size) + (f", {finer} strides out" if finer else "")
-            told = f"{lost:.2f} points lost on calibration data"
-            work.notes.append(f"{name}: {made.macs:,} MACs, {told}.")
+            text = f"{lost:.2f} points lost on calibration data"
+            work.notes.append(f"{name}: {made.macs:,} MACs, {text}.")
             if lost > p.points:
                 why = why or f"{name} loses {lost:.2f} points, {p.points:g} were allowed"
                 break
             if made.macs < work.sizes_before[0] and (best is None or made.macs < best.macs):
-                best = replace(made, told=told)
+                best = replace(made, loss_text=text)
     if best is None:
         raise ModelError(
             f"resize finds no smaller size for this model: {why or 'none saves operations'}.",
@@ -303,7 +303,7 @@ def _score(work: Workspace, module: nn.Module) -> float:
     if got.shape != right.shape or right.dtype.kind not in "iu":
         raise DataError(
             f"Targets of {right.dtype} {list(right.shape)} say nothing of answers of shape {list(got.shape)}: the "
-            "loss of a size can't be told.",
+            "loss of a size isn't known.",
             hint="Give `size`; the build then judges it by your metric.",
         )
     known = right >= 0
@@ -316,7 +316,7 @@ def _answers(output: torch.Tensor, *, labelled: bool) -> NDArray[Any]:
     if output.dim() < 2 or output.shape[1] < 2 or (output.dim() > 2 and not labelled):
         raise DataError(
             f"An output of shape {list(output.shape)}, {'' if labelled else 'un'}labelled, answers in no classes: "
-            "the loss of a size can't be told.",
+            "the loss of a size isn't known.",
             hint="Give `size`; the build then judges it by your metric.",
         )
     answers: NDArray[Any] = output.argmax(1).numpy()

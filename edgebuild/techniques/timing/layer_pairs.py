@@ -27,7 +27,7 @@ SIDES = ("before", "after")
 
 
 class ExportLayerPairs(Step):
-    """Exports every layer that a technique would replace, by itself, and what it would put there.
+    """Exports every layer that a technique would replace, in isolation, and what it would put there.
 
     Inputs: those of the technique's step. Writes ``pairs.json`` and for each pair N ``N/before/model.onnx``,
     ``N/after/model.onnx``, ``N/contract.json`` and ``N/data``, one call's real input with ``batch`` samples: what

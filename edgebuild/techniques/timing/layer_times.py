@@ -60,7 +60,7 @@ class LayerTimes:
         """Say what was measured of these layers, of the first of them where they are many."""
         shown = [f"{layer}: {short(self.known[layer])}" for layer in layers[:MOST_NAMED]]
         more = f"; and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
-        return f"Measured on the target, each layer by itself, {'; '.join(shown)}{more}."
+        return f"Measured on the target, each layer in isolation, {'; '.join(shown)}{more}."
 
 
 def read_times(inputs: Mapping[str, Path]) -> LayerTimes | None:

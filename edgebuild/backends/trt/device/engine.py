@@ -131,7 +131,7 @@ def compile(model: str, out: str, options: Fields, tell: Tell = silent) -> Field
     """Build ``engine.plan`` into ``out``, with ``build.log`` and ``layers.json``; see ``plan`` for what it raises.
 
     Raises ``Problem`` too where a layer runs in fp32 that the file wants in less: the engine would be slower than
-    what was asked for, and nobody would be told. ``tell`` hears of progress.
+    what was asked for, and nobody would know. ``tell`` hears of progress.
     """
     import tensorrt as trt
 

@@ -43,7 +43,7 @@ class Log:
             self.tell(message, len(self.lines), None)
 
     def tell(self, phase: str, done: float, total: Optional[float]) -> None:
-        """Pass progress on, unless it was told just now."""
+        """Pass progress on, unless it was passed just now."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + TELL_S
             self._tell(phase.strip()[:PHASE_CHARACTERS], done, total)
