@@ -2,8 +2,8 @@
 
     python benchmarks/two_boards.py    needs root: the boards are network namespaces of this machine, each with an sshd
 
-A small network in fp32, fp16 and int8, so that measuring dominates; the protocols are a build's own. Both ways take
-turns, each on a project of its own. Takes about half an hour. Writes its page to docs/results/. `--rounds` shortens it.
+A small network in three precisions with four settings, so that measuring dominates; the protocols are a build's own.
+Both ways take turns, each on a project of its own. Takes about half an hour. Writes its page to docs/results/. `--rounds` shortens it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ COMMAND = "python benchmarks/two_boards.py"
 #: What one build for both boards may take of the time that one after the other takes.
 LIMIT = 0.7
 TARGETS = ("first", "second")
+#: As the profiles that ship do, several settings are raced.
+SETTINGS = "".join(
+    f"\n[[settings]]\nthreads = 1\nspinning = {spinning}\narena = {arena}\n"
+    for spinning, arena in (("false", "false"), ("true", "true"), ("true", "false"))
+)
 
 
 def one_by_one(work: Sequence[Callable[[], Any]], turn: object, stopping: object) -> list[Any]:
@@ -49,7 +54,7 @@ def one_by_one(work: Sequence[Callable[[], Any]], turn: object, stopping: object
 def seconds(folder: Path, boards: list[Board], way: Callable[..., list[Any]]) -> float:
     """Build a fresh project for both boards, nothing on them yet; return how long it took."""
     project = write_project(folder, {"build": f'targets = ["{TARGETS[0]}", "{TARGETS[1]}"]\nthreads = 1'})
-    write_quick(project, profile=PROFILE)
+    write_quick(project, profile=PROFILE + SETTINGS)
     os.environ["EDGEBUILD_DEVICES"] = str(folder / "devices.toml")
     for target, board in zip(TARGETS, boards, strict=True):
         board.tidy()
@@ -89,7 +94,8 @@ def main() -> None:
     kept = "kept" if ratio <= LIMIT else "broken"
     text = (
         "Two targets on two boards (network namespaces with an sshd each, sharing this machine's cores), a small "
-        f"network in fp32, fp16 and int8, {rounds} builds each way, taking turns, each on a fresh project.\n\n"
+        f"network in three precisions with four settings, {rounds} builds each way, taking turns, "
+        "each on a fresh project.\n\n"
         "| way | median, s | all, s |\n|---|---|---|\n"
         + "".join(
             f"| {name} | {statistics.median(each):.1f} | {', '.join(f'{s:.1f}' for s in each)} |\n"
