@@ -3,7 +3,8 @@
     python benchmarks/two_boards.py    needs root: the boards are network namespaces of this machine, each with an sshd
 
 A small network in three precisions with four settings, so that measuring dominates; the protocols are a build's own.
-Both ways take turns, each on a project of its own. Takes about half an hour. Writes its page to docs/results/. `--rounds` shortens it.
+Both ways take turns, each on a project of its own. Takes about half an hour; `--rounds` shortens it. Writes its page to
+docs/results/.
 """
 
 from __future__ import annotations
