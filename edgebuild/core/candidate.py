@@ -37,7 +37,7 @@ class Variant(Value):
 
     @property
     def id(self) -> str:
-        """Candidate and settings; settings in another order make the same variant."""
+        """Candidate and settings; settings in another order give the same id."""
         return f"{self.candidate} ({settings_label(self.settings)})"
 
 
