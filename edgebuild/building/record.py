@@ -82,7 +82,15 @@ def write_record(
         c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in conclusion.candidates
     )
     record = BuildRecord(
-        **{**vars(conclusion), "candidates": candidates},
+        candidates=candidates,
+        baseline=conclusion.baseline,
+        chosen=conclusion.chosen,
+        kept=conclusion.kept,
+        outcome=conclusion.outcome,
+        summary=conclusion.summary,
+        test_set=conclusion.test_set,
+        emulated=conclusion.emulated,
+        seconds=conclusion.seconds,
         build_id=folder.name,
         project=context.project.name,
         target=plan.target,

@@ -42,7 +42,7 @@ class Capabilities(Value):
         """Raise ``EnvironmentGap`` where no time, memory or energy that the device shows is a board's."""
         if not self.times:
             raise EnvironmentGap(
-                f"{device} is emulated: how long something takes there says nothing of a board, so nothing is timed.",
+                f"Nothing is timed on {device}: {self.why}.",
                 hint="Measure on a board: `edgebuild device add NAME --target T --ssh user@host`.",
             )
 

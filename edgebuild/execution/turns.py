@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.core.steps import never_stop
@@ -104,13 +104,17 @@ def side_by_side(work: Sequence[Callable[[], T]], turn: HostTurn, stopping: Stop
         try:
             while (state := wait(futures, POLL_S, FIRST_EXCEPTION)).not_done:
                 if any(future.exception() for future in state.done):
-                    stopping.stop()
-                    break  # leaving the pool waits for the others
+                    break
                 stopping()
         except BaseException:
             stopping.stop()
             _wait_or_end(futures)
             raise
+        if state.not_done:
+            stopping.stop()
+            with suppress(KeyboardInterrupt):  # all are stopping already: the failure is what is said
+                wait(futures)
+            _wait_or_end(futures)
     failures = [error for future in futures if (error := future.exception()) is not None]
     if failures:
         raise next((error for error in failures if not isinstance(error, Interrupted)), failures[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import wait as futures_wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,6 +92,32 @@ def test_the_first_failure_stops_the_others_and_is_raised() -> None:
     assert ended == ["tidied up"] * 2
     with turn.taken(stopped):
         pass  # nobody kept the turn
+
+
+def test_ctrl_c_while_the_others_stop_after_a_failure_keeps_the_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, stopping, go_on = HostTurn(), Stopping(never_stop), threading.Event()
+    interrupted: list[bool] = []
+
+    def wait(futures: Any, *rest: Any) -> Any:
+        if not rest and not interrupted:  # the wait for those that are still stopping
+            interrupted.append(True)
+            go_on.set()
+            raise KeyboardInterrupt
+        return futures_wait(futures, *rest)
+
+    monkeypatch.setattr("edgebuild.execution.turns.wait", wait)
+
+    def fails() -> Any:
+        with turn.lent():
+            raise DeviceError("the board is gone")
+
+    def lingers() -> Any:
+        with turn.lent():
+            assert go_on.wait(LIMIT_S)
+
+    with pytest.raises(DeviceError, match="the board is gone"):
+        side_by_side([fails, lingers], turn, stopping)
+    assert interrupted
 
 
 def test_what_stops_the_caller_stops_all() -> None:
