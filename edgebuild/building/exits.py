@@ -57,7 +57,7 @@ class CutExits(Step):
     budget: Budget
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "scipy")
 
@@ -144,6 +144,7 @@ class CutExits(Step):
         import numpy as np
 
         from edgebuild.judging.judge import Evaluated, judge
+        from edgebuild.judging.pace import Pace
         from edgebuild.models.exits import NEVER
 
         (output,) = (spec.name for spec in self._shipped().outputs)
@@ -164,6 +165,7 @@ class CutExits(Step):
                 split="validation",
                 level=LEVEL,
                 seed=ctx.seed,
+                pace=Pace(check=ctx.check),
             )
             if verdict.outcome is Outcome.ACCEPTED:
                 break

@@ -33,19 +33,20 @@ class JudgeOutputs(Step):
     level: float
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
 
     @property
     def uses_code(self) -> bool:
         """See ``Step``."""
-        return self.metric is not None and self.metric.callable is not None
+        return self.metric is not None and self.metric.name is None
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         from edgebuild.judging.closeness import closeness
         from edgebuild.judging.judge import Evaluated, judge
+        from edgebuild.judging.pace import Pace
         from edgebuild.models.dataset import Dataset
         from edgebuild.models.outputs import read_outputs
 
@@ -59,6 +60,7 @@ class JudgeOutputs(Step):
             split=self.split,
             level=self.level,
             seed=ctx.seed,
+            pace=Pace(progress=ctx.progress, check=ctx.check),
         )
         close = closeness(reference, artifact)
         (out_dir / "verdict.json").write_text(verdict.to_json())
@@ -75,17 +77,26 @@ class JudgeOutputs(Step):
 
     def build_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
         """Return the metric that the project asks for; None where only agreement counts."""
-        from edgebuild.judging.metrics import custom, named_metric
+        from edgebuild.judging.metrics import named_metric
 
         table = self.metric
         if table is None:
             return None
-        if table.name is not None:
-            return named_metric(table.name, output=table.output)
-        if table.callable is None or table.direction is None:
-            return None
-        scale = None if table.scale is None else (table.scale[0], table.scale[1])
-        return custom(load(table.callable), name=table.callable, direction=table.direction, scale=scale)
+        return named_metric(table.name, output=table.output) if table.name is not None else _own(table, load)
+
+
+def _own(table: MetricTable, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
+    from edgebuild.judging.own_metrics import by_samples, custom
+
+    scale = None if table.scale is None else (table.scale[0], table.scale[1])
+    plain = None if table.callable is None else load(table.callable)
+    name = table.callable or table.per_sample
+    if name is None or table.direction is None:
+        return None
+    if table.per_sample is None:
+        return None if plain is None else custom(plain, name=name, direction=table.direction, scale=scale)
+    combine = None if table.combine is None else load(table.combine)
+    return by_samples(load(table.per_sample), combine, name=name, direction=table.direction, scale=scale, plain=plain)
 
 
 def metric_values(metric: Metric, outputs: Iterable[Path], data: Path) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ def _budget_fits_metric(budget: BudgetTable, metric: MetricTable | None) -> Iter
         return
     if metric is None:
         yield "[metric]: is missing; only a budget of `agreement` needs none"
-    elif metric.callable is not None and metric.scale is None:
+    elif metric.name is None and metric.scale is None:
         for kind in ("points", "per_slice_points"):
             if getattr(budget, kind) is not None:
                 yield f"[metric].scale: is missing; [budget].{kind} are hundredths of it (or use `relative` or `floor`)"

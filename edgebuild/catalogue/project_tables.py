@@ -192,8 +192,17 @@ class MetricTable(Table):
     callable: Reference | None = Field(
         default=None, description="`module:function(outputs, targets) -> float`; outputs by name, axis 0 the samples."
     )
+    per_sample: Reference | None = Field(
+        default=None,
+        description="`module:function(outputs, targets)`, one entry per sample, computed once: numbers whose mean is "
+        "the metric, or what `combine` needs. Next to `callable`, or instead of it.",
+    )
+    combine: Reference | None = Field(
+        default=None,
+        description="`module:function(entries) -> float` of what `per_sample` returned, for any choice of samples.",
+    )
     direction: Literal["maximise", "minimise"] | None = Field(
-        default=None, description="Whether more is better; required with `callable`."
+        default=None, description="Whether more is better; required with code of yours."
     )
     scale: Annotated[tuple[float, ...], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="The lowest and highest value; required where the budget is in points."
@@ -201,14 +210,17 @@ class MetricTable(Table):
 
     @model_validator(mode="after")
     def _one_kind(self) -> MetricTable:
-        if (self.name is None) == (self.callable is None):
-            raise ValueError("needs either `name` or `callable`" + (", not both" if self.name else ""))
+        own = "per_sample" if self.callable is None and self.per_sample is not None else "callable"
+        if (self.name is None) == (self.callable is None and self.per_sample is None):
+            raise ValueError(f"needs either `name` or `{own}`" + (", not both" if self.name else ""))
+        if self.combine is not None and self.per_sample is None:
+            raise ValueError("`combine` goes with `per_sample`, whose entries it takes")
         if self.name is not None and (self.direction or self.scale):
             raise ValueError("`direction` and `scale` go with `callable`; a built-in metric knows its own")
-        if self.callable is not None and self.output is not None:
+        if self.name is None and self.output is not None:
             raise ValueError("`output` goes with `name`; a callable gets all outputs")
-        if self.callable is not None and self.direction is None:
-            raise ValueError('`callable` needs a `direction`: "maximise" or "minimise"')
+        if self.name is None and self.direction is None:
+            raise ValueError(f'`{own}` needs a `direction`: "maximise" or "minimise"')
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise ValueError("`scale` must be [lowest, highest]")
         return self

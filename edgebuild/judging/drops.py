@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgebuild.judging.arrays import Floats, Ints, Labels, Outputs
     from edgebuild.judging.metrics import Metric
+    from edgebuild.judging.pace import Pace
 
 #: Below this many samples (or groups, where there are some) nothing is certified.
 MIN_UNITS = 10
@@ -78,18 +79,18 @@ class Pair:
         )
 
 
-def paired_drop(pair: Pair, metric: Metric, *, level: float, seed: int) -> PairedDrop:
+def paired_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pace | None = None) -> PairedDrop:
     """Return the drop of ``metric`` and its interval.
 
     A proportion without groups: Tango's score interval. A mean of per-sample scores: paired bootstrap through the sums
     of the groups; for a proportion never narrower than Tango's, since few discordant samples leave a bootstrap without
-    width. Any other metric: paired bootstrap of the metric itself. Raises ``DataError`` where the metric can't be
-    computed on all samples.
+    width. Any other metric: paired bootstrap of the metric itself, at ``pace``. Raises ``DataError`` where the metric
+    can't be computed on all samples.
     """
     reference = metric.per_sample(pair.reference, pair.targets)
     artifact = metric.per_sample(pair.artifact, pair.targets)
     if reference is None or artifact is None:
-        return _whole(pair, metric, level, seed)
+        return _whole(pair, metric, level, seed, pace)
     return score_drop(
         reference, artifact, pair.groups, sign=1 if metric.direction == "maximise" else -1, level=level, seed=seed
     )
@@ -121,18 +122,23 @@ def score_drop(
     )
 
 
-def _whole(pair: Pair, metric: Metric, level: float, seed: int) -> PairedDrop:
-    reference, artifact = metric.value(pair.reference, pair.targets), metric.value(pair.artifact, pair.targets)
-    codes = group_codes(pair.groups)
+def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | None) -> PairedDrop:
     score_reference = metric.prepare(pair.reference, pair.targets)
     score_artifact = metric.prepare(pair.artifact, pair.targets)
+    reference = metric.defined(score_reference(None), len(pair.targets))
+    artifact = metric.defined(score_artifact(None), len(pair.targets))
+    codes = group_codes(pair.groups)
     interval = bootstrap(
         lambda counts: metric.drop(score_reference(counts), score_artifact(counts)),
         len(pair.targets),
         codes,
+        estimate=metric.drop(reference, artifact),
         level=level,
         seed=seed,
         widest=math.inf if metric.scale is None else metric.scale[1] - metric.scale[0],
+        most=metric.most_draws,
+        pace=pace,
+        title=f"Judging by {metric.name}",
     )
     return PairedDrop(
         samples=len(pair.targets),

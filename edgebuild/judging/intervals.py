@@ -6,12 +6,14 @@ A drop is positive where the artifact is worse. Every interval is two-sided; a b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgebuild.errors import DataError
+from edgebuild.judging.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,16 +27,20 @@ TAIL_DRAWS = 25
 #: A bootstrap whose metric is undefined in more than this share of its draws bounds nothing.
 MAX_UNDEFINED = 0.05
 
+#: The fastest of so many draws says how long one takes: a single one may have been disturbed.
+TIMED_DRAWS = 3
+
 _CHUNK_DRAWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Bounds of a drop and the method that gave them."""
+    """Bounds of a drop and the method that gave them; ``failures``: on how many draws the metric raised, and what."""
 
     low: float
     high: float
     method: str
+    failures: str = ""
 
 
 def level_for_opening(k: int, alpha: float = 0.05) -> float:
@@ -111,31 +117,56 @@ def bootstrap(
     samples: int,
     codes: Ints | None,
     *,
+    estimate: float,
     level: float,
     seed: int,
     widest: float = math.inf,
+    most: int = MAX_DRAWS,
+    pace: Pace | None = None,
+    title: str = "Resampling",
 ) -> Interval:
     """Return the paired bootstrap interval of any drop; groups (``codes``) stay together.
 
     ``drop(counts)`` is the drop with sample i counted ``counts[i]`` times; NaN or ``DataError`` where the metric is
-    undefined. Such draws are left out and counted in ``method``; more than 5 % of them, and the bounds are ± ``widest``
-    (the span of the metric's scale): the data say nothing, nor does a single unit.
+    undefined. Such draws are counted in ``method``; more than 5 % of them, and the bounds are ± ``widest``
+    (the span of the metric's scale): the data say nothing, nor does a single unit. At most ``most`` draws are made, and
+    no more than ``pace`` allows. Fewer than 1,000 give no percentiles: then bounds are t times their spread around the
+    ``estimate``, the drop over all samples.
     """
+    pace = pace or Pace()
     units = samples if codes is None else int(codes.max()) + 1
-    values = []
-    for picks in _resamples(units, _draws(units, level), seed):
-        for pick in picks:
-            counts = np.bincount(pick, minlength=units)
-            values.append(_value(drop, counts if codes is None else counts[codes]))
-    return _expanded_percentile(np.asarray(values), units, level, grouped=codes is not None, widest=widest)
+    wanted = min(most, _draws(units, level))
+    failures: list[str] = []
 
+    def value(pick: Ints) -> float:
+        pace.check()
+        counts = np.bincount(pick, minlength=units)
+        try:
+            return drop(counts if codes is None else counts[codes])
+        except DataError as error:
+            # A callable that worked on all samples and fails on a resample is undefined there, as AUROC without
+            # negatives.
+            failures.append(error.message)
+            return math.nan
 
-def _value(drop: Callable[[Ints], float], counts: Ints) -> float:
-    try:
-        return drop(counts)
-    except DataError:
-        # A callable that worked on all samples and fails on a resample is undefined there, as AUROC without negatives.
-        return math.nan
+    picks = chain.from_iterable(_resamples(units, wanted, seed))
+    values, fastest = [], math.inf
+    for pick in islice(picks, TIMED_DRAWS):
+        started = pace.clock()
+        values.append(value(pick))
+        fastest = min(fastest, pace.clock() - started)
+    left = pace.fitting(wanted, fastest) - len(values)
+    with pace.progress.task(title, total=left) as task:
+        for pick in islice(picks, left):
+            values.append(value(pick))
+            task.advance()
+    drawn, grouped = np.asarray(values), codes is not None
+    if len(drawn) < MIN_DRAWS:
+        found = _standard_errors(drawn, estimate, units, level, grouped=grouped, widest=widest)
+    else:
+        found = _expanded_percentile(drawn, units, level, grouped=grouped, widest=widest)
+    told = f"{len(failures)} of {len(drawn)} resamples: {failures[0]}" if failures else ""
+    return replace(found, failures=told)
 
 
 def _tail(units: int, level: float) -> float:
@@ -164,19 +195,46 @@ def _resamples(units: int, draws: int, seed: int) -> Iterator[Ints]:
 
 
 def _expanded_percentile(values: Floats, units: int, level: float, *, grouped: bool, widest: float) -> Interval:
-    defined = values[np.isfinite(values)]
-    unit = "groups" if grouped else "samples"
-    method = (
-        f"paired {'group ' if grouped else ''}bootstrap, expanded percentile, {len(values)} draws of {units} {unit}"
-    )
-    undefined = len(values) - len(defined)
-    if undefined:
-        method += f", {undefined} undefined"
-    if undefined > MAX_UNDEFINED * len(values) or units < 2:
+    method = _method("expanded percentile", values, units, grouped=grouped)
+    if _bounds_nothing(values, units):
         return Interval(low=-widest, high=widest, method=method)
     tail = _tail(units, level)
-    low, high = np.quantile(defined, [tail, 1 - tail])
+    low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), method=method)
+
+
+def _standard_errors(
+    values: Floats, estimate: float, units: int, level: float, *, grouped: bool, widest: float
+) -> Interval:
+    """Return t standard errors around the estimate, for draws too few for percentiles.
+
+    The spread of R draws of n units is a variance with about R - 1 degrees of freedom around one with n - 1; added up
+    as relative variances they give those of t, so that fewer draws make the interval wider, not too short. A draw in
+    which the metric is undefined counts as the farthest.
+    """
+    from scipy import special
+
+    method = _method("t times the standard error", values, units, grouped=grouped)
+    if _bounds_nothing(values, units):
+        return Interval(low=-widest, high=widest, method=method)
+    away = np.abs(values - values[np.isfinite(values)].mean())
+    away[~np.isfinite(away)] = away[np.isfinite(away)].max()
+    error = math.sqrt(float(away @ away) / (len(values) - 1) * units / (units - 1))
+    freedom = 1 / (1 / (len(values) - 1) + 1 / (units - 1))
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * error
+    return Interval(low=estimate - half, high=estimate + half, method=method)
+
+
+def _method(kind: str, values: Floats, units: int, *, grouped: bool) -> str:
+    undefined = int((~np.isfinite(values)).sum())
+    return (
+        f"paired {'group ' if grouped else ''}bootstrap, {kind}, {len(values)} draws of {units} "
+        f"{'groups' if grouped else 'samples'}" + (f", {undefined} undefined" if undefined else "")
+    )
+
+
+def _bounds_nothing(values: Floats, units: int) -> bool:
+    return units < 2 or float((~np.isfinite(values)).mean()) > MAX_UNDEFINED
 
 
 def hull(one: Interval, other: Interval) -> Interval:

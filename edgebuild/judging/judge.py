@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from edgebuild.judging.arrays import Labels, Outputs, check_pair, first_not_fini
 from edgebuild.judging.budget import drop_budget, points_to_units
 from edgebuild.judging.drops import MIN_UNITS, Pair, PairedDrop, paired_drop, score_drop
 from edgebuild.judging.outcomes import with_reason
+from edgebuild.judging.pace import Pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +51,7 @@ def judge(
     split: Literal["validation", "test"],
     level: float = 0.95,
     seed: int = 0,
+    pace: Pace | None = None,
 ) -> Verdict:
     """Return whether the artifact stays inside the budget, as far as these samples can tell.
 
@@ -58,7 +60,8 @@ def judge(
     inconclusive. Non-finite outputs of the artifact are refused, but for -inf where the reference has it, too: a masked
     score. Drops per slice (else per class) are always reported;
     with a limit per slice, a lower bound beyond it refuses and an estimate beyond it is inconclusive, each slice at a
-    Bonferroni level, so that all of them together err no more often than one.
+    Bonferroni level, so that all of them together err no more often than one. The draws of all intervals take as long
+    as ``pace`` allows.
 
     Raises ``DataError`` when targets don't fit or the metric can't be computed, ``ModelError`` when the reference
     itself is not finite, or the artifact's outputs don't fit it or can't be scored though the reference's can,
@@ -86,21 +89,24 @@ def judge(
         )
     targets = np.asarray(evaluated.targets)
     pair = Pair(reference=evaluated.reference, artifact=evaluated.artifact, targets=targets, groups=evaluated.groups)
-    whole = _whole_drop(pair, metric, level=level, seed=seed)
+    pace = pace or Pace()
+    if evaluated.slices is not None:
+        pace = replace(pace, box_s=pace.box_s / 2)
+    whole = _whole_drop(pair, metric, level=level, seed=seed, pace=pace)
     allowed = drop_budget(budget, whole.reference, metric)
     verdict = _verdict(whole, allowed, metric.name, metric, split)
     if budget.floor is not None and allowed < 0:
         verdict = with_reason(verdict, f"the original itself, {whole.reference:.4g}, misses the floor {budget.floor:g}")
-    return _with_slices(verdict, pair, evaluated.slices, metric, budget, level=level, seed=seed)
+    return _with_slices(verdict, pair, evaluated.slices, metric, budget, level=level, seed=seed, pace=pace)
 
 
-def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int) -> PairedDrop:
+def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pace) -> PairedDrop:
     """Return the drop over all samples. Where the reference can be scored and the artifact can't, the artifact failed.
 
     Raises ``ModelError`` then, ``DataError`` where the metric can't be computed at all.
     """
     try:
-        return paired_drop(pair, metric, level=level, seed=seed)
+        return paired_drop(pair, metric, level=level, seed=seed, pace=pace)
     except DataError as error:
         metric.value(pair.reference, pair.targets)
         raise ModelError(f"its outputs can't be scored, the original's can: {error.message}") from error
@@ -137,7 +143,7 @@ def _verdict(
         reason = (
             f"{name} is undefined on too many resamples of {whole.units} units to bound its drop; more data are needed"
         )
-        return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=(reason,))
+        return _failures(Verdict(outcome=Outcome.INCONCLUSIVE, reasons=(reason,)), whole)
     more = None
     if whole.units < MIN_UNITS:
         unit = "samples" if whole.groups is None else "groups"
@@ -167,7 +173,13 @@ def _verdict(
         budget=allowed,
         needed_samples=more,
     )
-    return Verdict(outcome=outcome, reasons=(f"{name} {says.drop(whole)}, {ending}",), drop=drop)
+    return _failures(Verdict(outcome=outcome, reasons=(f"{name} {says.drop(whole)}, {ending}",), drop=drop), whole)
+
+
+def _failures(verdict: Verdict, whole: PairedDrop) -> Verdict:
+    """Say so where the metric raised on resamples."""
+    failures = whole.interval.failures
+    return with_reason(verdict, f"the metric failed on {failures}") if failures else verdict
 
 
 def _with_slices(
@@ -179,15 +191,17 @@ def _with_slices(
     *,
     level: float,
     seed: int,
+    pace: Pace,
 ) -> Verdict:
     rows = _named_slices(slices) or _class_slices(pair, metric)
     limit = None if budget.per_slice_points is None else points_to_units(budget.per_slice_points, metric)
     own_level = level if limit is None else 1 - (1 - level) / max(1, len(rows))
     unjudged = Outcome.ACCEPTED if limit is None else Outcome.INCONCLUSIVE
     says = _Words(scale=metric.scale)
+    share = pace.shared(max(1, len(rows)))
     for name, index in rows.items():
         try:
-            found = paired_drop(pair.part(index), metric, level=own_level, seed=seed)
+            found = paired_drop(pair.part(index), metric, level=own_level, seed=seed, pace=share)
         except DataError as error:
             verdict = with_reason(verdict, f"{name} can't be judged: {error.message}", unjudged)
             continue

@@ -10,21 +10,23 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgebuild.core.metric_names import GROUP, metric_names, package_of
 from edgebuild.core.registry import Registry
 from edgebuild.errors import DataError, EnvironmentGap, UsageError
 from edgebuild.judging import scores
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
+from edgebuild.judging.intervals import MAX_DRAWS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Direction: TypeAlias = Literal["maximise", "minimise"]
 Scale: TypeAlias = tuple[float, float]
 Scorer: TypeAlias = Callable[[Ints | None], float]
-Function: TypeAlias = Callable[[Outputs, NDArray[Any]], Any]
 
 UNIT: Scale = (0.0, 1.0)
 
@@ -36,6 +38,7 @@ class Metric:
     ``prepare(outputs, targets)`` returns the value as a function of how often each sample counts (``None``: once
     each); it is NaN where the metric is undefined, such as AUROC without negatives. ``scores`` returns one number per
     sample whose mean is the metric, where such a number exists. ``by_class`` says that targets are class labels.
+    A bootstrap makes at most ``most_draws``: few where each calls code that prepares nothing.
     ``package`` is filled in: which package brings it, and in which version.
     """
 
@@ -45,17 +48,21 @@ class Metric:
     prepare: Callable[[Outputs, NDArray[Any]], Scorer]
     scores: Callable[[Outputs, NDArray[Any]], Floats] | None = None
     by_class: bool = False
+    most_draws: int = MAX_DRAWS
     package: str = ""
 
     def value(self, outputs: Outputs, targets: NDArray[Any]) -> float:
         """Return the metric over all samples. Raises ``DataError`` where it's undefined or the arrays don't fit."""
-        result = self.prepare(outputs, targets)(None)
-        if not math.isfinite(result):
+        return self.defined(self.prepare(outputs, targets)(None), len(targets))
+
+    def defined(self, value: float, samples: int) -> float:
+        """Return the value over so many samples. Raises ``DataError`` where it is no number."""
+        if not math.isfinite(value):
             raise DataError(
-                f"metric {self.name} is undefined on this data ({len(targets)} samples)",
+                f"metric {self.name} is undefined on this data ({samples} samples)",
                 hint="ranking metrics need both classes, correlations and R² need values that vary",
             )
-        return result
+        return value
 
     def per_sample(self, outputs: Outputs, targets: NDArray[Any]) -> Floats | None:
         """Return scores of shape (samples,) whose mean is the metric, or ``None`` where it isn't a mean."""
@@ -97,42 +104,12 @@ def _maker(loaded: Any) -> Maker | None:
     return made
 
 
-def custom(function: Function, *, name: str, direction: Direction, scale: Scale | None = None) -> Metric:
-    """Return a metric from a callable ``(outputs, targets) -> number``.
-
-    When it raises, or returns no finite number, the metric raises ``DataError`` naming the callable.
-    """
-
-    def prepare(outputs: Outputs, targets: NDArray[Any]) -> Scorer:
-        def score(counts: Ints | None) -> float:
-            if counts is None:
-                return _call(function, name, outputs, targets)
-            rows = np.repeat(np.arange(len(counts)), counts)
-            return _call(function, name, {key: array[rows] for key, array in outputs.items()}, targets[rows])
-
-        return score
-
-    return Metric(name=name, direction=direction, scale=scale, prepare=prepare)
-
-
-def _call(function: Function, name: str, outputs: Outputs, targets: NDArray[Any]) -> float:
-    try:
-        result = function(outputs, targets)
-    except Exception as error:
-        raise DataError(f"metric {name} raised {type(error).__name__}: {error}") from error
-    try:
-        number = float(result)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"metric {name} returned {type(result).__name__}, not a number") from error
-    if not math.isfinite(number):
-        raise DataError(f"metric {name} returned {number} on {len(targets)} samples")
-    return number
-
-
 Maker: TypeAlias = Callable[[str, str | None], Metric]
 
 
-def _mean(samples: Floats) -> Scorer:
+def mean_of(samples: Floats) -> Scorer:
+    """Return the mean of numbers per sample, each counted so many times."""
+
     def score(counts: Ints | None) -> float:
         return float(samples.mean() if counts is None else samples @ counts / counts.sum())
 
@@ -154,7 +131,7 @@ def _mean_metric(
             name=name,
             direction=direction,
             scale=scale,
-            prepare=lambda outputs, targets: _mean(score(outputs, targets)),
+            prepare=lambda outputs, targets: mean_of(score(outputs, targets)),
             scores=score,
             by_class=by_class,
         )
@@ -193,7 +170,7 @@ def _errors(power: int) -> Callable[[str, NDArray[Any], NDArray[Any]], Floats]:
 
 
 def _rmse(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Callable[[Ints], float]:
-    squared = _mean(_errors(2)(name, output, targets))
+    squared = mean_of(_errors(2)(name, output, targets))
     return lambda counts: math.sqrt(squared(counts))
 
 

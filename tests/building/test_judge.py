@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgebuild.building.judge import metric_values
+from edgebuild.building.judge import JudgeOutputs, metric_values
+from edgebuild.catalogue.callables import project_code
+from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import TensorSpec
+from edgebuild.core.budget import Budget
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.judging.metrics import named_metric
@@ -45,3 +48,36 @@ def test_whatever_a_verdict_hangs_on_changes_its_key(change: dict[str, Any], tmp
     before = metric_values(ACCURACY, [tmp_path / "out"], tmp_path / "data")
     assert before == metric_values(ACCURACY, [tmp_path / "out"], tmp_path / "data")
     assert before != metric_values(replace(ACCURACY, **change), [tmp_path / "out"], tmp_path / "data")
+
+
+METRICS = """
+import numpy as np
+
+def plain(outputs, targets):
+    return float((outputs["y"].argmax(axis=1) == targets).mean() ** 2)
+
+def right(outputs, targets):
+    return outputs["y"].argmax(axis=1) == targets
+
+def squared(entries):
+    return entries.mean() ** 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        ({"callable": "metrics:plain"}, 0.25),
+        ({"per_sample": "metrics:right"}, 0.5),
+        ({"per_sample": "metrics:right", "combine": "metrics:squared"}, 0.25),
+        ({"callable": "metrics:plain", "per_sample": "metrics:right", "combine": "metrics:squared"}, 0.25),
+    ],
+)
+def test_a_project_names_its_functions(keys: dict[str, str], value: float, tmp_path: Path) -> None:
+    (tmp_path / "metrics.py").write_text(METRICS)
+    table = MetricTable.model_validate({**keys, "direction": "maximise"})
+    step = JudgeOutputs(metric=table, budget=Budget(relative=0.5), split="validation", level=0.95)
+    metric = step.build_metric(project_code(tmp_path).load)
+    assert step.uses_code
+    assert metric is not None
+    assert metric.value({"y": np.eye(2)[[0, 0, 1, 1]]}, np.array([0, 1, 0, 1])) == value

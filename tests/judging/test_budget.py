@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from edgebuild.core.budget import Budget
 from edgebuild.errors import UsageError
 from edgebuild.judging.budget import drop_budget, parse_budget
-from edgebuild.judging.metrics import custom, named_metric
+from edgebuild.judging.metrics import named_metric
+from edgebuild.judging.own_metrics import custom
 
 
 @pytest.mark.parametrize(

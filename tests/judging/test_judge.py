@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from edgebuild.core.budget import Budget
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.errors import DataError, ModelError, UsageError
 from edgebuild.judging.judge import Evaluated, judge
-from edgebuild.judging.metrics import Metric, custom, named_metric
+from edgebuild.judging.metrics import Metric, named_metric
+from edgebuild.judging.own_metrics import custom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -271,6 +273,10 @@ def test_a_callable_that_needs_both_classes_bounds_nothing_on_data_that_hardly_h
     verdict = verdict_of(evaluated, Budget(relative=0.5), custom(both, name="m:both", direction="maximise"))
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "m:both is undefined on too many resamples" in verdict.reasons[0]
+    assert re.fullmatch(
+        r"the metric failed on \d+ of 200 resamples: metric m:both raised ValueError: one class only",
+        verdict.reasons[1],
+    )
     assert verdict.to_json()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.errors import DataError, UsageError
-from edgebuild.judging.metrics import _BUILTIN, custom, named_metric
+from edgebuild.judging.metrics import _BUILTIN, named_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,34 +193,6 @@ def test_an_unknown_name_is_met_with_the_nearest() -> None:
         named_metric("acuracy")
     with pytest.raises(UsageError, match=r"no metric 'zzz'$"):
         named_metric("zzz")
-
-
-def test_a_callable_is_a_metric() -> None:
-    metric = custom(lambda outputs, targets: (outputs["y"] == targets).mean(), name="m:same", direction="maximise")
-    outputs = {"y": np.array([1, 2, 3])}
-    targets = np.array([1, 2, 4])
-    assert metric.value(outputs, targets) == pytest.approx(2 / 3)
-    assert metric.prepare(outputs, targets)(np.array([0, 1, 3])) == pytest.approx(1 / 4)
-    assert metric.per_sample(outputs, targets) is None
-
-
-def raises(_outputs: Any, _targets: Any) -> float:
-    raise KeyError("logits")
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (raises, "metric m:f raised KeyError: 'logits'"),
-        (lambda _o, _t: float("nan"), "metric m:f returned nan on 3 samples"),
-        (lambda _o, _t: "good", "metric m:f returned str, not a number"),
-        (lambda _o, _t: None, "metric m:f returned NoneType, not a number"),
-    ],
-)
-def test_a_bad_callable_is_named(function: Any, message: str) -> None:
-    metric = custom(function, name="m:f", direction="maximise")
-    with pytest.raises(DataError, match=message):
-        metric.value({"y": np.zeros(3)}, np.zeros(3))
 
 
 def test_direction_decides_the_sign_of_a_drop() -> None:
