@@ -106,7 +106,10 @@ def test_a_valid_file_has_no_problems() -> None:
             {"data": {"calibration": "a:b", "validation": "c.csv", "test": "e:f"}},
             '[data].validation: must be "module:function" or a file that ends in ".npz", got "c.csv"',
         ),
-        ({"metric": {"name": "accuracy", "per_sample": "m:f"}}, "[metric]: needs either `name` or `per_sample`, not both"),
+        (
+            {"metric": {"name": "accuracy", "per_sample": "m:f"}},
+            "[metric]: needs either `name` or `per_sample`, not both",
+        ),
         ({"metric": {"per_sample": "m:f"}}, '[metric]: `per_sample` needs a `direction`: "maximise" or "minimise"'),
         (
             {"metric": {"callable": "m:f", "combine": "m:c", "direction": "maximise"}},
