@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,8 @@ def freeze_model(
         {"model": model, "samples": samples, "reference": reference, **_library(context)},
         label=label,
     )
+    for note in json.loads((frozen.path / "folding.json").read_bytes()):
+        context.say("model", note)
     return frozen, Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
 
 

@@ -21,9 +21,10 @@ Status: TypeAlias = Literal[
     "chosen", "finalist", "screened", "unraced", "dominated", "refused", "inconclusive", "failed"
 ]
 BuildOutcome: TypeAlias = Literal["ok", "missed", "inconclusive"]
-#: What a note is about: how the artifact was made, what it did, what is unknown of it, or the evidence itself.
+#: What a note is about: how model and artifact were made, what it did, what is unknown of it, or the evidence itself.
 Topic: TypeAlias = Literal[
     "data",
+    "model",
     "test set",
     "compile",
     "recipe",

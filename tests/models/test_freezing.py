@@ -1,0 +1,99 @@
+"""Freezing folds, proves it on real samples, and does without where it can't."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgebuild.core.artifact import Contract, TensorSpec
+from edgebuild.errors import ModelError
+from edgebuild.models.folding import fold as folding
+from edgebuild.models.outputs import read_outputs
+from edgebuild.models.steps import NOT_FOLDED, FreezeModel, ReferenceOutputs
+from tests.models import example, nets
+from tests.models.folding.written import IN, OUT, Net, ops
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPE = (1, IN, 6, 6)
+CONTRACT = Contract(
+    inputs=(TensorSpec(name="x", shape=SHAPE, dtype="float32"),),
+    outputs=(TensorSpec(name="y", shape=("batch", OUT, 4, 4), dtype="float32"),),
+)
+
+
+def normalised() -> Any:
+    """A convolution and a normalisation as a framework writes it out: its scale is computed in the graph."""
+    net = Net(0)
+    column = (OUT, 1, 1)
+    spread = net.add(
+        "Sqrt", net.add("Add", net.constant(np.full(column, 3, np.float32)), net.constant(np.array(1, np.float32)))
+    )
+    scale = net.add("Div", net.constant(net.away_from_zero(*column)), spread)
+    data = net.add("Conv", "x", net.constant(net.away_from_zero(OUT, IN, 3, 3)))
+    data = net.add("Mul", net.add("Sub", data, net.constant(net.away_from_zero(*column))), scale)
+    data = net.add("Add", net.add("Identity", data), net.constant(net.away_from_zero(*column)))
+    net.add("Relu", data, output="y")
+    return nets.model(net.nodes, [nets.value("x", ["batch", *SHAPE[1:]])], [nets.value("y", None)], net.weights)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    random = np.random.default_rng(0)
+    rows = [{"x": random.standard_normal(SHAPE[1:]).astype(np.float32)} for _ in range(5)]
+    data = example.data(tmp_path / "data", (TensorSpec(name="x", shape=("batch", *SHAPE[1:]), dtype="float32"),), rows)
+    (tmp_path / "model").mkdir()
+    onnx.save(normalised(), str(tmp_path / "model" / "model.onnx"))
+    step = ReferenceOutputs(contract=CONTRACT, batch=1, split="validation")
+    reference = example.run(step, {"data": data, "model": tmp_path / "model"}, tmp_path / "reference")
+    return {"model": tmp_path / "model", "samples": data, "reference": reference}
+
+
+def frozen(inputs: dict[str, Path], out: Path) -> tuple[list[str], list[str]]:
+    """Freeze, and return the operators that are left and the notes."""
+    folder = example.run(FreezeModel(contract=CONTRACT, shapes=(("x", SHAPE),)), inputs, out)
+    return ops(onnx.load(str(folder / "model.onnx"))), json.loads((folder / "folding.json").read_text())
+
+
+def test_a_normalisation_that_is_written_out_and_its_constants_are_folded(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    left, notes = frozen(inputs, tmp_path / "out")
+    assert left == ["Conv", "Relu"]
+    assert notes == ["3 operators that scale and shift were folded into 1 layers"]
+
+
+def _doubled(model: Any) -> Any:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    wrong.graph.node[-1].op_type = "Neg"
+    return wrong
+
+
+def _senseless(model: Any) -> Any:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    wrong.graph.node[-1].input[0] = "nowhere"
+    return wrong
+
+
+@pytest.mark.parametrize("wrongly", [_doubled, _senseless])
+def test_what_folding_changes_is_built_without_and_said(
+    wrongly: Any, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "fold", lambda model: folding.Folded(model=wrongly(model), operators=3, layers=1))
+    left, notes = frozen(inputs, tmp_path / "out")
+    assert left == ["Conv", "Sub", "Mul", "Add", "Relu"]
+    assert notes == [NOT_FOLDED]
+
+
+def test_a_reference_that_neither_fits_is_still_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    path = inputs["reference"] / "y.npy"
+    np.save(path, read_outputs(inputs["reference"])["y"] + 1)
+    with pytest.raises(ModelError, match="The model in its shipped shape differs from the reference"):
+        frozen(inputs, tmp_path / "out")
