@@ -172,6 +172,8 @@ class _Folding:
             shape = wiring.shapes.get(data or "", ())
             if data is None or len(shape) != channels.rank or shape[channels.axis] != channels.count:
                 break
+            if not is_per_channel(wiring, node) and _is_gated(wiring, data):
+                break
             found = affine_of(wiring, node, channels)
             if isinstance(found, Affine) and found.shift.any() and sees_edges(layer):
                 found = PADDED
@@ -188,6 +190,12 @@ class _Folding:
 def _is_bias(node: Any, layer: Layer) -> bool:
     """Whether an operator is the bias of a product already."""
     return not layer.takes_shift and node.op_type == "Add"
+
+
+def _is_gated(wiring: Wiring, name: str) -> bool:
+    """Whether a tensor is x · g(x), as in hard swish and GELU, which runtimes know with the factor behind it."""
+    maker = wiring.makers.get(name)
+    return maker is not None and maker.op_type == "Mul" and data_of(wiring, maker) is None
 
 
 def _make_addition(wiring: Wiring, node: Any, constant: str) -> None:

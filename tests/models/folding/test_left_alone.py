@@ -118,6 +118,14 @@ class TestLeftAlone:
         result = require_alone(net.model(layer.shape, net.layer(layer, data)))
         assert result.left[0][1] == "it shifts what the convolution pads with zeros"
 
+    def test_the_last_factor_of_an_activation(self) -> None:
+        """Runtimes have a kernel for hard swish, which they know by all of its operators."""
+        net, layer = Net(0), LAYERS["conv"]
+        three, none, six = (net.constant(np.array(number, np.float32)) for number in (3, 0, 6))
+        gate = net.add("Clip", net.add("Add", "x", three), none, six)
+        data = net.add("Div", net.add("Mul", "x", gate), six)
+        require_alone(net.model(layer.shape, net.layer(layer, data)))
+
     def test_channels_that_only_a_constant_makes(self) -> None:
         net = Net(0)
         data = net.add("Mul", "x", net.constant(net.away_from_zero(IN, 1, 1)))
