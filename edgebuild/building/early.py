@@ -153,9 +153,10 @@ def tell_perfect(context: BuildContext, built: Iterable[Evaluation]) -> None:
     table = context.project.metric
     if table is None or table.name is None or context.budget.agreement is not None:
         return
-    scale = named_metric(table.name).scale
+    metric = named_metric(table.name)
+    best = None if metric.scale is None else metric.scale[metric.direction == "maximise"]
     drop = next((b.verdict.drop for b in built if b.verdict and b.verdict.drop), None)
-    if scale is not None and drop is not None and drop.reference == scale[1]:
+    if best is not None and drop is not None and drop.reference == best:
         context.say(
             "data",
             f"the original makes no mistake on validation ({table.name} {drop.reference:.4f}, n = {drop.samples:,}): "

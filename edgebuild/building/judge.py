@@ -35,12 +35,17 @@ class JudgeOutputs(Step):
     kind: ClassVar[str] = "judge-outputs"
     version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
-    tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "torch", "torchmetrics")
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy")
 
     @property
     def uses_code(self) -> bool:
         """See ``Step``."""
-        return self.metric is not None and self.metric.name is None
+        return self.metric is not None and self.metric.uses_code
+
+    def all_tools(self) -> tuple[str, ...]:
+        """See ``Step``."""
+        coco = self.metric is not None and (self.metric.name or "").startswith("coco_")
+        return (*self.tools, "pycocotools") if coco else self.tools
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
@@ -67,22 +72,27 @@ class JudgeOutputs(Step):
         (out_dir / "closeness.json").write_text(close.to_json())
 
     def own_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
-        """Return the metric that is judged by where its values are in the key: one that isn't edgebuild's own."""
+        """Return the metric that is judged by where its values are in the key: one that isn't edgebuild's alone."""
         from edgebuild.judging.metrics import is_builtin
 
         if self.metric is None or self.budget.agreement is not None:
             return None
-        own = self.metric.name is not None and is_builtin(self.metric.name)
-        return None if own else self.build_metric(load)
+        table = self.metric
+        ours = table.name is not None and is_builtin(table.name) and not table.uses_code
+        return None if ours else self.build_metric(load)
 
     def build_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
         """Return the metric that the project asks for; None where only agreement counts."""
         from edgebuild.judging.metrics import named_metric
+        from edgebuild.judging.own_metrics import decoded
 
         table = self.metric
         if table is None:
             return None
-        return named_metric(table.name, output=table.output) if table.name is not None else _own(table, load)
+        if table.name is None:
+            return _own(table, load)
+        metric = named_metric(table.name, output=table.output)
+        return metric if table.decode is None else decoded(metric, load(table.decode))
 
 
 def _own(table: MetricTable, load: Callable[[str], Callable[..., Any]]) -> Metric | None:

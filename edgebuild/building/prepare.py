@@ -50,8 +50,16 @@ def import_model(context: BuildContext) -> StepResult | None:
 
 
 def check_output(metric: MetricTable | None, names: tuple[str, ...]) -> None:
-    """Raise ``ConfigError`` where it isn't said which of a model's outputs a built-in metric reads, or wrongly."""
-    if metric is None or metric.name is None or metric.output in names or (metric.output is None and len(names) == 1):
+    """Raise ``ConfigError`` where it isn't said which of a model's outputs a built-in metric reads, or wrongly.
+
+    Raises ``EnvironmentGap`` where the package of a metric is missing.
+    """
+    if metric is None or metric.name is None:
+        return
+    from edgebuild.judging.metrics import named_metric
+
+    named_metric(metric.name)
+    if metric.decode is not None or metric.output in names or (metric.output is None and len(names) == 1):
         return
     what = f"the model has {len(names)} outputs ({', '.join(names)})"
     if metric.output is None:

@@ -189,6 +189,11 @@ class MetricTable(Table):
     output: Text | None = Field(
         default=None, description="The output that a built-in metric reads, where the model has several."
     )
+    decode: Reference | None = Field(
+        default=None,
+        description="`module:function(outputs)` for a built-in metric: one prediction per sample, say a text or boxes, "
+        "from outputs by name, axis 0 the samples.",
+    )
     callable: Reference | None = Field(
         default=None, description="`module:function(outputs, targets) -> float`; outputs by name, axis 0 the samples."
     )
@@ -217,6 +222,8 @@ class MetricTable(Table):
             raise ValueError("`combine` goes with `per_sample`, whose entries it takes")
         if self.name is not None and (self.direction or self.scale):
             raise ValueError("`direction` and `scale` go with `callable`; a built-in metric knows its own")
+        if self.decode is not None and (self.name is None or self.output is not None):
+            raise ValueError("`decode` goes with `name` and without `output`: it gets all outputs")
         if self.name is None and self.output is not None:
             raise ValueError("`output` goes with `name`; a callable gets all outputs")
         if self.name is None and self.direction is None:
@@ -224,6 +231,11 @@ class MetricTable(Table):
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise ValueError("`scale` must be [lowest, highest]")
         return self
+
+    @property
+    def uses_code(self) -> bool:
+        """Whether code of the project's decides what the metric is."""
+        return self.name is None or self.decode is not None
 
 
 class BudgetTable(Table):

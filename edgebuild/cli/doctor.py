@@ -52,7 +52,7 @@ def _tools() -> Iterator[tuple[str, str, str, str]]:
         ("torch", "for models given as a factory", "torch"),
         ("torch-pruning", "for the technique prune-structured", "compress"),
         ("tensorly", "for the technique factorise", "compress"),
-        ("torchmetrics", "for further built-in metrics", "torch"),
+        ("pycocotools", "for the metrics coco_map and coco_map50", "detection"),
         ("nncf", "for NNCF's int8 as a candidate", "openvino"),
         ("onnxruntime", "for the reference and calibration", "onnxruntime"),
     ):

@@ -24,6 +24,12 @@ METRIC_NAMES: tuple[str, ...] = (
     "mape",
     "pearson",
     "spearman",
+    "mean_iou",
+    "cer",
+    "wer",
+    "box_f1",
+    "coco_map",
+    "coco_map50",
 )
 
 

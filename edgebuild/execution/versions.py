@@ -14,12 +14,12 @@ LOCKED = (
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "pycocotools",
     "safetensors",
     "scipy",
     "tensorly",
     "torch",
     "torch-pruning",
-    "torchmetrics",
 )
 
 

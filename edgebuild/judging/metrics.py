@@ -17,7 +17,7 @@ import numpy as np
 from edgebuild.core.metric_names import GROUP, metric_names, package_of
 from edgebuild.core.registry import Registry
 from edgebuild.errors import DataError, EnvironmentGap, UsageError
-from edgebuild.judging import scores
+from edgebuild.judging import boxes, class_counts, detection, scores, sequences
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
 from edgebuild.judging.intervals import MAX_DRAWS
 
@@ -76,7 +76,7 @@ class Metric:
 def named_metric(name: str, *, output: str | None = None) -> Metric:
     """Return the metric ``name``, reading the model output ``output``. Default: the only one.
 
-    Raises ``UsageError`` for an unknown name, with the nearest known one.
+    Raises ``UsageError`` for an unknown name, with the nearest known one, ``EnvironmentGap`` for a missing package.
     """
     if name in _BUILTIN:
         return _BUILTIN[name](name, output)
@@ -174,35 +174,55 @@ def _rmse(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Callable[[I
     return lambda counts: math.sqrt(squared(counts))
 
 
-_TORCH_LABELS: dict[str, tuple[str, Scale | None, dict[str, str]]] = {
-    "precision_macro": ("precision", UNIT, {"average": "macro"}),
-    "recall_macro": ("recall", UNIT, {"average": "macro"}),
-    "jaccard_macro": ("jaccard_index", UNIT, {"average": "macro"}),
-    "matthews_corrcoef": ("matthews_corrcoef", None, {}),
-    "cohen_kappa": ("cohen_kappa", None, {}),
+#: 1.17e-6 is what torchmetrics takes for the smallest target, so that a target of 0 divides nothing by 0.
+_SMALLEST_TARGET = 1.17e-6
+
+
+def _percentages(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Floats:
+    values, wanted = value_pairs(output, targets, name)
+    return np.asarray((np.abs(values - wanted) / np.maximum(np.abs(wanted), _SMALLEST_TARGET)).mean(axis=1))
+
+
+_CLASS_FORMULAS: dict[str, tuple[class_counts.Formula, Scale | None]] = {
+    "f1_macro": (class_counts.f1_macro, UNIT),
+    "precision_macro": (class_counts.precision_macro, UNIT),
+    "recall_macro": (class_counts.recall_macro, UNIT),
+    "jaccard_macro": (class_counts.iou_macro, UNIT),
+    "matthews_corrcoef": (class_counts.matthews_corrcoef, None),
+    "cohen_kappa": (class_counts.cohen_kappa, None),
 }
-_TORCH_VALUES: dict[str, tuple[str, Direction]] = {
-    "mape": ("mean_absolute_percentage_error", "minimise"),
-    "pearson": ("pearson_corrcoef", "maximise"),
-    "spearman": ("spearman_corrcoef", "maximise"),
-}
+
+
+def _coco_map(ious: Floats) -> Maker:
+    make = _whole_metric(detection.coco_map(ious), "maximise", UNIT)
+
+    def build(name: str, output: str | None) -> Metric:
+        detection.require_evaluator(name)
+        return make(name, output)
+
+    return build
+
 
 _BUILTIN: dict[str, Maker] = {
     "accuracy": _mean_metric(_top_k(1), "maximise", UNIT, by_class=True),
     "top5_accuracy": _mean_metric(_top_k(5), "maximise", UNIT, by_class=True),
-    "f1_macro": _whole_metric(scores.f1_macro, "maximise", UNIT, by_class=True),
     "auroc": _whole_metric(scores.auroc, "maximise", UNIT, by_class=True),
     "average_precision": _whole_metric(scores.average_precision, "maximise", UNIT, by_class=True),
     "mse": _mean_metric(_errors(2), "minimise", None),
     "mae": _mean_metric(_errors(1), "minimise", None),
     "rmse": _whole_metric(_rmse, "minimise", None),
     "r2": _whole_metric(scores.r2, "maximise", None),
+    "mape": _mean_metric(_percentages, "minimise", None),
+    "pearson": _whole_metric(scores.pearson, "maximise", None),
+    "spearman": _whole_metric(scores.spearman, "maximise", None),
+    "mean_iou": _whole_metric(class_counts.mean_iou, "maximise", UNIT),
+    "cer": _whole_metric(sequences.cer, "minimise", UNIT),
+    "wer": _whole_metric(sequences.wer, "minimise", UNIT),
+    "box_f1": _whole_metric(boxes.box_f1, "maximise", UNIT),
+    "coco_map": _coco_map(detection.COCO_IOUS),
+    "coco_map50": _coco_map(detection.COCO_IOUS[:1]),
     **{
-        name: _whole_metric(scores.torch_labels(function, options), "maximise", scale, by_class=True)
-        for name, (function, scale, options) in _TORCH_LABELS.items()
-    },
-    **{
-        name: _whole_metric(scores.torch_values(function), direction, None)
-        for name, (function, direction) in _TORCH_VALUES.items()
+        name: _whole_metric(class_counts.of_classes(formula), "maximise", scale, by_class=True)
+        for name, (formula, scale) in _CLASS_FORMULAS.items()
     },
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -59,7 +60,7 @@ def by_samples(
     """
 
     def entries(outputs: Outputs, targets: NDArray[Any]) -> NDArray[Any]:
-        found = _entries(_call(name, per_sample, outputs, targets), len(targets), name)
+        found = _entries(_call(name, per_sample, outputs, targets), len(targets), name, "per_sample")
         return found if combine is not None else _numbers(found, name)
 
     def prepare(outputs: Outputs, targets: NDArray[Any]) -> Scorer:
@@ -71,6 +72,24 @@ def by_samples(
 
     return Metric(
         name=name, direction=direction, scale=scale, prepare=prepare, scores=entries if combine is None else None
+    )
+
+
+def decoded(metric: Metric, decode: Callable[[Outputs], Any]) -> Metric:
+    """Return a metric of what ``decode(outputs)`` makes of all outputs: one prediction per sample.
+
+    Raises ``DataError`` where it raises or predictions are missing.
+    """
+
+    def outputs_of(outputs: Outputs) -> Outputs:
+        samples = len(next(iter(outputs.values())))
+        return {"decoded": _entries(_call(metric.name, decode, outputs), samples, metric.name, "decode")}
+
+    scores = metric.scores
+    return replace(
+        metric,
+        prepare=lambda outputs, targets: metric.prepare(outputs_of(outputs), targets),
+        scores=None if scores is None else lambda outputs, targets: scores(outputs_of(outputs), targets),
     )
 
 
@@ -86,14 +105,14 @@ def _rows(counts: Ints) -> NDArray[np.intp]:
     return np.repeat(np.arange(len(counts)), counts)
 
 
-def _entries(found: Any, samples: int, name: str) -> NDArray[Any]:
+def _entries(found: Any, samples: int, name: str, what: str) -> NDArray[Any]:
     """Return one entry per sample: an array of numbers, or of objects where they are anything else."""
     try:
         count = len(found)
     except TypeError as error:
-        raise DataError(f"metric {name}: per_sample returned {type(found).__name__}, not one entry a sample") from error
+        raise DataError(f"metric {name}: {what} returned {type(found).__name__}, not one entry a sample") from error
     if count != samples:
-        raise DataError(f"metric {name}: per_sample returned {count} entries for {samples} samples")
+        raise DataError(f"metric {name}: {what} returned {count} entries for {samples} samples")
     if isinstance(found, np.ndarray):
         return found
     try:

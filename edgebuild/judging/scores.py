@@ -1,24 +1,40 @@
 """The formulas behind the built-in metrics.
 
-Those that a bootstrap runs a thousand times are numpy over integer counts (how often a sample counts), and are checked
-against torchmetrics by tests; the others call torchmetrics itself.
+A bootstrap runs them a thousand times: they are numpy over integer counts (how often a sample counts), and are checked
+against torchmetrics by tests.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebuild.errors import EnvironmentGap
+from edgebuild.errors import DataError
 from edgebuild.judging.arrays import Floats, Ints, class_labels, class_scores, is_probability, log_softmax, value_pairs
 
 Weighted: TypeAlias = Callable[[Ints], float]
 Prepare: TypeAlias = Callable[[str, NDArray[Any], NDArray[Any]], Weighted]
+
+
+def each_pair(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return each sample's output with its target; raises ``DataError`` where one is missing, or there is none."""
+    if not len(output) or len(output) != len(targets):
+        raise DataError(f"metric {name}: {len(output)} outputs for {len(targets)} targets")
+    return zip(output, targets, strict=True)
+
+
+def ratio_of_sums(parts: Floats, wholes: Floats) -> Weighted:
+    """Return the sum of the one over that of the other; NaN where that is 0."""
+
+    def score(counts: Ints) -> float:
+        whole = float(wholes @ counts)
+        return float(parts @ counts) / whole if whole else float("nan")
+
+    return score
 
 
 def hits(class_scores: NDArray[Any], labels: Ints, k: int) -> Floats:
@@ -35,27 +51,6 @@ def hits(class_scores: NDArray[Any], labels: Ints, k: int) -> Floats:
         ahead = (class_scores > own) | ((class_scores == own) & (classes < wanted))
         hit = ahead.sum(axis=1) < k
     return np.asarray(hit.reshape(len(hit), -1).mean(axis=1, dtype=np.float64))
-
-
-def f1_macro(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
-    """Prepare the mean of the F1 of every class that is present or predicted."""
-    scores, labels = class_scores(output, targets, name)
-    classes = scores.shape[1]
-    predicted = scores.argmax(axis=1)
-
-    def score(counts: Ints) -> float:
-        weights = _spread(counts, labels.shape)
-        hit = np.bincount(labels.ravel(), weights * (labels == predicted).ravel(), classes)
-        total = np.bincount(labels.ravel(), weights, classes) + np.bincount(predicted.ravel(), weights, classes)
-        seen = total > 0
-        return float((2 * hit[seen] / total[seen]).mean())
-
-    return score
-
-
-def _spread(counts: Ints, shape: tuple[int, ...]) -> Floats:
-    column = counts.astype(np.float64).reshape((-1,) + (1,) * (len(shape) - 1))
-    return np.broadcast_to(column, shape).ravel()
 
 
 def auroc(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
@@ -168,47 +163,37 @@ def r2(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
     return score
 
 
-def torch_labels(function: str, options: Mapping[str, str]) -> Prepare:
-    """Return a metric of predicted and true labels by the torchmetrics function of that name."""
-
-    def prepare(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
-        scores, labels = class_scores(output, targets, name)
-        return _by_torchmetrics(
-            function, scores.argmax(axis=1), labels, {"task": "multiclass", "num_classes": scores.shape[1], **options}
-        )
-
-    return prepare
+def pearson(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
+    """Prepare the correlation of outputs and targets, averaged over the values of an output."""
+    values, wanted = value_pairs(output, targets, name)
+    return lambda counts: _correlation(values, wanted, counts)
 
 
-def torch_values(function: str) -> Prepare:
-    """Return a metric of predicted and true values by the torchmetrics function of that name."""
-
-    def prepare(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
-        values, wanted = value_pairs(output, targets, name)
-        one = values.shape[1] == 1
-        return _by_torchmetrics(function, values[:, 0] if one else values, wanted[:, 0] if one else wanted, {})
-
-    return prepare
-
-
-def _by_torchmetrics(
-    function: str, predicted: NDArray[Any], wanted: NDArray[Any], options: Mapping[str, Any]
-) -> Weighted:
-    try:
-        import torch
-        import torchmetrics.functional
-    except ImportError as error:
-        raise EnvironmentGap(
-            f"the metric {function} needs torch and torchmetrics", hint="pip install 'edgebuild[torch]'"
-        ) from error
-    compute = getattr(torchmetrics.functional, function)
+def spearman(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
+    """Prepare the correlation of ranks, ties at their mean, averaged over the values of an output."""
+    columns = [[_ties(column) for column in values.T] for values in value_pairs(output, targets, name)]
 
     def score(counts: Ints) -> float:
-        rows = np.repeat(np.arange(len(counts)), counts)
-        with warnings.catch_warnings():
-            # A resample may lack a class or vary too little: that is a NaN here, not a warning to the user.
-            warnings.simplefilter("ignore")
-            result = compute(torch.from_numpy(predicted[rows]), torch.from_numpy(wanted[rows]), **options)
-        return float(result.mean())
+        ranks = [np.stack([_ranks(ties, counts) for ties in each], axis=1) for each in columns]
+        return _correlation(ranks[0], ranks[1], counts)
 
     return score
+
+
+def _ties(values: Floats) -> Ints:
+    """Return for each value how many different ones are below it."""
+    return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64).reshape(-1)
+
+
+def _ranks(ties: Ints, counts: Ints) -> Floats:
+    many = np.bincount(ties, counts)
+    return np.asarray((np.cumsum(many) - (many - 1) / 2)[ties])
+
+
+def _correlation(one: Floats, other: Floats, counts: Ints) -> float:
+    total = counts.sum()
+    left, right = one - counts @ one / total, other - counts @ other / total
+    scale = np.sqrt((counts @ left**2) * (counts @ right**2))
+    if not scale.all():
+        return float("nan")
+    return float((counts @ (left * right) / scale).mean())

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgebuild.building.judge import JudgeOutputs, metric_values
+from edgebuild.building.judge import JudgeOutputs, judged, metric_values
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.budget import Budget
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.core.steps import NoProgress, StepContext, never_stop
+from edgebuild.core.verdict import Outcome
 from edgebuild.judging.metrics import named_metric
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import write_outputs
@@ -81,3 +82,43 @@ def test_a_project_names_its_functions(keys: dict[str, str], value: float, tmp_p
     assert step.uses_code
     assert metric is not None
     assert metric.value({"y": np.eye(2)[[0, 0, 1, 1]]}, np.array([0, 1, 0, 1])) == value
+
+
+READING = """
+def texts(outputs):
+    return ["".join("abc"[code] for code in row) for row in outputs["y"].argmax(axis=2)]
+"""
+
+
+def test_outputs_are_decoded_and_compared_with_texts(tmp_path: Path) -> None:
+    """16 texts of different lengths, each of which the artifact reads with one letter wrong."""
+    (tmp_path / "reading.py").write_text(READING)
+    codes = np.array([[0, 1, 2], [2, 1, 0]] * 8)
+    for name in ("data", "reference", "outputs", "verdict"):
+        (tmp_path / name).mkdir()
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", 2))
+    samples = [
+        Sample(
+            inputs={"x": np.full(2, number, np.float32)},
+            target="".join("abc"[code] for code in row) + "c" * (number % 2),
+        )
+        for number, row in enumerate(codes)
+    ]
+    write_dataset(
+        samples, tmp_path / "data", specs=(spec,), stateful=False, source="s", task=NoProgress(), check=never_stop
+    )
+    for name, read in (("reference", codes), ("outputs", np.where(np.arange(3) == 1, 0, codes))):
+        write_outputs(
+            [{"y": np.eye(3, dtype=np.float32)[read]}], tmp_path / name, count=16, names=("y",), task=NoProgress()
+        )
+    step = JudgeOutputs(
+        metric=MetricTable(name="cer", decode="reading:texts"), budget=Budget(points=2), split="validation", level=0.95
+    )
+    ctx = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path, code=project_code(tmp_path))
+    assert step.uses_code
+    assert step.own_metric(ctx.load) is not None
+    step.run({name: tmp_path / name for name in ("data", "reference", "outputs")}, tmp_path / "verdict", ctx)
+    verdict, _ = judged(tmp_path / "verdict")
+    assert verdict.outcome is Outcome.REFUSED
+    assert verdict.drop is not None
+    assert (verdict.drop.reference, verdict.drop.artifact) == pytest.approx((8 / 56, 24 / 56))

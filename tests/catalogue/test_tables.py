@@ -110,6 +110,10 @@ def test_a_valid_file_has_no_problems() -> None:
             {"metric": {"name": "accuracy", "per_sample": "m:f"}},
             "[metric]: needs either `name` or `per_sample`, not both",
         ),
+        (
+            {"metric": {"name": "cer", "decode": "m:f", "output": "y"}},
+            "[metric]: `decode` goes with `name` and without `output`: it gets all outputs",
+        ),
         ({"metric": {"per_sample": "m:f"}}, '[metric]: `per_sample` needs a `direction`: "maximise" or "minimise"'),
         (
             {"metric": {"callable": "m:f", "combine": "m:c", "direction": "maximise"}},

@@ -11,6 +11,8 @@ import torch
 import torchmetrics.functional as torch_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.errors import DataError, UsageError
@@ -28,7 +30,13 @@ LABELS = np.where(RANDOM.random(400) < 0.5, LOGITS.argmax(axis=1), RANDOM.intege
 SINGLE = np.round(RANDOM.random(400), 2)  # rounded: ties
 BINARY = (RANDOM.random(400) < SINGLE).astype(np.int64)
 VALUES = RANDOM.normal(size=(400, 3))
+MAPS = RANDOM.normal(size=(30, CLASSES, 5, 4)).astype(np.float32)
+PIXELS = np.where(RANDOM.random((30, 5, 4)) < 0.5, MAPS.argmax(axis=1), RANDOM.integers(0, CLASSES, (30, 5, 4)))
 WANTED = VALUES + RANDOM.normal(scale=0.3, size=(400, 3))
+
+
+#: Those of texts and boxes have tests of their own.
+OF_ARRAYS = [name for name in METRIC_NAMES if name not in {"cer", "wer", "box_f1", "coco_map", "coco_map50"}]
 
 
 def value(name: str, output: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -70,6 +78,75 @@ def test_ranking_of_a_single_score_with_ties_is_torchmetrics(name: str, shape: t
     assert value(name, SINGLE.reshape(shape), BINARY.reshape(shape)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["f1_macro", "jaccard_macro", "mean_iou"])
+def test_maps_of_classes_are_torchmetrics_over_all_pixels(name: str) -> None:
+    function = torch_metrics.f1_score if name == "f1_macro" else torch_metrics.jaccard_index
+    expected = oracle(function, MAPS, PIXELS, **MULTI, average="macro")
+    assert value(name, MAPS, PIXELS) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ranks_of_ties_are_their_mean() -> None:
+    rounded = np.round(VALUES, 0)
+    expected = np.mean([stats.spearmanr(*pair).statistic for pair in zip(rounded.T, WANTED.T, strict=True)])
+    assert value("spearman", rounded, WANTED) == pytest.approx(expected, abs=1e-9)
+
+
+def test_intersection_over_union_of_every_kind_of_map() -> None:
+    """By hand: class 0 shares 1 of 3 pixels, class 1 shares 2 of 4; what is 255 or negative counts for nothing."""
+    target = np.array([[0, 1, 1], [0, 1, 255], [-1, 255, -1]])
+    found = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 1]])
+    expected = (1 / 3 + 2 / 4) / 2
+    scores, probabilities = np.eye(2)[found].transpose(2, 0, 1), found * 0.8 + 0.1
+    for output in (scores, probabilities, probabilities[None], found):
+        for wanted in (target, target[None]):
+            assert value("mean_iou", output[None], wanted[None]) == pytest.approx(expected)
+
+
+def test_maps_may_differ_in_size() -> None:
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [np.zeros((2, 2), int), np.ones((1, 3), int)]
+    assert value("mean_iou", ragged, ragged) == 1
+    assert named_metric("mean_iou").prepare({"y": ragged}, ragged)(np.array([2, 0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "message"),
+    [
+        (
+            np.zeros((1, 2, 3, 3)),
+            np.zeros((1, 3, 4), int),
+            r"sample 0 has an output of shape \(2, 3, 3\) and a target of",
+        ),
+        (np.zeros((1, 2, 3, 3)), np.full((1, 3, 3), 2), "in sample 0 a target is 2, but classes are 0 to 1"),
+        (
+            np.zeros((1, 2, 3, 3)),
+            np.zeros((1, 3, 3)),
+            "the target of sample 0 must be a map of class numbers, it is float",
+        ),
+        (np.full((1, 3, 3), -4.0), np.zeros((1, 3, 3), int), "neither scores of classes nor probabilities"),
+        (np.full((1, 3, 3), -4), np.zeros((1, 3, 3), int), "in sample 0 an output is -4"),
+        (np.zeros((1, 2, 3, 3)), np.full((1, 3, 3), 255), "mean_iou is undefined"),
+    ],
+)
+def test_maps_that_do_not_fit(output: NDArray[Any], target: NDArray[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        value("mean_iou", output, target)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=8))
+def test_correlation_and_agreement_of_few_labels(pairs: list[tuple[int, int]]) -> None:
+    """Against scikit-learn; where only one class is wanted there is nothing to correlate with."""
+    wanted, found = np.array(pairs).T
+    if len(set(wanted.tolist())) < 2:
+        with pytest.raises(DataError, match="matthews_corrcoef is undefined"):
+            value("matthews_corrcoef", np.eye(4)[found], wanted)
+        return
+    for name in ("matthews_corrcoef", "cohen_kappa_score"):
+        expected = getattr(sklearn_metrics, name)(wanted, found)
+        assert value(name.removesuffix("_score"), np.eye(4)[found], wanted) == pytest.approx(expected, abs=1e-9)
+
+
 def test_two_class_scores_rank_by_their_difference() -> None:
     two = np.stack([1 - SINGLE, SINGLE], axis=1)
     assert value("auroc", two, BINARY) == pytest.approx(value("auroc", SINGLE, BINARY), abs=1e-3)
@@ -97,10 +174,12 @@ def test_rmse_is_the_root_of_mse() -> None:
 
 
 def _data(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    if name == "mean_iou":
+        return MAPS, PIXELS
     return (LOGITS, LABELS) if named_metric(name).by_class else (VALUES[:, :1], WANTED[:, :1])
 
 
-@pytest.mark.parametrize("name", METRIC_NAMES)
+@pytest.mark.parametrize("name", OF_ARRAYS)
 def test_counting_samples_is_repeating_them(name: str) -> None:
     """What the bootstrap rests on."""
     output, targets = _data(name)
@@ -110,11 +189,11 @@ def test_counting_samples_is_repeating_them(name: str) -> None:
     assert counted == pytest.approx(value(name, output[rows], targets[rows]), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", METRIC_NAMES)
+@pytest.mark.parametrize("name", OF_ARRAYS)
 def test_scores_per_sample_average_to_the_metric(name: str) -> None:
     output, targets = _data(name)
     per_sample = named_metric(name).per_sample({"output": output}, targets)
-    means = {"accuracy", "top5_accuracy", "mse", "mae"}
+    means = {"accuracy", "top5_accuracy", "mse", "mae", "mape"}
     assert (per_sample is not None) == (name in means)
     if per_sample is not None:
         assert per_sample.shape == (len(targets),)

@@ -12,7 +12,8 @@ from edgebuild.core.verdict import Outcome
 from edgebuild.errors import DataError
 from edgebuild.judging.drops import Pair, paired_drop
 from edgebuild.judging.judge import Evaluated, judge
-from edgebuild.judging.own_metrics import by_samples, custom
+from edgebuild.judging.metrics import named_metric
+from edgebuild.judging.own_metrics import by_samples, custom, decoded
 from edgebuild.judging.pace import Pace
 
 if TYPE_CHECKING:
@@ -144,6 +145,30 @@ def test_bad_entries_are_named(per_sample: Any, combine: Any, message: str) -> N
     metric = by_samples(per_sample, combine, name="m:f", direction="maximise", plain=dice)
     with pytest.raises(DataError, match=message):
         metric.value(ARTIFACT, TARGETS)
+
+
+def test_a_built_in_metric_reads_what_a_project_decodes() -> None:
+    letters = np.array(list("abc"))
+
+    def read(outputs: Any) -> list[str]:
+        return ["".join(letters[row]) for row in outputs["codes"]]
+
+    metric = decoded(named_metric("cer"), read)
+    outputs, targets = {"codes": np.array([[0, 1], [2, 2]]), "more": np.zeros(2)}, np.array(["ab", "bcc"])
+    assert metric.value(outputs, targets) == pytest.approx(1 / 5)
+    accuracy = decoded(named_metric("accuracy"), lambda outputs: np.eye(2)[outputs["y"]])
+    assert accuracy.per_sample({"y": np.array([0, 1])}, np.array([0, 0])) == pytest.approx([1, 0])
+    for bad, message in (
+        (raises_alone, "metric cer raised KeyError: 'codes'"),
+        (lambda _: ["ab"], "metric cer: decode returned 1 entries for 2 samples"),
+        (lambda _: None, "metric cer: decode returned NoneType, not one entry a sample"),
+    ):
+        with pytest.raises(DataError, match=message):
+            decoded(named_metric("cer"), bad).value(outputs, targets)
+
+
+def raises_alone(_outputs: Any) -> Any:
+    raise KeyError("codes")
 
 
 class Clock:
