@@ -4,7 +4,8 @@
 
 53 convolutions at 224 x 224 with random weights, on ONNX Runtime and OpenVINO, in fp32 and int8, one thread. The two
 forms run in processes of their own that take bursts in turn, in balanced order, so that what else runs on the machine
-meets both alike. Each set has fresh processes; the interval is Student's over the sets' mean log-ratios.
+meets both alike; a call's time is its CPU time, which leaves out what other processes took of the core. Each set has
+fresh processes; the interval is Student's over the sets' mean log-ratios.
 """
 
 from __future__ import annotations
@@ -153,16 +154,16 @@ def session(runtime: str, path: str) -> Callable[[Any], Any]:
 
 
 def worker(runtime: str, path: str) -> None:
-    """Answer each line, a number of seconds, with the median time of a call within them."""
+    """Answer each line, a number of seconds, with the median CPU time of a call within them."""
     call, frames = session(runtime, path), images(8)
     gc.disable()
 
     def burst(seconds: float) -> float:
         took, end = [], time.perf_counter() + seconds
         while not took or time.perf_counter() < end:
-            begin = time.perf_counter()
+            begin = time.process_time()
             call(frames[len(took) % 8][np.newaxis])
-            took.append(time.perf_counter() - begin)
+            took.append(time.process_time() - begin)
         return statistics.median(took)
 
     burst(WARM_UP_S)
@@ -277,7 +278,7 @@ A ResNet of {about["convolutions"]} convolutions at 224 x 224 ({about["file_mb"]
 normalisations are written out as Sub, Mul and Add: {about["nodes"][0]} nodes as it is, {about["nodes"][1]} folded, in
 {about["fold_cpu_s"]:.2f} s of CPU. Outputs differ by at most {about["difference"]:.1e} of the largest. Int8 by the
 quantiser `{options.quantiser}` on {FRAMES} images. n = {options.sets} sets of two live processes, {BURSTS} bursts of
-{BURST_S} s each, one thread; 95 % intervals over the sets. {options.machine_was}
+{BURST_S} s each, one thread, CPU time of a call; 95 % intervals over the sets. {options.machine_was}
 
 | runtime | precision | as it is, ms | folded, ms | ratio |
 | --- | --- | --- | --- | --- |

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _BESIDE = "Keep the data file next to the .onnx file, under the name that it was exported with."
-_SMALLER = "edgebuild keeps a model in one file, and protobuf's limit is 2 GB: export a smaller one, or in float16."
+SMALLER = "edgebuild keeps a model in one file, and protobuf's limit is 2 GB: export a smaller one, or in float16."
 _AGAIN = "Copy or export the .onnx file and its data again, together."
 
 #: What protobuf reads at most.
@@ -38,11 +38,10 @@ def take_in(tensors: Iterable[Any], path: Path) -> None:
     keep files under their digests. A path *in the model* that leads elsewhere is refused, and so is all but a regular
     file. Never reads more than a tensor's type and shape say. Raises ``ModelError``.
     """
-    total = 0
-    for tensor in _external(tensors):
-        total += max(bytes_of(tensor) or 0, 0)
-        if total > LARGEST_BYTES:
-            raise ModelError(f"{path} and its external data are larger than 2 GB.", hint=_SMALLER)
+    outside = list(_external(tensors))
+    if sum(bytes_of(tensor) or 0 for tensor in outside) > LARGEST_BYTES:
+        raise ModelError(f"{path} and its external data are larger than 2 GB.", hint=SMALLER)
+    for tensor in outside:
         data = _read(tensor, path)
         tensor.raw_data = data
         tensor.ClearField("data_location")

@@ -132,9 +132,7 @@ def _parsed(path: Path) -> Any:
         wrong = "is no regular file" if path.exists() else "no such model file"
         raise ModelError(f"{path}: {wrong}.", hint="Check the path, or [model].onnx in edgebuild.toml.")
     if path.stat().st_size > external_data.LARGEST_BYTES:
-        raise ModelError(
-            f"{path} is larger than the 2 GB that an ONNX file can have.", hint="Export it with external data."
-        )
+        raise ModelError(f"{path} is larger than the 2 GB that an ONNX file can have.", hint=external_data.SMALLER)
     return onnx.load(str(path), format="protobuf", load_external_data=False)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.models.external_data import LARGEST_BYTES, SMALLER
 from edgebuild.models.onnx_graphs import settle
 
 if TYPE_CHECKING:
@@ -224,8 +225,10 @@ def export(
     """Write the module as ONNX with its named axes dynamic; return the name of the exporter that did it.
 
     torch's dynamo exporter first, the older tracing one where that fails (the other way round if ``quick``); whether
-    the result is *right* is for the parity check to say. Raises ``ModelError`` with both reasons when neither can.
+    the result is *right* is for the parity check to say. Raises ``ModelError`` with both reasons when neither can, and
+    for a module that is larger than one ONNX file can be.
     """
+    _refuse_large(module)
     failures: list[str] = []
     exporters = (("dynamo", _export_dynamo), ("tracing", _export_tracing))
     for name, exporter in exporters[::-1] if quick else exporters:
@@ -241,6 +244,12 @@ def export(
         f"The model doesn't export to ONNX ({'; '.join(failures)}).",
         hint="Remove data-dependent Python control flow from forward(), or export it yourself and give [model].onnx.",
     )
+
+
+def _refuse_large(module: Any) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+    if size > LARGEST_BYTES:
+        raise ModelError(f"The model's tensors take {size / 1e9:.1f} GB.", hint=SMALLER)
 
 
 def _reason(error: BaseException) -> str:

@@ -66,6 +66,12 @@ class TestLoading:
         (path := tmp_path / "model.onnx").write_bytes(whole[: int(len(whole) * share)])
         assert str(path) in refused(path)
 
+    def test_a_file_larger_than_onnx_allows(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.onnx"
+        with path.open("wb") as file:
+            file.truncate(1 << 31)
+        assert refused(path) == f"{path} is larger than the 2 GB that an ONNX file can have."
+
     def test_an_empty_file_and_an_empty_graph(self, tmp_path: Path) -> None:
         (path := tmp_path / "model.onnx").write_bytes(b"")
         assert refused(path) == f"{path} holds no operators."
@@ -142,6 +148,14 @@ class TestExternalData:
         data = (path.parent / "m.bin").read_bytes()
         (path.parent / "m.bin").write_bytes(data[:20])
         assert f"{path}: its external data can't be read" in refused(path)
+
+    def test_it_is_larger_than_one_file_can_be_and_is_not_read(self, path: Path) -> None:
+        net = onnx.load(str(path), load_external_data=False)
+        net.graph.initializer.append(net.graph.initializer[0])
+        net.graph.initializer[1].dims[:] = [1 << 15, 1 << 14]
+        path.write_bytes(net.SerializeToString())
+        (path.parent / "m.bin").unlink()
+        assert refused(path) == f"{path} and its external data are larger than 2 GB."
 
     @pytest.mark.parametrize("location", ["../m.bin", "sub/../../m.bin", "{outside}"])
     def test_it_never_leaves_the_model_s_folder(self, location: str, path: Path) -> None:

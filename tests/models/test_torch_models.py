@@ -272,6 +272,13 @@ class TestExport:
         assert "The exported ONNX model at batch size 1 differs from torch" in caught.value.message
         assert "output 'y' of sample 3 is off by 20" in caught.value.message
 
+    def test_a_model_larger_than_one_onnx_file_is_refused_before_it_is_exported(self, tmp_path: Path) -> None:
+        large = nn.Linear(1 << 15, 1 << 15, device="meta")
+        with pytest.raises(ModelError, match=r"The model's tensors take 4\.3 GB") as caught:
+            export(large, (), (), ("y",), tmp_path / "model.onnx")
+        assert caught.value.hint is not None
+        assert "2 GB" in caught.value.hint
+
     def test_a_model_that_no_exporter_takes_is_refused_with_both_reasons(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="doesn't export to ONNX") as caught:
             export(Listening(), (torch.ones(2, 3),), (spec("x", "batch", 3),), ("y",), tmp_path / "m.onnx")

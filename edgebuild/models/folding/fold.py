@@ -46,11 +46,12 @@ class Folded:
         """What to report of it."""
         notes = []
         if self.operators:
-            notes.append(f"{self.operators} operators that scale and shift were folded into {self.layers} layers")
+            layers = f"{self.layers} {'layer' if self.layers == 1 else 'layers'}"
+            notes.append(f"scales and shifts folded into {layers}: {self.operators} fewer operators")
         if self.left:
             named = ", ".join(f"{label} ({reason})" for label, reason in self.left[:NAMED])
             more = f", and {len(self.left) - NAMED} more" if len(self.left) > NAMED else ""
-            notes.append(f"scales and shifts that couldn't be folded: {named}{more}")
+            notes.append(f"scales and shifts not folded: {named}{more}")
         return tuple(notes)
 
 

@@ -94,7 +94,7 @@ def test_deeper_nets_with_branches_answer_alike(kinds: list[str], forms: list[st
 def test_a_normalisation_that_is_written_out_goes_into_its_convolution() -> None:
     result = folded(chain("padded conv", ["x - c", "x * c", "x + c"]))
     assert ops(result.model) == ["Conv"]
-    assert result.notes == ("3 operators that scale and shift were folded into 1 layers",)
+    assert result.notes == ("scales and shifts folded into 1 layer: 3 fewer operators",)
 
 
 def test_a_product_keeps_one_addition_behind_it() -> None:
