@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError, StoreError
 from edgebuild.execution.disk import FULL
-from edgebuild.models.onnx_graphs import save, tidy
+from edgebuild.models.onnx_graphs import Names, graphs_of, save, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +151,27 @@ def _simplify(source: str, target: str, library: str) -> None:
     """onnxruntime's *basic* optimisations."""
     made = f"{target}.optimised"
     _session(source, library, "ORT_ENABLE_BASIC", made)
+    _rename_added(source, made)
     Path(made).replace(target)
+
+
+def _rename_added(source: str, made: str) -> None:
+    """Rename the constants that the optimiser added: optimised again it may make up their names again, and stumble.
+
+    onnxruntime 1.32 does so over two passes of MatMulAddFusion: "Attempt to replace the existing tensor".
+    """
+    import onnx
+
+    model, free = onnx.load(made), Names(onnx.load(source))
+    added = [tensor.name for tensor in model.graph.initializer if free.value(tensor.name) == tensor.name]
+    names = Names(model)
+    new = {name: names.value(f"{name}_added") for name in added}
+    for tensor in model.graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    for graph in graphs_of(model.graph):
+        for node in graph.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+    save(tidy(model), Path(made))
 
 
 def _open(source: str, target: str, library: str) -> None:

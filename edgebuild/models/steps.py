@@ -246,7 +246,7 @@ class FreezeShapes(Step):
 
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-shapes"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact
+from edgebuild.backends.ort.fusions import float_products, harmful
+from edgebuild.backends.protocol import SettingSpec, check_request, write_artifact, write_notes
 from edgebuild.core.artifact import Contract, Fp16Meaning, Precision
 from edgebuild.core.steps import RunsOn, Step
 from edgebuild.core.values import digest_file
@@ -106,18 +107,19 @@ class ShipOnnx(Step):
     #: Where they lie; their names and digests are in the key.
     unkeyed: ClassVar[frozenset[str]] = frozenset({"library_paths"})
     kind: ClassVar[str] = "onnxruntime-ship"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         ctx.check()
-        _refuse_unknown_domains(inputs["model"] / MODEL, self.library_paths)
+        disabled = ",".join(harmful(_read(inputs["model"] / MODEL, self.library_paths)))
         _copy_model(inputs["model"], out_dir)
         for path in self.library_paths:
             shutil.copyfile(path, out_dir / path.name)
         load: Settings = (("libraries", ",".join(p.name for p in self.library_paths)),) if self.library_paths else ()
+        load += (("disabled", disabled),) if disabled else ()
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
 
 
@@ -127,37 +129,49 @@ class OptimizeOnnx(Step):
     precision: Precision
     contract: Contract
     kind: ClassVar[str] = "onnxruntime-optimize"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
     tools: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         source = inputs["model"] / MODEL
-        _refuse_unknown_domains(source, ())
+        disabled = ",".join(harmful(_read(source, ())))
         optimized = False
         if not _external(source):
             client = client_of(ctx)
             with client.workspace() as remote:
-                folder = client.put_folder(inputs["model"])
+                model = f"{client.put_folder(inputs['model'])}/{MODEL}"
+                options = {"seed": ctx.seed, "disabled": disabled}
                 answer = client.call(
                     "compile",
-                    {"backend": NAME, "model": f"{folder}/{MODEL}", "out": remote, "options": {"seed": ctx.seed}},
+                    {"backend": NAME, "model": model, "out": remote, "options": options},
                     time_limit_s=COMPILE_LIMIT_S,
                     check=ctx.check,
                 )
                 optimized = answer.get("optimized") is True
                 if optimized:
                     client.fetch(remote, files_of(answer, [MODEL], client.device.id), out_dir)
-                    _require_same_interface(source, out_dir / MODEL, client.device.id)
+                    compiled = _require_same_interface(source, out_dir / MODEL, client.device.id)
+                    write_notes(out_dir, _notes(float_products(compiled)))
         if not optimized:
             _copy_model(inputs["model"], out_dir)
-        load: Settings = (("optimized", True),) if optimized else ()
+        load: Settings = (("optimized", True),) if optimized else (("disabled", disabled),) if disabled else ()
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
 
 
-def _require_same_interface(source: Path, compiled: Path, who: str) -> None:
-    """Raise ``DeviceError`` where what a device made of a model is no ONNX file with the same inputs and outputs."""
+def _notes(in_float: tuple[str, ...]) -> tuple[str, ...]:
+    if not in_float:
+        return ()
+    named = ", ".join(in_float[:3]) + (", …" if len(in_float) > 3 else "")
+    return (f"ONNX Runtime computes {len(in_float)} of the layers with 8-bit weights in float: {named}",)
+
+
+def _require_same_interface(source: Path, compiled: Path, who: str) -> Any:
+    """Return what a device made of a model.
+
+    Raises ``DeviceError`` where that is no ONNX file with the same inputs and outputs.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -171,6 +185,7 @@ def _require_same_interface(source: Path, compiled: Path, who: str) -> None:
         names = [{value.name for value in getattr(model.graph, side)} - fed for model in (given, came)]
         if names[0] != names[1]:
             raise DeviceError(f"{who} sent back an optimised model with other {side}s.", hint="Try again.")
+    return came
 
 
 def _external(model: Path) -> tuple[Path, ...]:
@@ -187,15 +202,19 @@ def _copy_model(folder: Path, out_dir: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _refuse_unknown_domains(model: Path, libraries: tuple[Path, ...]) -> None:
-    """Refuse operators that need a library which nobody named, before the runtime stumbles over the first of them."""
+def _read(model: Path, libraries: tuple[Path, ...]) -> Any:
+    """Return the model without its external data.
+
+    Refuses operators that need a library which nobody named, before the runtime stumbles over the first of them.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
     from edgebuild.models.onnx_files import custom_domains, read_facts
 
     try:
-        facts = read_facts(onnx.load(str(model), load_external_data=False))
+        loaded = onnx.load(str(model), load_external_data=False)
+        facts = read_facts(loaded)
     except (OSError, DecodeError, ValueError) as error:
         raise ModelError(f"Can't read {model}: {error}.", hint="Is it a complete ONNX file?") from error
     domains = custom_domains(facts)
@@ -204,3 +223,4 @@ def _refuse_unknown_domains(model: Path, libraries: tuple[Path, ...]) -> None:
             f"The model uses operators of {', '.join(domains)}, which ONNX Runtime doesn't have.",
             hint="Name the shared library that brings them, or export the model without them.",
         )
+    return loaded

@@ -117,12 +117,20 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default
 
 
+def add_constant(target: Any, name: str, value: Any) -> None:
+    """Store an array, or a number without axes, in a graph."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    target.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
+
+
 def prepare(model: Any, *, library: Path | None = None) -> Graph:
     """Return the model with constants folded (Constant nodes too) and batch normalisation merged, shapes inferred.
 
     Raises ``ModelError`` if the model is older than opset 13 and can't be raised to it.
     """
-    return Graph(_name_pooling(_constants_to_initializers(simplify(raised(model), library=library))))
+    return Graph(_split_sums(_name_pooling(_constants_to_initializers(simplify(raised(model), library=library)))))
 
 
 def raised(model: Any) -> Any:
@@ -162,6 +170,35 @@ def _name_pooling(model: Any) -> Any:
             del node.attribute[:]
             del node.input[1:]
     return model
+
+
+def _split_sums(model: Any) -> Any:
+    """Undo what makes one Gemm of a product and a sum with something else than a bias: no integer kernel takes it."""
+    from onnx import helper
+
+    names, nodes = Names(model), []
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[1] not in shapes or not _is_plain(node):
+            continue
+        added, width = node.input[2], shapes[node.input[1]][1]
+        if shapes.get(added) not in ([width], [1, width]):
+            product = names.value(f"{node.output[0]}_product")
+            nodes.append(helper.make_node("Add", [product, added], list(node.output), name=names.node(node.name)))
+            node.op_type, node.output[0] = "MatMul", product
+            del node.attribute[:], node.input[2:]
+    if len(nodes) > len(model.graph.node):
+        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    return model
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a Gemm is a product and a sum, and nothing else."""
+    factors = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+    return factors == (1.0, 1.0) and not attribute(node, "transA", 0) and not attribute(node, "transB", 0)
 
 
 def _axes(node: Any, constants: dict[str, Any]) -> list[int]:

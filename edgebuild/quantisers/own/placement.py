@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.quantisers.own.graph import attribute, is_kept
+from edgebuild.quantisers.own.tables import find_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Int8Scheme
     from edgebuild.quantisers.own.graph import Graph
+    from edgebuild.quantisers.own.tables import Table
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 FUSED = frozenset({"Relu", "Clip"})
@@ -71,6 +73,7 @@ class Placement:
     points: tuple[Point, ...]
     joint: tuple[str, ...]
     left_float: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ def place(
         points=_points(draft),
         joint=tuple(graph.names[i] for i in sorted(draft.joint)),
         left_float=tuple(sorted(draft.left_float.items())),
+        tables=find_tables(graph, draft.ops, kept),
     )
 
 
@@ -166,6 +170,8 @@ def _weighted(graph: Graph, index: int, scheme: Int8Scheme) -> WeightedOp | str:
     if node.op_type == "Conv" and weight.shape[1] * groups < scheme.float_below_channels:
         return f"it has fewer than {scheme.float_below_channels} input channels"
     bias, slot = _bias(graph, index, weight.shape[axis])
+    if node.op_type == "Gemm" and slot is None:
+        return "what its Gemm adds is no bias, and has no 8-bit kernel"
     positions = _positions(graph.shapes.get(node.output[0]), weight.shape[axis])
     return WeightedOp(
         name=graph.names[index],
@@ -206,8 +212,11 @@ def _bias(graph: Graph, index: int, channels: int) -> tuple[str | None, tuple[in
     reader = graph.only_consumer(node.output[0])
     if reader is None or graph.nodes[reader].op_type != "Add":
         return None, None
+    rank = len(graph.shapes.get(node.output[0]) or (channels,))
     for slot, name in enumerate(graph.nodes[reader].input):
-        if _is_bias(graph.constant(name), channels):
+        value = graph.constant(name)
+        # One with more axes than the product gives the sum its shape: it can't become a vector.
+        if value is not None and value.ndim <= rank and _is_bias(value, channels):
             return name, (reader, slot)
     return None, None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgebuild.errors import EnvironmentGap, ModelError
 from edgebuild.models.onnx_graphs import Names, serialised
+from edgebuild.quantisers.own import tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: What a tensor is called behind its pair.
 IN_8_BITS = "{} in 8 bits"
+#: Whether tables are read in float.
+FLOAT_TABLES = ("float {}", "tables")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +80,11 @@ class _Slots:
         return self._given[form, owner]
 
     @property
+    def free(self) -> Names:
+        """What makes up the names."""
+        return self._names
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All that was added so far."""
         return tuple(self._given.values())
@@ -109,6 +117,8 @@ class Simulator:
             feeds[self._slots("scale of {}", group)] = np.array(1.0 if chosen is None else chosen.scale, np.float32)
             zero = np.array(0 if chosen is None else chosen.zero_point, self._zero_type)
             feeds[self._slots("zero of {}", group)] = zero
+        if self._placement.tables:
+            feeds[self._slots(*FLOAT_TABLES)] = np.array(not numbers.codes)
         return feeds
 
     def raw_input(self, op: WeightedOp) -> str:
@@ -163,7 +173,7 @@ def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _
         kinds = {"float at {}": TensorProto.BOOL, "scale of {}": TensorProto.FLOAT, "zero of {}": zero_type}
         for form, kind in kinds.items():
             target.input.append(helper.make_tensor_value_info(slots(form, group), kind, []))
-    pairs: dict[int, list[Any]] = {}
+    pairs = _lookups(graph, placement, target, slots)
     for point in placement.points:
         for node, slot in point.readers:
             target.node[node].input[slot] = slots(IN_8_BITS, point.tensor)
@@ -172,6 +182,26 @@ def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _
     expose(model, [p.tensor for p in placement.points] + [op.input for op in placement.ops])
     expose(model, [slots(IN_8_BITS, p.tensor) for p in placement.points] + [op.output for op in placement.ops])
     return model
+
+
+def _lookups(graph: Graph, placement: Placement, target: Any, slots: _Slots) -> dict[int, list[Any]]:
+    """Return what stands behind each look-up in a table: the row in 8 bits, and the choice between it and the float."""
+    from onnx import TensorProto, helper
+
+    if placement.tables:
+        target.input.append(helper.make_tensor_value_info(slots(*FLOAT_TABLES), TensorProto.BOOL, []))
+    after: dict[int, list[Any]] = {}
+    for table in placement.tables:
+        stored = tables.store(target, graph, table, slots.free)
+        for index in table.readers:
+            node, coded = target.node[index], type(target.node[index])()
+            coded.CopyFrom(node)
+            name = node.output[0]
+            node.output[0], coded.output[0] = (slots(form, name) for form in ("{} of floats", "{} of codes"))
+            choice = [slots(*FLOAT_TABLES), node.output[0], coded.output[0]]
+            behind = tables.look_up(coded, stored, slots.free)
+            after[index] = [coded, *behind, helper.make_node("Where", choice, [name])]
+    return after
 
 
 def _pair(tensor: str, group: str, slots: _Slots) -> list[Any]:

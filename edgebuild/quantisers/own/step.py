@@ -43,7 +43,7 @@ class Quantise(Step):
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -145,6 +145,7 @@ def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, An
         ],
         "ranges": {name: asdict(choice) for name, choice in ladder.choices.items()},
         "quantised": [op.name for op in bench.placement.ops] + list(bench.placement.joint),
+        "tables": [table.weight for table in bench.placement.tables],
         "left_float": dict(bench.placement.left_float),
         "frames": {"fit": len(bench.fit), "held_out": len(bench.held)},
         "weight_bytes": {"before": 4 * sum(weights.values()), "after": sum(weights.values())},

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebuild.models.onnx_graphs import Names, reads_of
+from edgebuild.quantisers.own import tables
+from edgebuild.quantisers.own.graph import add_constant
 from edgebuild.quantisers.own.simulator import insert_after, set_input
 
 if TYPE_CHECKING:
@@ -30,13 +32,16 @@ def write(graph: Graph, placement: Placement, numbers: QuantisationState, scheme
     trained_grids.detach(model)
     target, names = model.graph, Names(model)
     after: dict[int, list[Any]] = {}
+    for table in placement.tables:
+        stored = tables.store(target, graph, table, names)
+        after.update({index: tables.look_up(target.node[index], stored, names) for index in table.readers})
     activation = np.uint8 if scheme.activations == "uint8" else np.int8
     parameters: dict[str, list[str]] = {}
     for group in placement.groups:
         found = numbers.ranges[group]
         scale, zero = names.value(f"{group}_scale"), names.value(f"{group}_zero_point")
-        _constant(target, scale, np.array(found.scale, np.float32))
-        _constant(target, zero, np.array(found.zero_point, activation))
+        add_constant(target, scale, np.array(found.scale, np.float32))
+        add_constant(target, zero, np.array(found.zero_point, activation))
         parameters[group] = [scale, zero]
     for point in placement.points:
         pair = _pair(point.tensor, parameters[point.group], names)
@@ -77,7 +82,8 @@ def _weight(target: Any, op: WeightedOp, codes: Codes, scheme: Int8Scheme, names
 def _bias(target: Any, op: WeightedOp, numbers: QuantisationState, activation: Affine, names: Names) -> list[Any]:
     """Write the bias as int32 codes whose scale is that of the accumulator, as integer kernels want it.
 
-    It stays float behind a matrix product (there it is added to a float), and where its codes or scale would not fit.
+    Behind a MatMul too: ONNX Runtime makes a Gemm of it and the Add, which has no integer kernel for a float bias. It
+    stays float where its codes or scale would not fit.
     """
     assert op.bias_slot is not None  # noqa: S101 - the caller looked
     node, slot = op.bias_slot
@@ -88,9 +94,9 @@ def _bias(target: Any, op: WeightedOp, numbers: QuantisationState, activation: A
     limits = np.finfo(np.float32)
     codes = np.rint(bias.astype(np.float64) / np.clip(scale, limits.tiny, limits.max))
     unfit = bool(np.any(scale < limits.tiny) or np.any(scale > limits.max))
-    if op.kind == "MatMul" or unfit or np.abs(codes).max(initial=0) > INT32_REACH:
+    if unfit or np.abs(codes).max(initial=0) > INT32_REACH:
         name = names.value(base)
-        _constant(target, name, bias)
+        add_constant(target, name, bias)
         set_input(target.node[node], slot, name)
         return []
     values = (codes.reshape(-1).astype(np.int32), scale, np.zeros(scale.shape, np.int32))
@@ -108,18 +114,12 @@ def _dequantised(target: Any, base: str, values: tuple[Any, Any, Any], axis: int
 
     inputs = [names.value(f"{base}_{part}") for part in ("quantized", "scale", "zero_point")]
     for name, value in zip(inputs, values, strict=True):
-        _constant(target, name, value)
+        add_constant(target, name, value)
     made, label = names.value(f"{base}_dequantized"), names.node(f"{base}_DequantizeLinear")
     node = helper.make_node("DequantizeLinear", inputs, [made], name=label)
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node
-
-
-def _constant(target: Any, name: str, value: Any) -> None:
-    from onnx import numpy_helper
-
-    target.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
 
 
 def _drop_unused(target: Any) -> None:

