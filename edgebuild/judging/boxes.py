@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,9 @@ def box_f1(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
 def box_pairs(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Iterator[tuple[Boxes, Boxes]]:
     """Yield found and wanted boxes of each sample.
 
-    Rows of an output are x1, y1, x2, y2, score, class, those of a target x1, y1, x2, y2, class. Without a class it is
-    0, without a score 1. Rows of score 0, as models fill up with, are left out.
+    Rows of an output are x1, y1, x2, y2, score, class, those of a target x1, y1, x2, y2, class; or a mapping has
+    them as ``boxes`` (n, 4), ``scores`` and ``labels`` (n,). Without a class it is 0, without a score 1. Boxes of score
+    0, as models fill up with, are left out.
     """
     for sample, (found, wanted) in enumerate(each_pair(name, output, targets)):
         rows = _rows(name, found, f"output of sample {sample}", ("score", "class"))
@@ -67,7 +69,13 @@ def box_pairs(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Iterato
 
 
 def _rows(name: str, value: Any, what: str, more: tuple[str, ...]) -> Floats:
-    rows = np.asarray(value)
+    try:
+        rows = _table(value, more) if isinstance(value, Mapping) else np.asarray(value)
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"metric {name}: the {what} is a mapping, and not one of boxes, labels and scores of the same number",
+            hint='{"boxes": rows of x1, y1, x2, y2, "labels": class numbers, "scores": only with outputs}',
+        ) from error
     if not rows.size:
         return np.zeros((0, 4))
     most = 4 + len(more)
@@ -77,6 +85,16 @@ def _rows(name: str, value: Any, what: str, more: tuple[str, ...]) -> Floats:
             hint=f"a box is x1, y1, x2, y2, {', '.join(more)}; `decode` under [metric] makes such rows of outputs",
         )
     return rows.astype(np.float64)
+
+
+def _table(boxes: Mapping[str, Any], more: tuple[str, ...]) -> NDArray[Any]:
+    """Return the rows of boxes that come as columns, as torchvision has them."""
+    corners = np.asarray(boxes["boxes"], dtype=np.float64).reshape(-1, 4)
+    columns = {
+        "score": boxes.get("scores", np.ones(len(corners))),
+        "class": boxes.get("labels", np.zeros(len(corners))),
+    }
+    return np.column_stack([corners, *(np.asarray(columns[name], dtype=np.float64) for name in more)])
 
 
 def _column(rows: Floats, column: int, default: float) -> Floats:

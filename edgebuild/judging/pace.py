@@ -22,15 +22,18 @@ LEAST_DRAWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """The draws of a judgement take about ``box_s`` by ``clock``, as far as 10 of them do.
+    """The draws of a judgement take about ``box_s``, unless 10 of them take longer.
 
-    ``progress`` is told of each, ``check`` is called before it and may raise to stop.
+    ``progress`` is told of each, ``check`` is called before it and may raise to stop. Code of a project's, which may
+    wait for anything, is timed by ``clock``; what is only computed here by ``computing``, so that a busy machine makes
+    no other draws than a quiet one.
     """
 
     box_s: float = 4.0
     progress: Progress = field(default_factory=NoProgress)
     check: Callable[[], None] = never_stop
     clock: Callable[[], float] = time.perf_counter
+    computing: Callable[[], float] = time.thread_time
 
     def fitting(self, wanted: int, draw_s: float) -> int:
         """Return how many draws of ``draw_s`` each fit: ``wanted``, or one of few numbers below it."""

@@ -3,7 +3,8 @@
 Layout: ``<input>.npy`` (axis 0: frames of all samples, one after another; a slash in a name is escaped),
 ``lengths.npy`` (frames per sample), ``target.npy`` (frames on axis 0; absent if unlabelled), ``groups.json`` /
 ``slices.json`` (a name or null per sample), ``data.json`` (counts). A stateless sample is one frame. Where shapes of
-targets differ, ``target.npy`` is flat, and ``target_shapes.json`` has the shape of each frame's.
+targets differ, ``target.npy`` is flat, and ``target_shapes.json`` has the shape of each frame's. Targets that are
+structures (mappings, or lists of them) are kept as texts of JSON; ``data.json`` says so.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Dataset:
     frames: int
     inputs: tuple[str, ...]
     labelled: bool
+    structured: bool = False
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -57,6 +59,7 @@ class Dataset:
             frames=facts["frames"],
             inputs=tuple(facts["inputs"]),
             labelled=facts["labelled"],
+            structured=facts.get("structured", False),
         )
 
     def array(self, name: str) -> NDArray[Any]:
@@ -71,7 +74,13 @@ class Dataset:
 
     @property
     def target(self) -> NDArray[Any] | None:
-        """The target of every frame, or None; an array of objects, one array each, where their shapes differ."""
+        """The target of every frame, or None; an array of objects where their shapes differ, or they are structures."""
+        kept = self.kept_target
+        return np.fromiter(map(json.loads, kept), object, len(kept)) if self.structured and kept is not None else kept
+
+    @property
+    def kept_target(self) -> NDArray[Any] | None:
+        """The same as it is stored: structures as texts."""
         if not self.labelled:
             return None
         flat, shapes = self.array("target"), self.folder / TARGET_SHAPES
@@ -79,8 +88,8 @@ class Dataset:
 
     @property
     def numbers(self) -> NDArray[Any] | None:
-        """The targets where one tensor can hold them: None for texts, and where their shapes differ, too."""
-        target = self.target
+        """The targets where one tensor can hold them: None for texts, structures, and where their shapes differ."""
+        target = self.kept_target
         return target if target is not None and target.dtype.kind in "biufc" else None
 
     def groups(self) -> tuple[str | None, ...]:
@@ -94,7 +103,7 @@ class Dataset:
     def __iter__(self) -> Iterator[tuple[dict[str, NDArray[Any]], str | None, str | None]]:
         """Yield every sample: its arrays with frames on axis 0 (``target`` among them), its group and its slice."""
         arrays = {name: self.array(name) for name in self.inputs}
-        if (target := self.target) is not None:
+        if (target := self.kept_target) is not None:
             arrays["target"] = target
         start = 0
         for length, group, slice_ in zip(self.lengths.tolist(), self.groups(), self.slices(), strict=True):
@@ -122,7 +131,7 @@ def _ragged(flat: NDArray[Any], shapes: Sequence[Sequence[int]]) -> NDArray[Any]
 
 
 def save_target(target: NDArray[Any], folder: Path) -> None:
-    """Write targets as ``Dataset.target`` has them."""
+    """Write targets as ``Dataset.kept_target`` has them."""
     if target.dtype == object:
         (folder / TARGET_SHAPES).write_text(json.dumps([list(each.shape) for each in target]))
         target = np.concatenate([each.reshape(-1) for each in target])
@@ -151,12 +160,16 @@ def write_dataset(
     lengths: list[int] = []
     groups: list[str | None] = []
     slices: list[str | None] = []
+    structures = 0
     try:
         for index, (sample, frames) in enumerate(checked_samples(samples, specs, stateful, source, check)):
             _append(writers, folder, frames, f"{source}: sample {index}")
             lengths.append(len(next(iter(frames.values()))))
             groups.append(sample.group)
             slices.append(sample.slice)
+            structures += is_structure(sample.target)
+            if structures not in (0, len(lengths)):
+                raise DataError(f"{source}: sample {index}: only some samples have a structure as their target.")
             if digest is not None:
                 digest.add(frames, sample.group, sample.slice)
             task.advance()
@@ -173,6 +186,7 @@ def write_dataset(
         "frames": sum(lengths),
         "inputs": [spec.name for spec in specs],
         "labelled": "target" in writers,
+        **({"structured": True} if structures else {}),
     }
     (folder / "data.json").write_text(json.dumps(facts, sort_keys=True))
     return Dataset.open(folder)
@@ -268,7 +282,7 @@ def _frames(sample: Sample, specs: tuple[TensorSpec, ...], stateful: bool, where
                 hint="All inputs of one sample of a stateful model have the same number of steps, at least one.",
             )
     if sample.target is not None:
-        target = _array(sample.target, f"{where}: its target")
+        target = _array(_plain(sample.target, stateful, where), f"{where}: its target")
         frames["target"] = target if stateful else target[np.newaxis]
         if stateful and (target.ndim == 0 or len(target) != count):
             raise DataError(f"{where}: its target has no entry for each of its {count} steps.")
@@ -276,6 +290,34 @@ def _frames(sample: Sample, specs: tuple[TensorSpec, ...], stateful: bool, where
         if not isinstance(label, str | None):
             raise DataError(f"{where}: its {word} is a {type(label).__name__}, not a text.", hint="Use str(...).")
     return frames
+
+
+def is_structure(target: Any) -> bool:
+    """Whether a target is no array, but a mapping or a list of some, as detectors have it."""
+    return isinstance(target, Mapping) or (
+        isinstance(target, list | tuple) and bool(target) and isinstance(target[0], Mapping)
+    )
+
+
+def _plain(target: Any, stateful: bool, where: str) -> Any:
+    """Return a structure as a text of JSON, one for each step of a stateful model's; anything else as it is."""
+    if not is_structure(target):
+        return target
+    try:
+        if stateful and not isinstance(target, Mapping):
+            return [json.dumps(step, default=_listed, sort_keys=True, allow_nan=False) for step in target]
+        return json.dumps(target, default=_listed, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: its target can't be kept: {error}.",
+            hint="A structure is made of mappings by text, lists, arrays, texts and finite numbers.",
+        ) from error
+
+
+def _listed(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"it holds a {type(value).__name__}")
+    return value.tolist()
 
 
 def _array(value: Any, what: str) -> NDArray[Any]:

@@ -61,7 +61,7 @@ def _shuffled(seed: int, index: int) -> bytes:
 def strata_of(data: Dataset) -> tuple[Hashable, ...]:
     """Return what a sample must be represented as: its slice, and its class where targets are one whole number."""
     slices = data.slices()
-    target = data.target
+    target = data.kept_target
     if target is None or data.frames != data.samples or target.size != len(target) or target.dtype.kind not in "iub":
         return slices
     classes = target.reshape(-1).tolist()
@@ -90,10 +90,12 @@ class SampleData(Step):
             ctx.check()
             source: Any = data.array(name)
             np.save(out_dir / tensor_file(name), np.ascontiguousarray(source[rows]), allow_pickle=False)
-        if (target := data.target) is not None:
+        if (target := data.kept_target) is not None:
             save_target(target[rows], out_dir)
         np.save(out_dir / "lengths.npy", data.lengths[list(chosen)], allow_pickle=False)
         (out_dir / "groups.json").write_text(json.dumps([groups[i] for i in chosen]))
         (out_dir / "slices.json").write_text(json.dumps([slices[i] for i in chosen]))
         facts = {"samples": len(chosen), "frames": len(rows), "inputs": list(data.inputs), "labelled": data.labelled}
+        if data.structured:
+            facts["structured"] = True
         (out_dir / "data.json").write_text(json.dumps(facts, sort_keys=True))

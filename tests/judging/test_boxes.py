@@ -61,6 +61,21 @@ def test_a_tensor_that_a_model_fills_up_with_zeros_is_taken_as_it_is() -> None:
     assert value("box_f1", tensor, listed([[*SQUARE, 3]], [])) == 1
 
 
+def mappings(*items: Any) -> Any:
+    kept = np.empty(len(items), dtype=object)
+    kept[:] = items
+    return kept
+
+
+def test_boxes_may_be_columns_of_a_mapping() -> None:
+    wanted = mappings({"boxes": [SQUARE, [20, 0, 30, 10]], "labels": [1, 2]}, {"boxes": [], "labels": []})
+    found = mappings({"boxes": [SQUARE, [20, 0, 30, 10]], "labels": [1, 1], "scores": [0.9, 0.8]}, {"boxes": []})
+    assert value("box_f1", found, wanted) == pytest.approx(2 * 1 / 4)
+    for bad in ({"labels": [1]}, {"boxes": [SQUARE], "labels": [1, 2]}, {"boxes": [[1, 2, 3]]}):
+        with pytest.raises(DataError, match="the target of sample 0 is a mapping, and not one of boxes"):
+            value("box_f1", found, mappings(bad, {"boxes": []}))
+
+
 @pytest.mark.parametrize(
     ("found", "wanted", "message"),
     [

@@ -195,6 +195,20 @@ def test_a_slow_metric_is_resampled_as_often_as_its_time_allows(call_s: float, d
     assert found.interval.low < found.drop < found.interval.high
 
 
+def test_what_is_only_computed_here_is_timed_by_its_computing() -> None:
+    """A clock on the wall would count what other programs do meanwhile."""
+    wall, computing = Clock(), Clock()
+
+    def combine(entries: Any) -> float:
+        wall.now += 1.0
+        computing.now += 0.005
+        return ratio(entries)
+
+    metric = by_samples(parts, combine, name="m:dice", direction="maximise")
+    found = paired_drop(PAIR, metric, level=0.95, seed=0, pace=Pace(clock=wall, computing=computing))
+    assert ", 200 draws of 60 samples" in found.interval.method
+
+
 def test_slices_share_the_time_of_all_samples() -> None:
     clock = Clock()
 

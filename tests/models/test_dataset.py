@@ -16,11 +16,12 @@ from hypothesis.extra import numpy as hnp
 
 from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.data import Sample
-from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.devices.runner.feeding import Data
 from edgebuild.errors import DataError, EdgebuildError, Interrupted, ModelError
 from edgebuild.models.dataset import Dataset, save_target, write_dataset
 from edgebuild.models.described import describe
+from edgebuild.models.subset import SampleData
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -169,6 +170,9 @@ WRONG = [
     ([sample(), sample(target=1)], "data:test: sample 1: only some samples have a target."),
     ([sample(target=object())], "sample 0: its target is a object, not a number"),
     ([sample(target=[[1], [1, 2]])], "sample 0: its target is no array"),
+    ([sample(target={"boxes": object()})], "sample 0: its target can't be kept: it holds a object."),
+    ([sample(target={"score": float("nan")})], "sample 0: its target can't be kept: Out of range float values"),
+    ([sample(target={"a": 1}), sample(target="text")], "sample 1: only some samples have a structure as their target."),
     ([sample(target=1), sample(target=0.5)], "sample 1: target is float64, which earlier samples' int64 can't hold."),
     ([sample(group=3)], "sample 0: its group is a int, not a text."),
     ([sample(slice=np.int64(3))], "sample 0: its slice is a int64, not a text."),
@@ -346,3 +350,30 @@ def test_a_part_of_targets_of_any_shape_is_kept_as_they_are(tmp_path: Path) -> N
     part = Dataset.open(tmp_path / "part").target
     assert part is not None
     assert [each.tolist() for each in part] == [[1, 2], [4, 5, 6]]
+
+
+def test_structures_come_back_with_lists_for_arrays(tmp_path: Path) -> None:
+    targets: list[Any] = [
+        {"boxes": np.array([[0, 0, 2.5, 1]]), "labels": np.array([3])},
+        [{"text": "é", "at": (1, 2)}, {"text": "longer than the one before"}],
+    ]
+    data = write(rows(*targets), tmp_path)
+    assert data.target is not None
+    assert data.target.tolist() == [
+        {"boxes": [[0, 0, 2.5, 1]], "labels": [3]},
+        [{"text": "é", "at": [1, 2]}, {"text": "longer than the one before"}],
+    ]
+    assert data.numbers is None
+    assert [parts["target"].shape for parts, _, _ in data] == [(1,), (1,)]
+    part = tmp_path / "part"
+    part.mkdir()
+    context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=tmp_path)
+    SampleData(frames=1).run({"data": tmp_path}, part, context)
+    assert Dataset.open(part).target.tolist() in ([each] for each in data.target.tolist())  # type: ignore[union-attr]
+
+
+def test_a_structure_for_each_step(tmp_path: Path) -> None:
+    steps = np.zeros((2, 3), dtype=np.float32)
+    data = write([Sample(inputs={"x": steps}, target=[{"a": 1}, {"a": 2}])], tmp_path, stateful=True)
+    assert data.target is not None
+    assert data.target.tolist() == [{"a": 1}, {"a": 2}]
