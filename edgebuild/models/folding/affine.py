@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edgebuild.models.folding.idle import attribute
+from edgebuild.models.folding.idle import SHAPERS, attribute
 from edgebuild.models.folding.wiring import OWN_DOMAINS
 
 if TYPE_CHECKING:
@@ -51,12 +52,28 @@ class Channels:
         """Return one value per channel in a shape that broadcasts against the tensor."""
         return vector.reshape(-1, *[1] * (-self.axis - 1))
 
-    def moved(self, node: Any) -> Channels | None:
-        """Return where the channels lie behind a Transpose; None behind anything else."""
-        perm = attribute(node, "perm", None) if node.op_type == "Transpose" and node.domain in OWN_DOMAINS else None
-        if perm is None or len(perm) != (self.rank or len(perm)):
+    def behind(self, wiring: Wiring, node: Any) -> Channels | None:
+        """Return where the channels lie behind what only moves or splits other axes; None behind anything else."""
+        if node.domain not in OWN_DOMAINS:
             return None
-        return Channels(count=self.count, rank=len(perm), axis=list(perm).index(len(perm) + self.axis) - len(perm))
+        if node.op_type == "Transpose":
+            perm = list(attribute(node, "perm", []))
+            if len(perm) != (self.rank or len(perm)) or not perm:
+                return None
+            return Channels(count=self.count, rank=len(perm), axis=perm.index(len(perm) + self.axis) - len(perm))
+        if node.op_type not in SHAPERS - {"Expand"}:
+            return None
+        before, after = (wiring.static_shape(name) for name in (node.input[0], node.output[0]))
+        # Elements lie in the same order: a channel is every so many of them, before and after.
+        for axis in range(-1, -1 - len(after), -1) if before else ():
+            if after[axis] == self.count and _inner(after, axis) == _inner(before, self.axis):
+                return Channels(count=self.count, rank=len(after), axis=axis)
+        return None
+
+
+def _inner(shape: tuple[int, ...], axis: int) -> int:
+    """Return how many elements lie from one to the next along an axis that counts from the end."""
+    return math.prod(shape[len(shape) + axis + 1 :])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,13 +123,13 @@ class _Folding:
     def _behind(self, layer: Layer) -> tuple[list[tuple[Any, Channels]], Affine]:
         """Return the operators behind a layer that it can take in, and what they do together.
 
-        Transposes between them move the channels and are passed by.
+        What moves the channels between them, without mixing them with others, is passed by.
         """
         wiring, total = self.wiring, identity(layer.output.count)
         links: list[tuple[Any, Channels]] = []
         name, channels = layer.node.output[0], layer.output
         while (node := wiring.only_reader(name)) is not None:
-            moved = channels.moved(node)
+            moved = channels.behind(wiring, node) if node.input[0] == name else None
             if moved is not None:
                 name, channels = node.output[0], moved
                 continue

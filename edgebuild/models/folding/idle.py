@@ -59,8 +59,8 @@ def attribute(node: Any, name: str, default: Any) -> Any:
 
 
 def _same_shape(wiring: Wiring, one: str, other: str) -> bool:
-    shape = wiring.shapes.get(one)
-    return shape is not None and None not in shape and shape == wiring.shapes.get(other)
+    shape = wiring.static_shape(one)
+    return bool(shape) and shape == wiring.static_shape(other)
 
 
 def _passes(wiring: Wiring, node: Any) -> bool:

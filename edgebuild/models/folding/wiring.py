@@ -70,6 +70,11 @@ class Wiring:
         """The version of ONNX's own operators; 0 where the model doesn't say one."""
         return max((int(o.version) for o in self.model.opset_import if o.domain in OWN_DOMAINS), default=0)
 
+    def static_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor that has axes, all of known sizes; else nothing."""
+        shape = self.shapes.get(name, ())
+        return tuple(size for size in shape if size is not None) if None not in shape else ()
+
     def standing(self) -> Iterator[Any]:
         """Yield the nodes that are left, in their order."""
         yield from (node for node in self.nodes if id(node) not in self._removed)

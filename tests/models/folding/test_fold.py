@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +21,6 @@ from tests.models.folding.written import (
     ops,
     require_alone,
 )
-
-if TYPE_CHECKING:
-    import pytest
 
 
 @settings(deadline=None, max_examples=150)
@@ -116,6 +113,43 @@ def test_layer_scale_behind_a_transpose_goes_into_the_product() -> None:
     data = net.add("Mul", data, net.constant(net.away_from_zero(1, OUT, 1, 1)))
     result = folded(net.model((1, 5, 5, IN), data))
     assert ops(result.model) == ["MatMul", "Add", "Transpose"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "constant"),
+    [
+        ("gemm", (1, 3, OUT), (OUT,)),
+        ("product of sequences", (10, OUT), (1, OUT)),
+        ("product of sequences", (5, 2, 1, OUT), (OUT,)),
+        ("conv", (2, OUT, 15), (OUT, 1)),
+        ("conv", (2, OUT, 3, 5), (1, OUT, 1, 1)),
+        ("conv of signals", (1, 2, OUT, 7, 1), (OUT, 1, 1)),
+    ],
+)
+def test_a_reshape_that_keeps_the_channels_apart_is_passed_by(
+    name: str, shape: tuple[int, ...], constant: tuple[int, ...]
+) -> None:
+    """As onnxruntime writes a product of sequences: a Gemm between two Reshapes."""
+    net, layer = Net(0), LAYERS[name]
+    data = net.add("Reshape", net.layer(layer, "x"), net.constant(np.array(shape)))
+    result = folded(net.model(layer.shape, net.add("Mul", data, net.constant(net.away_from_zero(*constant)))))
+    assert ops(result.model) == [layer.op, "Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "constant"),
+    [
+        ("gemm", (OUT, 3), (OUT, 1)),
+        ("gemm", (3, OUT // 2, 2), (OUT // 2, 1)),
+        ("conv", (2, 5, OUT, 3), (OUT, 1)),
+        ("conv", (2, OUT * 15), (OUT * 15,)),
+        ("product", (1, OUT, 3), (OUT, 1)),
+    ],
+)
+def test_a_reshape_that_mixes_the_channels_is_not(name: str, shape: tuple[int, ...], constant: tuple[int, ...]) -> None:
+    net, layer = Net(0), LAYERS[name]
+    data = net.add("Reshape", net.layer(layer, "x"), net.constant(np.array(shape)))
+    require_alone(net.model(layer.shape, net.add("Mul", data, net.constant(net.away_from_zero(*constant)))))
 
 
 def test_weights_that_two_layers_share_are_copied() -> None:
