@@ -16,8 +16,8 @@ from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.record import notes_on
 from edgebuild.errors import ConfigError, ModelError
 from edgebuild.execution.faults import Failure
-from edgebuild.models.compressed_model import CodeNames, read_model
-from edgebuild.models.compressed_steps import ExportCompressed, SaveOriginal
+from edgebuild.models.compressed_model import SOURCE_FILE, CodeNames, read_model
+from edgebuild.models.compressed_steps import ExportCompressed, SaveOnnx, SaveOriginal
 from edgebuild.models.exits import heads_of, with_exits
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.learning import TrainingParameters
@@ -173,15 +173,9 @@ def _carry_out(
     context: BuildContext,
 ) -> CompressedResult:
     project = context.project
-    if project.model.factory is None:
-        raise ModelError("Recipes change a torch model, and the project has none.", hint="Name a [model].factory.")
     references = tuple(r for technique, p in steps for r in technique.needs(p).references)
-    code = CodeNames(factory=project.model.factory, modules=references)
-    original = context.run(
-        SaveOriginal(factory=code.factory, model_digest=model_digest(context)),
-        dict(weights_of(context)),
-        label="store the original torch model",
-    )
+    code = CodeNames(factory=project.model.factory or SOURCE_FILE, modules=references)
+    original = _original(code, prepared, context)
     model = original
     notes: list[str] = []
     for number, (technique, parameters) in enumerate(steps, start=1):
@@ -204,6 +198,17 @@ def _carry_out(
             raise ModelError(f"{error.message} {untimed[0]}", hint=error.hint) from error
         notes += (*_notes(technique.kind, model), *untimed)
     return _shipped(name, model, code, notes_on("recipe", notes), prepared, context)
+
+
+def _original(code: CodeNames, prepared: ModelInputs, context: BuildContext) -> StepResult:
+    if context.project.model.factory is not None:
+        step = SaveOriginal(factory=code.factory, model_digest=model_digest(context))
+        return context.run(step, weights_of(context), label="store the original torch model")
+    return context.run(
+        SaveOnnx(specs=model_specs(context.project), contract=prepared.given),
+        {"model": prepared.imported, "samples": prepared.validation, "reference": prepared.reference},
+        label="read the ONNX model as a torch module",
+    )
 
 
 def step_of(

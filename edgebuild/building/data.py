@@ -50,10 +50,12 @@ def materialise(context: BuildContext, split: Split) -> StepResult:
 
 def sample_specs(project: Project) -> tuple[TensorSpec, ...]:
     """Samples come in the sizes that ship; only how many of them make a batch is left open."""
-    return tuple(
-        spec.model_copy(update={"shape": (*spec.shape[:1], *project.shipped_shape(spec.shape[1:]))})
-        for spec in project.sample_specs
-    )
+    return tuple(batch_open(spec, project) for spec in project.sample_specs)
+
+
+def batch_open(spec: TensorSpec, project: Project) -> TensorSpec:
+    """Return an input in the sizes that ship, but for its first axis."""
+    return spec.model_copy(update={"shape": (*spec.shape[:1], *project.shipped_shape(spec.shape[1:]))})
 
 
 def _step(project: Project, source: str, content: str) -> MaterialiseData:

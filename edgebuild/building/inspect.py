@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.costs import ASSUMED_FRAMES, ASSUMED_TRAIN_FRAMES, unit_costs
+from edgebuild.building.prepare import model_specs
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -19,17 +21,20 @@ from edgebuild.core.measurement import UNKNOWN
 from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
+from edgebuild.models.onnx_torch.source import why_unreadable
 from edgebuild.planning.inputs import PlanInputs
 from edgebuild.planning.recipes import ModelTraits, check_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.building.context import Options
     from edgebuild.building.targets import KnownDevice
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.resolve import ResolvedTarget
+    from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.budget import Budget
     from edgebuild.planning.recipes import Recipe
 
@@ -143,12 +148,27 @@ def check_recipes(project: Project, options: Options) -> None:
 
 def _ground(project: Project) -> ModelTraits:
     return ModelTraits(
-        torch=project.model.factory is not None,
+        unreadable=_unreadable(project),
         stateful=project.stateful,
         train=project.data.train is not None or project.training.loader is not None,
         labels=project.metric is not None,
         one_by_one=project.freeze.get(BATCH_AXIS, 1) == 1 and BATCH_AXIS not in project.build.keep_dynamic,
     )
+
+
+def _unreadable(project: Project) -> str:
+    """Return why the project's ONNX file can't be read as a torch module."""
+    path = project.onnx_path
+    if path is None or not project.recipes:
+        return ""
+    return _reading(path, path.stat().st_mtime_ns, model_specs(project))
+
+
+@cache
+def _reading(path: Path, changed: int, specs: tuple[TensorSpec, ...]) -> str:
+    """Plans for several targets read a file once."""
+    del changed
+    return why_unreadable(path, specs)
 
 
 def _missing_backends(backends: Mapping[str, Backend], at: KnownDevice) -> dict[str, str]:

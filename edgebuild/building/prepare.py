@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.building.data import materialise, model_digest
+from edgebuild.building.data import batch_open, materialise, model_digest
 from edgebuild.catalogue.tables import toml_text
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.errors import ConfigError, ModelError
@@ -170,8 +170,12 @@ def _export_torch(context: BuildContext, samples: StepResult) -> StepResult:
 
 
 def model_specs(project: Project) -> tuple[TensorSpec, ...]:
-    """All inputs of a factory's model in the order of ``forward``, constants and states among them."""
-    return tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs)
+    """All inputs of a torch model in the order of ``forward``, constants and states among them.
+
+    A module that is read from an ONNX file has the sizes that ship, but for the batch.
+    """
+    specs = tuple(TensorSpec(name=i.name, shape=i.shape, dtype=i.dtype) for i in project.inputs)
+    return specs if project.model.factory is not None else tuple(batch_open(spec, project) for spec in specs)
 
 
 def _torch_contract(context: BuildContext) -> Contract:

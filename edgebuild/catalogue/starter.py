@@ -21,7 +21,7 @@ UNKNOWN_SHAPE = f'["batch"]               # {PLACEHOLDER}: the file doesn\'t say
 #: Files that may run code of whoever wrote them when they are loaded.
 PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
-#: Ways to compress a torch model; an ONNX file has none.
+#: Ways to compress a torch model, or an ONNX file that can be read as one.
 RECIPES = """
 # [[recipes]]                           # each is tried alongside the original; docs/techniques.md has all techniques
 # name = "narrow"
@@ -39,13 +39,15 @@ def starter_from_onnx(
     outputs: Sequence[TensorSpec],
     *,
     unranked: Sequence[str] = (),
+    unreadable: str = "",
 ) -> str:
     """Return an `edgebuild.toml` for an ONNX file with these inputs and outputs; ``onnx`` is its path as written.
 
     The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs. The shapes of
-    ``unranked`` inputs are left to the user: the file doesn't say them.
+    ``unranked`` inputs are left to the user: the file doesn't say them. ``unreadable`` is why the file can't be read as
+    a torch module: then no recipes are proposed.
     """
-    inputs = _with_batch(inputs)
+    inputs = with_batch(inputs)
     model = f"""\
 [model]
 onnx = {toml_text(onnx)}
@@ -54,7 +56,10 @@ onnx = {toml_text(onnx)}
     states = set(_state_pairs(inputs, outputs).values())
     names = [spec.name for spec in outputs if spec.name not in states]
     note = f"Outputs: {', '.join(_signature(spec) for spec in outputs)}."
-    return _document(name, model, inputs, note, names, unranked)
+    # Names in a file may hold what no comment may.
+    why = "".join(letter if letter.isprintable() else "?" for letter in unreadable)
+    recipes = f"\n# No [[recipes]]: {why}.\n" if unreadable else RECIPES
+    return _document(name, model, inputs, note, names, unranked) + recipes
 
 
 def starter_from_factory(name: str, factory: str) -> str:
@@ -201,14 +206,15 @@ dtype = "{spec.dtype}"
     )
 
 
-def _with_batch(inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+def with_batch(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return inputs whose leading axis, where it is dynamic in the first, is called as the batch axis is."""
     lead = inputs[0].shape[0] if inputs and inputs[0].shape else None
     if not isinstance(lead, str):
-        return inputs
-    return [
+        return tuple(inputs)
+    return tuple(
         spec.model_copy(update={"shape": tuple(BATCH_AXIS if axis == lead else axis for axis in spec.shape)})
         for spec in inputs
-    ]
+    )
 
 
 def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:

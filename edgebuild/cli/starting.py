@@ -8,7 +8,13 @@ from pathlib import Path
 
 from edgebuild.catalogue.project import PROJECT_FILE
 from edgebuild.catalogue.project_tables import is_reference
-from edgebuild.catalogue.starter import PICKLED_SUFFIXES, conversion_advice, starter_from_factory, starter_from_onnx
+from edgebuild.catalogue.starter import (
+    PICKLED_SUFFIXES,
+    conversion_advice,
+    starter_from_factory,
+    starter_from_onnx,
+    with_batch,
+)
 from edgebuild.catalogue.tables import toml_text
 from edgebuild.cli.output import say
 from edgebuild.errors import StoreError, UsageError
@@ -51,8 +57,14 @@ def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str
             hint="Give FILE.onnx, or package.module:function.",
         )
     from edgebuild.models.onnx_files import load_onnx, read_facts
+    from edgebuild.models.onnx_torch.source import why_unreadable
 
     facts = read_facts(load_onnx(Path(model)))
+    inputs = with_batch(facts.inputs)
+    # Sizes that are still to be filled in may be what decides; `plan` tries it with them.
+    settled = not facts.unranked and all(isinstance(axis, int) for spec in inputs for axis in spec.shape[1:])
+    unreadable = why_unreadable(Path(model), inputs) if settled else ""
     # Not resolved: a link into a cache of blobs has the model's name, and its data next to it.
     where = os.path.relpath(model, folder)
-    return starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked), facts.notes
+    text = starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked, unreadable=unreadable)
+    return text, facts.notes

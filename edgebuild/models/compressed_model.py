@@ -1,7 +1,9 @@
 """A torch model on disk: ``compressed.json`` (factory and edits) and ``weights.safetensors``; no pickle, no code.
 
-Guarantees: what ``write_model`` wrote, ``load_model`` rebuilds from those two files and the user's factory alone, bit
-for bit. Damaged or hostile files raise ``ModelError`` naming the layer; no code runs but what the project itself names.
+The model of an ONNX file has no factory: the file itself, ``source.onnx``, lies in its place (see ``onnx_torch``).
+
+Guarantees: what ``write_model`` wrote, ``load_model`` rebuilds from those files and the user's factory alone, bit for
+bit. Damaged or hostile files raise ``ModelError`` naming the layer; no code runs but what the project itself names.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from edgebuild.core.values import Value
 from edgebuild.errors import EdgebuildError, ModelError
+from edgebuild.execution.disk import copy_file
 from edgebuild.models.edits import CompressedModel
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "compressed.json"
 WEIGHTS_FILE = "weights.safetensors"
+#: The ONNX file that a model was read from, in its folder; it also stands for the factory, which such a model hasn't.
+SOURCE_FILE = "source.onnx"
 #: Edits of a large net are some hundred kB.
 MAX_BYTES = 64 << 20
 
@@ -87,8 +92,11 @@ class UserCode:
         return module
 
 
-def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None:
-    """Write a module that is ``model``'s factory with its edits carried out; weights on grids packed (``packed``)."""
+def write_model(module: nn.Module, model: CompressedModel, folder: Path, source: Path | None = None) -> None:
+    """Write a module that is ``model``'s factory with its edits carried out; weights on grids packed (``packed``).
+
+    ``source`` is the folder of the model before, whose ONNX file, if it has one, is what the edits start from.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -106,6 +114,8 @@ def write_model(module: nn.Module, model: CompressedModel, folder: Path) -> None
     header = packed.pack(module, state)
     save_file(state, str(folder / WEIGHTS_FILE), metadata=header or None)
     (folder / MODEL_FILE).write_text(model.to_json())
+    if source is not None and (source / SOURCE_FILE).exists():
+        copy_file(str(source / SOURCE_FILE), str(folder / SOURCE_FILE))
 
 
 def read_model(folder: Path) -> CompressedModel:
@@ -129,7 +139,6 @@ def read_model(folder: Path) -> CompressedModel:
 def load_model(folder: Path, code: UserCode) -> tuple[nn.Module, CompressedModel]:
     """Rebuild a stored model, in eval mode; raises ``ModelError`` where files and factory don't fit."""
     from edgebuild.models.interpreter import apply_edits
-    from edgebuild.models.torch_models import make_module
 
     model = read_model(folder)
     if model.factory != code.factory:
@@ -137,10 +146,21 @@ def load_model(folder: Path, code: UserCode) -> tuple[nn.Module, CompressedModel
             f"{folder / MODEL_FILE} is of the factory {model.factory}, the project's is {code.factory}.",
             hint="It belongs to another project.",
         )
-    module = make_module(code.load(model.factory), model.factory, None)
-    module = apply_edits(module, model.edits, code.module_maker)
+    module = apply_edits(_original(model.factory, folder, code), model.edits, code.module_maker)
     load_weights(module, folder / WEIGHTS_FILE)
     return module.eval(), model
+
+
+def _original(factory: str, folder: Path, code: UserCode) -> nn.Module:
+    if factory != SOURCE_FILE:
+        from edgebuild.models.torch_models import make_module
+
+        return make_module(code.load(factory), factory, None)  # type: ignore[no-any-return]
+    import onnx
+
+    from edgebuild.models.onnx_torch.reading import read_module
+
+    return read_module(onnx.load(str(folder / SOURCE_FILE)))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -39,6 +39,37 @@ class SaveOriginal(Step):
         compressed_model.write_model(module, CompressedModel(factory=self.factory), out_dir)
 
 
+class SaveOnnx(Step):
+    """Reads an ONNX model as a torch module, compares both on real samples, and writes a stored model without edits.
+
+    Inputs: ``model`` (a folder with model.onnx), ``samples`` (a dataset folder), ``reference`` (the model's outputs on
+    them). Raises ``ModelError`` naming the node that can't be read, or that gives something else.
+    """
+
+    specs: tuple[TensorSpec, ...]
+    contract: Contract
+    kind: ClassVar[str] = "store-onnx"
+    version: ClassVar[int] = 1
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
+    tools: ClassVar[tuple[str, ...]] = ("torch", "onnx")
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        import onnx
+
+        from edgebuild.models import compressed_model
+        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.edits import CompressedModel
+        from edgebuild.models.onnx_graphs import save
+        from edgebuild.models.onnx_torch.source import arranged, require_same
+
+        model = arranged(onnx.load(str(inputs["model"] / "model.onnx")), self.specs)
+        dataset = Dataset.open(inputs["samples"])
+        module = require_same(model, self.specs, self.contract, dataset, inputs["reference"], ctx.check)
+        save(model, out_dir / compressed_model.SOURCE_FILE)
+        compressed_model.write_model(module, CompressedModel(factory=compressed_model.SOURCE_FILE), out_dir)
+
+
 class ExportCompressed(Step):
     """Exports a stored model to ONNX with its named axes dynamic, and compares both on real samples.
 

@@ -59,12 +59,13 @@ class Recipe(Value):
 
 
 class ModelTraits(Value):
-    """What recipes stand on: whether the model is a torch module and carries state, and which data there are.
+    """What recipes stand on: whether the model carries state, and which data there are.
 
-    ``one_by_one`` says that it ships for a batch of one sample.
+    ``unreadable`` is why the project's ONNX file can't be read as a torch module; empty for a torch model and for a
+    file that can. ``one_by_one`` says that it ships for a batch of one sample.
     """
 
-    torch: bool = False
+    unreadable: str = ""
     stateful: bool = False
     train: bool = False
     labels: bool = False
@@ -73,8 +74,8 @@ class ModelTraits(Value):
 
 def recipe_refusal(recipe: Recipe, ground: ModelTraits, missing: Mapping[str, str]) -> str | None:
     """Return why a recipe can't be carried out at all, or None. ``missing`` maps a distribution to how to get it."""
-    if not ground.torch:
-        return "recipes change the torch model, and the project gives an ONNX file only; name a [model].factory"
+    if ground.unreadable:
+        return f"recipes change a torch model, and {ground.unreadable}; give the model as [model].factory"
     if ground.stateful:
         return "the model carries state between calls, which techniques can't feed yet"
     for step in recipe.steps:

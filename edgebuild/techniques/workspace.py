@@ -106,6 +106,7 @@ class Workspace:
     stored: CompressedModel
     examples: tuple[torch.Tensor, ...]
     data: Mapping[str, Dataset]
+    folder: Path
     teacher_folder: Path | None
     ctx: StepContext
     said: list[LayerReport] = field(default_factory=list)
@@ -145,6 +146,7 @@ class Workspace:
             stored=model,
             examples=example_inputs(step.specs, samples, constants),
             data=data,
+            folder=inputs["model"],
             teacher_folder=inputs.get("teacher"),
             ctx=ctx,
             times=read_times(inputs),
@@ -333,7 +335,7 @@ class Workspace:
         self.module.eval()
         self.require_shapes(self.module)
         model = self.stored.model_copy(update={"edits": (*self.stored.edits, *self.edits)})
-        compressed_model.write_model(self.module, model, folder)
+        compressed_model.write_model(self.module, model, folder, source=self.folder)
         rebuilt, _ = compressed_model.load_model(folder, self.code)
         with torch.no_grad():
             pairs = zip(self.run(self.module, self.examples), self.run(rebuilt, self.examples), strict=True)

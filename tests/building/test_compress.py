@@ -87,7 +87,7 @@ def test_two_of_four_is_planned_where_kernels_skip_zeros_and_refused_elsewhere(
     steps = [{"technique": "prune-unstructured", "pattern": "2:4", "epochs": 1}]
     recipes = planned_recipes(project(tmp_path, recipes=[{"name": "half", "steps": steps}]), Options(), 0)
     profiles = resolve(load_targets()[target], load_profiles(), {}).profiles
-    plan = make_plan(inputs(*profiles, recipes=recipes, ground=ModelTraits(torch=True, train=True)))
+    plan = make_plan(inputs(*profiles, recipes=recipes, ground=ModelTraits(train=True)))
     made = [candidate for candidate in plan.candidates if candidate.recipe]
     assert {candidate.profile for candidate in made} == ({profile} if profile else set())
     assert all(candidate.features == ("2:4",) for candidate in made)
@@ -202,7 +202,7 @@ def test_what_would_train_a_model_with_exits_alone_is_refused_while_planning(
 ) -> None:
     kinds: Any = (TABLE["exit-early"], {}), (TABLE[technique], parameters)
     steps = tuple(_planned(kind, kind.Parameters(**given), 0) for kind, given in kinds)
-    reason = recipe_refusal(Recipe(name="r", steps=steps), ModelTraits(torch=True, train=True, labels=True), {})
+    reason = recipe_refusal(Recipe(name="r", steps=steps), ModelTraits(train=True, labels=True), {})
     assert (reason is not None) == refused
     if reason is not None:
         assert reason.startswith(f"{technique} can't come after exit-early: early exits are trained together")

@@ -96,6 +96,18 @@ def test_the_recipe_that_is_commented_out_is_right_too(tmp_path: Path) -> None:
     assert [step.technique for step in recipe.steps] == ["prune-structured", "distil"]
 
 
+def test_an_onnx_file_has_recipes_or_the_reason_why_not(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    inputs = (TensorSpec(name="x", shape=("batch", 3), dtype="float32"),)
+    text = uncommented(starter_from_onnx("net", "net.onnx", inputs, OUTPUTS), "[[recipes]]", "]")
+    (tmp_path / "edgebuild.toml").write_text(text)
+    assert [recipe.name for recipe in load_project(tmp_path, techniques=parameter_models).recipes] == ["narrow"]
+    why = "node 'a\nb' can't be read"
+    refused = starter_from_onnx("net", "net.onnx", inputs, OUTPUTS, unreadable=why)
+    assert "# No [[recipes]]: node 'a?b' can't be read.\n" in refused
+    tomllib.loads(refused)
+
+
 names = st.text(min_size=1, max_size=12)
 axes = st.integers(1, 9) | names
 

@@ -21,7 +21,7 @@ NOT_SHOWN = {"binary-weights"}
 
 def test_every_recipe_can_be_carried_out_and_together_they_show_the_techniques() -> None:
     recipes = planned_recipes(load_project(EXAMPLE), Options(), 55_000)
-    ground = ModelTraits(torch=True, train=True, labels=True)
+    ground = ModelTraits(train=True, labels=True)
     assert {recipe.name: recipe_refusal(recipe, ground, {}) for recipe in recipes} == dict.fromkeys(
         recipe.name for recipe in recipes
     )

@@ -15,7 +15,7 @@ from edgebuild.planning.recipes import ModelTraits, Recipe, RecipeStep, recipe_r
 from edgebuild.techniques.technique import Requirements
 from tests.planning.test_plan import COSTS, FP32, OURS, ids, inputs, profile, refusals
 
-TORCH = ModelTraits(torch=True, train=True, labels=True)
+TORCH = ModelTraits(train=True, labels=True)
 PRUNE = RecipeStep(technique="prune", changes=("structure",), not_after=(("masks", "a mask has its layer's shape"),))
 SPARSE = RecipeStep(technique="sparse", changes=("masks",))
 
@@ -68,16 +68,20 @@ def test_what_compressing_takes_counts_each_step_that_runs_once() -> None:
 
 
 REFUSED = {
-    "an ONNX file": (recipe(PRUNE), ModelTraits(), "the project gives an ONNX file only"),
-    "state": (recipe(PRUNE), ModelTraits(torch=True, stateful=True), "carries state"),
+    "an ONNX file that isn't understood": (
+        recipe(PRUNE),
+        ModelTraits(unreadable="node 'nms', a NonMaxSuppression, can't be read as torch: it isn't known"),
+        "recipes change a torch model, and node 'nms', a NonMaxSuppression, can't be read as torch",
+    ),
+    "state": (recipe(PRUNE), ModelTraits(stateful=True), "carries state"),
     "no training data": (
         recipe(RecipeStep(technique="tune", needs=Requirements(train=True))),
-        ModelTraits(torch=True),
+        ModelTraits(),
         "tune needs training data",
     ),
     "no labels": (
         recipe(RecipeStep(technique="tune", needs=Requirements(labels=True))),
-        ModelTraits(torch=True, train=True),
+        ModelTraits(train=True),
         "tune needs labels",
     ),
     "not installed": (
@@ -92,7 +96,7 @@ REFUSED = {
     ),
     "exits and a batch": (
         recipe(RecipeStep(technique="exit", changes=("heads",))),
-        ModelTraits(torch=True, one_by_one=False),
+        ModelTraits(one_by_one=False),
         "exit answers one sample at a time; set batch = 1 under [freeze]",
     ),
     "a wrong order": (recipe(SPARSE, PRUNE), TORCH, "prune can't come after sparse: a mask has its layer's shape"),

@@ -68,6 +68,7 @@ def pruned(net: nn.Module, data: Dataset, seed: int, **parameters: Any) -> tuple
         stored=CompressedModel(factory=animal.reference),
         examples=(torch.from_numpy(data.array("image")[:2].copy()),),
         data={"calibration": data},
+        folder=Path(data.folder),
         teacher_folder=None,
         ctx=context,
     )

@@ -1,0 +1,1 @@
+"""Reads an ONNX file as a torch module that can be trained: see ``reading``."""
