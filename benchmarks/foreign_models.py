@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from evidence import write_results
 
-from edgebuild.building import candidates, compress, context, evaluation, plans, prepare, splits, targets
+from edgebuild.building import compress, context, evaluation, making, plans, prepare, splits, targets
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.steps import NoProgress
 from edgebuild.errors import EdgebuildError
@@ -155,7 +155,7 @@ def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
         plan = plans.plan_target(there[0], common)
         models = compress.compress_models(plan, common, there[0])
         split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-        return [_found(each) for each in candidates.make_candidates(plan, models, common, split, there[0])]
+        return [_found(each) for each in making.make_candidates(plan, models, common, split, there[0]).built]
 
 
 def _found(built: evaluation.Built) -> Found:

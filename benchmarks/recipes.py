@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from evidence import write_results
 
 import examples
-from edgebuild.building import candidates, compress, context, plans, prepare, projects, splits, targets
+from edgebuild.building import compress, context, making, plans, prepare, projects, splits, targets
 from edgebuild.building.context import HOME, Options
 from edgebuild.building.evaluation import Evaluation, FailedCandidate
 from edgebuild.building.race import make_bench
@@ -95,7 +95,7 @@ def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, Mod
         plan = plans.plan_target(at, common)
         models = compress.compress_models(plan, common, at)
         split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-        yield at, common, candidates.make_candidates(plan, models, common, split, at)
+        yield at, common, making.make_candidates(plan, models, common, split, at).built
 
 
 def train(project: Project, options: Options) -> None:

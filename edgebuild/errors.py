@@ -9,6 +9,7 @@
     ├── DataError .............. 2   the user's data or metric can't be used
     ├── BudgetMissed ........... 3   a result: no candidate stays inside the budget
     ├── Inconclusive ........... 4   a result: the data can't certify the budget
+    ├── OutOfTime .............. 4   work that would have outrun the time asked for, inside a build
     ├── DeviceError ............ 5   the device failed, is out of reach or spoke nonsense
     │   └── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
     ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
@@ -96,6 +97,13 @@ class BudgetMissed(EdgebuildError):
 
 class Inconclusive(EdgebuildError):
     """The data can't certify the budget: a result."""
+
+    exit_code = 4
+    fault = Fault.CANDIDATE
+
+
+class OutOfTime(EdgebuildError):
+    """Work was stopped because the rest of the time asked for is needed for what must follow it."""
 
     exit_code = 4
     fault = Fault.CANDIDATE

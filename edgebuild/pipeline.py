@@ -52,6 +52,7 @@ def build(
         scoring,
         target_build,
         targets,
+        timebox,
     )
     from edgebuild.building.ways import way_of
     from edgebuild.execution import turns
@@ -66,7 +67,8 @@ def build(
             given = prepare.import_model(w)
             early.tell(w, opens_test_set=any(way_of(at.can).opens_test_set for at in there))
             common = prepare.prepare(w, given)
-            planned = [(plans.plan_target(at, common), at) for at in there]
+            early.tell_reference(w, common)
+            planned = [(plans.plan_target(at, common), at) for at in timebox.shared(there)]
             built = target_build.build_targets(planned, common, stopping)
             scored = scoring.open_test_set(built, common)
             return tuple(conclude.conclude(each, scores) for each, scores in zip(built, scored, strict=True))

@@ -1,4 +1,4 @@
-"""Makes the planned candidates: each in its precision, compiled for its runtime, and proven as its device allows."""
+"""Makes one candidate: in its precision, compiled for its runtime, and proven as its device allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from edgebuild.backends.protocol import read_notes
 from edgebuild.building.compiling import compile_request
-from edgebuild.building.early import tell_perfect
 from edgebuild.building.evaluation import CompiledCandidate, FailedCandidate, evaluations
 from edgebuild.building.exits import compile_chain
 from edgebuild.building.pack import packed
@@ -17,11 +16,10 @@ from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.record import notes_on
 from edgebuild.core.steps import RunsOn, require_step
-from edgebuild.execution.faults import Failure
 from edgebuild.judging.limits import MB, check_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from edgebuild.building.compress import Models
@@ -31,39 +29,13 @@ if TYPE_CHECKING:
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.core.artifact import Contract
     from edgebuild.core.record import Note
+    from edgebuild.core.steps import Step
     from edgebuild.execution.executor import StepResult
-    from edgebuild.planning.plan import Plan, PlannedCandidate
+    from edgebuild.planning.plan import PlannedCandidate
 
 
 #: Calibration samples that every quantiser gets, at most: NNCF's own default.
 CALIBRATION_SAMPLES = 300
-
-
-def make_candidates(
-    plan: Plan, models: Models, prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
-) -> tuple[Built, ...]:
-    """Build every planned candidate. One that can't be built is a result with its reason, not the end of the build.
-
-    That holds for a runtime that crashes or hangs and for a bug in edgebuild or in a plug-in too, as long as the device
-    answers and another candidate can be built there. The device, the data, the metric, the store and the user may
-    still end it: those errors aren't the candidate's.
-    """
-    built: list[Built] = []
-    unexpected = []
-    with context.progress.task("Building candidates", total=len(plan.candidates)) as task:
-        for planned in plan.candidates:
-            context.check()
-            about = context.concerning(candidate=planned.id)
-            made = context.guard.attempt(planned.id, partial(_make, planned, models, prepared, validation, about))
-            if isinstance(made, Failure):
-                unexpected += [made.error] if made.unexpected else []
-                made = FailedCandidate(planned=planned, reason=made.sentence, notes=notes_on("bug", made.notes))
-            built.append(made)
-            task.advance(note=planned.id)
-    if unexpected and not evaluations(built):
-        raise unexpected[0]
-    tell_perfect(context, evaluations(built))
-    return within_size(built, context.project.limits.file_size_mb)
 
 
 def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, ...]:
@@ -86,9 +58,10 @@ def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, 
     return kept if any(each.eligible for each in evaluations(kept)) else tuple(built)
 
 
-def _make(
+def make(
     planned: PlannedCandidate, models: Models, prepared: ModelInputs, validation: JudgedSplit, context: BuildContext
 ) -> Built:
+    """Return one candidate, built and proven."""
     made = _compile(planned, models, prepared, context)
     if isinstance(made, FailedCandidate):
         return made
@@ -103,7 +76,7 @@ def _compile(
     if frozen is None or contract is None:
         reason = (made and made.failure) or "the recipe made no model"
         return FailedCandidate(planned=planned, reason=reason, notes=made.notes if made else ())
-    model = _precision_step(planned, frozen, contract, prepared, context)
+    model = _in_precision(planned, frozen, contract, prepared, context)
     backend = context.backends[planned.backend]
     request = compile_request(context, planned, contract)
     if made is not None and made.chain is not None:
@@ -125,16 +98,27 @@ def _compile(
     )
 
 
-def _precision_step(
+def _in_precision(
     planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: ModelInputs, context: BuildContext
 ) -> StepResult:
     """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
+    found = precision_step(planned, frozen, contract, prepared, context)
+    if found is None:
+        return frozen
+    label = "/".join(filter(None, (f"{planned.precision.label} for {planned.profile}", planned.recipe)))
+    return context.run(*found, label=label)
+
+
+def precision_step(
+    planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: ModelInputs, context: BuildContext
+) -> tuple[Step, dict[str, StepResult | Path]] | None:
+    """Return the step that brings a model into a candidate's precision, with its inputs; None where none is needed."""
     from edgebuild.quantisers.registry import quantiser
 
     precision = planned.precision
     name = precision.quantiser if precision.kind == "int8" else "half-storage"
     if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
-        return frozen
+        return None
     step = quantiser(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
     require_step(step)
     inputs: dict[str, StepResult | Path] = {"model": frozen}
@@ -142,9 +126,19 @@ def _precision_step(
         inputs["calibration"] = prepared.calibration
         if context.project.custom_ops_path is not None:
             inputs["library"] = context.project.custom_ops_path
-    return context.run(
-        step, inputs, label="/".join(filter(None, (f"{precision.label} for {planned.profile}", planned.recipe)))
-    )
+    return step, inputs
+
+
+def quantised(candidates: Iterable[PlannedCandidate], prepared: ModelInputs, context: BuildContext) -> tuple[str, ...]:
+    """Return which candidates of the original have their int8 model in the store."""
+
+    def stored(planned: PlannedCandidate) -> bool:
+        found = precision_step(planned, prepared.frozen, prepared.contract, prepared, context)
+        return found is not None and context.stored(*found)
+
+    plain = [each for each in candidates if each.precision.kind == "int8" and not each.recipe]
+    # A plug-in that fails here fails again, and aloud, when its candidate is made.
+    return tuple(e.id for e in plain if context.guard.attempt(e.id, partial(stored, e)) is True)
 
 
 def _size_notes(frozen: StepResult, model: StepResult) -> tuple[Note, ...]:

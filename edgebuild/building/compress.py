@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from edgebuild.catalogue.recipes import chosen_recipes, typed_parameters
 from edgebuild.catalogue.references import reference_problem
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.record import notes_on
-from edgebuild.errors import ConfigError, ModelError
+from edgebuild.errors import ConfigError, ModelError, OutOfTime
 from edgebuild.execution.faults import Failure
 from edgebuild.models.compressed_model import SOURCE_FILE, CodeNames, read_model
 from edgebuild.models.compressed_steps import ExportCompressed, SaveOnnx, SaveOriginal
 from edgebuild.models.exits import heads_of, with_exits
+from edgebuild.planning.costs import after_s, making_s
 from edgebuild.planning.recipes import Recipe, RecipeStep
 from edgebuild.techniques.learning import TrainingParameters
 from edgebuild.techniques.registry import techniques_by_name
@@ -26,7 +28,7 @@ from edgebuild.techniques.report import read_report
 from edgebuild.techniques.technique import plain_parameters, read_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgebuild.building.context import BuildContext, Options
@@ -44,13 +46,14 @@ if TYPE_CHECKING:
 class CompressedResult:
     """What a recipe made of the model for one profile: the frozen ONNX file, or the reason why there is none.
 
-    ``chain`` holds it cut into stages where it has early exits.
+    ``chain`` holds it cut into stages where it has early exits. ``left_out`` says why there was no time for it.
     """
 
     frozen: StepResult | None = None
     contract: Contract | None = None
     chain: StepResult | None = None
     failure: str | None = None
+    left_out: str | None = None
     notes: tuple[Note, ...] = ()
 
 
@@ -132,6 +135,7 @@ def compress_models(plan: Plan, prepared: ModelInputs, context: BuildContext) ->
     recipes = {recipe.name: recipe for recipe in plan.recipes}
     multiples = dict(plan.channel_multiples)
     made: Models = {}
+    context = _boxed(plan, context)
     with context.progress.task("Compressing", total=len(wanted)) as task:
         for name, profile in wanted:
             context.check()
@@ -144,12 +148,38 @@ def compress_models(plan: Plan, prepared: ModelInputs, context: BuildContext) ->
                 timing=timing_candidate(plan, name, profile),
             )
             work = partial(_carry_out, name, steps, wants, prepared, context.concerning(recipe=name))
-            done = context.guard.attempt(f"recipe {name}", work)
-            if isinstance(done, Failure):
-                done = CompressedResult(failure=f"recipe {name}: {done.sentence}", notes=notes_on("bug", done.notes))
-            made[name, profile] = done
+            made[name, profile] = _in_time(name, work, plan, context)
             task.advance(note=f"{name} for {profile}")
     return made
+
+
+def _boxed(plan: Plan, context: BuildContext) -> BuildContext:
+    """Return the context for work that leaves time for the candidates of the original, and to measure all."""
+    if context.box is None:
+        return context
+    if context.options.recipes:
+        return replace(context, box=None)
+    reserved = after_s(plan.candidates, plan.unit, plan.max_finalists, least=True)
+    plain: list[PlannedCandidate] = []
+    for each in plan.candidates:
+        reserved += making_s(each, plain, plan.unit)
+        plain.append(each)
+    return replace(context, box=replace(context.box, unit=plan.unit, reserved_s=reserved))
+
+
+def _in_time(name: str, work: Callable[[], CompressedResult], plan: Plan, context: BuildContext) -> CompressedResult:
+    """Carry a recipe out where there is time, and until that is over."""
+    late = None if context.box is None else context.box.why_not(plan.recipe_s[name])
+    if late is not None:
+        return CompressedResult(left_out=late)
+    started = time.monotonic()
+    with context.limits.until(float("inf") if context.box is None else context.box.until_s):
+        done = context.guard.attempt(f"recipe {name}", work)
+    if not isinstance(done, Failure):
+        return done
+    if isinstance(done.error, OutOfTime):
+        return CompressedResult(left_out=f"{done.sentence}, after {time.monotonic() - started:.0f} s")
+    return CompressedResult(failure=f"recipe {name}: {done.sentence}", notes=notes_on("bug", done.notes))
 
 
 def int8_of(plan: Plan, profile: str) -> Int8Scheme | None:

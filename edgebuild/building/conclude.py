@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -82,7 +81,7 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
         ),
         test_set=scores.access,
         emulated=EmulatedDevice(cpu=context.probe.get("cpu", "unknown"), samples=samples) if samples else None,
-        seconds=time.monotonic() - context.started,
+        took=context.runs.total(),
     )
     return write_record(target, race, conclusion, names=names, shipped=shipped)
 

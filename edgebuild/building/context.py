@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.runs import Runs, asked_for, resumed
+from edgebuild.building.timebox import Limits, TimeBox
 from edgebuild.core.capabilities import BOARD
 from edgebuild.core.files import expanded, resolved
 from edgebuild.core.objective import OBJECTIVES
@@ -70,7 +72,9 @@ class BuildContext:
     ``here`` is what this machine's own probe says, whatever the target is. ``pin_clocks`` says that the user asked for
     pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
     model's tensors, ``said`` what it reported meanwhile, and ``turn`` is the host's: all targets share them.
-    ``candidate`` or ``recipe`` names whose work is done (see ``concerning``).
+    ``candidate`` or ``recipe`` names whose work is done (see ``concerning``). ``box`` is the time box, if one was
+    asked for; ``limits`` is the ``check`` by which work in it can be stopped. ``runs`` is what it took so far, earlier
+    runs of the same build included.
     """
 
     project: Project
@@ -97,6 +101,14 @@ class BuildContext:
     candidate: str = ""
     recipe: str = ""
     turn: HostTurn = field(default_factory=HostTurn)
+    box: TimeBox | None = None
+    limits: Limits = field(default_factory=Limits)
+    runs: Runs = field(default_factory=Runs)
+
+    @property
+    def measure_until_s(self) -> float:
+        """The moment (of ``time.monotonic``) by which measuring must have ended; infinite without a time box."""
+        return float("inf") if self.box is None else self.box.until_s
 
     @property
     def objective(self) -> Objective:
@@ -123,6 +135,7 @@ class BuildContext:
 
     def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
         """Run a step through the executor on results of other steps and on the user's files."""
+        self.runs.keep()
         return self.executor.run(step, _ready(inputs), label=label, candidate=self.candidate, recipe=self.recipe)
 
     def concerning(self, *, candidate: str = "", recipe: str = "") -> BuildContext:
@@ -211,6 +224,7 @@ def open_build(
     from edgebuild.execution.lock import BuildLock
     from edgebuild.fleet.provider import attached
 
+    started = time.monotonic()
     home = project.folder / HOME
     table, native = backends(), project.custom_ops_path is not None
     with (
@@ -218,9 +232,12 @@ def open_build(
         store_of(project) as store,
         attached(local_device(home), table, native_libraries=native) as here,
     ):
-        client, code, turn = here.client, project_code(project.folder), HostTurn()
-        given: dict[str, Any] = {"progress": progress, "check": check, "code": code, "turn": turn}
-        yield BuildContext(
+        asked = asked_for(project, options.targets, options.budget, options.recipes, options.device, options.no_measure)
+        runs = resumed(home, asked, started)
+        client, code, turn, limits = here.client, project_code(project.folder), HostTurn(), Limits(check)
+        given: dict[str, Any] = {"progress": progress, "check": limits, "code": code, "turn": turn}
+        time_s = options.time_s
+        context = BuildContext(
             **given,
             project=project,
             options=options,
@@ -234,7 +251,17 @@ def open_build(
             devices=devices or InventoryProvider(),
             can=client.device.capabilities,
             budget=budget_of(project, options),
+            started=started,
+            box=None if time_s is None else TimeBox(asked_s=time_s, begins_s=started, deadline_s=started + time_s),
+            limits=limits,
+            runs=runs,
         )
+        try:
+            yield context
+        except BaseException:
+            runs.keep(now=True)
+            raise
+        runs.finish()
 
 
 def _executor(project: Project, store: Store, here: Attached, **given: Any) -> Executor:

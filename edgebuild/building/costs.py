@@ -1,7 +1,9 @@
-"""What one piece of work is expected to take, for a plan: estimates, never evidence."""
+"""What one piece of work is expected to take: from a timed look at the model, revised by what was made. Estimates."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from edgebuild.building.layer_times import untimed
@@ -10,49 +12,138 @@ from edgebuild.core.objective import OBJECTIVES
 from edgebuild.planning.inputs import UnitCosts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgebuild.building.context import Options
+    from edgebuild.building.probe import ModelTimes
     from edgebuild.catalogue.project import Project
     from edgebuild.core.capabilities import Capabilities
+    from edgebuild.core.record import StepRecord
+    from edgebuild.measuring.protocols import Protocol
+    from edgebuild.planning.candidates import PlannedCandidate
 
-#: What a small CPU does in a second, and what a frame costs in addition to its arithmetic.
-ASSUMED_MACS_PER_S = 50e9
-ASSUMED_FRAME_S = 0.0002
-ASSUMED_MACS = 10_000_000
 ASSUMED_FRAMES = 5_000
-#: What the cross-check of one candidate computes, in frames of the optimised model: 32 frames, drawn eight times over,
-#: unoptimised, which is taken to be five times as long.
-UNOPTIMISED_FRAMES = 32 * 9 * 5
+#: What a frame costs in addition to the model's call: to be read, written, and judged.
+FRAME_S = 0.0002
+#: Starting a runner and importing its runtime, and what compiling takes in addition to loading.
+START_S, COMPILE_S = 1.0, 1.0
+#: Frames that a quantiser gets, at most.
+CALIBRATION_FRAMES = 300
+#: What quantising takes in calls of the unoptimised model per calibration frame, and in addition whatever the model.
+#: Measured by benchmarks/time_boxes.py. A plug-in's is taken to be as dear as the dearest.
+CALLS_A_FRAME = {"edgebuild": 12.0, "nncf": 6.0, "onnxruntime": 4.0}
+QUANTISER_START_S = 3.0
+#: What the cross-check of one candidate runs: 32 frames, drawn eight times over, unoptimised.
+CROSSCHECK_CALLS = 32 * 9
 #: What a step of a recipe takes in addition to its training. A sample of the training counts as the arithmetic of four
 #: inferences: forwards, twice that backwards, and what the teacher answers.
 ASSUMED_COMPRESS_S = 10.0
 ASSUMED_TRAIN_FRAMES = 50_000
 TRAINING_INFERENCES = 4
+#: Choosing, writing the record, and the HTML report.
+REPORT_S = 3.0
 
 
 def unit_costs(
-    project: Project, options: Options, macs: int | None, frames: Mapping[str, int], can: Capabilities
+    project: Project,
+    options: Options,
+    times: ModelTimes,
+    frames: Mapping[str, int],
+    can: Capabilities,
+    *,
+    macs: int | None,
+    batch: int = 1,
+    reference_s: float | None = None,
 ) -> tuple[UnitCosts, tuple[str, ...]]:
-    """Return the costs, and what a plan says of them. ``frames`` holds the size of each split that was read already."""
+    """Return the costs, and what a plan says of them. ``frames`` holds the size of each split that was read already.
+
+    ``reference_s`` is what the reference took on validation, where it ran. A call of the model is ``batch`` frames.
+    """
     objective = OBJECTIVES[project.build.objective]
-    arithmetic_s = (macs or ASSUMED_MACS) / ASSUMED_MACS_PER_S
-    frame_s = ASSUMED_FRAME_S + arithmetic_s
+    frame_s = FRAME_S + times.call_s / batch
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
+    calibration = min(frames.get("calibration", CALIBRATION_FRAMES), CALIBRATION_FRAMES)
     layer_s = 2 * options.layers.launches * options.layers.launch_s
+    if reference_s is None:
+        reference_s = START_S + validation * times.plain_s / batch
     costs = UnitCosts(
         compress_s=ASSUMED_COMPRESS_S,
         time_layer_s=0.0 if untimed(objective, can) else layer_s,
-        train_sample_s=TRAINING_INFERENCES * arithmetic_s,
-        prepare_s=5.0 + 2 * frame_s * validation,
-        quantise_s=2.0 + 400 * frame_s,
-        compile_s=1.0,
-        evaluate_s=1.0 + frame_s * validation,
-        evaluate_test_s=1.0 + 2 * frame_s * test,
-        crosscheck_s=1.0 + UNOPTIMISED_FRAMES * frame_s,
-        screen_launch_s=options.screen.launch_s,
-        certify_launch_s=options.certify.launch_s,
+        train_sample_s=TRAINING_INFERENCES * times.call_s / batch,
+        prepare_s=5.0 + reference_s + FRAME_S * (validation + test),
+        quantise_s={
+            name: QUANTISER_START_S + calls * calibration * times.plain_s / batch
+            for name, calls in CALLS_A_FRAME.items()
+        },
+        compile_s=COMPILE_S + 2 * times.load_s,
+        evaluate_s=START_S + times.load_s + frame_s * validation,
+        evaluate_test_s=START_S + times.load_s + frame_s * test,
+        reference_test_s=reference_s * test / max(validation, 1),
+        crosscheck_s=1.0 + CROSSCHECK_CALLS * times.plain_s / batch,
+        screen_launch_s=launch_s(options.screen, times),
+        screen_launches=options.screen.launches,
+        certify_launch_s=launch_s(options.certify, times),
+        certify_least=options.certify.launches,
         certify_launches=options.certify.launches,
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
+        finalist_s=2 * (START_S + 2 * times.load_s + 1.0),
+        report_s=REPORT_S,
     )
     return way_of(can).expect(costs, macs)
+
+
+def launch_s(protocol: Protocol, times: ModelTimes) -> float:
+    """Return what one launch takes, in seconds: with loading, twice, and the warm-up of a model of long calls."""
+    warm_up_s = max(0.0, protocol.warmup_min_inferences * times.call_s - protocol.warmup_min_s)
+    return protocol.launch_s + 2 * times.load_s + warm_up_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What was made of one candidate took, in seconds, in whichever build; a part that it hasn't is None.
+
+    ``rest_s`` is compiling, evaluating and judging.
+    """
+
+    planned: PlannedCandidate
+    quantise_s: float | None
+    rest_s: float
+    crosscheck_s: float | None
+
+
+def taken(planned: PlannedCandidate, records: Sequence[StepRecord]) -> Taken:
+    """Sum up the steps of a candidate."""
+    quantising = f"{planned.precision.label} for "
+    int8 = planned.precision.kind == "int8"
+    quantise = [step.made_s for step in records if int8 and step.label.startswith(quantising)]
+    checks = [step.made_s for step in records if step.label.startswith("cross-check")]
+    return Taken(
+        planned=planned,
+        quantise_s=sum(quantise) if quantise else None,
+        rest_s=sum(step.made_s for step in records) - sum(quantise) - sum(checks),
+        crosscheck_s=sum(checks) if checks else None,
+    )
+
+
+def revised(unit: UnitCosts, made: Sequence[Taken]) -> UnitCosts:
+    """Return the costs as the candidates made so far show them; what none of them says stays as it was expected."""
+    if not made:
+        return unit
+    by_quantiser: dict[str, list[float]] = {}
+    for each in made:
+        if each.quantise_s is not None and each.planned.precision.quantiser is not None:
+            by_quantiser.setdefault(each.planned.precision.quantiser, []).append(each.quantise_s)
+    checks = [each.crosscheck_s for each in made if each.crosscheck_s is not None]
+    rest_s = fmean(each.rest_s for each in made)
+    expected_s = unit.compile_s + unit.evaluate_s
+    # The test set is evaluated as validation is, on another number of frames.
+    scale = rest_s / expected_s if expected_s else 1.0
+    return unit.model_copy(
+        update={
+            "quantise_s": {**unit.quantise_s, **{name: fmean(found) for name, found in by_quantiser.items()}},
+            "compile_s": unit.compile_s * scale,
+            "evaluate_s": unit.evaluate_s * scale,
+            "evaluate_test_s": unit.evaluate_test_s * scale,
+            "crosscheck_s": fmean(checks) if checks else unit.crosscheck_s,
+        }
+    )

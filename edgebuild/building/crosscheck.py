@@ -45,10 +45,11 @@ def cross_check(context: BuildContext, made: CompiledCandidate, data: StepResult
     """
     check = _Check(context, made, data)
     found = context.guard.attempt(f"the cross-check of {made.planned.id}", lambda: check.run(outputs))
-    return _unchecked(found.with_report) if isinstance(found, Failure) else found
+    return unchecked(found.with_report) if isinstance(found, Failure) else found
 
 
-def _unchecked(reason: str) -> CrossCheck:
+def unchecked(reason: str) -> CrossCheck:
+    """Return that nothing was compared, and why."""
     return CrossCheck(cause="not checked", explanation=f"not compared with the unoptimised graph: {reason}")
 
 
@@ -62,7 +63,7 @@ class _Check:
     def run(self, outputs: StepResult) -> CrossCheck:
         reason = self._refusal()
         if reason:
-            return _unchecked(reason)
+            return unchecked(reason)
         data = self.data
         lengths = np.load(data.path / "lengths.npy", allow_pickle=False).tolist()
         rows, taken = spread(lengths, frames=SAMPLE_FRAMES, steps=SAMPLE_STEPS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.data import materialise, sample_specs
@@ -17,14 +19,20 @@ from edgebuild.judging.intervals import level_for_opening
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from numpy.typing import NDArray
+
     from edgebuild.building.context import BuildContext
-    from edgebuild.building.evaluation import Evaluation
+    from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.core.budget import Budget
     from edgebuild.models.described import Described
 
 #: A plan looks at this many samples of each split, from its start; a build does so where it needn't read the split.
 PEEK_SAMPLES = 2_000
+#: It counts the others for so long.
+COUNT_S = 5.0
+#: A sample's arrays, group and slice.
+Labelled: TypeAlias = "tuple[dict[str, NDArray[Any]], str | None, str | None]"
 #: What the model learnt from, and what it is judged on.
 LEARNT: tuple[Split, ...] = ("train", "calibration")
 JUDGED: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -74,33 +82,69 @@ def tell(context: BuildContext, *, opens_test_set: bool) -> None:
         context.say("data", note)
 
 
-def peek(project: Project) -> tuple[dict[Split, Described], tuple[str, ...]]:
-    """Look at the first samples of every split; return what is there, and what can't be read."""
-    found: dict[Split, Described] = {}
-    notes = []
+@dataclass(kw_only=True)
+class Peeked:
+    """What a look at the data found: what is in the first samples of each split, and why a split can't be read.
+
+    ``frames`` counts those of a split where that took no longer than ``COUNT_S``, ``first`` is the first validation
+    sample's arrays, frames on axis 0.
+    """
+
+    described: dict[Split, Described] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    frames: dict[str, int] = field(default_factory=dict)
+    first: dict[str, NDArray[Any]] | None = None
+
+
+def peek(project: Project) -> Peeked:
+    """Look at the first samples of every split, and count the others."""
+    found = Peeked()
     for split in (*LEARNT, *JUDGED):
         if getattr(project.data, split) is not None:
             try:
-                found[split] = _peek(project, split)
+                _look(project, split, found)
             except (ConfigError, DataError) as error:
-                notes.append(f"the {split} data can't be read: {error.message}")
-    return found, tuple(notes)
+                found.unread.append(f"the {split} data can't be read: {error.message}")
+    return found
+
+
+def _look(project: Project, split: Split, found: Peeked) -> None:
+    samples = iter(_samples(project, split))
+    first = next(samples, None)
+    if first is not None and split == "validation":
+        found.first = {name: array[:1] for name, array in first[0].items() if name != "target"}
+    described = _described(chain(() if first is None else (first,), samples))
+    found.described[split] = described
+    if described.whole:
+        found.frames[split] = described.frames
+        return
+    until, frames = time.monotonic() + COUNT_S, described.frames + 1
+    for arrays, _, _ in samples:
+        frames += len(next(iter(arrays.values())))
+        if time.monotonic() > until:
+            return
+    found.frames[split] = frames
 
 
 def _peek(project: Project, split: Split) -> Described:
-    from edgebuild.models.dataset import checked_samples
+    return _described(_samples(project, split))
+
+
+def _described(samples: Iterable[Labelled]) -> Described:
     from edgebuild.models.described import describe
+
+    return describe(samples, limit=PEEK_SAMPLES)
+
+
+def _samples(project: Project, split: Split) -> Iterator[Labelled]:
+    """Yield each sample's arrays, group and slice."""
+    from edgebuild.models.dataset import checked_samples
     from edgebuild.models.steps import call_for_samples
 
     source, call = getattr(project.data, split), open_split(project, split)
-    samples = checked_samples(
-        call_for_samples(call, source) if call is not None else (),
-        sample_specs(project),
-        project.stateful,
-        source,
-        never_stop,
-    )
-    return describe(((frames, s.group, s.slice) for s, frames in samples), limit=PEEK_SAMPLES)
+    found = call_for_samples(call, source) if call is not None else ()
+    for sample, frames in checked_samples(found, sample_specs(project), project.stateful, source, never_stop):
+        yield frames, sample.group, sample.slice
 
 
 def warnings(
@@ -146,19 +190,27 @@ def _shared(found: Mapping[Split, Described]) -> Iterator[str]:
             )
 
 
-def tell_perfect(context: BuildContext, built: Iterable[Evaluation]) -> None:
-    """Tell where the original makes no mistake on validation: the usual sign of a model that was trained on it."""
-    from edgebuild.judging.metrics import named_metric
+def tell_reference(context: BuildContext, prepared: ModelInputs) -> None:
+    """Tell where the original makes no mistake on validation, the usual sign of a model that was trained on it, or gets
+    nothing right, the usual sign of labels or outputs in another order.
+    """
+    from edgebuild.building.judge import JudgeOutputs
+    from edgebuild.models.dataset import Dataset
+    from edgebuild.models.outputs import read_outputs
 
-    table = context.project.metric
-    if table is None or table.name is None or context.budget.agreement is not None:
+    step = JudgeOutputs(metric=context.project.metric, budget=context.budget, split="validation", level=0.95)
+    metric = None if context.budget.agreement is not None else step.build_metric(context.load)
+    data = Dataset.open(prepared.validation.path)
+    if metric is None or metric.scale is None or data.target is None:
         return
-    metric = named_metric(table.name)
-    best = None if metric.scale is None else metric.scale[metric.direction == "maximise"]
-    drop = next((b.verdict.drop for b in built if b.verdict and b.verdict.drop), None)
-    if best is not None and drop is not None and drop.reference == best:
-        context.say(
-            "data",
-            f"the original makes no mistake on validation ({table.name} {drop.reference:.4f}, n = {drop.samples:,}): "
-            f"if it was trained on them, {MEANS}",
-        )
+    try:
+        value = metric.value(read_outputs(prepared.reference.path), data.target)
+    except DataError:
+        return  # judging says so, with its reason
+    worst, best = metric.scale if metric.direction == "maximise" else metric.scale[::-1]
+    name = context.project.metric.name or "the metric" if context.project.metric else ""
+    on = f"on validation ({name} {value:.4f}, n = {data.frames:,})"
+    if value == best:
+        context.say("data", f"the original makes no mistake {on}: if it was trained on them, {MEANS}")
+    elif value == worst:
+        context.say("data", f"the original gets nothing right {on}: are labels and outputs in the same order?")

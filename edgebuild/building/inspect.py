@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.compress import planned_recipes
-from edgebuild.building.costs import ASSUMED_FRAMES, ASSUMED_TRAIN_FRAMES, unit_costs
+from edgebuild.building.costs import ASSUMED_FRAMES, ASSUMED_TRAIN_FRAMES
 from edgebuild.building.prepare import model_specs
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
@@ -22,7 +22,7 @@ from edgebuild.errors import EnvironmentGap
 from edgebuild.execution.keys import NOT_INSTALLED, tool_version
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.models.onnx_torch.source import why_unreadable
-from edgebuild.planning.inputs import PlanInputs
+from edgebuild.planning.inputs import PlanInputs, UnitCosts
 from edgebuild.planning.recipes import ModelTraits, check_named
 
 if TYPE_CHECKING:
@@ -91,11 +91,13 @@ def plan_inputs(
     budget: Budget,
     options: Options,
     frames: Mapping[str, int],
+    costs: UnitCosts,
+    time_s: float | None,
+    notes: tuple[str, ...] = (),
 ) -> PlanInputs:
     """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
     resolved = _resolved(project, target_name, at.probe)
     recipes = planned_recipes(project, options, frames.get("train", ASSUMED_TRAIN_FRAMES))
-    costs, said = unit_costs(project, options, model.macs, frames, at.can)
     return PlanInputs(
         target=resolved,
         objective=project.build.objective,
@@ -108,13 +110,13 @@ def plan_inputs(
         },
         backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
         precision_refusals=_precision_refusals(resolved, at.probe, backends),
-        time_s=options.time_s,
+        time_s=time_s,
         max_finalists=MAX_FINALISTS,
         costs=costs,
         recipes=recipes,
         recipes_named=bool(options.recipes),
         ground=_ground(project),
-        notes=(*model.notes, *_assumptions(project, recipes, frames), *said),
+        notes=(*model.notes, *_assumptions(project, recipes, frames), *notes),
     )
 
 
@@ -132,9 +134,10 @@ def _resolved(project: Project, name: str, probe: Mapping[str, str]) -> Resolved
 
 def _assumptions(project: Project, recipes: Iterable[Recipe], frames: Mapping[str, int]) -> Iterator[str]:
     trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
-    if not frames:
-        more = f", {ASSUMED_TRAIN_FRAMES} to train on" if trains else ""
-        yield f"data not read yet: times assume {ASSUMED_FRAMES} frames per split{more}"
+    unknown_sizes = [split for split in ("validation", "test") if split not in frames]
+    if unknown_sizes:
+        more = f", and {ASSUMED_TRAIN_FRAMES} to train on" if trains and "train" not in frames else ""
+        yield f"times assume {ASSUMED_FRAMES} frames of {' and '.join(unknown_sizes)} data{more}"
     if trains and project.training.loader is not None and project.training.data_version is None:
         yield f"{project.training.loader} has no [training].data_version: what is trained on it isn't reused"
 

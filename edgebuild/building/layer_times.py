@@ -70,6 +70,9 @@ def time_layers(
         ExportLayerPairs(step=step, batch=batch), wanted, label=f"{who}: layers that {step.kind} would replace"
     )
     pairs = read_pairs(exported.path)
+    late = None if context.box is None else context.box.why_not(pairs.count * context.box.unit.time_layer_s)
+    if late is not None:
+        return {}, (f"{step.kind}: no layer was timed on the target: {late}",)
     times: Inputs = {PAIRS: exported}
     notes = []
     with context.progress.task("Timing layers", total=pairs.count) as task:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
+from edgebuild.building import probe
+from edgebuild.building.candidates import quantised
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.context import budget_of, targets_of
-from edgebuild.building.data import materialise
+from edgebuild.building.costs import unit_costs
+from edgebuild.building.data import materialise, sample_specs
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
 from edgebuild.building.targets import KnownDevice, known_device
+from edgebuild.core.artifact import Contract
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext, Options
+    from edgebuild.building.early import Peeked
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
     from edgebuild.fleet.provider import DeviceProvider
     from edgebuild.planning.plan import Plan
 
-#: What a plan says of a target that is neither this machine nor one of the inventory.
+#: Said of a model that can't be timed by itself, and of a device whose speed isn't known yet.
+ASSUMED = "the model could not be timed here: times are assumed"
+ELSEWHERE = "times of the device are taken from this machine"
 
 
 def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
-    """Plan the target of a context; the model is known exactly by now."""
+    """Plan the target of a context; the model is known exactly by now, and timed. Says how long it will take."""
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
     facts = read_facts(load_onnx(prepared.frozen.path / "model.onnx"))
@@ -38,10 +46,26 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         domains=custom_domains(facts),
         notes=facts.notes,
     )
-    frames = {"validation": _frames(prepared.validation)}
+    found = {"calibration": prepared.calibration, "validation": prepared.validation, **context.data}
+    frames: dict[str, int] = {
+        split: _frames(found[split]) for split in ("calibration", "validation", "test") if split in found
+    }
     recipes = planned_recipes(context.project, context.options, 0)
     if context.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
         frames["train"] = _frames(materialise(context, "train"))
+    times = probe.time_frozen(prepared, context.project.custom_ops_path)
+    costs, said = unit_costs(
+        context.project,
+        context.options,
+        times or probe.assumed(facts.macs),
+        frames,
+        context.can,
+        macs=facts.macs,
+        batch=prepared.contract.batch,
+        reference_s=float(prepared.reference.entry.meta.get("seconds", 0.0)),
+    )
+    box = context.box
+    now = time.monotonic() if box is None else max(box.clock(), box.begins_s)
     inputs = plan_inputs(
         context.project,
         context.target,
@@ -51,8 +75,20 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         budget=context.budget,
         options=context.options,
         frames=frames,
+        costs=costs.model_copy(update={"prepare_s": now - context.started}),
+        time_s=None if box is None else box.deadline_s - context.started,
+        notes=said,
     )
-    return make_plan(inputs)
+    ready = quantised(make_plan(inputs.model_copy(update={"time_s": None})).candidates, prepared, context)
+    costs = inputs.costs.model_copy(update={"ready": ready})
+    plan = make_plan(inputs.model_copy(update={"costs": costs}))
+    context.progress.say(f"{len(plan.candidates)} candidates for {plan.target}, about {minutes(plan.seconds)} in all")
+    return plan
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _frames(data: StepResult) -> int:
@@ -63,21 +99,26 @@ def _frames(data: StepResult) -> int:
 def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tuple[Plan, ...]:
     """Plan every target without writing anything into the project. The first samples of its data are read.
 
-    A device is taken for what it was when enrolled, and a target without one for what its facts say.
+    The model is called on the first of them, to be timed. A device is taken for what it was when enrolled, and a target
+    without one for what its facts say.
     """
     from edgebuild.backends.table import backends
 
     table = backends()
     model = inspect_model(project)
     here = probe_here(table)
-    found, unread = peek(project)
+    found = peek(project)
     budget = budget_of(project, options)
     if budget.agreement is None:
         check_output(project.metric, model.outputs)
-    known = (*unread, *warnings(project, budget, found, test_level=level_for_opening(1)))
+    known = (*found.unread, *warnings(project, budget, found.described, test_level=level_for_opening(1)))
+    times = _timed(project, found)
     plans = []
     for target in targets_of(project, options):
         at = known_device(target, project, options, here, devices)
+        costs, said = unit_costs(
+            project, options, times or probe.assumed(model.macs), found.frames, at.can, macs=model.macs
+        )
         inputs = plan_inputs(
             project,
             target,
@@ -86,7 +127,29 @@ def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tu
             backends=table,
             budget=budget,
             options=options,
-            frames={split: data.frames for split, data in found.items() if data.whole},
+            frames=found.frames,
+            costs=costs,
+            time_s=options.time_s,
+            notes=(*(ASSUMED,) * (times is None), *(ELSEWHERE,) * (not at.here), *said),
         )
         plans.append(make_plan(inputs.model_copy(update={"notes": (*known, *at.notes, *inputs.notes)})))
     return tuple(plans)
+
+
+def _timed(project: Project, found: Peeked) -> probe.ModelTimes | None:
+    """Time the model as given on the first sample, where it has one."""
+    first = found.first
+    if first is None:
+        return None
+    if project.model.factory is not None:
+        return probe.time_torch(project, first)
+    if project.onnx_path is None:
+        return None
+    contract = Contract(
+        inputs=sample_specs(project),
+        outputs=(),
+        constants=project.constants,
+        state=project.state_links,
+        state_specs=tuple(spec for spec in project.input_specs if spec.name in project.model.state),
+    )
+    return probe.time_onnx(project.onnx_path, first, contract, project.custom_ops_path)

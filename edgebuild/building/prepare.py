@@ -112,7 +112,8 @@ def freeze_model(
     return frozen, Contract.model_validate_json((frozen.path / "contract.json").read_bytes())
 
 
-def _batch_is_free(project: Project) -> bool:
+def batch_is_free(project: Project) -> bool:
+    """Whether samples of a project can be fed several at once."""
     return not project.stateful and all(BATCH_AXIS in spec.shape[:1] for spec in project.sample_specs)
 
 
@@ -128,7 +129,7 @@ def run_reference(
     else:
         step = ReferenceOutputs(
             contract=contract,
-            batch=TORCH_REFERENCE_BATCH if _batch_is_free(project) else contract.batch,
+            batch=TORCH_REFERENCE_BATCH if batch_is_free(project) else contract.batch,
             split=split,
             order=tuple(spec.name for spec in project.inputs),
             factory=project.model.factory,

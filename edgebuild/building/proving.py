@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgebuild.building.crosscheck import cross_check
+from edgebuild.building.crosscheck import cross_check, unchecked
 from edgebuild.building.evaluation import CompiledCandidate, Evaluation
 from edgebuild.building.exits import exit_notes
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
@@ -31,7 +31,8 @@ def judge_candidate(
     verdict, closeness = judge(context, who, outputs, validation)
     checked: CrossCheck | None = None
     if made.planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
-        checked = cross_check(context, made, validation.data, outputs)
+        late = None if context.box is None else context.box.why_not(context.box.unit.crosscheck_s)
+        checked = cross_check(context, made, validation.data, outputs) if late is None else unchecked(late)
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")
             verdict = verdict.model_copy(update={"outcome": Outcome.REFUSED, "reasons": reasons})

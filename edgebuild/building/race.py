@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.certify import Entrant, Screening, certify
 from edgebuild.building.evaluation import evaluations
+from edgebuild.building.losers import explain_slow
 from edgebuild.building.results import MeasurementResults, cost_of, disturbed, summarised
 from edgebuild.core.candidate import Variant
 from edgebuild.core.measurement import Measurements
@@ -81,7 +82,8 @@ def _raced(
     names = finalists(best_settings(_contenders(raced, costs)), MAX_FINALISTS)
     reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
     order = [reference, *(name for name in names if name != reference)]
-    return certify(bench, context, order, entrants, batch, Screening(screen, screened, out), crashed)
+    screening = Screening(screen, screened, out)
+    return explain_slow(certify(bench, context, order, entrants, batch, screening, crashed), entrants, screening, bench)
 
 
 def make_bench(context: BuildContext) -> MeasurementContext:
@@ -94,7 +96,7 @@ def make_bench(context: BuildContext) -> MeasurementContext:
         configuration=context.configuration,
         seed=context.project.build.seed,
         remeasure=context.options.remeasure,
-        deadline_s=float("inf") if context.options.time_s is None else context.started + context.options.time_s,
+        deadline_s=context.measure_until_s,
         anchor=anchor_arm(context.backends, context.executor),
         guard=context.guard,
     )

@@ -8,8 +8,8 @@ builds were recorded, and ``<home>/builds/latest.json`` names the newest build o
 from __future__ import annotations
 
 import json
-import resource
 import shutil
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
+    from edgebuild.building.runs import Total
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, Evidence, SealedSetAccess
@@ -59,7 +60,7 @@ class Conclusion:
     summary: str
     test_set: SealedSetAccess | None
     emulated: EmulatedDevice | None
-    seconds: float
+    took: Total
 
 
 def write_record(
@@ -72,7 +73,7 @@ def write_record(
 ) -> BuildRecord:
     """Write the record, the samples of what ``names`` names and the artifact that is kept; return the record."""
     context, plan = target.context, target.plan
-    started = datetime.now(UTC) - timedelta(seconds=conclusion.seconds)
+    started = datetime.now(UTC) - timedelta(seconds=time.monotonic() - context.started)
     folder = _begin(context, plan.target, started)
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
@@ -90,7 +91,7 @@ def write_record(
         summary=conclusion.summary,
         test_set=conclusion.test_set,
         emulated=conclusion.emulated,
-        seconds=conclusion.seconds,
+        seconds=conclusion.took.seconds,
         build_id=folder.name,
         project=context.project.name,
         target=plan.target,
@@ -106,7 +107,8 @@ def write_record(
         resolution=race.resolution,
         command=context.options.command,
         anchor_ms=race.anchor_ms,
-        host_peak_bytes=_peak_bytes(),
+        host_peak_bytes=conclusion.took.peak_bytes,
+        runs=conclusion.took.runs,
         evidence=_evidence(context, (*race.sessions, folder / SAMPLES)),
         notes=tuple(context.said),
     )
@@ -139,11 +141,6 @@ def _begin(context: BuildContext, target: str, started: datetime) -> Path:
         folder = builds / journal.begin(builds, name_of).name
         folder.mkdir()
     return folder
-
-
-def _peak_bytes() -> int:
-    """The host process's own peak; on Linux ru_maxrss of *self* is only wrong right after an exec from a bigger one."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _ship(source: Path, artifact: Artifact, folder: Path) -> None:

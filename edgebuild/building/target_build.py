@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgebuild.building.candidates import make_candidates
 from edgebuild.building.compress import compress_models
+from edgebuild.building.making import make_candidates
 from edgebuild.building.ways import way_of
 from edgebuild.execution.turns import side_by_side
 
@@ -62,6 +62,6 @@ def build_target(plan: Plan, context: BuildContext, models: Models, prepared: Mo
     """Make the candidates of one target, and measure them. The test set stays sealed."""
     way = way_of(context.can)
     validation = way.split("validation", prepared.validation, prepared.reference, prepared, context)
-    built = make_candidates(plan, models, prepared, validation, context)
-    race = way.measure(built, prepared, validation, context)
-    return TargetBuild(context=context, plan=plan, validation=validation, built=built, race=race)
+    made = make_candidates(plan, models, prepared, validation, context)
+    race = way.measure(made.built, prepared, validation, replace(context, box=made.measuring))
+    return TargetBuild(context=context, plan=made.plan, validation=validation, built=made.built, race=race)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgebuild.cli.output import make_console, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Work that takes less than this needs no line of its own in a log.
 QUIET_BELOW_S = 2.0
@@ -32,6 +35,7 @@ class TerminalProgress:
         )
         self._open = 0
         self._counting = threading.Lock()
+        self.own = threading.local()
 
     def task(self, title: str, total: float | None = None) -> _TerminalTask:
         """Open a bar; ``total`` None shows activity only."""
@@ -61,11 +65,21 @@ class _TerminalTask:
         self._owner, self._progress, self._title, self._total = owner, progress, title, total
         self._started = time.monotonic()
         self._id: Any = None
+        self._outer: _TerminalTask | None = None
 
     def __enter__(self) -> _TerminalTask:
         self._owner.opened()
         self._id = self._progress.add_task(self._title, total=self._total, note="")
+        self._outer = getattr(self._owner.own, "innermost", None)
+        self._owner.own.innermost = self
+        self._show_outer(visible=False)
         return self
+
+    def _show_outer(self, *, visible: bool) -> None:
+        """A step and the work in it are one piece of work: one bar is drawn for both."""
+        outer = self._outer
+        if outer is not None and outer._total is None and outer._id in self._progress.task_ids:
+            self._progress.update(outer._id, visible=visible)
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """See ``Task``."""
@@ -73,15 +87,29 @@ class _TerminalTask:
 
     def __exit__(self, *exc: object) -> None:
         self._progress.remove_task(self._id)
+        self._owner.own.innermost = self._outer
+        self._show_outer(visible=True)
         self._owner.closed()
 
 
 class LogProgress:
-    """One line when a task that took over two seconds ends, and one every half minute while it runs."""
+    """One line when a task that took over two seconds ends, and one every half minute while it runs.
+
+    Each piece of work has one such line: what is inside a task without a total (a step) is the step's, and a task that
+    counts what is inside (all candidates, say) has none where those had theirs.
+    """
+
+    def __init__(self) -> None:
+        self._open = threading.local()
 
     def task(self, title: str, total: float | None = None) -> _LogTask:
         """See ``Progress``."""
-        return _LogTask(title, total)
+        return _LogTask(self.open_tasks, title, total)
+
+    def open_tasks(self) -> list[_LogTask]:
+        """Return the tasks of this thread that haven't ended, the innermost last."""
+        tasks: list[_LogTask] = self._open.__dict__.setdefault("tasks", [])
+        return tasks
 
     def say(self, text: str) -> None:
         """See ``Progress``."""
@@ -91,11 +119,13 @@ class LogProgress:
 class _LogTask:
     EVERY_S = 30.0
 
-    def __init__(self, title: str, total: float | None) -> None:
-        self._title, self._total, self._done = title, total, 0.0
+    def __init__(self, open_tasks: Callable[[], list[_LogTask]], title: str, total: float | None) -> None:
+        self._tasks, self._title, self._total, self._done = open_tasks, title, total, 0.0
         self._started = self._said = time.monotonic()
+        self._told = False
 
     def __enter__(self) -> _LogTask:
+        self._tasks().append(self)
         return self
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
@@ -111,9 +141,14 @@ class _LogTask:
             say(f"  … {self._title}{f' ({note})' if note else ''}{left}", error=True)
 
     def __exit__(self, *exc: object) -> None:
-        took = time.monotonic() - self._started
-        if took >= QUIET_BELOW_S:
-            say(f"  {self._title}: {took:.0f} s", error=True)
+        took, tasks = time.monotonic() - self._started, self._tasks()
+        if self in tasks:
+            tasks.remove(self)
+        if self._told or took < QUIET_BELOW_S or any(outer._total is None for outer in tasks):
+            return
+        for outer in tasks:
+            outer._told = True
+        say(f"  {self._title}: {'stopped after ' if any(exc) else ''}{took:.0f} s", error=True)
 
 
 def _line(text: str) -> str:

@@ -137,6 +137,7 @@ class CandidateRecord(Value):
 class StepRecord(Value):
     """One executed or reused step, for ``explain``.
 
+    ``seconds`` is what it took in this build, ``made_s`` what making it took, in whichever build that was.
     ``candidate`` or ``recipe`` names whose work it was; both are empty where it served all of them.
     """
 
@@ -146,6 +147,7 @@ class StepRecord(Value):
     reused: bool
     seconds: float
     why: str
+    made_s: float = 0.0
     candidate: str = ""
     recipe: str = ""
 
@@ -162,7 +164,8 @@ class BuildRecord(Value):
 
     ``kept`` is the candidate whose artifact lies next to the record: the chosen one, else the one that came nearest.
     ``test_set`` is None where the test set stayed sealed, ``emulated`` where the device was a real one. ``notes`` is
-    what a reader should know of the build as a whole.
+    what a reader should know of the build as a whole. ``seconds`` and ``host_peak_bytes`` are those of all ``runs``:
+    the ones that were stopped before, and the last.
     """
 
     schema_version: Literal[2] = 2
@@ -191,6 +194,7 @@ class BuildRecord(Value):
     command: str = ""
     anchor_ms: tuple[float, ...] = ()
     host_peak_bytes: int | None = None
+    runs: int = 1
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[Note, ...] = ()
 

@@ -181,6 +181,7 @@ class Executor:
                 reused=result.reused,
                 seconds=result.seconds,
                 why=result.why,
+                made_s=float(entry.meta.get("seconds", result.seconds)),
                 candidate=candidate,
                 recipe=recipe,
             )

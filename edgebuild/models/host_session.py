@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 
 class HostSession:
-    """One ONNX file (or model in memory) in onnxruntime, graph optimisation off, threads as many as there are cores."""
+    """One ONNX file (or model in memory) in onnxruntime, threads as many as there are cores.
 
-    def __init__(self, model: Path | Any, *, library: Path | None = None) -> None:
+    Graph optimisation is off: what is ``optimised`` serves estimates of time only.
+    """
+
+    def __init__(self, model: Path | Any, *, library: Path | None = None, optimised: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -31,7 +34,8 @@ class HostSession:
                 "onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'"
             ) from error
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         if library is not None:
             options.register_custom_ops_library(str(library))

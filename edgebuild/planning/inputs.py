@@ -13,22 +13,31 @@ from edgebuild.planning.recipes import ModelTraits, Recipe
 class UnitCosts(Value):
     """What one piece of work is expected to take here, in seconds: estimates, never evidence.
 
-    ``time_layer_s`` is for one layer of the model against its replacement.
+    ``time_layer_s`` is for one layer of the model against its replacement, ``quantise_s`` by quantiser, ``evaluate_s``
+    for one candidate on validation with its verdict, ``finalist_s`` for what is measured of a finalist beside its
+    latency. A certify session makes at least ``certify_least`` launches of an arm, and about ``certify_launches``
+    where there is time. The int8 models of the candidates ``ready`` are in the store.
     """
 
     prepare_s: float = 0.0
     compress_s: float = 0.0
     time_layer_s: float = 0.0
     train_sample_s: float = 0.0
-    quantise_s: float = 0.0
+    quantise_s: dict[str, float] = Field(default_factory=dict)
     compile_s: float = 0.0
     evaluate_s: float = 0.0
     evaluate_test_s: float = 0.0
+    reference_test_s: float = 0.0
     crosscheck_s: float = 0.0
     screen_launch_s: float = 0.0
+    screen_launches: int = 3
     certify_launch_s: float = 0.0
+    certify_least: int = 10
     certify_launches: int = 10
     certify_sessions: int = 1
+    finalist_s: float = 0.0
+    report_s: float = 0.0
+    ready: tuple[str, ...] = ()
 
 
 class PlanInputs(Value):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from edgebuild.core.artifact import Fp16Meaning, Precision
-from edgebuild.core.candidate import CandidateSpec, Settings
+from edgebuild.core.candidate import CandidateSpec
 from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.record import Refusal
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
+from edgebuild.planning.account import TimeAccount, gains, left_out
+from edgebuild.planning.candidates import PlannedCandidate as PlannedCandidate
+from edgebuild.planning.costs import StageCost, after_s, compress_s, screening_s, stage_costs
+from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.recipes import (
     Recipe,
-    RecipeStep,
     check_named,
     precision_refusal,
     profile_refusal,
@@ -20,37 +26,18 @@ from edgebuild.planning.recipes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgebuild.catalogue.resolve import ResolvedProfile
     from edgebuild.planning.inputs import PlanInputs
-
-
-class PlannedCandidate(CandidateSpec):
-    """A candidate that a build will make, with the settings to race.
-
-    ``raced`` is false where a precision only saves space on this profile: it is then judged on size and memory.
-    """
-
-    settings: tuple[Settings, ...]
-    raced: bool
-    baseline: bool = False
-
-    @property
-    def spec(self) -> CandidateSpec:
-        """What is built, without what this build does with it."""
-        return CandidateSpec(**{name: getattr(self, name) for name in CandidateSpec.model_fields})
-
-
-class StageCost(Value):
-    """About how long one stage will take."""
-
-    stage: str
-    seconds: float
 
 
 class Plan(Value):
     """What one build for one target will try.
 
-    ``channel_multiples`` holds what each profile with candidates of a recipe wants widths to be multiples of.
+    ``channel_multiples`` holds what each profile with candidates of a recipe wants widths to be multiples of. ``spare``
+    are candidates that are left out to save time, and may be made after all where work takes less than ``unit`` says.
+    ``gain`` is what each of them is expected to bring (see ``gains``), ``recipe_s`` what each recipe takes.
     """
 
     target: str
@@ -59,6 +46,11 @@ class Plan(Value):
     candidates: tuple[PlannedCandidate, ...]
     refused: tuple[Refusal, ...]
     costs: tuple[StageCost, ...]
+    unit: UnitCosts = UnitCosts()
+    max_finalists: int = 4
+    spare: tuple[PlannedCandidate, ...] = ()
+    gain: dict[str, float] = Field(default_factory=dict)
+    recipe_s: dict[str, float] = Field(default_factory=dict)
     recipes: tuple[Recipe, ...] = ()
     channel_multiples: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
@@ -101,17 +93,24 @@ def make_plan(inputs: PlanInputs) -> Plan:
             hint="`edgebuild doctor` says what this machine has and how to install the rest.",
         )
     compressed, without = _recipes(usable, inputs)
-    candidates, dropped = _fit_time([*candidates, *compressed], inputs)
-    refused.extend([*without, *dropped])
-    left = {candidate.recipe for candidate in candidates}
-    costs = _costs(candidates, inputs)
+    every = [*candidates, *compressed]
+    gain = gains(every)
+    fitted = _fit_time(every, gain, inputs)
+    refused.extend([*without, *fitted.refused])
+    left = {candidate.recipe for candidate in fitted.candidates}
+    costs = stage_costs(fitted.candidates, inputs, checks=fitted.checks)
     return Plan(
         target=inputs.target.name,
         objective=inputs.objective,
         budget=inputs.budget,
-        candidates=tuple(candidates),
+        candidates=tuple(fitted.candidates),
         refused=tuple(refused),
         costs=costs,
+        unit=inputs.costs,
+        max_finalists=inputs.max_finalists,
+        spare=tuple(each for each in fitted.spare if each.recipe in left or not each.recipe),
+        gain=gain,
+        recipe_s=_recipe_s(fitted.candidates, inputs),
         recipes=tuple(recipe for recipe in inputs.recipes if recipe.name in left),
         channel_multiples=tuple((p.name, p.channel_multiple) for p in usable) if compressed else (),
         notes=(*inputs.notes, *_over_time(costs, inputs)),
@@ -187,31 +186,86 @@ def _candidate(
     )
 
 
-def _fit_time(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:
-    """Drop work until the estimate fits the time: other quantisers first, then settings, then recipes, last first.
+@dataclass(kw_only=True)
+class _Fitted:
+    """What fits the time: the candidates in their order, how many of them are cross-checked, and what is left out."""
 
-    Recipes that were asked for by name stay.
+    candidates: list[PlannedCandidate]
+    checks: int
+    spare: list[PlannedCandidate] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inputs: PlanInputs) -> _Fitted:
+    """Leave out what doesn't fit the time: runtime settings first, then cross-checks, then candidates.
+
+    Candidates are taken by what they bring per second (see ``TimeAccount``), one of each recipe that was asked for by
+    name whatever it takes.
     """
-    refused: list[Refusal] = []
     if inputs.time_s is None:
-        return candidates, refused
-    reason = f"left out to stay inside {inputs.time_s:.0f} s"
-    for candidate in [c for c in candidates if c.precision.quantiser not in {None, "edgebuild"}][::-1]:
-        if sum(cost.seconds for cost in _costs(candidates, inputs)) <= inputs.time_s:
-            return candidates, refused
-        candidates = [c for c in candidates if c.id != candidate.id]
-        refused.append(Refusal(what=candidate.id, reason=reason))
-    raced = any(len(candidate.settings) > 1 for candidate in candidates)
-    if raced and sum(cost.seconds for cost in _costs(candidates, inputs)) > inputs.time_s:
-        candidates = [c.model_copy(update={"settings": c.settings[:1]}) for c in candidates]
-        refused.append(Refusal(what="all runtime settings but the first", reason=reason))
-    spare = [] if inputs.recipes_named else list(dict.fromkeys(c.recipe for c in candidates if c.recipe))
-    for recipe in spare[::-1]:
-        if sum(cost.seconds for cost in _costs(candidates, inputs)) <= inputs.time_s:
-            break
-        candidates = [c for c in candidates if c.recipe != recipe]
-        refused.append(Refusal(what=f"recipe {recipe}", reason=reason))
-    return candidates, refused
+        return _Fitted(candidates=candidates, checks=sum(each.precision.kind == "int8" for each in candidates))
+    single = {each.id: each.model_copy(update={"settings": each.settings[:1]}) for each in candidates}
+    account = TimeAccount(
+        box_s=inputs.time_s,
+        left_s=inputs.time_s - inputs.costs.prepare_s,
+        unit=inputs.costs,
+        max_finalists=inputs.max_finalists,
+        gain=gain,
+        recipe_s=_recipe_s(candidates, inputs),
+    )
+    chosen, account, refused = _choose(list(single.values()), account, named=inputs.recipes_named)
+    whole = {each.id: each for each in candidates}
+    room = account.left_s - after_s(chosen, inputs.costs, inputs.max_finalists)
+    quantised = [each for each in chosen if each.precision.kind == "int8"]
+    checks = min(len(quantised), int(max(room, 0.0) / inputs.costs.crosscheck_s)) if inputs.costs.crosscheck_s else 0
+    if inputs.costs.crosscheck_s:
+        reason = left_out(inputs.time_s, inputs.costs.crosscheck_s, room - checks * inputs.costs.crosscheck_s)
+        refused += [Refusal(what=f"the cross-check of {each.id}", reason=reason) for each in quantised[checks:]]
+    room -= checks * inputs.costs.crosscheck_s
+    kept = {each.id for each in chosen}
+    raced = {}
+    for each in chosen:
+        more = screening_s(len(whole[each.id].settings) - 1, inputs.costs) if each.raced else 0.0
+        fits = more <= max(room, 0.0)
+        raced[each.id] = whole[each.id] if fits else each
+        if not fits:
+            what = f"all runtime settings of {each.id} but the first"
+            refused.append(Refusal(what=what, reason=left_out(inputs.time_s, more, room)))
+        room -= more if fits else 0.0
+    return _Fitted(
+        candidates=[raced[each.id] for each in candidates if each.id in kept],
+        checks=checks,
+        spare=[each for each in candidates if each.id not in kept],
+        refused=refused,
+    )
+
+
+def _choose(
+    candidates: list[PlannedCandidate], account: TimeAccount, *, named: bool
+) -> tuple[list[PlannedCandidate], TimeAccount, list[Refusal]]:
+    """Return what fits, the most valuable first, the account after making that, and why the others don't."""
+    if named:
+        firsts = (next(c for c in candidates if c.recipe == name) for name in account.recipe_s)
+        account = replace(account, must=frozenset(each.id for each in firsts))
+    chosen: list[PlannedCandidate] = []
+    todo = list(candidates)
+    while (found := account.choose(todo, chosen)) is not None:
+        account = account.spend(account.making_s(found, chosen))
+        chosen.append(found)
+        todo.remove(found)
+    kept = {each.recipe for each in chosen}
+    whole = [
+        Refusal(what=f"recipe {name}", reason=left_out(account.box_s, seconds, account.left_s))
+        for name, seconds in account.recipe_s.items()
+        if name not in kept
+    ]
+    single = [Refusal(what=c.id, reason=account.why_not(c, chosen)) for c in todo if not c.recipe or c.recipe in kept]
+    return chosen, account, [*single, *whole]
+
+
+def _recipe_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> dict[str, float]:
+    names = dict.fromkeys(each.recipe for each in candidates if each.recipe)
+    return {name: compress_s([c for c in candidates if c.recipe == name], inputs) for name in names}
 
 
 def _over_time(costs: tuple[StageCost, ...], inputs: PlanInputs) -> tuple[str, ...]:
@@ -220,52 +274,6 @@ def _over_time(costs: tuple[StageCost, ...], inputs: PlanInputs) -> tuple[str, .
     if inputs.time_s is None or seconds <= inputs.time_s:
         return ()
     return (f"about {seconds:.0f} s is the least for what is left, more than the {inputs.time_s:.0f} s asked for",)
-
-
-def _costs(candidates: list[PlannedCandidate], inputs: PlanInputs) -> tuple[StageCost, ...]:
-    """Estimate each stage; ``inputs`` carries the unit costs, so that this stays pure."""
-    unit = inputs.costs
-    arms = sum(len(c.settings) for c in candidates if c.raced)
-    finalists = min(len({c.profile for c in candidates}) + 1, inputs.max_finalists)
-    evaluations = len(candidates)
-    quantised = sum(1 for c in candidates if c.precision.kind == "int8")
-    compress_s = _compress_s(candidates, inputs)
-    stages = (
-        StageCost(stage="data, export and reference", seconds=unit.prepare_s),
-        StageCost(stage="compress", seconds=compress_s),
-        StageCost(stage="quantise and compile", seconds=quantised * unit.quantise_s + evaluations * unit.compile_s),
-        StageCost(stage="evaluate on validation", seconds=evaluations * unit.evaluate_s),
-        StageCost(stage="cross-check int8", seconds=quantised * unit.crosscheck_s),
-        # Clear losers leave after their first screening launch; about half of the arms do.
-        StageCost(stage="screen", seconds=arms * unit.screen_launch_s * 2),
-        StageCost(
-            stage="certify",
-            seconds=(finalists + 1) * unit.certify_sessions * unit.certify_launches * unit.certify_launch_s,
-        ),
-        StageCost(stage="evaluate on test", seconds=finalists * unit.evaluate_test_s),
-    )
-    return tuple(stage for stage in stages if stage.stage != "compress" or compress_s)
-
-
-def _compress_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> float:
-    """Estimate all steps of recipes: each once for profiles of the same widths, and for recipes that begin alike.
-
-    From the first step on that has layers timed, each profile has steps of its own.
-    """
-    widths = {profile.name: profile.channel_multiple for profile in inputs.target.profiles}
-    recipes = {recipe.name: recipe for recipe in inputs.recipes}
-    begun: dict[tuple[str, int | str], RecipeStep] = {}
-    for name, profile in dict.fromkeys((c.recipe, c.profile) for c in candidates if c.recipe):
-        steps = recipes[name].steps
-        for count in range(1, len(steps) + 1):
-            timed = any(step.times_layers for step in steps[:count])
-            so_far = digest_json([step.to_json() for step in steps[:count]])
-            begun[so_far, profile if timed else widths[profile]] = steps[count - 1]
-    unit, seconds = inputs.costs, 0.0
-    for step in begun.values():
-        seconds += unit.compress_s + step.learns * unit.train_sample_s
-        seconds += inputs.quantisable_ops * unit.time_layer_s * step.times_layers
-    return seconds
 
 
 def plan_digest(plan: Plan) -> str:

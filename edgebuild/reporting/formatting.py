@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Setting
     from edgebuild.core.measurement import Comparison, LatencySummary, Percentile, ThroughputSummary
+    from edgebuild.core.record import BuildRecord, StepRecord
 
 NONE = "–"
 MINUS = "\u2212"
@@ -86,6 +87,18 @@ def seconds_text(seconds: float) -> str:
         return f"{number(seconds, 1)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def taken_text(record: BuildRecord) -> str:
+    """Return what a build took, over all of its runs."""
+    runs = "" if record.runs == 1 else f" in {record.runs} runs"
+    return f"{seconds_text(record.seconds)}{runs}"
+
+
+def why_text(step: StepRecord) -> str:
+    """Return why a step ran or was reused, and of what was reused what making it took."""
+    took = f"; making it took {seconds_text(step.made_s)}" if step.reused and step.made_s >= 1 else ""
+    return f"{step.why}{took}"
 
 
 def percent(fraction: float) -> str:

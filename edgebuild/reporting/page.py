@@ -69,7 +69,7 @@ def both(draw: Callable[[charts.Frame], Html], *, height: float, caption: str | 
 
 def header(record: BuildRecord) -> Html:
     """Return the top of the page: what was built, the verdict in one sentence, and the figures behind it."""
-    facts = f"{record.device} · {record.started_at} · took {formatting.seconds_text(record.seconds)}"
+    facts = f"{record.device} · {record.started_at} · took {formatting.taken_text(record)}"
     about = sentences.subject(record)
     return tag(
         "header",

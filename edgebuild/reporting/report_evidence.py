@@ -241,7 +241,7 @@ def refused(record: BuildRecord) -> Section:
         return "Refused in planning", None
     rows = [(None, [each.what, each.reason]) for each in record.refused_in_planning]
     return "Refused in planning", table(
-        ["Combination", "Why"], rows, caption="Never built, because it can't work here."
+        ["Combination", "Why"], rows, caption="Never built: it can't work here, or there was no time for it."
     )
 
 
@@ -252,7 +252,14 @@ def steps(record: BuildRecord) -> Section:
     rows = [
         (
             None,
-            [s.label, s.kind, "reused" if s.reused else "ran", formatting.seconds_text(s.seconds), s.why, s.key[:12]],
+            [
+                s.label,
+                s.kind,
+                "reused" if s.reused else "ran",
+                formatting.seconds_text(s.seconds),
+                formatting.why_text(s),
+                s.key[:12],
+            ],
         )
         for s in record.steps
     ]

@@ -286,7 +286,7 @@ def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
         table.add_row(
             _text(s.label),
             _text(formatting.seconds_text(s.seconds)),
-            _text(("reused: " if s.reused else "ran: ") + s.why),
+            _text(("reused: " if s.reused else "ran: ") + formatting.why_text(s)),
         )
     return [_text(("\nSteps", "bold")), table]
 

@@ -19,6 +19,7 @@ from edgebuild.building.compress import (
     step_of,
 )
 from edgebuild.building.context import Options
+from edgebuild.building.timebox import Limits
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import load_project, parse_project
 from edgebuild.catalogue.resolve import resolve
@@ -243,6 +244,8 @@ def test_what_fails_in_a_recipe_is_that_recipes_result(
         guard=Guard(alive=never_stop, reports=tmp_path / "bugs", project=tmp_path),
         progress=NoProgress(),
         check=never_stop,
+        box=None,
+        limits=Limits(),
     )
     prepared: Any = None
     made = compress.compress_models(plan, prepared, context)

@@ -48,8 +48,8 @@ def project(
 
 
 def told(made: Project, level: float = 0.95) -> list[str]:
-    found, unread = peek(made)
-    return [*unread, *warnings(made, budget_of(made, Options()), found, test_level=level)]
+    found = peek(made)
+    return [*found.unread, *warnings(made, budget_of(made, Options()), found.described, test_level=level)]
 
 
 APART = {"calibration": range(20), "validation": range(100, 300), "test": range(300, 500)}

@@ -1,0 +1,123 @@
+"""A timed look at this model on this machine: what loading it and calling it once take. For estimates only."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgebuild.errors import EdgebuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgebuild.building.prepare import ModelInputs
+    from edgebuild.catalogue.project import Project
+    from edgebuild.core.artifact import Contract
+
+#: Calls are timed for this long, at most so many, after a first one that isn't timed unless it takes longer than that.
+ENOUGH_S, MOST_CALLS = 2.0, 20
+#: A torch module is called with so many frames at once where its batch is free: eager calls cost what no runtime does.
+TORCH_BATCH = 16
+#: Where nothing can be timed: what a small CPU does in a second, what a call costs in addition, and a load.
+ASSUMED_MACS_PER_S = 50e9
+ASSUMED_CALL_S, ASSUMED_LOAD_S = 0.0002, 0.2
+ASSUMED_MACS = 10_000_000
+#: How much longer the unoptimised model takes.
+ASSUMED_PLAIN = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTimes:
+    """Seconds: loading the model into a runtime, a call of the optimised model, and one of the unoptimised.
+
+    ``measured`` is false where they are only assumed. A call is one batch of the shipped shape.
+    """
+
+    load_s: float
+    call_s: float
+    plain_s: float
+    measured: bool = True
+
+
+def assumed(macs: int | None) -> ModelTimes:
+    """Return what a model of that arithmetic is assumed to take."""
+    call_s = ASSUMED_CALL_S + (macs or ASSUMED_MACS) / ASSUMED_MACS_PER_S
+    return ModelTimes(load_s=ASSUMED_LOAD_S, call_s=call_s, plain_s=ASSUMED_PLAIN * call_s, measured=False)
+
+
+def time_frozen(prepared: ModelInputs, library: Path | None) -> ModelTimes | None:
+    """Time the frozen model on the first validation samples; None where that can't be done here."""
+    from edgebuild.models.dataset import Dataset
+
+    data, contract = Dataset.open(prepared.validation.path), prepared.contract
+    feeds = {spec.name: data.array(spec.name)[: contract.batch] for spec in contract.inputs}
+    return time_onnx(prepared.frozen.path / "model.onnx", feeds, contract, library)
+
+
+def time_onnx(
+    path: Path, feeds: Mapping[str, NDArray[Any]], contract: Contract, library: Path | None
+) -> ModelTimes | None:
+    """Time an ONNX file, fed with frames of its first inputs, its constants and a zero state."""
+    from edgebuild.models.host_session import HostSession, constant_array, zero_state
+
+    constants = {each.name: constant_array(each) for each in contract.constants}
+    whole = {**feeds, **constants, **zero_state(contract)}
+    try:
+        load_s, optimised = timed(lambda: HostSession(path, library=library, optimised=True))
+        call_s = call_seconds(lambda: optimised(whole))
+        plain = HostSession(path, library=library)
+        return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_seconds(lambda: plain(whole)))
+    except EdgebuildError:
+        return None
+
+
+def time_torch(project: Project, frames: Mapping[str, NDArray[Any]]) -> ModelTimes | None:
+    """Time the model that the project's factory makes, on one sample; None where that can't be done here."""
+    import numpy as np
+    import torch
+
+    from edgebuild.building.prepare import batch_is_free
+    from edgebuild.catalogue.callables import load_callable
+    from edgebuild.models.host_session import constant_array
+    from edgebuild.models.torch_models import make_module
+
+    factory = project.model.factory
+    if factory is None or project.stateful:
+        return None
+    constants = {each.name: constant_array(each) for each in project.constants}
+    batch = TORCH_BATCH if batch_is_free(project) else 1
+    several = {name: np.repeat(array, batch, axis=0) for name, array in frames.items()}
+    arrays = [constants[i.name] if i.name in constants else several[i.name] for i in project.inputs]
+    try:
+        load_s, module = timed(
+            lambda: make_module(load_callable(factory, project.folder), factory, project.weights_path)
+        )
+        tensors = [torch.from_numpy(array) for array in arrays]
+        with torch.inference_mode():
+            call_s = ASSUMED_CALL_S + call_seconds(lambda: module.eval()(*tensors)) / batch
+    except (EdgebuildError, RuntimeError, TypeError, ValueError):
+        # A model that can't be called is reported by the build in its own words; here only its time stays unknown.
+        return None
+    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_s)
+
+
+def call_seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the median of a few calls, in seconds; one that takes long is timed once."""
+    first, _ = timed(call, clock)
+    if first > ENOUGH_S:
+        return first
+    taken: list[float] = []
+    while sum(taken) < ENOUGH_S and len(taken) < MOST_CALLS:
+        taken.append(timed(call, clock)[0])
+    return sorted(taken)[len(taken) // 2]
+
+
+def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
+    """Return how long a call took, in seconds, and what it returned."""
+    start = clock()
+    found = call()
+    return clock() - start, found

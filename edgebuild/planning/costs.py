@@ -1,0 +1,125 @@
+"""What a set of candidates costs, stage by stage, from what one piece of work costs. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgebuild.core.values import Value, digest_json
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from edgebuild.planning.candidates import PlannedCandidate
+    from edgebuild.planning.inputs import PlanInputs, UnitCosts
+    from edgebuild.planning.recipes import RecipeStep
+
+#: Clear losers leave after their first screening launch; about this share of the arms do.
+LEAVE_EARLY = 0.5
+
+
+class StageCost(Value):
+    """About how long one stage will take."""
+
+    stage: str
+    seconds: float
+
+
+def making_s(planned: PlannedCandidate, made: Collection[PlannedCandidate], unit: UnitCosts) -> float:
+    """Return what quantising, compiling, evaluating and judging one more candidate takes, in seconds.
+
+    What has the precision of another one on the same model is quantised once for both.
+    """
+    quantised = planned.id in unit.ready or any(
+        (each.recipe, each.precision) == (planned.recipe, planned.precision) for each in made
+    )
+    return unit.compile_s + unit.evaluate_s + (0.0 if quantised else quantise_s(planned, unit))
+
+
+def quantise_s(planned: PlannedCandidate, unit: UnitCosts) -> float:
+    """Return what quantising takes, in seconds; of a quantiser that nothing is known of, what the dearest takes."""
+    if planned.precision.kind != "int8":
+        return 0.0
+    return unit.quantise_s.get(planned.precision.quantiser or "", max(unit.quantise_s.values(), default=0.0))
+
+
+def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int) -> int:
+    """Return how many arms a certify session of these candidates has, the baseline's among them."""
+    raced = [each for each in candidates if each.raced]
+    return min(len(raced), min(len({each.profile for each in raced}) + 1, max_finalists) + 1)
+
+
+def screening_s(arms: int, unit: UnitCosts) -> float:
+    """Return what screening that many arms takes, in seconds."""
+    return arms * unit.screen_launch_s * (1 + (unit.screen_launches - 1) * (1 - LEAVE_EARLY))
+
+
+def certifying_s(arms: int, unit: UnitCosts, *, least: bool = False) -> float:
+    """Return what certifying that many arms takes, in seconds: about, or at the very least."""
+    launches = unit.certify_least if least else unit.certify_launches
+    return arms * (unit.certify_sessions * launches * unit.certify_launch_s + unit.finalist_s)
+
+
+def testing_s(arms: int, unit: UnitCosts) -> float:
+    """Return what opening the test set for that many artifacts takes, in seconds."""
+    return unit.reference_test_s + arms * unit.evaluate_test_s if arms else 0.0
+
+
+def after_s(
+    candidates: Collection[PlannedCandidate], unit: UnitCosts, max_finalists: int, *, least: bool = False
+) -> float:
+    """Return what follows once these candidates are made, each with one setting, in seconds."""
+    arms = certified_arms(candidates, max_finalists)
+    measuring = screening_s(sum(each.raced for each in candidates), unit) + certifying_s(arms, unit, least=least)
+    return measuring + testing_s(arms, unit) + unit.report_s
+
+
+def stage_costs(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, *, checks: int) -> tuple[StageCost, ...]:
+    """Estimate each stage. ``checks`` is how many int8 candidates are cross-checked.
+
+    Certifying takes what is left of a time box, between the least and what it takes otherwise.
+    """
+    unit = inputs.costs
+    arms = certified_arms(candidates, inputs.max_finalists)
+    made: list[PlannedCandidate] = []
+    making = 0.0
+    for each in candidates:
+        making += making_s(each, made, unit) - unit.evaluate_s
+        made.append(each)
+    compressing = compress_s(candidates, inputs)
+    stages = {
+        "data, export and reference": unit.prepare_s,
+        "compress": compressing,
+        "quantise and compile": making,
+        "evaluate on validation": len(candidates) * unit.evaluate_s,
+        "cross-check int8": checks * unit.crosscheck_s,
+        "screen": screening_s(sum(len(each.settings) for each in candidates if each.raced), unit),
+        "certify": 0.0,
+        "evaluate on test": testing_s(arms, unit),
+        "report": unit.report_s,
+    }
+    least, most = (certifying_s(arms, unit, least=least) for least in (True, False))
+    left = most if inputs.time_s is None else inputs.time_s - sum(stages.values())
+    stages["certify"] = min(most, max(least, left))
+    optional = {"compress", "cross-check int8"}
+    return tuple(StageCost(stage=k, seconds=v) for k, v in stages.items() if v or k not in optional)
+
+
+def compress_s(candidates: Collection[PlannedCandidate], inputs: PlanInputs) -> float:
+    """Estimate all steps of recipes: each once for profiles of the same widths, and for recipes that begin alike.
+
+    From the first step on that has layers timed, each profile has steps of its own.
+    """
+    widths = {profile.name: profile.channel_multiple for profile in inputs.target.profiles}
+    recipes = {recipe.name: recipe for recipe in inputs.recipes}
+    begun: dict[tuple[str, int | str], RecipeStep] = {}
+    for name, profile in dict.fromkeys((c.recipe, c.profile) for c in candidates if c.recipe):
+        steps = recipes[name].steps
+        for count in range(1, len(steps) + 1):
+            timed = any(step.times_layers for step in steps[:count])
+            so_far = digest_json([step.to_json() for step in steps[:count]])
+            begun[so_far, profile if timed else widths[profile]] = steps[count - 1]
+    unit, seconds = inputs.costs, 0.0
+    for step in begun.values():
+        seconds += unit.compress_s + step.learns * unit.train_sample_s
+        seconds += inputs.quantisable_ops * unit.time_layer_s * step.times_layers
+    return seconds
