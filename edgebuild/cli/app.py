@@ -51,7 +51,10 @@ BudgetOption = Annotated[
 ]
 TimeOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--time", help="Plan less, so that the build takes about this long: 90s, 10m, 2h. Default: no limit."),
+    typer.Option(
+        "--time",
+        help="A time box for the whole build, such as 90s, 10m or 2h. What doesn't fit is left out. Default: none.",
+    ),
 ]
 RecipesOption = Annotated[
     Optional[list[str]],  # noqa: UP045

@@ -26,9 +26,9 @@ FRAMES = {"calibration": 300, "validation": 1_000, "test": 4_000}
 PLAIN, INT8 = make_plan(inputs(profile("a", precisions=(FP32, OURS)))).candidates
 
 
-def costs(times: ModelTimes, **more: float) -> UnitCosts:
+def costs(times: ModelTimes, reference_s: float | None = None) -> UnitCosts:
     project = parse_project(tables(), Path())
-    return unit_costs(project, Options(), times, FRAMES, BOARD, macs=None, **more)[0]
+    return unit_costs(project, Options(), times, FRAMES, BOARD, macs=None, reference_s=reference_s)[0]
 
 
 def test_a_slow_model_costs_more_wherever_it_is_run() -> None:

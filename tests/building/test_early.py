@@ -17,11 +17,13 @@ from edgebuild.judging.budget import parse_budget
 from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
 from edgebuild.pipeline import build, plan
-from tests.cli.example import write_project
+from tests.cli.example import classifier_weights, classify, write_project
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from edgebuild.catalogue.project import Project
 
@@ -189,3 +191,26 @@ def test_which_of_several_outputs_the_metric_reads_is_asked_before_data_are_read
             ask(made)
         assert f'output = "{first}"' in caught.value.hint
         assert ("none is called" if output else "accuracy reads one") in caught.value.message
+
+
+def said_of_the_reference(folder: Path, answers: Callable[[NDArray[Any]], NDArray[Any]], **tables: str) -> list[str]:
+    """Build with targets that are a function of the model's own answers; return what is said of the original."""
+    made = project(folder, APART, tables={"budget": "points = 2.0", **tables})
+    for split in ("validation", "test"):
+        with np.load(folder / f"{split}.npz") as arrays:
+            images = arrays["image"]
+        own = classify(images, classifier_weights()).argmax(axis=1)
+        np.savez(folder / f"{split}.npz", image=images, target=answers(own))
+    records = build(made, Options(no_measure=True, targets=("raspberry-pi-5",)))
+    return [note.text for note in records[0].notes if "the original" in note.text]
+
+
+def test_an_original_that_is_always_right_or_always_wrong_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    (right,) = said_of_the_reference(tmp_path / "right", lambda own: own)
+    assert right == (
+        "the original makes no mistake on validation (accuracy 1.0000, n = 200): if it was trained on them, what is "
+        "measured on them says little about new data"
+    )
+    (wrong,) = said_of_the_reference(tmp_path / "wrong", lambda own: (own + 1) % 4)
+    assert wrong.startswith("the original gets nothing right on validation (accuracy 0.0000, n = 200)")
+    assert said_of_the_reference(tmp_path / "mixed", lambda own: np.where(np.arange(len(own)) % 9, own, 0)) == []

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.building import losers
 from edgebuild.building.certify import Screening
 from edgebuild.building.losers import explain_slow, why_slow
 from edgebuild.building.results import MeasurementResults
 from edgebuild.core.measurement import Layer, Measurements
+from edgebuild.measuring import side
 from tests.building.test_decisions import built, entrant, entrants, latency
 from tests.planning.test_plan import OURS
 
@@ -41,7 +41,7 @@ def _explained(
     found = {plain.arm.id: FAST, slow.arm.id: int8}
     session: Any = SimpleNamespace(folder=Path("s"))
     bench: Any = SimpleNamespace(deadline_s=deadline_s, attempt=lambda _, work: work())
-    monkeypatch.setattr(losers.side, "read_layers", lambda *_: LAYERS)
+    monkeypatch.setattr(side, "read_layers", lambda *_: LAYERS)
     raced = entrants(replace(plain), slow)
     return explain_slow(MeasurementResults(), raced, Screening(session, found, {}), bench)
 
