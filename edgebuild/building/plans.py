@@ -82,7 +82,8 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     ready = quantised(make_plan(inputs.model_copy(update={"time_s": None})).candidates, prepared, context)
     costs = inputs.costs.model_copy(update={"ready": ready})
     plan = make_plan(inputs.model_copy(update={"costs": costs}))
-    context.progress.say(f"{len(plan.candidates)} candidates for {plan.target}, about {minutes(plan.seconds)} in all")
+    count = f"{len(plan.candidates)} candidate{'s' * (len(plan.candidates) != 1)}"
+    context.progress.say(f"{count} for {plan.target}, about {minutes(plan.seconds)} in all")
     return plan
 
 

@@ -23,7 +23,9 @@ def test_an_unreachable_budget_says_how_close_it_came_and_keeps_the_best(built: 
         "too few validation data: 400",
         "too few test data: 401",
     ]
-    assert ended.err == "".join(f"  note: {note['text']}\n" for note in found["notes"])
+    *said, estimate = ended.err.splitlines()
+    assert said == [f"  note: {note['text']}" for note in found["notes"]]
+    assert estimate.startswith("  note: 1 candidate for quick, about ")
     assert found["outcome"] == "missed"
     assert found["chosen"] is None
     assert found["summary"].startswith("No candidate stays inside the budget; the nearest is quick/fp32: accuracy ")
