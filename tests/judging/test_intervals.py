@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from edgebuild.errors import DataError
 from edgebuild.judging.arrays import frame_groups, frame_labels
 from edgebuild.judging.intervals import (
+    LEAST_BATCH,
     Interval,
     _standard_errors,
     bootstrap,
@@ -175,19 +176,22 @@ STATISTICS: dict[str, tuple[float, Any]] = {
 }
 
 
-@pytest.mark.parametrize("draws", [10, 50, 200])
+@pytest.mark.parametrize(("draws", "part"), [(10, 1.0), (50, 1.0), (200, 1.0), (10, 0.5), (10, 0.25)])
 @pytest.mark.parametrize("statistic", STATISTICS)
-def test_few_draws_cover_as_well_as_many(statistic: str, draws: int) -> None:
-    """95 % nominal, 12 to 120 samples: at least 93 % over all, at every number of draws."""
+def test_few_draws_cover_as_well_as_many(statistic: str, draws: int, part: float) -> None:
+    """95 % nominal, 12 to 120 samples: at least 93 % over all, at every number of draws, of all units or a part."""
     truth, value = STATISTICS[statistic]
     random = np.random.default_rng(8)
     held = trials = 0
     for n in (12, 40, 120):
         for _ in range(500):
             one, other = random.normal(0.02, 0.1, n), random.integers(1, 10, n)
-            picks = random.integers(0, n, (draws, n))
+            size = n if n < 2 * LEAST_BATCH else int(n * part)
+            picks = random.integers(0, n, (draws, size))
             estimate = float(value(one[None], other[None])[0])
-            found = _standard_errors(value(one[picks], other[picks]), estimate, n, 0.95, grouped=False, widest=math.inf)
+            found = _standard_errors(
+                value(one[picks], other[picks]), estimate, n, 0.95, grouped=False, widest=math.inf, size=size
+            )
             held += found.low <= truth <= found.high
             trials += 1
     assert held / trials >= 0.93
@@ -197,10 +201,10 @@ def test_few_draws_cover_as_well_as_many(statistic: str, draws: int) -> None:
 @given(st.lists(st.floats(-1, 1), min_size=11, max_size=60), st.integers(0, 2))
 def test_an_undefined_draw_never_narrows_an_interval(values: list[float], undefined: int) -> None:
     drawn = np.asarray([*values, *values])
-    whole = _standard_errors(drawn, 0.0, 30, 0.95, grouped=False, widest=2.0)
+    whole = _standard_errors(drawn, 0.0, 30, 0.95, grouped=False, widest=2.0, size=30)
     drawn[:undefined] = np.nan
-    found = _standard_errors(drawn, 0.0, 30, 0.95, grouped=False, widest=2.0)
-    rest = _standard_errors(drawn[undefined:], 0.0, 30, 0.95, grouped=False, widest=2.0)
+    found = _standard_errors(drawn, 0.0, 30, 0.95, grouped=False, widest=2.0, size=30)
+    rest = _standard_errors(drawn[undefined:], 0.0, 30, 0.95, grouped=False, widest=2.0, size=30)
     assert (undefined == 0) == (found.method == whole.method)
     assert found.high >= rest.high * (1 - 0.05) - 1e-12
 

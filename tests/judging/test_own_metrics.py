@@ -181,7 +181,9 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("call_s", "draws"), [(0.001, 200), (0.015, 100), (0.037, 50), (0.09, 20), (3.0, 10)])
+@pytest.mark.parametrize(
+    ("call_s", "draws"), [(0.001, 200), (0.015, 100), (0.037, 50), (0.09, 20), (0.19, 10), (3.0, 10)]
+)
 def test_a_slow_metric_is_resampled_as_often_as_its_time_allows(call_s: float, draws: int) -> None:
     clock = Clock()
 
@@ -193,6 +195,27 @@ def test_a_slow_metric_is_resampled_as_often_as_its_time_allows(call_s: float, d
     found = paired_drop(PAIR, metric, level=0.95, seed=0, pace=Pace(clock=clock))
     assert f", {draws} draws of 60 samples" in found.interval.method
     assert found.interval.low < found.drop < found.interval.high
+
+
+def test_a_very_slow_metric_is_asked_about_parts_of_the_samples() -> None:
+    """A second for all 60: ten draws of 20 take no longer than three of all."""
+    clock, asked = Clock(), []
+
+    def slow(outputs: Any, targets: Any) -> float:
+        clock.now += len(targets) / 60
+        asked.append(len(targets))
+        return dice(outputs, targets)
+
+    metric = custom(slow, name="m:slow", direction="maximise", scale=(0, 1))
+    found = paired_drop(PAIR, metric, level=0.95, seed=0, pace=Pace(clock=clock))
+    assert ", 10 draws of 20 of 60 samples" in found.interval.method
+    assert asked == [60] * 4 + [20] * 20
+    whole = paired_drop(PAIR, custom(dice, name="m:dice", direction="maximise"), level=0.95, seed=0).interval
+    assert 0.5 < (found.interval.high - found.interval.low) / (whole.high - whole.low) < 2
+    unscaled = paired_drop(
+        PAIR, custom(slow, name="m:slow", direction="maximise"), level=0.95, seed=0, pace=Pace(clock=clock)
+    )
+    assert ", 10 draws of 60 samples" in unscaled.interval.method
 
 
 def test_what_is_only_computed_here_is_timed_by_its_computing() -> None:
