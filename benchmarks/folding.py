@@ -1,6 +1,6 @@
 """What folding is worth: a ResNet whose normalisations are written out as Sub, Mul and Add, folded and as it is.
 
-    python benchmarks/folding.py [--width 32] [--sets 8] [--quantiser edgebuild] [--work FOLDER]
+    python benchmarks/folding.py [--width 32] [--sets 8] [--quantiser nncf] [--work FOLDER]
 
 53 convolutions at 224 x 224 with random weights, on ONNX Runtime and OpenVINO, in fp32 and int8, one thread. The two
 forms run in processes of their own that take bursts in turn, in balanced order, so that what else runs on the machine
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -43,7 +44,7 @@ SIDE = 224
 #: Blocks of each stage, as in ResNet-50.
 STAGES = (3, 4, 6, 3)
 FRAMES = 32
-BURST_S, WARM_UP_S, BURSTS = 0.2, 1.0, 12
+BURST_S, WARM_UP_S, BURSTS = 0.25, 0.5, 8
 #: Student's 97.5 % quantiles, by degrees of freedom.
 STUDENT = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 9: 2.262, 11: 2.201, 15: 2.131}
 
@@ -112,7 +113,10 @@ def images(count: int) -> Any:
 
 
 def quantised(model: Any, name: str, folder: Path) -> Any:
-    """The model in int8 by one of edgebuild's quantisers, as a build calls it."""
+    """The model in int8 by one of edgebuild's quantisers, as a build calls it, or what ``folder`` holds of it."""
+    made = folder / "out" / "model.onnx"
+    if made.is_file():
+        return onnx.load(str(made))
     spec = TensorSpec(name="image", shape=(1, 3, SIDE, SIDE), dtype="float32")
     contract = Contract(inputs=(spec,), outputs=(TensorSpec(name="logits", shape=(1, 1000), dtype="float32"),))
     for part in ("model", "calibration", "scratch", "out"):
@@ -133,7 +137,7 @@ def quantised(model: Any, name: str, folder: Path) -> Any:
     context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=folder / "scratch")
     inputs = {"model": folder / "model", "calibration": folder / "calibration"}
     quantiser(name)(precision, contract, (), FRAMES).run(inputs, folder / "out", context)
-    return onnx.load(str(folder / "out" / "model.onnx"))
+    return onnx.load(str(made))
 
 
 def session(runtime: str, path: str) -> Callable[[Any], Any]:
@@ -234,13 +238,15 @@ def measure(width: int, sets: int, name: str, work: Path) -> tuple[list[dict[str
     models = {"fp32": (plain, result.model)}
     made = tuple(quantised(m, name, work / f"int8-{i}") for i, m in enumerate(models["fp32"]))
     models["int8"] = (made[0], made[1])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    loads = [os.getloadavg()[0]]
     for precision, pair in models.items():
         paths = (work / f"{precision}-plain.onnx", work / f"{precision}-folded.onnx")
         for model, path in zip(pair, paths, strict=True):
             save(model, path)
         for runtime in ("onnxruntime", "openvino"):
             rows.append({"runtime": runtime, "precision": precision, **compare(runtime, paths, sets)})
+            loads.append(os.getloadavg()[0])
             print(rows[-1], flush=True)
     about = {
         "convolutions": sum(node.op_type == "Conv" for node in plain.graph.node),
@@ -249,6 +255,7 @@ def measure(width: int, sets: int, name: str, work: Path) -> tuple[list[dict[str
         "operators": result.operators,
         "fold_cpu_s": took,
         "difference": difference(plain, result.model),
+        "loads": loads,
     }
     return rows, about
 
@@ -260,8 +267,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--sets", type=int, default=8, choices=[n + 1 for n in STUDENT])
     parser.add_argument("--quantiser", default="nncf")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--machine-was", default="", help="what else ran, for the page")
+    parser.add_argument("--work", type=Path, help="keeps the int8 models for another run. Default: nothing is kept")
     options = parser.parse_args()
     if options.worker:
         worker(*options.worker)
@@ -278,7 +284,9 @@ A ResNet of {about["convolutions"]} convolutions at 224 x 224 ({about["file_mb"]
 normalisations are written out as Sub, Mul and Add: {about["nodes"][0]} nodes as it is, {about["nodes"][1]} folded, in
 {about["fold_cpu_s"]:.2f} s of CPU. Outputs differ by at most {about["difference"]:.1e} of the largest. Int8 by the
 quantiser `{options.quantiser}` on {FRAMES} images. n = {options.sets} sets of two live processes, {BURSTS} bursts of
-{BURST_S} s each, one thread, CPU time of a call; 95 % intervals over the sets. {options.machine_was}
+{BURST_S} s each, one thread, CPU time of a call; 95 % intervals over the sets.
+The load of the machine, with this, was {", ".join(f"{load:.0f}" for load in about["loads"])} from one comparison to the
+next, on {os.cpu_count()} cores.
 
 | runtime | precision | as it is, ms | folded, ms | ratio |
 | --- | --- | --- | --- | --- |
