@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJson
 
 from edgebuild.catalogue.tables import Table
 from edgebuild.core.artifact import DType
+from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.core.objective import ObjectiveName
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -185,7 +186,10 @@ class DataTable(Table):
 class MetricTable(Table):
     """How good outputs are: a built-in metric by name, or a callable of yours."""
 
-    name: Text | None = Field(default=None, description='A built-in metric, such as `"accuracy"`.')
+    name: Text | None = Field(
+        default=None,
+        description=f"A built-in metric ([which reads what](metrics.md)): {', '.join(METRIC_NAMES)}; or a package's.",
+    )
     output: Text | None = Field(
         default=None, description="The output that a built-in metric reads, where the model has several."
     )

@@ -131,7 +131,9 @@ test = "data:test"                      # {fill}: sealed; opened once, to certif
 [metric]{note}
 name = "accuracy"                       # {fill}: a built-in metric, or one of yours:
 {output}
+# decode = "reading:texts"              # makes texts, boxes or maps of the outputs, where it needs them
 # callable = "metrics:auc"              # metrics:auc(outputs, targets) -> float
+# per_sample = "metrics:each"           # or numbers per sample, computed once: see docs/metrics.md
 # direction = "maximise"
 # scale = [0.0, 1.0]
 

@@ -160,6 +160,7 @@ def bootstrap(
         size = min(units, max(LEAST_BATCH, int(units * pace.box_s / (draws * fastest))))
     if size < units:
         values, picks = [], _resamples(units, draws, seed, size)
+        failures.clear()
     left = draws - len(values)
     with pace.progress.task(title, total=left) as task:
         for pick in islice(picks, left):
