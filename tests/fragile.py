@@ -36,7 +36,7 @@ def _break(operation, kind):
 
 def _operation():
     loaded = {name.rpartition(".")[2] for name in _sys.modules}
-    return next((name for name in ("memory", "measure", "evaluate") if name in loaded), "")
+    return next((name for name in ("memory", "bursts", "measure", "evaluate") if name in loaded), "")
 
 
 class Session(_Session):

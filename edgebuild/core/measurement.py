@@ -32,6 +32,9 @@ class Launch(Value):
     Of an artifact that ends early, ``exits`` says how many of the inferences ended where, ``mean_ns`` what one took in
     that mix: its median would be the time of whichever exit most took.
 
+    Samples may be taken in ``bursts``, in turn with other processes: this is how many each holds, and ``burst_ns`` are
+    their medians.
+
     Of an artifact that ships a weights file, ``decode_s`` is the part of ``load_s`` that decoding it took, and
     ``decoded_bytes`` what came out.
     """
@@ -47,6 +50,8 @@ class Launch(Value):
     per_s: float | None = None
     mean_ns: int | None = None
     exits: tuple[tuple[str, int], ...] = ()
+    bursts: tuple[int, ...] = ()
+    burst_ns: tuple[int, ...] = ()
     start_s: float | None = None
     import_s: float
     load_s: float

@@ -63,12 +63,13 @@ class RemoteFile(Answer):
 class Event(Answer):
     """A word before the answer: how far the work is, or what became of a hold."""
 
-    event: Literal["progress", "waiting", "held", "pinned"]
+    event: Literal["progress", "waiting", "held", "pinned", "ready", "burst"]
     phase: Text = ""
     done: Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)] | None = None
     total: Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)] | None = None
     holder: Text = ""
     attempt: Count | None = None
+    available_bytes: Count | None = None
 
 
 class Probed(Answer):
@@ -184,6 +185,18 @@ class Launched(Answer):
         return self
 
 
+class Paced(Launched):
+    """One launch whose samples were taken in bursts, in their order."""
+
+    bursts: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _all_of_them(self) -> Self:
+        if sum(self.bursts) != self.count:
+            raise ValueError("should hold as many samples as its bursts")
+        return self
+
+
 class Flown(Launched):
     """One launch with several requests in flight: the samples are starts, then ends."""
 
@@ -282,6 +295,7 @@ SCHEMAS: Mapping[str, type[Answer]] = {
     "stage": Staged,
     "evaluate": Evaluated,
     "measure": Launched,
+    "bursts": Paced,
     "throughput": Flown,
     "memory": Remembered,
     "energy": Spent,

@@ -101,6 +101,21 @@ class RunnerClient:
         finally:
             channel.kill()
 
+    def live(
+        self,
+        request: Mapping[str, Any],
+        *,
+        time_limit_s: float,
+        silence_s: float,
+        check: Callable[[], None] = never_stop,
+    ) -> LiveRun:
+        """Return a fresh process that takes bursts when asked; whoever asks for it closes it.
+
+        It is over after ``time_limit_s``, and when it says nothing for ``silence_s`` where something is expected.
+        """
+        channel = self.start("bursts", request, time_limit_s=time_limit_s)
+        return LiveRun(channel, self.device, time_limit_s, silence_s, check)
+
     def start(self, op: str, request: Mapping[str, Any], *, time_limit_s: float) -> Channel:
         """Return the channel of a fresh process that has got its request; whoever asks for it kills it."""
         fence = {} if self.attempt is None else {"attempt": self.attempt}
@@ -217,6 +232,39 @@ class RunnerClient:
                 hint="Check the device's disk and memory.",
             )
         return self._runner
+
+
+class LiveRun:
+    """A process on a device that holds a model and takes a burst of samples when asked; it sleeps in between.
+
+    Every method raises what ``RunnerClient.call`` does.
+    """
+
+    def __init__(
+        self, channel: Channel, device: Device, time_limit_s: float, silence_s: float, check: Callable[[], None]
+    ) -> None:
+        self._channel = channel
+        self.knock: Callable[[], None] = Heartbeat(channel) if device.detached else never_stop
+        self._conversation = Conversation(channel, "bursts", device.id, time_limit_s, silence_s, check)
+
+    def ready(self) -> int | None:
+        """Wait until it has warmed up; return how much memory the device has left, in bytes, where it knows."""
+        available: int | None = self._conversation.event("ready").get("available_bytes")
+        return available
+
+    def burst(self) -> None:
+        """Have it take a burst, and wait for the end of it."""
+        self._channel.send("burst")
+        self._conversation.event("burst")
+
+    def end(self) -> dict[str, Any]:
+        """Return the launch, its samples being written."""
+        self._channel.send("end")
+        return self._conversation.result(None)
+
+    def close(self) -> None:
+        """End it, whatever it does; twice is fine."""
+        self._channel.kill()
 
 
 class Heartbeat:

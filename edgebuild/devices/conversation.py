@@ -31,7 +31,7 @@ EXIT_S = 10.0
 MAX_TOTAL_BYTES = 16 << 20
 MAX_LINES = 100_000
 #: Operations that run the user's model in a runtime: when one dies, that may be the model's doing.
-MODEL_OPS = frozenset({"compile", "evaluate", "measure", "throughput", "memory", "energy", "layers"})
+MODEL_OPS = frozenset({"compile", "evaluate", "measure", "bursts", "throughput", "memory", "energy", "layers"})
 
 _ERRORS: Mapping[str, type[EdgebuildError]] = {
     "model": ModelError,
@@ -82,6 +82,18 @@ class Conversation:
                 raise self._error(message["error"])
             else:
                 raise self._nonsense(json.dumps(message))
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """Return the next event of a kind, passing over others; raises what ``RunnerClient.call`` says."""
+        while True:
+            message = self._next()
+            if isinstance(message.get("error"), dict):
+                raise self._error(message["error"])
+            if "event" not in message:
+                raise self._nonsense(json.dumps(message))
+            event = answers.checked(answers.Event, message, self._who)
+            if event["event"] == kind:
+                return event
 
     def _next(self) -> dict[str, Any]:
         line = self._line()

@@ -9,7 +9,7 @@ from edgebuild.devices.runner.throughput import rate
 from edgebuild.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -65,3 +65,11 @@ def _median(ordered: NDArray[np.int64]) -> int:
     """The runner's own arithmetic."""
     count = len(ordered)
     return int((int(ordered[(count - 1) // 2]) + int(ordered[count // 2])) / 2.0)
+
+
+def burst_medians(path: Path, bursts: Sequence[int]) -> tuple[int, ...]:
+    """Return the median of each burst in ns; ``bursts`` says how many samples each holds."""
+    import numpy as np
+
+    ends = np.cumsum(bursts)[:-1]
+    return tuple(_median(np.sort(burst)) for burst in np.split(np.fromfile(path, dtype="<i8"), ends))

@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.core.measurement import Comparison, Energy, Fact, Launch, Measurement, Memory
 from edgebuild.core.values import digest_json
-from edgebuild.devices import answers
 from edgebuild.devices.probe import read_probe, require_alive
 from edgebuild.execution.faults import Failure, Guard
-from edgebuild.measuring import statistics
-from edgebuild.measuring.samples import require_samples
+from edgebuild.measuring import looks, statistics
+from edgebuild.measuring.launching import fetch_launch, grace_s, launch_request
 from edgebuild.measuring.session_folder import SessionFolder, open_session
+from edgebuild.measuring.sets import LiveSet, TooLittleRoomError
 from edgebuild.measuring.thermal import CoolDown
 
 if TYPE_CHECKING:
@@ -33,16 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: An arm that is so much slower than the fastest of its contest after a round is not launched again when screening.
-HOPELESS = 1.3
 #: The arm name of the anchor model.
 ANCHOR = "anchor"
 #: The anchor's launches: only to see drift, so short ones.
 ANCHOR_SAMPLE_S = 1.0
-#: The host stops waiting for a launch after its longest legal duration and this much for loading.
-LAUNCH_GRACE_S = 120.0
-#: A launch reads the whole artifact first, to hold it against its digest; no board is slower than this.
-READ_BYTES_PER_S = 10e6
+#: As many rounds are made whatever the deadline: of fewer there is no interval.
+LEAST_ROUNDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +120,11 @@ class _Run:
     failed: dict[str, Failure] = field(default_factory=dict)
     next_index: int = 0
     cool_down: CoolDown | None = None
+    round_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.by_id = {arm.id: arm for arm in self.arms}
+        self.labels = {**_labels(self.arms), ANCHOR: ANCHOR}
 
 
 def session_key(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm]) -> str:
@@ -139,11 +141,6 @@ def session_key(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Ar
     )
 
 
-def grace_s(artifact: Artifact) -> float:
-    """Return how long a launch may take in addition to its warm-up and its samples, in seconds."""
-    return LAUNCH_GRACE_S + artifact.size_bytes / READ_BYTES_PER_S
-
-
 def _identity(arm: Arm) -> list[Json]:
     return [arm.artifact.digest(), arm.inputs_digest, arm.contest, arm.keep, arm.sets_pace]
 
@@ -156,6 +153,8 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
     """
     device = bench.client.device
     device.capabilities.require_clock(device.id)
+    if any(arm.artifact.stages for arm in arms):
+        protocol = protocol.apart()  # what a call takes hangs on its input: bursts would hold other mixes of them
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
         "protocol": protocol.model_dump(mode="json"),
@@ -164,13 +163,16 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
     run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
-    known = {label: arm_id for arm_id, label in _labels(arms).items()}
+    known = {label: arm_id for arm_id, label in run.labels.items()}
     for launch in folder.launches():
         run.launches.setdefault(known.get(launch.arm, launch.arm), []).append(launch)
         run.next_index = max(run.next_index, launch.index + 1)
     if not folder.whole:
-        with bench.progress.task(title, total=_planned_s(run)) as task:
-            _run_rounds(run, task)
+        try:
+            with bench.progress.task(title, total=_planned_s(run)) as task:
+                _run_rounds(run, task)
+        except TooLittleRoomError:
+            return measure(bench, protocol.apart(), arms, title=title)
         if not run.failed:
             folder.finish(
                 {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
@@ -203,45 +205,82 @@ def _planned_s(run: _Run) -> float:
 
 
 def _run_rounds(run: _Run, task: Task) -> None:
-    order = statistics.order(tuple(arm.id for arm in run.arms), run.protocol.max_launches, run.bench.seed)
-    by_id = {arm.id: arm for arm in run.arms}
-    anchor_rounds = {0, run.protocol.launches // 2}
-    for index, round_order in enumerate(order):
-        if index >= run.protocol.launches and not _wants_more(run):
+    protocol = run.protocol
+    order = statistics.order(tuple(arm.id for arm in run.arms), protocol.max_launches, run.bench.seed)
+    anchor_rounds = {0, protocol.launches // 2}
+    settled: frozenset[str] = frozenset()
+    for index, names in enumerate(order):
+        active = [name for name in names if name not in {*run.dropped, *run.failed, *settled}]
+        if active and index in protocol.looks:
+            still_open = looks.open_questions(active, run.launches, protocol, index)
+            settled |= {name for name in active if name not in still_open}
+            active = [name for name in active if name in still_open]
+        if not active or _out_of_time(run, index):
             break
+        started = time.monotonic()
         if run.bench.anchor is not None and index in anchor_rounds:
             _launch_if_missing(run, run.bench.anchor, len([r for r in sorted(anchor_rounds) if r < index]), task)
-        for arm_id in round_order:
-            if arm_id not in run.dropped and arm_id not in run.failed:
-                _launch_if_missing(run, by_id[arm_id], index, task)
-        if run.protocol.name == "screen":
-            _drop_hopeless(run, index)
+        _run_round(run, [run.by_id[name] for name in active], index, task)
+        if protocol.name == "screen":
+            left = [arm for arm in run.arms if arm.id not in {*run.dropped, *run.failed}]
+            run.dropped.update(looks.hopeless(left, run.launches, protocol, index + 1))
+        run.round_s = time.monotonic() - started
     if run.bench.anchor is not None:
         _launch_if_missing(run, run.bench.anchor, len(anchor_rounds), task)
 
 
-def _wants_more(run: _Run) -> bool:
-    """The first look: go on to the second, which pools all launches, where the fastest arm is tied with another.
+def _out_of_time(run: _Run, index: int) -> bool:
+    """Whether another round ends after the deadline, as far as the last one tells; two are always made."""
+    return index >= LEAST_ROUNDS and time.monotonic() + run.round_s > run.bench.deadline_s
 
-    Both looks are judged at 97.5 %, so that two of them err no more often than one.
+
+def _run_round(run: _Run, arms: Sequence[Arm], index: int, task: Task) -> None:
+    if not run.protocol.bursts:
+        for arm in arms:
+            _launch_if_missing(run, arm, index, task)
+        return
+    missing = [arm for arm in arms if len(run.launches.get(arm.id, ())) <= index]
+    task.advance(run.protocol.launch_s * (len(arms) - len(missing)))
+    for attempt in range(run.protocol.attempts if missing else 0):
+        _cool_down(run)
+        last = attempt + 1 == run.protocol.attempts or time.monotonic() > run.bench.deadline_s
+        share_s = 0.0 if attempt else run.protocol.launch_s / run.protocol.bursts
+        if _take_set(run, missing, index, partial(task.advance, share_s), last=last):
+            break
+
+
+def _take_set(run: _Run, arms: Sequence[Arm], index: int, done: Callable[[str], None], *, last: bool) -> bool:
+    """Launch all arms at once; return whether these launches stand.
+
+    One of them disturbed, all are made again: they are worth what they say about each other. An arm that failed among
+    the others is tried alone, and raises ``TooLittleRoomError`` where that works.
     """
-    if run.protocol.launches == run.protocol.max_launches or time.monotonic() > run.bench.deadline_s:
-        return False
-    names = [arm.id for arm in run.arms if arm.id not in run.failed]
-    fastest = min(names, key=lambda name: (_median_ms(run.launches.get(name, [])), name))
-    looked = [_first_look(run, fastest, name) for name in names if name != fastest]
-    return any(comparison is None or comparison.outcome == "inconclusive" for comparison in looked)
+    with LiveSet(run.bench, run.protocol, arms) as alive:
+        alive.take_bursts(run.bench.seed + index, done)
+        ended: list[tuple[Arm, Launch]] = []
+        for arm in arms:
+            number = run.next_index + len(ended)
+            launch = alive.end(arm, run.folder.path, index=number, label=run.labels[arm.id])
+            if launch is not None:
+                ended.append((arm, launch))
+    stands = last or all(launch.valid for _, launch in ended)
+    for arm, launch in ended:
+        _record(run, launch, stands=stands)
+        if stands:
+            run.launches.setdefault(arm.id, []).append(launch)
+    for arm in (run.by_id[name] for name in alive.failed):
+        alone = run.bench.attempt(arm, partial(_launch_until_valid, run, arm))
+        if not isinstance(alone, Failure):
+            raise TooLittleRoomError
+        run.failed[arm.id] = alone
+    return stands
 
 
-def _first_look(run: _Run, left: str, right: str) -> Comparison | None:
-    first = run.protocol.launches
-    pairs = statistics.paired_medians(run.launches.get(left, [])[:first], run.launches.get(right, [])[:first])
-    return statistics.compare(pairs, look=1, looks=2)
-
-
-def _median_ms(launches: Sequence[Launch]) -> float:
-    valid = sorted(launch.cost_ns / 1e6 for launch in launches if launch.valid)
-    return valid[len(valid) // 2] if valid else float("inf")
+def _cool_down(run: _Run) -> None:
+    run.bench.check()
+    if run.cool_down is None:
+        run.cool_down = CoolDown(lambda: read_probe(run.bench.client, light=True), check=run.bench.check)
+    run.cool_down.wait()
 
 
 def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
@@ -249,11 +288,8 @@ def _launch_if_missing(run: _Run, arm: Arm, position: int, task: Task) -> None:
     if len(done) > position:
         task.advance(run.protocol.launch_s)
         return
-    run.bench.check()
-    if run.cool_down is None:
-        run.cool_down = CoolDown(lambda: read_probe(run.bench.client, light=True), check=run.bench.check)
-    run.cool_down.wait()
-    launch = run.bench.attempt(arm, lambda: _launch_until_valid(run, arm))
+    _cool_down(run)
+    launch = run.bench.attempt(arm, partial(_launch_until_valid, run, arm))
     if isinstance(launch, Failure):
         run.failed[arm.id] = launch
     else:
@@ -271,78 +307,28 @@ def _launch_until_valid(run: _Run, arm: Arm) -> Launch:
 
 
 def _launch(run: _Run, arm: Arm, *, last: bool) -> Launch:
-    """One fresh process on the device; its raw samples are fetched, checked and recorded before anything else.
-
-    A disturbed launch that isn't the last attempt is recorded under a name of its own: evidence, but of no round.
-    """
-    client, protocol, index = run.bench.client, run.protocol, run.next_index
+    """One fresh process on the device; its raw samples are fetched, checked and recorded before anything else."""
+    client, protocol = run.bench.client, run.protocol
     sample_s = ANCHOR_SAMPLE_S if arm.id == ANCHOR else protocol.sample_s
     op = "throughput" if protocol.mode == "flight" and arm.id != ANCHOR else "measure"
-    name = f"launch-{index:04d}.i64"
-    local = run.folder.path / name
     with client.workspace() as remote:
         found = client.call(
             op,
-            {
-                "backend": arm.artifact.backend,
-                "artifact": client.put_folder(arm.folder),
-                "settings": dict(arm.artifact.settings),
-                "inputs": client.put_folder(arm.inputs),
-                "out": remote,
-                "rotate": protocol.rotate,
-                "warmup_min_inferences": protocol.warmup_min_inferences,
-                "warmup_min_s": protocol.warmup_min_s,
-                "warmup_cap_s": protocol.warmup_cap_s,
-                "sample_s": sample_s,
-                "bounds": {
-                    "waiting_ratio": protocol.waiting_ratio,
-                    "steal_ratio": protocol.steal_ratio,
-                },
-            },
+            {**launch_request(client, protocol, arm, remote), "sample_s": sample_s},
             time_limit_s=protocol.warmup_cap_s + sample_s + grace_s(arm.artifact),
             check=run.bench.check,
         )
-        samples = answers.samples_of(found)
-        client.fetch(remote, [samples], run.folder.path)
-    fetched = run.folder.path / samples.name
-    try:
-        require_samples(fetched, found, client.device.id)
-        fetched.replace(local)
-    finally:
-        fetched.unlink(missing_ok=True)
-    arm_name = ANCHOR if arm.id == ANCHOR else _labels(run.arms)[arm.id]
-    launch = Launch.model_validate({**found, "index": index, "arm": arm_name, "samples": name})
-    if not launch.valid and not last:
-        launch = launch.model_copy(update={"arm": f"{arm_name} disturbed"})
+        launch = fetch_launch(client, found, remote, run.folder.path, index=run.next_index, label=run.labels[arm.id])
+    return _record(run, launch, stands=last or launch.valid)
+
+
+def _record(run: _Run, launch: Launch, *, stands: bool) -> Launch:
+    """Record a launch; one that doesn't stand under a name of its own: it is evidence, but of no round."""
+    if not stands:
+        launch = launch.model_copy(update={"arm": f"{launch.arm} disturbed"})
     run.folder.record(launch)
     run.next_index += 1
     return launch
-
-
-def _drop_hopeless(run: _Run, index: int) -> None:
-    what = "latency" if run.protocol.mode == "single" else "time per inference"
-    for contest in {arm.contest for arm in run.arms}:
-        out = {*run.dropped, *run.failed}
-        arms = [arm for arm in run.arms if arm.contest == contest and arm.id not in out]
-        pace = [arm for arm in arms if arm.sets_pace]
-        if not pace:
-            continue
-        # Launches of later rounds are there already when a session is resumed; they don't count yet.
-        medians = {arm.id: _fastest(run.launches.get(arm.id, [])[: index + 1]) for arm in arms}
-        best = min((arm.id for arm in pace), key=lambda arm_id: (medians[arm_id], arm_id))
-        for arm in arms:
-            if arm.keep or medians[arm.id] == float("inf"):
-                continue
-            if medians[arm.id] > HOPELESS * medians[best]:
-                run.dropped[arm.id] = (
-                    f"{medians[arm.id] / medians[best]:.2f}x the {what} of {best} "
-                    f"after {index + 1} of {run.protocol.launches} screening launches"
-                )
-
-
-def _fastest(launches: Sequence[Launch]) -> float:
-    """The fastest valid launch; infinity where there is none, which says nothing about the arm."""
-    return min((launch.cost_ns / 1e6 for launch in launches if launch.valid), default=float("inf"))
 
 
 def _measurement(run: _Run, arm: Arm) -> Measurement:
@@ -373,11 +359,9 @@ def _energy(run: _Run, arm: Arm) -> Energy | None:
 def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Comparison | None:
     """Compare two arms of one session; None without two valid pairs.
 
-    A protocol that may take a second look is judged as two looks, whether it took it or not.
+    A protocol that may take further looks is judged as so many, whether it took them or not.
     """
-    pairs = statistics.paired_medians(result.measurements[candidate].launches, result.measurements[baseline].launches)
-    protocol = result.protocol
-    second = len(result.measurements[baseline].launches) > protocol.launches
-    return statistics.compare(
-        pairs, look=2 if second else 1, looks=2 if protocol.max_launches > protocol.launches else 1
-    )
+    one, other = result.measurements[candidate].launches, result.measurements[baseline].launches
+    looks = result.protocol.looks
+    look = 1 + sum(min(len(one), len(other)) > count for count in looks[:-1])
+    return statistics.compare(statistics.paired_medians(one, other), look=look, looks=len(looks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.measurement import Energy, Layer, Memory
-from edgebuild.measuring.session import grace_s
+from edgebuild.measuring.launching import grace_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

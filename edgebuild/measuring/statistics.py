@@ -187,24 +187,36 @@ def paired_medians(candidate: Sequence[Launch], baseline: Sequence[Launch]) -> t
     """Return (candidate, baseline) launch medians in ns of the rounds in which both launches are valid.
 
     With several requests in flight it is the time per completed call. The n-th launch of either arm belongs to round n.
+    Where both took bursts in turn, they are held against each other turn by turn (see ``_cost_against``).
     """
     return tuple(
-        (one.cost_ns, other.cost_ns)
+        (_cost_against(one, other), other.cost_ns)
         for one, other in zip(candidate, baseline, strict=False)
         if one.valid and other.valid and one.cost_ns and other.cost_ns
     )
 
 
-def compare(
-    pairs: Sequence[tuple[float, float]], *, look: Literal[1, 2] = 1, looks: Literal[1, 2] = 1
-) -> Comparison | None:
+def _cost_against(one: Launch, other: Launch) -> float:
+    """Return what ``one`` cost as seen next to ``other``, in ns: by the midmean of their turns' log-ratios.
+
+    The mean of the middle half of the turns: neither a disturbed turn moves it nor a machine that is slow for a while.
+    """
+    if not one.burst_ns or len(one.burst_ns) != len(other.burst_ns) or not all((*one.burst_ns, *other.burst_ns)):
+        return one.cost_ns
+    ratios = sorted(math.log(left / right) for left, right in zip(one.burst_ns, other.burst_ns, strict=True))
+    quarter = len(ratios) // 4
+    return other.cost_ns * math.exp(stdlib.fmean(ratios[quarter : len(ratios) - quarter]))
+
+
+def compare(pairs: Sequence[tuple[float, float]], *, look: int = 1, looks: int = 1) -> Comparison | None:
     """Return how the candidate compares with the baseline; ``pairs`` are (candidate, baseline) launch medians.
 
     ``None`` below two pairs: nothing can be said.
 
     Better or worse: the 95 % interval of the mean paired log-ratio excludes 0 and the effect is beyond 1 %. Else
-    equivalent: the 90 % interval lies within ± 2 %. Else inconclusive. Where a second look may pool further launches,
-    both looks say ``looks=2`` and use 97.5 % and 95 %, so that two looks err no more often than one.
+    equivalent: the 90 % interval lies within ± 2 %. Else inconclusive. Where further looks may pool further launches,
+    each says how many there may be (``looks``) and they share the 5 % and the 10 %, so that all together err no more
+    often than one.
     ``low``/``high`` are the bounds of the first of these intervals.
     Source: paired t-test; two one-sided tests for equivalence (Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657).
     """
@@ -238,7 +250,7 @@ def _level(looks: int) -> float:
     return 1 - 0.05 / looks
 
 
-def power(effect: float, spread: float, n: int, *, looks: Literal[1, 2] = 1) -> float:
+def power(effect: float, spread: float, n: int, *, looks: int = 1) -> float:
     """Return the probability that ``compare`` calls a true effect of that size and sign better or worse.
 
     ``spread`` is the standard deviation of the paired log-ratios, ``n`` >= 2 the number of pairs. It asks for both the
@@ -257,7 +269,7 @@ def power(effect: float, spread: float, n: int, *, looks: Literal[1, 2] = 1) -> 
     return float(special.ndtr((abs(effect) - threshold) / error).mean())
 
 
-def resolution(spread: float, n: int, wanted: float = 0.9, *, looks: Literal[1, 2] = 1) -> float:
+def resolution(spread: float, n: int, wanted: float = 0.9, *, looks: int = 1) -> float:
     """Return the smallest effect that ``n`` >= 2 pairs find with probability ``wanted``; infinite below 2 pairs."""
     if n < 2:
         return math.inf
@@ -270,7 +282,7 @@ def resolution(spread: float, n: int, wanted: float = 0.9, *, looks: Literal[1, 
     return high
 
 
-def launches_needed(effect: float, spread: float, wanted: float = 0.9, *, looks: Literal[1, 2] = 1) -> int | None:
+def launches_needed(effect: float, spread: float, wanted: float = 0.9, *, looks: int = 1) -> int | None:
     """Return the number of pairs that find ``effect`` with probability ``wanted``.
 
     ``None`` where the effect is too small to be called a difference (1 %) or more than 1,000 pairs would be needed.

@@ -25,8 +25,12 @@ class StubChannel:
 
     def send(self, line: str) -> None:
         """See ``Channel``; a knock is an empty line."""
-        if line:
+        if line.startswith("{"):
             self._lines = self._device.lines(json.loads(line))
+        elif line == "burst":
+            self._lines.append(json.dumps({"event": "burst", "done": 1}))
+        elif line == "end":
+            self._lines.append(json.dumps({"result": self._device.answers["bursts"]}))
 
     def receive(self, timeout_s: float) -> str | None:
         """See ``Channel``."""
@@ -63,7 +67,10 @@ class StubDevice:
 
     def lines(self, request: Mapping[str, Any]) -> list[str]:
         """Return what the program says of a request."""
-        return [json.dumps({"result": self.answers[request["op"]]})] if self.raw is None else list(self.raw)
+        if self.raw is not None:
+            return list(self.raw)
+        ready = {"event": "ready", "available_bytes": 1 << 30}
+        return [json.dumps(ready if request["op"] == "bursts" else {"result": self.answers[request["op"]]})]
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> Any:
         """See ``Device``."""

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edgebuild.core.measurement import Launch
+
 CONTRACT = Contract(
     inputs=(TensorSpec(name="x", shape=(1, 2), dtype="float32"),),
     outputs=(TensorSpec(name="y", shape=(1, 3), dtype="float32"), TensorSpec(name="z", shape=(), dtype="int64")),
@@ -125,6 +127,7 @@ RIGHT: dict[str, Any] = {
         "non_finite": 0,
     },
     "measure": LAUNCH,
+    "bursts": {**LAUNCH, "bursts": [3, 2]},
     "throughput": {
         **LAUNCH,
         "samples_sha256": digest_bytes(FLIGHTS),
@@ -238,16 +241,23 @@ def evaluate(place: Ground) -> None:
         assert np.array_equal(array, ARRAYS[name])
 
 
-def launched(place: Ground) -> None:
+def launched(place: Ground, protocol: Protocol = ONCE) -> Launch:
     root = place.fresh()
     try:
-        found = measure(place.bench(root), ONCE, [place.arm()], title="t")
+        found = measure(place.bench(root), protocol, [place.arm()], title="t")
     except EdgebuildError:
         assert not list(root.glob("*/launch-*")), "nothing of it is kept"
         assert not list(root.glob("*/samples*")), "nothing of it is kept"
         raise
-    (launch,) = found.measurements["a"].launches
+    launch = found.measurements["a"].launches[0]
     assert (launch.count, launch.median_ns) == (5, 1_100)
+    return launch
+
+
+def paced(place: Ground) -> None:
+    launch = launched(place, ONCE.model_copy(update={"bursts": 2}))
+    # A runner that failed among others is tried alone, without bursts.
+    assert launch.burst_ns in ((1_100, 1_100), ())
 
 
 def flown(place: Ground) -> None:
@@ -308,11 +318,12 @@ def asked(op: str) -> Callable[[Ground], None]:
     return ask
 
 
-CONSUMERS: dict[str, Callable[[Ground], None]] = {
+CONSUMERS: dict[str, Callable[[Ground], object]] = {
     "probe": probe,
     "stage": stage,
     "evaluate": evaluate,
     "measure": launched,
+    "bursts": paced,
     "throughput": flown,
     "memory": memory,
     "energy": energy,
@@ -325,7 +336,7 @@ CONSUMERS: dict[str, Callable[[Ground], None]] = {
 }
 
 
-def refusal(consumer: Callable[[Ground], None], place: Ground) -> EdgebuildError | None:
+def refusal(consumer: Callable[[Ground], object], place: Ground) -> EdgebuildError | None:
     """Return the sentence that a consumer ends in; any other exception is a fault of ours."""
     try:
         consumer(place)

@@ -231,16 +231,27 @@ LOOSE = {**BOUNDS, "waiting_ratio": 1e9, "clock_step_s": 1.0}
 def test_what_disturbs_a_launch_is_its_reason(tmp_path: Path, change: dict[str, str], reason: str | None) -> None:
     before = Snapshot(machine(tmp_path, QUIET))
     after_machine = machine(tmp_path, change)
-    facts, reasons = compare(after_machine, before, Snapshot(after_machine), LOOSE)
+    facts, reasons = compare(after_machine, before, Snapshot(after_machine), LOOSE, spread=0.06)
     assert len(reasons) == (reason is not None)
     assert reason is None or reasons[0].startswith(reason)
     values = {fact["name"]: fact["value"] for fact in facts}
     assert (values["governor"], values["hottest_before_c"]) == ("performance", "45.5")
 
 
+def test_neighbours_disturb_where_the_samples_show_it(tmp_path: Path) -> None:
+    stolen = {"proc/stat": "cpu  150 0 150 1600 0 0 0 100 0 0\n"}
+    before = Snapshot(machine(tmp_path, QUIET))
+    after = Snapshot(machine(tmp_path, stolen))
+    facts, reasons = compare(machine(tmp_path, stolen), before, after, LOOSE, spread=0.05)
+    assert reasons == []
+    assert {"name": "steal_ratio", "value": "0.1"} in facts
+    swapped = machine(tmp_path, {"proc/vmstat": "pswpin 9\n"})
+    assert len(compare(swapped, before, Snapshot(swapped), LOOSE, spread=0.0)[1]) == 1
+
+
 def test_a_machine_that_tells_nothing_is_unknown_and_not_invalid(tmp_path: Path) -> None:
     empty = machine(tmp_path, {})
-    facts, reasons = compare(empty, Snapshot(empty), Snapshot(empty), LOOSE)
+    facts, reasons = compare(empty, Snapshot(empty), Snapshot(empty), LOOSE, spread=0.0)
     assert reasons == []
     values = {fact["name"]: fact["value"] for fact in facts}
     assert {values[n] for n in ("governor", "steal_ratio", "swap_in_pages", "throttle_changes")} == {"unknown"}

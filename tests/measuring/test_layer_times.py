@@ -55,7 +55,7 @@ def test_a_layer_stays_where_what_would_take_its_place_is_clearly_slower(ground:
 
 
 def test_a_machine_that_was_busy_says_nothing_and_is_asked_again(ground: Ground, tmp_path: Path) -> None:
-    nobody_waits = LAYERS.model_copy(update={"waiting_ratio": -1.0})
+    nobody_waits = LAYERS.model_copy(update={"waiting_ratio": -1.0, "spread_ratio": -1.0})
     with pytest.raises(EnvironmentGap, match="Too few launches of layer a count: threads waited for a core"):
         run(ground, tmp_path, protocol=nobody_waits)
     assert not [each for each in (tmp_path / "scratch").iterdir() if each.is_dir()]

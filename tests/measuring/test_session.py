@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from edgebuild.devices.local import LocalDevice
 from edgebuild.errors import DeviceError, Interrupted, RunnerFailed
 from edgebuild.measuring import session, side, statistics
 from edgebuild.measuring.evaluate import EvaluateArtifact
+from edgebuild.measuring.looks import hopeless, open_questions
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.measuring.samples import samples_reader
 from edgebuild.measuring.session import Arm, MeasurementContext, compare_arms, measure
-from edgebuild.measuring.session_folder import SessionFolder
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import read_outputs
 from tests.fragile import write_fragile
@@ -327,58 +327,55 @@ def fake(index: int, median_ns: int, *, valid: bool = True) -> Launch:
     )
 
 
-def dropped_after(ground: Ground, tmp_path: Path, index: int, **launches: list[Launch]) -> set[str]:
+def dropped_after(ground: Ground, count: int, **launches: list[Launch]) -> set[str]:
     """Which arms the rule for hopeless ones drops; the arms' launches are made up, as records of launches may be."""
-    arms = tuple(ground.arm(name) for name in launches)
-    folder = SessionFolder(path=tmp_path, whole=False)
-    run = session._Run(bench=ground.bench(tmp_path), protocol=QUICK, arms=arms, folder=folder, launches=launches)
-    session._drop_hopeless(run, index)
-    return set(run.dropped)
+    return set(hopeless([ground.arm(name) for name in launches], launches, QUICK, count))
 
 
-def test_a_disturbed_launch_drops_nobody(ground: Ground, tmp_path: Path) -> None:
+def test_a_disturbed_launch_drops_nobody(ground: Ground) -> None:
     fast, slow, disturbed = fake(0, 100), fake(0, 200), fake(0, 900, valid=False)
-    assert dropped_after(ground, tmp_path, 0, a=[fast], b=[slow]) == {"b"}
-    assert dropped_after(ground, tmp_path, 0, a=[fast], b=[disturbed]) == set()
-    assert dropped_after(ground, tmp_path, 0, a=[disturbed], b=[slow]) == set()
-    assert dropped_after(ground, tmp_path, 0, a=[fake(0, 10, valid=False)], b=[slow]) == set()
-    assert dropped_after(ground, tmp_path, 1, a=[fast, fast], b=[slow, fake(1, 120)]) == set()
+    assert dropped_after(ground, 1, a=[fast], b=[slow]) == {"b"}
+    assert dropped_after(ground, 1, a=[fast], b=[disturbed]) == set()
+    assert dropped_after(ground, 1, a=[disturbed], b=[slow]) == set()
+    assert dropped_after(ground, 1, a=[fake(0, 10, valid=False)], b=[slow]) == set()
+    assert dropped_after(ground, 2, a=[fast, fast], b=[slow, fake(1, 120)]) == set()
 
 
-def test_an_arm_that_can_t_be_chosen_drops_nobody(ground: Ground, tmp_path: Path) -> None:
+def test_an_arm_that_can_t_be_chosen_drops_nobody(ground: Ground) -> None:
     arms = (ground.arm("a", keep=True, sets_pace=False), ground.arm("b"), ground.arm("c"))
     launches = {"a": [fake(0, 100)], "b": [fake(0, 200)], "c": [fake(0, 300)]}
-    folder = SessionFolder(path=tmp_path, whole=False)
-    run = session._Run(bench=ground.bench(tmp_path), protocol=QUICK, arms=arms, folder=folder, launches=launches)
-    session._drop_hopeless(run, 0)
-    assert set(run.dropped) == {"c"}
-    assert "1.50x the latency of b" in run.dropped["c"]
+    dropped = hopeless(arms, launches, QUICK, 1)
+    assert set(dropped) == {"c"}
+    assert "1.50x the latency of b" in dropped["c"]
 
 
-def test_launches_of_later_rounds_don_t_decide_about_earlier_ones(ground: Ground, tmp_path: Path) -> None:
+def test_launches_of_later_rounds_don_t_decide_about_earlier_ones(ground: Ground) -> None:
     """They are there when an interrupted session is resumed."""
-    assert dropped_after(ground, tmp_path, 0, a=[fake(0, 100), fake(1, 10)], b=[fake(0, 110), fake(1, 110)]) == set()
+    assert dropped_after(ground, 1, a=[fake(0, 100), fake(1, 10)], b=[fake(0, 110), fake(1, 110)]) == set()
 
 
-def test_more_launches_are_made_only_until_the_spread_resolves(ground: Ground, tmp_path: Path) -> None:
-    adaptive = CERTIFY.model_copy(update={"max_launches": 4})
+def still_open(launches: int, max_launches: int, **ratios: list[float]) -> set[str]:
+    """Who is launched again at the first look, by made-up launches of so many times a second each."""
+    protocol = CERTIFY.model_copy(update={"launches": launches, "max_launches": max_launches})
+    made = {name: [fake(i, int(10**9 * ratio)) for i, ratio in enumerate(each)] for name, each in ratios.items()}
+    return set(open_questions(list(made), made, protocol, launches))
 
-    def wants(protocol: Protocol, *ratios: float) -> bool:
-        a, b = [fake(i, 10**9) for i in range(len(ratios))], [fake(i, int(10**9 * r)) for i, r in enumerate(ratios)]
-        folder = SessionFolder(path=tmp_path, whole=False)
-        run = session._Run(
-            bench=ground.bench(tmp_path),
-            protocol=protocol,
-            arms=(ground.arm("a"), ground.arm("b")),
-            folder=folder,
-            launches={"a": a, "b": b},
-        )
-        return session._wants_more(run)
 
-    assert wants(adaptive, 1.0, 1.5, 0.7)
-    assert wants(adaptive, 1.0)
-    assert not wants(adaptive, 1.2, 1.2001, 1.2002)
-    assert not wants(CERTIFY, 1.0, 1.5, 0.7)
+def test_more_launches_are_made_only_until_the_spread_resolves() -> None:
+    assert still_open(3, 6, a=[1.0] * 3, b=[1.0, 1.5, 0.7]) == {"a", "b"}
+    assert still_open(1, 2, a=[1.0], b=[1.0]) == {"a", "b"}
+    assert still_open(3, 6, a=[1.0] * 3, b=[1.2, 1.2001, 1.2002]) == set()
+
+
+def test_a_second_look_is_taken_where_the_fastest_cannot_be_told_from_another() -> None:
+    fast, same, slow = [1.0, 1.01, 0.995, 1.005], [1.02, 0.98, 1.01, 0.99], [1.5, 1.6, 1.4, 1.55]
+    assert still_open(4, 8, a=fast, b=slow) == set()
+    assert still_open(4, 8, a=fast, b=same) == {"a", "b"}
+    # Noise between two slow arms decides nothing, and who is settled isn't launched again.
+    assert still_open(4, 8, a=fast, b=slow, c=[1.51, 1.5, 1.61, 1.48]) == set()
+    assert still_open(4, 8, a=fast, b=slow, c=same) == {"a", "c"}
+    # What a second look adds doesn't change the first one's answer: it was asked once.
+    assert still_open(4, 8, a=[*fast, 1.0], b=[*same, 3.0]) == {"a", "b"}
 
 
 def test_an_evaluation_gives_every_sample_its_row_under_any_name(ground: Ground, tmp_path: Path) -> None:
@@ -401,7 +398,7 @@ def test_a_disturbed_launch_is_made_again_and_its_last_attempt_stands(
     ground: Ground, tmp_path: Path, launches: list[str]
 ) -> None:
     # Every launch is below a bound of less than nothing: all are disturbed.
-    never = ONCE.model_copy(update={"steal_ratio": -1.0, "attempts": 3})
+    never = ONCE.model_copy(update={"steal_ratio": -1.0, "spread_ratio": -1.0, "attempts": 3})
     result = measure(ground.bench(tmp_path), never, [ground.arm("a")], title="t")
     assert launches == ["a"] * 3
     (stands,) = result.measurements["a"].launches
@@ -409,41 +406,6 @@ def test_a_disturbed_launch_is_made_again_and_its_last_attempt_stands(
     assert "stolen" in stands.invalid[0]
     recorded = [launch.arm for launch in result.folder.launches()]
     assert [arm.endswith("disturbed") for arm in recorded] == [True, True, False]
-
-
-def _run(medians_us: dict[str, list[float]]) -> session._Run:
-    """A session that has these launches behind it."""
-    protocol = CERTIFY.model_copy(update={"launches": 4, "max_launches": 8})
-    arms = tuple(Named(id=name) for name in medians_us)
-    launches = {
-        name: [
-            Launch(
-                index=i, arm=name, samples="s", samples_sha256="0", count=11, median_ns=int(us * 1e3), import_s=0.0,
-                load_s=0.0, first_inference_s=0.0, warmup_inferences=1, settled=True,
-            )
-            for i, us in enumerate(values)
-        ]
-        for name, values in medians_us.items()
-    }  # fmt: skip
-    bench = MeasurementContext(client=None, root=None, progress=NoProgress(), check=never_stop, configuration=())  # type: ignore[arg-type]
-    return session._Run(bench=bench, protocol=protocol, arms=arms, folder=None, launches=launches)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """An arm of which only the name matters."""
-
-    id: str
-
-
-def test_a_second_look_is_taken_where_the_fastest_cannot_be_told_from_another() -> None:
-    fast, same, slow = [100.0, 101.0, 99.5, 100.5], [102.0, 98.0, 101.0, 99.0], [150.0, 160.0, 140.0, 155.0]
-    assert not session._wants_more(_run({"a": fast, "b": slow}))
-    assert session._wants_more(_run({"a": fast, "b": same}))
-    # Noise between two slow arms decides nothing.
-    assert not session._wants_more(_run({"a": fast, "b": slow, "c": [151.0, 150.0, 161.0, 148.0]}))
-    # What a second look adds doesn't change the first one's answer: it was asked once.
-    assert session._wants_more(_run({"a": [*fast, 100.0], "b": [*same, 300.0]}))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: The module and the function of each operation, and whether it tells how far it is.
 OPERATIONS = {
+    "bursts": ("bursts", "bursts", True),
     "clocks": ("clocks", "pin", True),
     "compile": ("artifact", "compile", True),
     "count": ("count", "count", False),

@@ -22,7 +22,12 @@ BOUNDS = {
     "steal_ratio": 0.02,
     "waiting_ratio": 0.1,
     "quota_throttled_ratio": 0.02,
+    "spread_ratio": 0.05,
 }
+
+
+#: What others on the same cores cause. It comes in slices of milliseconds, each of which one inference feels.
+NEIGHBOURS = ("steal", "quota", "waiting")
 
 
 class Snapshot:
@@ -60,10 +65,22 @@ def quota_throttled_us(machine: Machine) -> int | None:
     return machine.counter("sys/fs/cgroup%s/cpu.stat" % group, "throttled_usec")
 
 
-def compare(machine: Machine, before: Snapshot, after: Snapshot, bounds: Fields) -> tuple[list[Fields], list[str]]:
-    """Return the facts of the interval and the reasons why what was measured in it must not count."""
-    seconds = max(after.monotonic_s - before.monotonic_s, 1e-9)
-    seen = _differences(before, after, seconds)
+def compare(
+    machine: Machine,
+    before: Snapshot,
+    after: Snapshot,
+    bounds: Fields,
+    spread: float,
+    busy_s: float | None = None,
+) -> tuple[list[Fields], list[str]]:
+    """Return the facts of the interval and the reasons why what was measured in it must not count.
+
+    ``spread`` is by how much the third quartile of the samples exceeds the first: others on the same cores disturb a
+    median only where most of what it is taken of felt them. ``busy_s`` is how long this process worked in the interval,
+    where it slept the rest.
+    """
+    seconds = max(after.monotonic_s - before.monotonic_s if busy_s is None else busy_s, 1e-9)
+    seen = dict(_differences(before, after, seconds), spread=spread)
     reasons = _reasons(machine, before, after, seen, bounds)
     facts = {
         "governor": ", ".join(machine.governors()),
@@ -80,6 +97,7 @@ def compare(machine: Machine, before: Snapshot, after: Snapshot, bounds: Fields)
         "steal_ratio": seen["steal"],
         "involuntary_switches_per_s": seen["switches"],
         "waiting_ratio": seen["waiting"],
+        "spread_ratio": seen["spread"],
         "quota_throttled_ratio": seen["quota"],
         "clock_step_s": seen["clock"],
     }
@@ -123,7 +141,9 @@ def _reasons(machine: Machine, before: Snapshot, after: Snapshot, seen: Fields, 
     reasons = [
         text % (seen[name], bounds[bound])
         for name, bound, text in limits
-        if seen[name] is not None and seen[name] > bounds[bound]
+        if seen[name] is not None
+        and seen[name] > bounds[bound]
+        and (name not in NEIGHBOURS or seen["spread"] > bounds["spread_ratio"])
     ]
     if seen["throttle"]:
         reasons.append("%d throttle counters or alarms changed" % seen["throttle"])

@@ -58,6 +58,20 @@ class Mode:
         del session
         return Bench(loop, feeds, firsts, capacity)
 
+    def sample(self, bench: Bench, options: Fields, wire: Wire) -> Sampled:
+        """Take the samples."""
+        wire.progress("sampling", 0, options["sample_s"])
+        return Sampled(bench.run(options["sample_s"], int(options["min_samples"])))
+
+
+class Sampled:
+    """How many samples a bench holds; of those that were taken in bursts, how many each, and the seconds they took."""
+
+    def __init__(self, count: int, bursts: list[int] | None = None, busy_s: float | None = None) -> None:
+        self.count = count
+        self.bursts = bursts
+        self.busy_s = busy_s
+
 
 def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     """Return the fields of ``edgebuild.core.measurement.Launch``, but its index and arm; samples lie in ``out``.
@@ -82,11 +96,11 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     gc.collect()
     gc.disable()
     settled = bench.warm_up(options)
-    wire.progress("sampling", 0, options["sample_s"])
     machine, bounds = Machine(), environment.bounds_of(request)
     before, ended = environment.Snapshot(machine), list(getattr(session, "ended", ()))
-    count = bench.run(options["sample_s"], int(options["min_samples"]))
-    facts, reasons = environment.compare(machine, before, environment.Snapshot(machine), bounds)
+    taken = mode.sample(bench, options, wire)
+    after = environment.Snapshot(machine)
+    facts, reasons = environment.compare(machine, before, after, bounds, bench.spread(taken.count), taken.busy_s)
     gc.enable()
     facts += _conditions(bounds, options, len(feeds))
     result: Fields = {
@@ -103,8 +117,10 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
         "invalid": reasons,
     }
     if opened.stages:
-        result.update(exits=session.exits(ended), mean_ns=int(bench.centre(count)))
-    result.update(bench.save(request["out"], count))
+        result.update(exits=session.exits(ended), mean_ns=int(bench.centre(taken.count)))
+    if taken.bursts is not None:
+        result["bursts"] = taken.bursts
+    result.update(bench.save(request["out"], taken.count))
     result["environment"] = facts + _accelerator(opened.backend, session, bench)  # its runs overwrite the samples
     session.close()
     result["warm_load_s"], _ = _timed(lambda: mode.open(opened))
@@ -225,6 +241,14 @@ class Bench:
         self._next = index
         return count
 
+    def taken(self, count: int) -> array[int]:
+        """Return a copy of the last run's first samples."""
+        return self._samples[:count]
+
+    def hold(self, samples: array[int]) -> None:
+        """Take samples of several runs for those of one."""
+        self._samples = samples
+
     def save(self, folder: str, count: int) -> Fields:
         """Write the samples as little-endian int64 and return what a launch says of them."""
         taken = self._samples[:count]
@@ -244,6 +268,16 @@ class Bench:
     def centre(self, count: int) -> float:
         """Return the median of the last run's samples, or their mean where it was ``whole``."""
         return sum(self._samples[:count]) / float(count) if self.whole else self._median(count)
+
+    def spread(self, count: int) -> float:
+        """Return by how much the third quartile of the last run's samples exceeds the first, as a share of that.
+
+        Without bound where every sample counts in what they are summed up by.
+        """
+        if self.whole:
+            return float("inf")
+        ordered = sorted(self._samples[:count])
+        return float(ordered[3 * (count - 1) // 4]) / max(1, ordered[(count - 1) // 4]) - 1.0
 
     def _median(self, count: int) -> float:
         ordered = sorted(self._samples[:count])

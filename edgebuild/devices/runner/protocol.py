@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import select
 import signal
 import sys
@@ -40,6 +41,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._out = os.dup(1)
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         os.dup2(2, 1)
 
     def request(self) -> Fields:
@@ -56,10 +58,14 @@ class Wire:
         if not isinstance(fields, dict) or fields.get("protocol") != PROTOCOL:
             raise Problem("device", "This runner speaks protocol %d, the request doesn't." % PROTOCOL)
         silence_s = float(fields.get("silence_s") or 0.0)
-        threading.Thread(target=_exit_when_closed, args=(silence_s,), daemon=True).start()
+        threading.Thread(target=_listen, args=(silence_s, self._lines), daemon=True).start()
         # No handler on purpose: the signal's default ends the process even inside a call that never returns to Python.
         signal.setitimer(signal.ITIMER_REAL, float(fields["time_limit_s"]))
         return fields
+
+    def command(self) -> str:
+        """Return the host's next line after its request; asleep until there is one."""
+        return self._lines.get()
 
     def event(self, **fields: object) -> None:
         """Tell of progress."""
@@ -102,13 +108,19 @@ class Wire:
             data = data[os.write(self._out, data) :]
 
 
-def _exit_when_closed(silence_s: float) -> None:
-    """End the process when nobody waits for it: stdin closed, or a host that promised to knock was silent for so long.
+def _listen(silence_s: float, lines: queue.SimpleQueue[str]) -> None:
+    """Hand on what the host says, and end the process when nobody waits for it.
 
-    A cut link closes nothing here: only the silence tells.
+    That is when stdin is closed, or a host that promised to knock (with an empty line) was silent for so long: a cut
+    link closes nothing here, only the silence tells.
     """
+    rest = b""
     while True:
         if silence_s and not select.select([0], [], [], silence_s)[0]:
             os._exit(ORPHANED)
-        if not os.read(0, 4096):
+        chunk = os.read(0, 4096)
+        if not chunk or len(rest) > MAX_REQUEST_BYTES:
             os._exit(ORPHANED)
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in filter(None, whole):
+            lines.put(line.decode("utf-8", "replace"))
