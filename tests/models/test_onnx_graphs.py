@@ -343,7 +343,7 @@ def test_the_simulator_s_names_never_collide() -> None:
         graph = Graph(net)
         placement = place(graph, SCHEME)
         simulator = Simulator(graph, placement, SCHEME)
-        return simulator, simulator.run({**simulator.feeds(numbers_of(graph, placement)), **feeds_of(model)})["logits"]
+        return simulator, simulator.run(numbers_of(graph, placement), feeds_of(model))["logits"]
 
     simulator, expected = run(model)
     made = nets.model([helper.make_node("Identity", ["x"], [name]) for name in simulator._slots.names], [], [])

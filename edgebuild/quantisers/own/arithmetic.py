@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,26 +64,36 @@ def _float32(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Histogram:
-    """How often the values of a tensor fell into equal bins between ``low`` and ``high``."""
+    """How often the values of a tensor, from ``low`` to ``high``, fell into equal bins.
+
+    ``edges`` is what the bins cover. Default: ``low`` to ``high``.
+    """
 
     low: float
     high: float
     counts: NDArray[np.int64]
+    edges: tuple[float, float] | None = None
 
     @property
+    def bounds(self) -> NDArray[np.float64]:
+        """Where the bins begin and end, one more than there are bins."""
+        low, high = self.edges or (self.low, self.high)
+        return np.linspace(low, high, len(self.counts) + 1)
+
+    @cached_property
     def centres(self) -> NDArray[np.float64]:
         """The middle of each bin."""
-        width = (self.high - self.low) / len(self.counts)
-        return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), dtype=np.float64)
+        bounds = self.bounds
+        return np.asarray((bounds[:-1] + bounds[1:]) / 2, dtype=np.float64)
 
     def percentile(self, p: float) -> tuple[float, float]:
         """Return the range that leaves out (100 - p) % of the values, at the two ends together."""
         cumulative = np.cumsum(self.counts) / max(int(self.counts.sum()), 1)
         tail = (1 - p / 100) / (1 if self.low >= 0 or self.high <= 0 else 2)
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
-        low = self.low if self.low >= 0 else edges[int(np.searchsorted(cumulative, tail, side="right"))]
+        bounds = np.clip(self.bounds, self.low, self.high)
+        low = self.low if self.low >= 0 else bounds[int(np.searchsorted(cumulative, tail, side="right"))]
         last = int(np.searchsorted(cumulative, 1 - tail, side="left"))
-        high = self.high if self.high <= 0 else edges[min(last + 1, len(edges) - 1)]
+        high = self.high if self.high <= 0 else bounds[min(last + 1, len(bounds) - 1)]
         return float(low), float(high)
 
 
@@ -207,9 +218,11 @@ def clipped_scale(
     """Return the scales, ``full`` or up to 40 % below, with the least squared error per channel."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     best, least = full.copy(), np.full(full.shape, np.inf)
+    levels = weight_levels(scheme)
     for factor in np.linspace(1.0, 0.6, 21):
         scale = (full * factor).astype(np.float32)
-        error = (encode(weight, scale, axis, scheme).reals(axis) - weight) ** 2
+        spread = along(scale, weight.ndim, axis)
+        error = (np.clip(np.rint(weight / spread), -levels, levels) * spread - weight) ** 2
         total = error.sum(axis=others) if scheme.per_channel else np.asarray(error.sum())
         better = total < least
         best, least = np.where(better, scale, best), np.where(better, total, least)

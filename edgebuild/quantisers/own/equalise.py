@@ -15,6 +15,8 @@ import numpy as np
 from edgebuild.quantisers.own.arithmetic import along
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from edgebuild.quantisers.own.graph import Graph
@@ -69,28 +71,31 @@ def _inputs(graph: Graph, op: WeightedOp) -> int:
 def equalised(
     numbers: QuantisationState,
     found: tuple[Pair, ...],
-    reach: dict[str, NDArray[Any]],
+    channels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     strength: float,
     *,
     per_channel: bool,
-) -> QuantisationState:
-    """Return weights and biases in which each pair's channels reach alike.
+) -> tuple[QuantisationState, dict[str, NDArray[np.float32]]]:
+    """Return weights and biases in which each pair's channels reach alike, and what each channel was divided by.
 
-    ``reach`` holds the largest magnitude of every channel ``between``. ``strength`` (0..1) says how much of the
-    difference moves into the second layer; a depthwise second layer takes all of it at no cost where each of its
-    channels has a scale of its own (``per_channel``).
+    ``channels`` holds the least and the greatest value of every channel ``between``. ``strength`` (0..1) says how much
+    of the difference moves into the second layer; a depthwise second layer takes all of it at no cost where each of
+    its channels has a scale of its own (``per_channel``).
     """
     weights, biases = dict(numbers.weights), dict(numbers.float_biases)
+    factors: dict[str, NDArray[np.float32]] = {}
     for pair in found:
         first, second = pair.first, pair.second
-        channel, into = reach[pair.between], _input_reach(second, weights[second.name])
+        low, high = channels[pair.between]
+        channel, into = np.maximum(-low, high), _input_reach(second, weights[second.name])
         power = 1.0 if second.groups > 1 and per_channel else strength
         factor = _floored(channel) ** power / _floored(into) ** (1 - power)
         factor = np.clip(factor / np.exp(np.mean(np.log(factor))), 1 / MOST, MOST).astype(np.float32)
         weights[first.name] = weights[first.name] / along(factor, weights[first.name].ndim, first.axis)
         biases[first.name] = biases[first.name] / factor.reshape((-1,) if biases[first.name].ndim == 1 else (1, -1))
         weights[second.name] = _scaled_inputs(second, weights[second.name], factor)
-    return replace(numbers, weights=weights, float_biases=biases, biases=biases)
+        factors[pair.between] = factor
+    return replace(numbers, weights=weights, float_biases=biases, biases=biases), factors
 
 
 def _floored(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -55,67 +55,67 @@ class Distance:
         return math.inf if self.noise == 0 else -10 * math.log10(self.noise)
 
 
-def reference(
-    simulator: Simulator, numbers: QuantisationState, frames: Frames, check: Callable[[], None]
-) -> list[Arrays]:
-    """Return the outputs of the float model for every batch of ``frames``."""
-    fixed = simulator.feeds(numbers)
-    outputs: list[Arrays] = []
-    for feeds in frames:
-        check()
-        outputs.append(simulator.run({**fixed, **feeds}))
-    return outputs
-
-
 def measure(
     simulator: Simulator,
     numbers: QuantisationState,
     frames: Frames,
     expected: Sequence[Arrays],
-    check: Callable[[], None],
+    tick: Callable[[float], None],
 ) -> Distance:
     """Run ``frames`` with ``numbers`` and return how far the outputs are from ``expected``."""
-    fixed = simulator.feeds(numbers)
     tally = Tally()
-    for feeds, right in zip(frames, expected, strict=False):
-        check()
-        tally.add(right, simulator.run({**fixed, **feeds}))
+    for run in simulator.each(numbers, frames, lambda index, outputs: compared(expected[index], outputs)):
+        tick(1.0)
+        tally.add(run)
     return tally.distance()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How far one output is from what is right, in one run. ``kl`` is None unless both are probabilities."""
+
+    signal: float
+    noise: float
+    kl: float | None
+
+
+def compared(right: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> dict[str, Gap]:
+    """Return the gap of every output of one run; outputs that aren't numbers (strings) are left out."""
+    gaps: dict[str, Gap] = {}
+    for name, expected in right.items():
+        if expected.dtype.kind not in "fiub" or expected.size == 0:
+            continue
+        r, g = expected.astype(np.float64), got[name].astype(np.float64)
+        g = np.where(np.isfinite(g), g, np.finfo(np.float32).max)
+        # What is infinite in float (a masked place) has no distance.
+        said = np.isfinite(r)
+        r, g = np.where(said, r, 0.0), np.where(said, g, 0.0)
+        kl = _kl(r, g) if _are_probabilities(r) else None
+        gaps[name] = Gap(signal=float(np.sum(r**2)), noise=float(np.sum((g - r) ** 2)), kl=kl)
+    return gaps
+
+
 class Tally:
-    """Adds up noise, signal and KL over batches."""
+    """Adds up noise, signal and KL over runs."""
 
     def __init__(self) -> None:
-        self._signal: dict[str, float] = {}
-        self._runs: dict[str, list[tuple[float, float]]] = {}
-        self._probabilities: dict[str, bool] = {}
+        self._gaps: dict[str, list[Gap]] = {}
 
-    def add(self, right: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> None:
-        """Count one batch; outputs that aren't numbers (strings) are left out."""
-        for name, expected in right.items():
-            if expected.dtype.kind not in "fiub" or expected.size == 0:
-                continue
-            r, g = expected.astype(np.float64), got[name].astype(np.float64)
-            g = np.where(np.isfinite(g), g, np.finfo(np.float32).max)
-            # What is infinite in float (a masked place) has no distance.
-            said = np.isfinite(r)
-            r, g = np.where(said, r, 0.0), np.where(said, g, 0.0)
-            probabilities = self._probabilities.get(name, True) and _are_probabilities(r)
-            self._probabilities[name] = probabilities
-            self._signal[name] = self._signal.get(name, 0.0) + float(np.sum(r**2))
-            noise, kl = float(np.sum((g - r) ** 2)), _kl(r, g) if probabilities else 0.0
-            self._runs.setdefault(name, []).append((noise, kl))
+    def add(self, run: Mapping[str, Gap]) -> None:
+        """Count one run."""
+        for name, gap in run.items():
+            self._gaps.setdefault(name, []).append(gap)
 
     def distance(self) -> Distance:
         """Return the mean over what was counted."""
         noises: list[NDArray[np.float64]] = []
         kls: list[NDArray[np.float64]] = []
-        for name, runs in self._runs.items():
-            table = np.array(runs)
-            noises.append(table[:, 0] * len(table) / max(self._signal[name], 1e-30))
-            if self._probabilities[name]:
-                kls.append(table[:, 1])
+        for gaps in self._gaps.values():
+            signal = sum(gap.signal for gap in gaps)
+            noises.append(np.array([gap.noise for gap in gaps]) * len(gaps) / max(signal, 1e-30))
+            said = [gap.kl for gap in gaps if gap.kl is not None]
+            if len(said) == len(gaps):
+                kls.append(np.array(said))
         if not noises:
             return Distance(noise=0.0)
         noise = np.mean(noises, axis=0)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgebuild.quantisers.own import equalise, ranges
-from edgebuild.quantisers.own.arithmetic import clipped_scale, encode
-from edgebuild.quantisers.own.reconstruct import reconstructed
-from edgebuild.quantisers.own.statistics import histograms
+from edgebuild.quantisers.own.reconstruct import affordable, corrected, reconstructed
+from edgebuild.quantisers.own.statistics import observe
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
+    from edgebuild.quantisers.own.arithmetic import Histogram
     from edgebuild.quantisers.own.error import Distance
-    from edgebuild.quantisers.own.placement import WeightedOp
+    from edgebuild.quantisers.own.graph import Graph
+    from edgebuild.quantisers.own.placement import Placement
+    from edgebuild.quantisers.own.samples import Frames
     from edgebuild.quantisers.own.simulator import QuantisationState
     from edgebuild.quantisers.own.workbench import Calibration
 
@@ -55,84 +55,69 @@ class Ladder:
         return kept
 
 
+def planned(graph: Graph, placement: Placement, halves: tuple[Frames, Frames], macs: int, budget_macs: int) -> float:
+    """Return about how many runs it takes to observe both halves and to climb: what progress is measured against."""
+    fit, held = (half.runs for half in halves)
+    frames = len(halves[0])
+    strengths = len(STRENGTHS) if equalise.pairs(graph, placement) else 0
+    observed = fit + held + (fit if strengths else 0)
+    judged = held * (4 + strengths + len(RIDGES))
+    walked = 2 * fit * (1 + len(RIDGES))
+    refitted = affordable(graph, placement.ops, frames, max(budget_macs, frames * macs))
+    searched = ranges.planned(placement, frames, macs, budget_macs)
+    return observed + judged + walked + searched + len(RIDGES) * sum(refitted.values()) / max(macs, 1)
+
+
 def climb(bench: Calibration) -> Ladder:
     """Return the best numbers found, never worse on held-out frames than min/max ranges and nearest codes."""
-    found = histograms(bench.simulator, bench.original, bench.placement.groups, bench.fit, bench.check)
-    start = bench.nearest(bench.with_minmax(bench.original, found))
+    found = bench.seen.histograms
+    start = bench.nearest(bench.with_ranges(bench.original, _ends(found)))
     distance = bench.judge(start)
     ladder = Ladder(bench, start, distance, [Rung(name="min/max ranges", distance=distance, kept=True)])
-    ladder.choices = {g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()}
-    for strength in STRENGTHS if (pairs := equalise.pairs(bench.graph, bench.placement)) else ():
-        equal = equalise.equalised(
-            bench.original, pairs, _reach(bench, pairs), strength, per_channel=bench.scheme.per_channel
-        )
-        seen = histograms(bench.simulator, equal, bench.placement.groups, bench.fit, bench.check)
-        if ladder.offer(f"cross-layer equalisation {strength:g}", bench.nearest(bench.with_minmax(equal, seen))):
-            found = seen
-            ladder.choices = {
-                g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()
-            }
+    ladder.choices = minmax_choices(found)
+    found = _equalised(ladder, found)
     chosen, choices = ranges.choose(bench, ladder.numbers, found)
     if ladder.offer("ranges by output error", bench.nearest(chosen)):
         ladder.choices = choices
-    ladder.offer("clipped weights", _clipped(bench, ladder.numbers))
-    ladder.offer("bias correction", _corrected(bench, ladder.numbers))
-    flat = replace(ladder.numbers, biases=ladder.numbers.float_biases)
-    for ridge in RIDGES:
-        ladder.offer(f"reconstruction, ridge {ridge:g}", reconstructed(bench, flat, ridge))
+    ladder.offer("clipped weights", bench.clipped(ladder.numbers))
+    if bench.simulator.stages(in_eight_bits=True).only_tensors:
+        ladder.offer("bias correction", corrected(bench, ladder.numbers))
+        flat = replace(ladder.numbers, biases=ladder.numbers.float_biases)
+        for ridge in RIDGES:
+            ladder.offer(f"reconstruction, ridge {ridge:g}", reconstructed(bench, flat, ridge))
     return ladder
 
 
-def _reach(bench: Calibration, pairs: tuple[equalise.Pair, ...]) -> dict[str, NDArray[Any]]:
-    """Return the largest magnitude of every channel between the layers of each pair, over the fitted half."""
-    names = tuple(pair.between for pair in pairs)
-    reach: dict[str, NDArray[Any]] = {}
-    fixed = bench.simulator.feeds(bench.original)
-    for feeds in bench.fit:
-        bench.check()
-        for name, value in bench.simulator.run({**fixed, **feeds}, names).items():
-            axis = value.ndim - 1 if value.ndim == 2 else 1
-            seen = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != axis))
-            reach[name] = np.maximum(reach.get(name, seen), seen)
-    return reach
+def minmax_choices(found: Mapping[str, Histogram]) -> dict[str, ranges.Choice]:
+    """Return each tensor's whole range as the choice."""
+    return {g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in found.items()}
 
 
-def _clipped(bench: Calibration, numbers: QuantisationState) -> QuantisationState:
-    """Return the numbers with each channel's scale at its least squared error."""
-    codes = dict(numbers.codes)
-    for op in bench.placement.ops:
-        weight, full = numbers.weights[op.name], bench.full_scale(op, numbers)
-        codes[op.name] = encode(weight, clipped_scale(weight, op.axis, bench.scheme, full), op.axis, bench.scheme)
-    return replace(numbers, codes=codes)
+def _ends(found: Mapping[str, Histogram]) -> dict[str, tuple[float, float]]:
+    return {group: (h.low, h.high) for group, h in found.items()}
 
 
-def _corrected(bench: Calibration, numbers: QuantisationState) -> QuantisationState:
-    """Return the numbers with biases that take each channel's mean error out, one layer after another."""
-    frames = bench.fit.first(bench.layer_frames)
-    ops = tuple(op for op in bench.placement.ops if op.bias_slot is not None)
-    right = _means(bench, bench.base(numbers), ops, frames)
-    for op in ops:
-        error = right[op.name] - _means(bench, numbers, (op,), frames)[op.name]
-        bias = numbers.biases[op.name]
-        numbers = replace(
-            numbers, biases={**numbers.biases, op.name: (bias + error.reshape(bias.shape)).astype(np.float32)}
+def _equalised(ladder: Ladder, found: Mapping[str, Histogram]) -> Mapping[str, Histogram]:
+    """Offer both strengths; return what the tensors hold with the weights that were kept.
+
+    How far a scaled tensor reaches follows from its channels: only its histogram takes another pass.
+    """
+    bench = ladder.bench
+    pairs = equalise.pairs(bench.graph, bench.placement)
+    between = tuple(pair.between for pair in pairs)
+    kept = False
+    for strength in STRENGTHS if pairs else ():
+        equal, factors = equalise.equalised(
+            bench.original, pairs, bench.seen.channels, strength, per_channel=bench.scheme.per_channel
         )
-    return numbers
-
-
-def _means(
-    bench: Calibration, numbers: QuantisationState, ops: tuple[WeightedOp, ...], frames: Any
-) -> dict[str, NDArray[Any]]:
-    """Return the mean of every output channel of ``ops``."""
-    fixed, names = bench.simulator.feeds(numbers), tuple(op.output for op in ops)
-    totals = {op.name: np.zeros(op.channels) for op in ops}
-    counts = dict.fromkeys(totals, 0)
-    for feeds in frames:
-        bench.check()
-        values = bench.simulator.run({**fixed, **feeds}, names)
-        for op in ops:
-            value = values[op.output]
-            axis = 1 if op.kind == "Conv" else value.ndim - 1
-            totals[op.name] += value.sum(axis=tuple(i for i in range(value.ndim) if i != axis), dtype=np.float64)
-            counts[op.name] += value.size // op.channels
-    return {name: total / counts[name] for name, total in totals.items()}
+        ends = _ends(found)
+        for name, factor in factors.items():
+            low, high = bench.seen.channels[name]
+            ends[name] = float((low / factor).min()), float((high / factor).max())
+        kept |= ladder.offer(f"cross-layer equalisation {strength:g}", bench.nearest(bench.with_ranges(equal, ends)))
+    if not kept:
+        return found
+    seen = observe(bench.simulator, bench.base(ladder.numbers), bench.fit, bench.tick, tensors=between)
+    found = {**found, **seen.histograms}
+    ladder.choices = minmax_choices(found)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from edgebuild.quantisers.own.graph import attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 #: Output positions evaluated in one batch: neighbours are much alike.
 POSITIONS = 64
+#: Inputs whose patches are multiplied at once.
+TOGETHER = 8
+
+
+def weight_count(graph: Graph, op: WeightedOp) -> int:
+    """Return how many weights a layer has."""
+    return math.prod(graph.constants[op.weight].dims)
 
 
 def as_rows(op: WeightedOp, weight: NDArray[Any]) -> NDArray[Any]:
@@ -45,6 +53,30 @@ def patches(graph: Graph, op: WeightedOp, x: NDArray[Any], rng: np.random.Genera
 def _convolution_patches(
     graph: Graph, op: WeightedOp, x: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float32]:
+    windows = _windows(graph, op, x)
+    spatial = (windows.ndim - 2) // 2
+    grid = (windows.shape[0], *windows.shape[2 : 2 + spatial])
+    some = rng.permutation(int(np.prod(grid)))[:POSITIONS]
+    where = np.unravel_index(some, grid)
+    picked = np.moveaxis(windows, 1, 1 + spatial)[where]  # (positions, input channels, *kernel)
+    per_group = picked.reshape(len(some), op.groups, -1)
+    return np.ascontiguousarray(per_group.swapaxes(0, 1), dtype=np.float32)
+
+
+def mean_patch(graph: Graph, op: WeightedOp, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Return (groups, inputs per channel): the mean of the products' left sides, over all positions and inputs."""
+    if op.kind != "Conv":
+        total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in inputs)
+        return np.asarray(total / sum(x.size // x.shape[-1] for x in inputs))[np.newaxis]
+    image = sum(x.sum(axis=0, keepdims=True, dtype=np.float64) for x in inputs) / sum(len(x) for x in inputs)
+    windows = _windows(graph, op, np.asarray(image))
+    spatial = (windows.ndim - 2) // 2
+    mean: NDArray[np.float64] = windows.mean(axis=(0, *range(2, 2 + spatial)))
+    return mean.reshape(op.groups, -1)
+
+
+def _windows(graph: Graph, op: WeightedOp, x: NDArray[Any]) -> NDArray[Any]:
+    """Return a view (images, channels, *grid, *kernel) of what a convolution's weight is multiplied with."""
     node = graph.nodes[op.node]
     kernel = graph.constants[op.weight].dims[2:]
     spatial = len(kernel)
@@ -56,13 +88,7 @@ def _convolution_patches(
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
     windows = windows[:, :, *[slice(None, None, s) for s in strides]]
     everything = [slice(None)] * (2 + spatial)
-    windows = windows[(*everything, *[slice(None, None, d) for d in dilations])]
-    grid = (windows.shape[0], *windows.shape[2 : 2 + spatial])
-    some = rng.permutation(int(np.prod(grid)))[:POSITIONS]
-    where = np.unravel_index(some, grid)
-    picked = np.moveaxis(windows, 1, 1 + spatial)[where]  # (positions, input channels, *kernel)
-    per_group = picked.reshape(len(some), op.groups, -1)
-    return np.ascontiguousarray(per_group.swapaxes(0, 1), dtype=np.float32)
+    return windows[(*everything, *[slice(None, None, d) for d in dilations])]
 
 
 def _pads(node: Any, size: tuple[int, ...], kernel: Any, strides: list[int], dilations: list[int]) -> list[int]:
@@ -82,34 +108,59 @@ def _pads(node: Any, size: tuple[int, ...], kernel: Any, strides: list[int], dil
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over what a layer reads in 8 bits (``x``) and would read in float (``y``), per group."""
+    """What a layer reads in 8 bits (``x``) and would read in float (``y``), per group, over sampled positions."""
 
-    count: int
-    mean_x: NDArray[np.float64]  # (groups, K)
-    mean_y: NDArray[np.float64]
-    xx: NDArray[np.float64]  # (groups, K, K): mean of x xᵀ
-    yx: NDArray[np.float64]  # (groups, K, K): mean of y xᵀ
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """Covariance of what is read in 8 bits."""
-        return self.xx - self.mean_x[:, :, None] * self.mean_x[:, None, :]
-
-    @property
-    def cross_covariance(self) -> NDArray[np.float64]:
-        """Covariance of the float inputs (rows) with the 8-bit ones (columns)."""
-        return self.yx - self.mean_y[:, :, None] * self.mean_x[:, None, :]
+    covariance: NDArray[np.float64]  # (groups, K, K): of x
+    #: (groups, channels per group, K): covariance of what the weight makes of y - x with x
+    missing: NDArray[np.float64]
 
 
-def moments(graph: Graph, op: WeightedOp, inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]], seed: int) -> Moments:
-    """Return the moments over pairs of (8-bit, float) inputs; the same random positions are taken from both."""
-    count, sums = 0, [np.zeros(())] * 4
-    for index, (in_eight_bits, in_float) in enumerate(inputs):
-        x = patches(graph, op, in_eight_bits, np.random.default_rng([seed, op.node, index])).astype(np.float64)
-        y = patches(graph, op, in_float, np.random.default_rng([seed, op.node, index])).astype(np.float64)
-        turned = x.swapaxes(1, 2)
-        parts = (x.sum(axis=1), y.sum(axis=1), np.matmul(turned, x), np.matmul(y.swapaxes(1, 2), x))
-        sums = [total + part for total, part in zip(sums, parts, strict=True)]
-        count += x.shape[1]
-    mean_x, mean_y, xx, yx = (total / count for total in sums)
-    return Moments(count=count, mean_x=mean_x, mean_y=mean_y, xx=xx, yx=yx)
+def moments(
+    graph: Graph,
+    op: WeightedOp,
+    weight: NDArray[Any],
+    inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    seed: int,
+    *,
+    centred: bool = True,
+) -> Moments:
+    """Return the moments over pairs of (8-bit, float) inputs; the same random positions are taken from both.
+
+    Without ``centred`` they are taken about zero: a layer without a bias can't make up for a mean.
+    """
+    rows = as_rows(op, weight).astype(np.float64)
+    shape = (op.groups, rows.shape[2])
+    count, sum_x, sum_gap = 0, np.zeros(shape), np.zeros(rows.shape[:2])
+    xx, gap_x = np.zeros((*shape, rows.shape[2])), np.zeros(rows.shape)
+    for x, y in _together(graph, op, inputs, seed):
+        gap = np.matmul(y - x, rows.swapaxes(1, 2))  # (groups, positions, channels)
+        xx += np.matmul(x.swapaxes(1, 2), x)
+        gap_x += np.matmul(gap.swapaxes(1, 2), x)
+        sum_x, sum_gap, count = sum_x + x.sum(axis=1), sum_gap + gap.sum(axis=1), count + x.shape[1]
+    xx /= count
+    gap_x /= count
+    if centred:
+        mean_x, mean_gap = sum_x / count, sum_gap / count
+        xx -= mean_x[:, :, None] * mean_x[:, None, :]
+        gap_x -= mean_gap[:, :, None] * mean_x[:, None, :]
+    return Moments(covariance=xx, missing=gap_x)
+
+
+def _together(
+    graph: Graph, op: WeightedOp, inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]], seed: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield the patches of many inputs at once: few large products are faster than many small ones."""
+    waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for index, pair in enumerate(inputs):
+        drawn = [patches(graph, op, x, np.random.default_rng([seed, op.node, index])) for x in pair]
+        waiting.append((drawn[0], drawn[1]))
+        if len(waiting) == TOGETHER:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = (np.concatenate(side, axis=1).astype(np.float64) for side in zip(*pairs, strict=True))
+    return x, y

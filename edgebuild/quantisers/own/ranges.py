@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgebuild.quantisers.own.arithmetic import Affine, affine, candidate_ranges
+from edgebuild.quantisers.own.arithmetic import PERCENTILES, affine, candidate_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.quantisers.own.arithmetic import Histogram
+    from edgebuild.quantisers.own.placement import Placement
     from edgebuild.quantisers.own.simulator import QuantisationState
     from edgebuild.quantisers.own.workbench import Calibration
 
 LEAST_FRAMES, MOST_FRAMES = 8, 64
+#: What ``candidate_ranges`` offers.
+RULES = ("minmax", "mse", "entropy", *(f"p{p:g}" for p in PERCENTILES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,41 +35,50 @@ def choose(
 ) -> tuple[QuantisationState, dict[str, Choice]]:
     """Return ``numbers`` with a range per tensor, chosen one after another in graph order.
 
-    The frames per trial, and then the tensors tried, are cut until the work fits ``bench.budget_macs``; a tensor left
-    out keeps the range with the least squared error. Those with the most rules to choose from are tried first.
+    The frames per trial, and then the tensors tried, are cut until the work fits ``bench.budget_macs``; those with the
+    most rules to choose from are tried first. The tensors left out share one rule, the best for all of them.
     """
     options = {group: candidate_ranges(histogram, bench.scheme) for group, histogram in found.items()}
-    frames, tried = _affordable(bench, {group: len(rules) for group, rules in options.items()})
-    choices: dict[str, Choice] = {}
-    for group, rules in options.items():
-        rule = "minmax" if group in tried or "mse" not in rules else "mse"
-        numbers = numbers.with_range(group, affine(*rules[rule], bench.scheme))
-        choices[group] = Choice(rule=rule, low=rules[rule][0], high=rules[rule][1], tried=1)
+    rules_of = {group: len(rules) for group, rules in options.items()}
+    frames, tried = _affordable(rules_of, len(bench.fit), bench.macs, bench.budget_macs)
+    rest = [group for group in options if group not in tried]
+    rules = dict.fromkeys(options, "minmax")
+    for group, bounds in options.items():
+        numbers = numbers.with_range(group, affine(*bounds["minmax"], bench.scheme))
     least = bench.trial(numbers, frames)
-    for group in (g for g in options if g in tried):
-        best: tuple[str, Affine] | None = None
-        for rule, bounds in options[group].items():
-            parameters = affine(*bounds, bench.scheme)
-            if rule == choices[group].rule:
-                continue
-            distance = bench.trial(numbers.with_range(group, parameters), frames)
+    for rule in (rule for rule in RULES[1:] if any(rule in options[group] for group in rest)):
+        shared = {group: affine(*options[group][rule], bench.scheme) for group in rest if rule in options[group]}
+        trial = replace(numbers, ranges={**numbers.ranges, **shared})
+        distance = bench.trial(trial, frames)
+        if distance.surely_below(least):
+            least, numbers, rules = distance, trial, {**rules, **dict.fromkeys(shared, rule)}
+    for group in (group for group in options if group in tried):
+        for rule in (rule for rule in options[group] if rule != "minmax"):
+            trial = numbers.with_range(group, affine(*options[group][rule], bench.scheme))
+            distance = bench.trial(trial, frames)
             if distance.surely_below(least):
-                least, best = distance, (rule, parameters)
-        rule = choices[group].rule if best is None else best[0]
-        if best is not None:
-            numbers = numbers.with_range(group, best[1])
+                least, numbers, rules[group] = distance, trial, rule
+    choices: dict[str, Choice] = {}
+    for group, rule in rules.items():
         low, high = options[group][rule]
-        choices[group] = Choice(rule=rule, low=low, high=high, tried=len(options[group]))
+        choices[group] = Choice(rule=rule, low=low, high=high, tried=len(options[group]) if group in tried else 1)
     return numbers, choices
 
 
-def _affordable(bench: Calibration, options: Mapping[str, int]) -> tuple[int, frozenset[str]]:
+def planned(placement: Placement, fit: int, macs: int, budget_macs: int) -> float:
+    """Return about how many runs ``choose`` takes, and no fewer."""
+    rules = dict.fromkeys(placement.groups, len(RULES))
+    frames, tried = _affordable(rules, fit, macs, budget_macs)
+    return float(frames * len(RULES) * (len(tried) + (len(tried) < len(rules))))
+
+
+def _affordable(options: Mapping[str, int], fit: int, macs: int, budget_macs: int) -> tuple[int, frozenset[str]]:
     """Return how many frames a trial takes, and which tensors are tried: those with the most rules first."""
-    per_run = max(bench.macs, 1)
+    per_run = max(macs, 1)
     trials = sum(options.values()) + 1
-    most = min(MOST_FRAMES, len(bench.fit))
-    frames = max(min(bench.budget_macs // (per_run * trials), most), min(LEAST_FRAMES, most))
-    affordable = bench.budget_macs // (per_run * frames)
+    most = min(MOST_FRAMES, fit)
+    frames = max(min(budget_macs // (per_run * trials), most), min(LEAST_FRAMES, most))
+    affordable = budget_macs // (per_run * frames)
     tried: list[str] = []
     for group in sorted(options, key=lambda g: -options[g]):
         affordable -= options[group]

@@ -7,107 +7,195 @@ then the bias that takes the mean error out. The ridge is what keeps few samples
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgebuild.quantisers.own.arithmetic import Codes, weight_levels
-from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows
+from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows, mean_patch, moments, weight_count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Int8Scheme
+    from edgebuild.quantisers.own.graph import Graph
     from edgebuild.quantisers.own.placement import WeightedOp
     from edgebuild.quantisers.own.simulator import QuantisationState
-    from edgebuild.quantisers.own.workbench import Calibration
+    from edgebuild.quantisers.own.workbench import Calibration, Inputs
 
 #: Layers with more inputs per channel than this keep their codes: the covariance would be too large.
 LARGEST = 2304
 #: A covariance is taken over this many patches per input of the layer, and over no fewer frames than stated.
 PATCHES_PER_INPUT, LEAST_FRAMES = 16, 32
+#: Codes are compensated in blocks of this many inputs: within one after another, for the rest all at once.
+BLOCK = 64
+#: A product in float64 takes as long as two in float32, which budgets count.
+DOUBLE = 2
+
+
+def corrected(bench: Calibration, numbers: QuantisationState) -> QuantisationState:
+    """Return the numbers with biases that take each channel's mean error out, one layer after another."""
+
+    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs) -> QuantisationState:
+        return _with_bias(bench, numbers, op, read, right)
+
+    return bench.layer_by_layer(numbers, change)
 
 
 def reconstructed(bench: Calibration, numbers: QuantisationState, ridge: float) -> QuantisationState:
-    """Return ``numbers`` with every layer refitted in graph order. ``ridge`` is relative to the inputs' mean power."""
-    for op in bench.placement.ops:
-        try:
-            numbers = _refitted(bench, numbers, op, ridge)
-        except np.linalg.LinAlgError:
-            continue  # inputs far from zero that hardly vary: in float64 they have no covariance
-    return numbers
+    """Return ``numbers`` with the layers refitted in graph order that the budget has room for, and all biases.
+
+    ``ridge`` is relative to the inputs' mean power.
+    """
+    frames = len(bench.walkers)
+    costs = affordable(bench.graph, bench.placement.ops, frames, max(bench.budget_macs, len(bench.fit) * bench.macs))
+
+    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs) -> QuantisationState:
+        if op.name in costs:
+            some = slice(-(-len(read) * _frames(bench.graph, op, frames) // frames))
+            # Inputs far from zero that hardly vary have no covariance in float64.
+            with suppress(np.linalg.LinAlgError):
+                numbers = _refitted(bench, numbers, op, (read[some], right[some]), ridge)
+            bench.tick(costs[op.name] / bench.macs)
+        return _with_bias(bench, numbers, op, read, right)
+
+    return bench.layer_by_layer(numbers, change)
 
 
-def _refitted(bench: Calibration, numbers: QuantisationState, op: WeightedOp, ridge: float) -> QuantisationState:
-    weight, bias = numbers.weights[op.name], numbers.biases.get(op.name)
-    if weight.size // op.channels > LARGEST:
+def affordable(graph: Graph, ops: Sequence[WeightedOp], frames: int, budget_macs: int) -> dict[str, int]:
+    """Return the layers that are refitted and what each costs: the cheapest first, until the budget is spent."""
+    chosen: dict[str, int] = {}
+    for cost, op in sorted(((_cost(graph, op, frames), op) for op in ops), key=lambda pair: pair[0]):
+        budget_macs -= cost
+        if budget_macs >= 0 and _inputs(graph, op) <= LARGEST:
+            chosen[op.name] = cost
+    return chosen
+
+
+def _inputs(graph: Graph, op: WeightedOp) -> int:
+    return weight_count(graph, op) // op.channels
+
+
+def _cost(graph: Graph, op: WeightedOp, frames: int) -> int:
+    """Return about what refitting a layer takes, in MACs of float32: its covariance, the inverse, the compensation."""
+    inputs, rows = _inputs(graph, op), POSITIONS * _frames(graph, op, frames)
+    each = inputs**2 * rows + inputs**3 + op.channels // op.groups * inputs**2
+    return DOUBLE * op.groups * each
+
+
+def _frames(graph: Graph, op: WeightedOp, frames: int) -> int:
+    """Return how many of ``frames`` show enough of the layer's inputs."""
+    positions = max(op.macs // weight_count(graph, op), 1)
+    wanted = _inputs(graph, op) * PATCHES_PER_INPUT // min(positions, POSITIONS)
+    return min(frames, max(wanted, LEAST_FRAMES))
+
+
+def _with_bias(
+    bench: Calibration, numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs
+) -> QuantisationState:
+    """Return the numbers with a bias that makes the layer's mean what it is in float."""
+    if op.bias_slot is None:
         return numbers
-    found = bench.moments(op, numbers, _frames(bench, op))
-    if bias is None:
-        found = replace(found, mean_x=found.mean_x * 0, mean_y=found.mean_y * 0)
-    damped = _damped(found.covariance, ridge)
-    rows = as_rows(op, weight).astype(np.float64)
-    # rows · (C - H) · (H + ridge)⁻¹; H is symmetric, so the inverse goes to the left of the transposed.
-    change = np.linalg.solve(damped, (found.cross_covariance - found.covariance).swapaxes(1, 2)).swapaxes(1, 2)
-    fitted = rows + np.matmul(rows, change)
+    mean_x, mean_y = (mean_patch(bench.graph, op, inputs) for inputs in (read, right))
+    rows, codes = (as_rows(op, w) for w in (numbers.weights[op.name], numbers.codes[op.name].reals(op.axis)))
+    error = np.einsum("goi,gi->go", rows, mean_y) - np.einsum("goi,gi->go", codes, mean_x)
+    bias = numbers.float_biases[op.name]
+    return replace(numbers, biases={**numbers.biases, op.name: (bias + error.reshape(bias.shape)).astype(np.float32)})
+
+
+def _refitted(
+    bench: Calibration, numbers: QuantisationState, op: WeightedOp, inputs: tuple[Inputs, Inputs], ridge: float
+) -> QuantisationState:
+    weight = numbers.weights[op.name]
+    pairs = zip(*inputs, strict=True)
+    found = moments(bench.graph, op, weight, pairs, bench.seed, centred=op.bias_slot is not None)
+    _damp(found.covariance, ridge)
+    power = np.diagonal(found.covariance, axis1=1, axis2=2).copy()
+    inverse = _inverted(found.covariance)
+    fitted = as_rows(op, weight) + np.matmul(found.missing, inverse)
     target = from_rows(op, fitted, weight.shape).astype(np.float32)
     moved = replace(numbers, weights={**numbers.weights, op.name: target})
-    codes = compensated(op, target, bench.full_scale(op, moved), damped, bench.scheme)
-    numbers = replace(numbers, codes={**numbers.codes, op.name: codes})
-    if bias is None:
-        return numbers
-    error = np.einsum("goi,gi->go", rows, found.mean_y) - np.einsum(
-        "goi,gi->go", as_rows(op, codes.reals(op.axis)), found.mean_x
-    )
-    corrected = (bias + error.reshape(bias.shape)).astype(np.float32)
-    return replace(numbers, biases={**numbers.biases, op.name: corrected})
+    codes = compensated(op, target, bench.full_scale(op, moved), (power, inverse), bench.scheme)
+    return replace(numbers, codes={**numbers.codes, op.name: codes})
 
 
-def _frames(bench: Calibration, op: WeightedOp) -> int:
-    """Return how many frames show enough of the layer's inputs, if there are so many and they can be afforded."""
-    inputs = bench.original.weights[op.name].size // op.channels
-    positions = max(op.macs // bench.original.weights[op.name].size, 1)
-    return min(bench.layer_frames, max(inputs * PATCHES_PER_INPUT // min(positions, POSITIONS), LEAST_FRAMES))
-
-
-def _damped(covariance: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+def _damp(covariance: NDArray[np.float64], ridge: float) -> None:
+    """Add the ridge to the diagonal of each group, in place."""
     size = covariance.shape[-1]
     power = np.trace(covariance, axis1=1, axis2=2) / size
-    damped: NDArray[np.float64] = covariance + np.eye(size) * np.maximum(ridge * power, 1e-12)[:, None, None]
-    return damped
+    covariance[:, range(size), range(size)] += np.maximum(ridge * power, 1e-12)[:, None]
+
+
+def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the inverse of each group in the covariance's own memory; raises ``LinAlgError`` where there is none."""
+    from scipy.linalg.lapack import dpotri
+
+    for group in covariance:
+        _, failed = dpotri(_factorised(group), overwrite_c=1)
+        if failed:
+            raise np.linalg.LinAlgError
+        for i in range(len(group)):  # LAPACK fills one triangle
+            group[i, i + 1 :] = group[i + 1 :, i]
+    return covariance
+
+
+def _factorised(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return U with ``matrix`` = UᵀU in the matrix's own memory; what lies below its diagonal means nothing."""
+    from scipy.linalg.lapack import dpotrf
+
+    upper, failed = dpotrf(matrix.T, clean=0, overwrite_a=1)
+    if failed:
+        raise np.linalg.LinAlgError
+    return np.asarray(upper)
 
 
 def compensated(
     op: WeightedOp,
     weight: NDArray[Any],
     scale: NDArray[np.float32],
-    covariance: NDArray[np.float64],
+    inputs: tuple[NDArray[np.float64], NDArray[np.float64]],
     scheme: Int8Scheme,
 ) -> Codes:
-    """Return codes for ``weight`` on the grid of ``scale``; ``covariance`` is (groups, K, K), positive definite."""
+    """Return codes for ``weight`` on the grid of ``scale``.
+
+    ``inputs`` holds the diagonal of their covariance, (groups, K), and its inverse, (groups, K, K), positive definite.
+    """
+    power, inverse = inputs
     rows = as_rows(op, weight).astype(np.float64)
     steps = np.broadcast_to(scale, (op.channels,)).reshape(op.groups, -1).astype(np.float64)
     levels = weight_levels(scheme)
-    codes = np.stack([_round(rows[g], steps[g], covariance[g], levels) for g in range(op.groups)])
+    codes = np.stack([_round(rows[g], steps[g], power[g], inverse[g], levels) for g in range(op.groups)])
     zero = 128 if scheme.weights == "uint8" else 0
     shaped = from_rows(op, codes, weight.shape)
     return Codes(codes=np.ascontiguousarray(shaped + zero).astype(np.int16), scale=scale, zero_point=zero)
 
 
 def _round(
-    rows: NDArray[np.float64], steps: NDArray[np.float64], covariance: NDArray[np.float64], levels: int
+    rows: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    power: NDArray[np.float64],
+    inverse: NDArray[np.float64],
+    levels: int,
 ) -> NDArray[np.float64]:
     # The inputs with the most power come first: their errors have the most others left to make up for them.
-    order = np.argsort(-np.diag(covariance), kind="stable")
-    # Upper factor U with inv(H) = UᵀU; its rows give the update of what is not rounded yet.
-    upper = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(order, order)])).T
-    left = rows[:, order].copy()
+    order = np.argsort(-power, kind="stable")
+    # Its rows give the update of what is not rounded yet.
+    upper = _factorised(inverse[np.ix_(order, order)])
+    left = rows[:, order]
     codes = np.empty_like(left)
-    for i in range(left.shape[1]):
-        codes[:, i] = np.clip(np.rint(left[:, i] / steps), -levels, levels)
-        error = (left[:, i] - codes[:, i] * steps) / upper[i, i]
-        left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        block, errors = left[:, start:end].copy(), np.empty((len(rows), end - start))
+        for i in range(end - start):
+            at = start + i
+            codes[:, at] = np.clip(np.rint(block[:, i] / steps), -levels, levels)
+            errors[:, i] = (block[:, i] - codes[:, at] * steps) / upper[at, at]
+            block[:, i + 1 :] -= errors[:, i, None] * upper[at, at + 1 : end]
+        left[:, end:] -= errors @ upper[start:end, end:]
     result = np.empty_like(codes)
     result[:, order] = codes
     return result

@@ -1,22 +1,24 @@
 """The float graph with every scale, zero point, weight and bias as an *input*, so that a trial rebuilds nothing.
 
-The Q/DQ operators in it are the ones that ship; a flag per pair passes the float value through instead. With all flags
-up it is the float model, and serves as the calibrator.
+The Q/DQ operators in it are the ones that ship. A second graph without them is the float model: the calibrator.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from edgebuild.errors import EnvironmentGap, ModelError
-from edgebuild.models.onnx_graphs import Names, serialised
+from edgebuild.models.onnx_graphs import Names, reads_of
 from edgebuild.quantisers.own import tables
+from edgebuild.quantisers.own.parallel import in_order, usable_cores
+from edgebuild.quantisers.own.sessions import make_session, run_session
+from edgebuild.quantisers.own.stages import Stages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,13 +32,17 @@ if TYPE_CHECKING:
 
 #: What a tensor is called behind its pair.
 IN_8_BITS = "{} in 8 bits"
-#: Whether tables are read in float.
-FLOAT_TABLES = ("float {}", "tables")
+#: Batches run one at a time where the model takes fewer MACs, and fill no more memory than this otherwise.
+PARALLEL_MACS = 5_000_000
+MEMORY = 512 * 2**20
+MOST_WORKERS = 8
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantisationState:
-    """Everything that a trial can change. Ops by name, ranges by group; a missing range or code means float.
+    """Everything that a trial can change. Ops by name, ranges by group; no ranges at all and a missing code mean float.
 
     ``weights`` and ``float_biases`` make the float function; ``codes`` and ``biases`` are what ships.
     """
@@ -47,10 +53,9 @@ class QuantisationState:
     ranges: Mapping[str, Affine] = field(default_factory=dict)
     codes: Mapping[str, Codes] = field(default_factory=dict)
 
-    def with_range(self, group: str, value: Affine | None) -> QuantisationState:
-        """Return the same with one range changed (``None``: float)."""
-        ranges = {name: r for name, r in self.ranges.items() if name != group}
-        return replace(self, ranges=ranges if value is None else {**ranges, group: value})
+    def with_range(self, group: str, value: Affine) -> QuantisationState:
+        """Return the same with one range changed."""
+        return replace(self, ranges={**self.ranges, group: value})
 
 
 def float_numbers(graph: Graph, placement: Placement) -> QuantisationState:
@@ -91,75 +96,105 @@ class _Slots:
 
 
 class Simulator:
-    """One onnxruntime session, graph optimisation off, for the float model and for every trial of an 8-bit one."""
+    """onnxruntime, graph optimisation off, for the float model and for every trial of an 8-bit one.
+
+    Batches run on several cores at a time, as many as ``MEMORY`` has room for.
+    """
 
     def __init__(self, graph: Graph, placement: Placement, scheme: Int8Scheme, *, library: Path | None = None) -> None:
-        self._placement = placement
+        self.placement = placement
+        self.scheme = scheme
+        self._library = library
         self._zero_type = np.uint8 if scheme.activations == "uint8" else np.int8
         self._slots = _Slots(graph.model)
-        model = _simulation(graph, placement, scheme, self._slots)
+        self._models = {
+            pairs: _simulation(graph, placement, scheme, self._slots, pairs=pairs) for pairs in (False, True)
+        }
+        self._real: dict[str, tuple[Codes, NDArray[np.float32]]] = {}
+        self._stages: dict[bool, Stages] = {}
         self.outputs = tuple(value.name for value in graph.model.graph.output)
-        self._session = _session(model, library)
+        self.workers = _workers(graph, placement)
+        threads = max(usable_cores() // self.workers, 1)
+        shown = [point.tensor for point in placement.points]
+        expose(self._models[False], shown)
+        # Trials are many; the float model runs seldom, and what it would keep is large: all that is shown.
+        self._sessions = {
+            pairs: make_session(model, library, threads, arena=pairs) for pairs, model in self._models.items()
+        }
 
     def feeds(self, numbers: QuantisationState) -> Arrays:
         """Return the inputs that make the graph compute with ``numbers``."""
         feeds: Arrays = {}
-        for op in self._placement.ops:
-            codes = numbers.codes.get(op.name)
-            feeds[self._slots("weight of {}", op.name)] = (
-                numbers.weights[op.name] if codes is None else codes.reals(op.axis)
-            )
+        for op in self.placement.ops:
+            feeds[self._slots("weight of {}", op.name)] = self._weight(op, numbers)
             if op.bias_slot is not None:
                 feeds[self._slots("bias of {}", op.name)] = numbers.biases[op.name]
-        for group in self._placement.groups:
-            chosen = numbers.ranges.get(group)
-            feeds[self._slots("float at {}", group)] = np.array(chosen is None)
-            feeds[self._slots("scale of {}", group)] = np.array(1.0 if chosen is None else chosen.scale, np.float32)
-            zero = np.array(0 if chosen is None else chosen.zero_point, self._zero_type)
-            feeds[self._slots("zero of {}", group)] = zero
-        if self._placement.tables:
-            feeds[self._slots(*FLOAT_TABLES)] = np.array(not numbers.codes)
+        for group in self.placement.groups if numbers.ranges else ():
+            chosen = numbers.ranges[group]
+            feeds[self._slots("scale of {}", group)] = np.array(chosen.scale, np.float32)
+            feeds[self._slots("zero of {}", group)] = np.array(chosen.zero_point, self._zero_type)
         return feeds
 
-    def raw_input(self, op: WeightedOp) -> str:
-        """Return the name under which ``run`` gives what ``op`` really reads."""
-        points = self._placement.points
-        paired = {(node, slot): point.tensor for point in points for node, slot in point.readers}
-        return self._slots(IN_8_BITS, paired[op.node, 0])
+    def _weight(self, op: WeightedOp, numbers: QuantisationState) -> NDArray[np.float32]:
+        """Return the weight that is computed with; that of the latest codes is kept for the next call."""
+        codes = numbers.codes.get(op.name)
+        if codes is None:
+            return numbers.weights[op.name]
+        if op.name not in self._real or self._real[op.name][0] is not codes:
+            self._real[op.name] = codes, codes.reals(op.axis)
+        return self._real[op.name][1]
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], fetch: tuple[str, ...] = ()) -> Arrays:
-        """Run once and return ``fetch`` (the model's outputs if empty)."""
-        names = list(fetch or self.outputs)
-        try:
-            values = self._session.run(names, dict(feeds))
-        except Exception as error:  # onnxruntime's exceptions share no root of their own
-            raise ModelError(f"onnxruntime can't run the model: {str(error).splitlines()[0][:300]}") from error
-        return dict(zip(names, values, strict=True))
+    def stages(self, *, in_eight_bits: bool) -> Stages:
+        """Return the graph in parts, cut before every op in 8 bits."""
+        if in_eight_bits not in self._stages:
+            model = self._models[in_eight_bits]
+            self._stages[in_eight_bits] = Stages(model, self.placement.ops, self._library)
+        return self._stages[in_eight_bits]
+
+    def run(self, numbers: QuantisationState, feeds: Mapping[str, NDArray[Any]], fetch: tuple[str, ...] = ()) -> Arrays:
+        """Run once and return ``fetch`` (the model's outputs if empty); without ranges it is the float model."""
+        return self._run(bool(numbers.ranges), self.feeds(numbers), feeds, fetch or self.outputs)
+
+    def each(
+        self,
+        numbers: QuantisationState,
+        frames: Iterable[Mapping[str, NDArray[Any]]],
+        work: Callable[[int, Arrays], R],
+        fetch: tuple[str, ...] = (),
+    ) -> Iterator[R]:
+        """Yield ``work(index, values)`` for every batch, in order; it is called in the threads that run the model."""
+        fixed, names = self.feeds(numbers), fetch or self.outputs
+        pairs = bool(numbers.ranges)
+        return in_order(
+            lambda item: work(item[0], self._run(pairs, fixed, item[1], names)), enumerate(frames), self.workers
+        )
+
+    def _run(self, pairs: bool, fixed: Arrays, feeds: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> Arrays:
+        inner = list(dict.fromkeys(name for name in names if name not in feeds))
+        values = run_session(self._sessions[pairs], inner, {**fixed, **feeds}) if inner else {}
+        return {name: feeds[name] if name in feeds else values[name] for name in names}
 
 
-def _session(model: Any, library: Path | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'") from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    try:
-        return onnxruntime.InferenceSession(serialised(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise ModelError(f"onnxruntime can't load the model: {str(error).splitlines()[0][:300]}") from error
+def _workers(graph: Graph, placement: Placement) -> int:
+    """Return how many batches run at a time: one where a run is shorter than starting a thread for it."""
+    if sum(op.macs for op in placement.ops) < PARALLEL_MACS:
+        return 1
+    shapes = (graph.shapes.get(point.tensor) or () for point in placement.points)
+    values = sum(math.prod(size or 1 for size in shape) for shape in shapes)
+    return max(min(usable_cores(), MOST_WORKERS, MEMORY // (8 * max(values, 1))), 1)
 
 
-def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _Slots) -> Any:
+def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _Slots, *, pairs: bool) -> Any:
+    """Return the graph with its numbers as inputs; with ``pairs``, in 8 bits."""
     import onnx
     from onnx import TensorProto, helper
 
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    source = graph.model
+    model = onnx.ModelProto(ir_version=source.ir_version, opset_import=source.opset_import, functions=source.functions)
     target = model.graph
+    target.name = source.graph.name
+    for kind in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(target, kind).extend(getattr(source.graph, kind))
     for op in placement.ops:
         weight = slots("weight of {}", op.name)
         set_input(target.node[op.node], 1, weight)
@@ -168,51 +203,40 @@ def _simulation(graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _
             bias = slots("bias of {}", op.name)
             set_input(target.node[op.bias_slot[0]], op.bias_slot[1], bias)
             target.input.append(helper.make_tensor_value_info(bias, TensorProto.FLOAT, None))
-    zero_type = TensorProto.UINT8 if scheme.activations == "uint8" else TensorProto.INT8
-    for group in placement.groups:
-        kinds = {"float at {}": TensorProto.BOOL, "scale of {}": TensorProto.FLOAT, "zero of {}": zero_type}
-        for form, kind in kinds.items():
-            target.input.append(helper.make_tensor_value_info(slots(form, group), kind, []))
-    pairs = _lookups(graph, placement, target, slots)
-    for point in placement.points:
-        for node, slot in point.readers:
-            target.node[node].input[slot] = slots(IN_8_BITS, point.tensor)
-        pairs.setdefault(graph.producer.get(point.tensor, -1), []).extend(_pair(point.tensor, point.group, slots))
-    insert_after(target, pairs)
-    expose(model, [p.tensor for p in placement.points] + [op.input for op in placement.ops])
-    expose(model, [slots(IN_8_BITS, p.tensor) for p in placement.points] + [op.output for op in placement.ops])
+    if pairs:
+        _to_eight_bits(target, graph, placement, scheme, slots)
+    read = {name for node in target.node for name in reads_of(node)} | {value.name for value in target.output}
+    target.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
     return model
 
 
-def _lookups(graph: Graph, placement: Placement, target: Any, slots: _Slots) -> dict[int, list[Any]]:
-    """Return what stands behind each look-up in a table: the row in 8 bits, and the choice between it and the float."""
+def _to_eight_bits(target: Any, graph: Graph, placement: Placement, scheme: Int8Scheme, slots: _Slots) -> None:
+    """Insert the pairs, and look rows up in tables of codes."""
     from onnx import TensorProto, helper
 
-    if placement.tables:
-        target.input.append(helper.make_tensor_value_info(slots(*FLOAT_TABLES), TensorProto.BOOL, []))
+    zero_type = TensorProto.UINT8 if scheme.activations == "uint8" else TensorProto.INT8
+    for group in placement.groups:
+        for form, kind in {"scale of {}": TensorProto.FLOAT, "zero of {}": zero_type}.items():
+            target.input.append(helper.make_tensor_value_info(slots(form, group), kind, []))
     after: dict[int, list[Any]] = {}
     for table in placement.tables:
         stored = tables.store(target, graph, table, slots.free)
-        for index in table.readers:
-            node, coded = target.node[index], type(target.node[index])()
-            coded.CopyFrom(node)
-            name = node.output[0]
-            node.output[0], coded.output[0] = (slots(form, name) for form in ("{} of floats", "{} of codes"))
-            choice = [slots(*FLOAT_TABLES), node.output[0], coded.output[0]]
-            behind = tables.look_up(coded, stored, slots.free)
-            after[index] = [coded, *behind, helper.make_node("Where", choice, [name])]
-    return after
+        after.update({index: tables.look_up(target.node[index], stored, slots.free) for index in table.readers})
+    for point in placement.points:
+        for node, slot in point.readers:
+            target.node[node].input[slot] = slots(IN_8_BITS, point.tensor)
+        after.setdefault(graph.producer.get(point.tensor, -1), []).extend(_pair(point.tensor, point.group, slots))
+    insert_after(target, after)
 
 
 def _pair(tensor: str, group: str, slots: _Slots) -> list[Any]:
     from onnx import helper
 
     parameters = [slots("scale of {}", group), slots("zero of {}", group)]
-    codes, rounded, result = (slots(form, tensor) for form in ("{} codes", "{} rounded", IN_8_BITS))
+    codes, result = (slots(form, tensor) for form in ("{} codes", IN_8_BITS))
     return [
         helper.make_node("QuantizeLinear", [tensor, *parameters], [codes]),
-        helper.make_node("DequantizeLinear", [codes, *parameters], [rounded]),
-        helper.make_node("Where", [slots("float at {}", group), tensor, rounded], [result]),
+        helper.make_node("DequantizeLinear", [codes, *parameters], [result]),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,19 +12,24 @@ from edgebuild.core.steps import RunsOn, Step
 from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgebuild.core.steps import StepContext
     from edgebuild.quantisers.own.graph import Graph
     from edgebuild.quantisers.own.ladder import Ladder
     from edgebuild.quantisers.own.placement import Placement
+    from edgebuild.quantisers.own.samples import Frames
+    from edgebuild.quantisers.own.simulator import Simulator
+    from edgebuild.quantisers.own.workbench import Calibration
 
 #: What one search may cost, in MACs: about ten seconds on two ordinary cores.
 BUDGET_MACS = 100_000_000_000
 #: What one pass over half of the frames may cost; of larger models fewer are taken, but not below ``LEAST_HALF``.
 PASS_MACS = BUDGET_MACS // 4
 LEAST_HALF = 16
+#: What the outputs of one half may fill in memory; frames are left out beyond it, but not below ``LEAST_FRAMES``.
+OUTPUT_BYTES, LEAST_FRAMES = 128 * 2**20, 4
 #: One operator call costs about as much as this many MACs, in small models more than the arithmetic.
 CALL_MACS = 100_000
 
@@ -43,18 +49,16 @@ class Quantise(Step):
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
-    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "scipy")
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
-        from edgebuild.models.onnx_files import load_onnx
         from edgebuild.models.onnx_graphs import save
         from edgebuild.quantisers.own.writer import write
 
-        source = inputs["model"] / "model.onnx"
-        ladder = self._climb(load_onnx(source), inputs, ctx)
+        ladder = self._climb(inputs, ctx)
         bench = ladder.bench
         save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), out_dir / "model.onnx")
         before = sum(f.stat().st_size for f in inputs["model"].glob("model.onnx*"))
@@ -70,56 +74,55 @@ class Quantise(Step):
         nodes = [(name, node.op_type) for name, node in zip(graph.names, graph.nodes, strict=True)]
         return [kept for kept in self.keep_float if not any(is_kept(name, op, (kept,)) for name, op in nodes)]
 
-    def _climb(self, model: Any, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
-        from edgebuild.quantisers.own.error import reference
+    def _climb(self, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
+        from edgebuild.models.onnx_files import load_onnx
         from edgebuild.quantisers.own.graph import prepare
-        from edgebuild.quantisers.own.ladder import climb
-        from edgebuild.quantisers.own.samples import choose_frames
-        from edgebuild.quantisers.own.simulator import Simulator, float_numbers
-        from edgebuild.quantisers.own.statistics import not_finite
+        from edgebuild.quantisers.own.ladder import climb, planned
+        from edgebuild.quantisers.own.simulator import Simulator
         from edgebuild.quantisers.own.trained import calibrate_rest, find_trained
-        from edgebuild.quantisers.own.workbench import Calibration
 
         library = inputs.get("library")
-        graph = prepare(model, library=library)
-        placement = self._placed(graph, frozenset())
-        simulator = Simulator(graph, placement, self.scheme, library=library)
-        numbers = float_numbers(graph, placement)
-        fixed = simulator.feeds(numbers)
-        fit, held = choose_frames(
-            inputs["calibration"],
-            self.contract,
-            samples=self.samples,
-            seed=ctx.seed,
-            call=lambda feeds: simulator.run({**fixed, **feeds}),
-            check=ctx.check,
-        )
-        macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
-        fit, held = (half.first(max(PASS_MACS // macs, LEAST_HALF)) for half in (fit, held))
-        ill: frozenset[str] = frozenset()
-        while found := not_finite(simulator, numbers, placement.groups, (fit, held), ctx.check) - ill:
-            ill |= found
-            placement = self._placed(graph, ill)
+        with ctx.progress.task("Preparing the model for int8"):
+            graph = prepare(load_onnx(inputs["model"] / "model.onnx"), library=library)
+            placement = self._placed(graph, frozenset())
             simulator = Simulator(graph, placement, self.scheme, library=library)
-            numbers = float_numbers(graph, placement)
-        bench = Calibration(
-            graph=graph,
-            placement=placement,
-            scheme=self.scheme,
-            simulator=simulator,
-            original=numbers,
-            fit=fit,
-            held=held,
-            fit_expected=reference(simulator, numbers, fit, ctx.check),
-            held_expected=reference(simulator, numbers, held, ctx.check),
-            macs=macs,
-            budget_macs=BUDGET_MACS,
-            seed=ctx.seed,
-            check=ctx.check,
-        )
-        trained = find_trained(graph, placement, self.scheme)
-        with ctx.progress.task("Calibrating int8"):
+        macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
+        halves = self._frames(inputs["calibration"], simulator, graph, macs, ctx)
+        total = planned(graph, placement, halves, macs, BUDGET_MACS)
+        with ctx.progress.task("Calibrating int8", total=total) as task:
+
+            def tick(runs: float) -> None:
+                ctx.check()
+                task.advance(runs)
+
+            ill: frozenset[str] = frozenset()
+            while isinstance(bench := _observed(graph, simulator, halves, macs, tick, ctx.seed), frozenset):
+                ill |= bench
+                simulator = Simulator(graph, self._placed(graph, ill), self.scheme, library=library)
+            trained = find_trained(graph, bench.placement, self.scheme)
             return calibrate_rest(bench, trained) if trained.codes or trained.ranges else climb(bench)
+
+    def _frames(
+        self, calibration: Path, simulator: Simulator, graph: Graph, macs: int, ctx: StepContext
+    ) -> tuple[Frames, Frames]:
+        """Return the two halves: of large models, and of those with large outputs, fewer frames."""
+        from edgebuild.quantisers.own.samples import choose_frames
+        from edgebuild.quantisers.own.simulator import float_numbers
+
+        numbers = float_numbers(graph, simulator.placement)
+        with ctx.progress.task("Choosing calibration frames") as task:
+
+            def call(feeds: dict[str, Any]) -> dict[str, Any]:
+                task.advance()
+                return simulator.run(numbers, feeds)
+
+            fit, held = choose_frames(
+                calibration, self.contract, samples=self.samples, seed=ctx.seed, call=call, check=ctx.check
+            )
+        shapes = (graph.shapes.get(name) or () for name in simulator.outputs)
+        output_bytes = 4 * sum(math.prod(size or 1 for size in shape) for shape in shapes) // self.contract.batch
+        most = min(max(PASS_MACS // macs, LEAST_HALF), max(OUTPUT_BYTES // max(output_bytes, 1), LEAST_FRAMES))
+        return fit.first(most), held.first(most)
 
     def _placed(self, graph: Graph, no_range: frozenset[str]) -> Placement:
         """Return what is quantised; raises ``ModelError`` where that is nothing."""
@@ -135,9 +138,48 @@ class Quantise(Step):
         return placement
 
 
+def _observed(
+    graph: Graph,
+    simulator: Simulator,
+    halves: tuple[Frames, Frames],
+    macs: int,
+    tick: Callable[[float], None],
+    seed: int,
+) -> Calibration | frozenset[str]:
+    """Return what the float model makes of both halves, or the tensors with NaN or infinity that need another place."""
+    from edgebuild.quantisers.own.equalise import pairs
+    from edgebuild.quantisers.own.simulator import float_numbers
+    from edgebuild.quantisers.own.statistics import observe
+    from edgebuild.quantisers.own.workbench import Calibration
+
+    placement, (fit, held) = simulator.placement, halves
+    numbers = float_numbers(graph, placement)
+    between = tuple(pair.between for pair in pairs(graph, placement))
+    seen = observe(simulator, numbers, fit, tick, tensors=placement.groups, channels=between)
+    rest = observe(simulator, numbers, held, tick, tensors=placement.groups)
+    if ill := seen.ill | rest.ill:
+        return ill
+    return Calibration(
+        graph=graph,
+        placement=placement,
+        scheme=simulator.scheme,
+        simulator=simulator,
+        fit=fit,
+        held=held,
+        seen=seen,
+        held_expected=rest.outputs,
+        macs=macs,
+        budget_macs=BUDGET_MACS,
+        seed=seed,
+        tick=tick,
+    )
+
+
 def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, Any]:
+    from edgebuild.quantisers.own.layers import weight_count
+
     bench = ladder.bench
-    weights = {op.name: bench.original.weights[op.name].size for op in bench.placement.ops}
+    weights = {op.name: weight_count(bench.graph, op) for op in bench.placement.ops}
     return {
         "rungs": [
             {"name": r.name, "kept": r.kept, "sqnr_db": _finite(r.distance.sqnr_db), "kl_nats": r.distance.kl}
@@ -155,6 +197,4 @@ def _report(ladder: Ladder, before_bytes: int, after_bytes: int) -> dict[str, An
 
 
 def _finite(value: float) -> float | None:
-    import math
-
     return value if math.isfinite(value) else None

@@ -10,9 +10,8 @@ import numpy as np
 from edgebuild.models import trained_grids
 from edgebuild.quantisers.own import ranges
 from edgebuild.quantisers.own.arithmetic import Affine, Codes, affine, weight_levels
-from edgebuild.quantisers.own.ladder import Ladder, Rung
+from edgebuild.quantisers.own.ladder import Ladder, Rung, minmax_choices
 from edgebuild.quantisers.own.layers import as_rows, from_rows
-from edgebuild.quantisers.own.statistics import histograms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,15 +65,16 @@ def find_trained(graph: Graph, placement: Placement, scheme: Int8Scheme) -> Trai
 
 def calibrate_rest(bench: Calibration, trained: Trained) -> Ladder:
     """Return the 8-bit numbers with what was trained as it is, and ranges for all else chosen by output error."""
-    found = histograms(bench.simulator, bench.original, bench.placement.groups, bench.fit, bench.check)
-    start = trained.settle(bench.nearest(trained.settle(bench.with_minmax(bench.original, found))))
+    found = bench.seen.histograms
+    ends = {group: (histogram.low, histogram.high) for group, histogram in found.items()}
+    start = trained.settle(bench.nearest(trained.settle(bench.with_ranges(bench.original, ends))))
     distance = bench.judge(start)
     ladder = Ladder(bench, start, distance, [Rung(name="as trained, min/max elsewhere", distance=distance, kept=True)])
     left = {group: histogram for group, histogram in found.items() if group not in trained.ranges}
     ladder.choices = {
         group: ranges.Choice(rule="trained", low=chosen.reals[0], high=chosen.reals[1], tried=1)
         for group, chosen in trained.ranges.items()
-    } | {g: ranges.Choice(rule="minmax", low=h.low, high=h.high, tried=1) for g, h in left.items()}
+    } | minmax_choices(left)
     if left:
         chosen, choices = ranges.choose(bench, start, left)
         if ladder.offer("other ranges by output error", chosen):

@@ -3,80 +3,105 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgebuild.quantisers.own.arithmetic import Affine, Histogram, affine, encode, weight_scale
+from edgebuild.quantisers.own.arithmetic import Affine, Codes, affine, clipped_scale, encode, weight_scale
 from edgebuild.quantisers.own.error import Distance, measure
-from edgebuild.quantisers.own.layers import moments
+from edgebuild.quantisers.own.parallel import in_order
+from edgebuild.quantisers.own.simulator import float_numbers
+from edgebuild.quantisers.own.stages import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Int8Scheme
     from edgebuild.quantisers.own.graph import Graph
-    from edgebuild.quantisers.own.layers import Moments
     from edgebuild.quantisers.own.placement import Placement, WeightedOp
     from edgebuild.quantisers.own.samples import Frames
     from edgebuild.quantisers.own.simulator import QuantisationState, Simulator
+    from edgebuild.quantisers.own.statistics import Observation
 
     Arrays = dict[str, NDArray[Any]]
+    Inputs = Sequence[NDArray[Any]]
 
 #: Bits left between a bias's int32 code and the end of int32, for an activation scale that shrinks later.
 BIAS_REACH = 2.0**28
-LEAST_LAYER_FRAMES = 8
+#: What the frames on their way through the stages may fill, and how many go at least.
+WALK_MEMORY, LEAST_WALKERS = 128 * 2**20, 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """``fit`` and ``held`` are halves of the calibration frames; ``*_expected`` the float outputs, batch by batch.
+    """``fit`` and ``held`` are halves of the calibration frames; ``seen`` is what the float model made of ``fit``.
 
-    ``macs`` is the cost of one run and ``budget_macs`` what a search may spend.
+    ``held_expected`` holds the float outputs on ``held``, batch by batch. ``macs`` is the cost of one run and
+    ``budget_macs`` what a search may spend. ``tick`` is called with the runs that were done, and stops when the user
+    does.
     """
 
     graph: Graph
     placement: Placement
     scheme: Int8Scheme
     simulator: Simulator
-    original: QuantisationState
     fit: Frames
     held: Frames
-    fit_expected: Sequence[Arrays]
+    seen: Observation
     held_expected: Sequence[Arrays]
     macs: int
     budget_macs: int
     seed: int
-    check: Callable[[], None]
+    tick: Callable[[float], None]
 
     @property
-    def layer_frames(self) -> int:
-        """Frames for what is done layer by layer: each layer costs two runs a frame."""
-        runs = self.budget_macs // (max(self.macs, 1) * 2 * len(self.placement.ops))
-        return max(min(runs, len(self.fit)), min(LEAST_LAYER_FRAMES, len(self.fit)))
+    def original(self) -> QuantisationState:
+        """The model's own weights and biases, read again each time: they are as large as the model."""
+        return float_numbers(self.graph, self.placement)
 
     def judge(self, numbers: QuantisationState) -> Distance:
         """Return the distance on the held-out half."""
-        return measure(self.simulator, numbers, self.held, self.held_expected, self.check)
+        return measure(self.simulator, numbers, self.held, self.held_expected, self.tick)
 
     def trial(self, numbers: QuantisationState, frames: int) -> Distance:
         """Return the distance on the first ``frames`` of the half that is fitted on."""
-        return measure(self.simulator, numbers, self.fit.first(frames), self.fit_expected, self.check)
+        return measure(self.simulator, numbers, self.fit.first(frames), self.seen.outputs, self.tick)
 
-    def reads(self, op: WeightedOp, numbers: QuantisationState, frames: Frames) -> Iterator[NDArray[Any]]:
-        """Yield what ``op`` reads with ``numbers``, batch by batch."""
-        fixed, name = self.simulator.feeds(numbers), self.simulator.raw_input(op)
-        for feeds in frames:
-            self.check()
-            yield self.simulator.run({**fixed, **feeds}, (name,))[name]
+    @cached_property
+    def walkers(self) -> Frames:
+        """The fitted frames that go through the net layer by layer: as many as memory has room for, twice."""
+        walk = self._walk(self.fit.first(1), in_eight_bits=False)
+        feeds, most = self.simulator.feeds(self.original), 1
+        for _ in self.placement.ops:
+            walk.step(feeds)
+            most = max(most, walk.live_bytes)
+        self.tick(1.0)
+        return self.fit.first(max(WALK_MEMORY // (2 * most), LEAST_WALKERS))
 
-    def moments(self, op: WeightedOp, numbers: QuantisationState, frames: int) -> Moments:
-        """Return the moments of what ``op`` reads, in 8 bits and in float, over the first ``frames`` fitted frames."""
-        some = self.fit.first(frames)
-        pairs = zip(self.reads(op, numbers, some), self.reads(op, self.base(numbers), some), strict=True)
-        return moments(self.graph, op, pairs, self.seed)
+    def layer_by_layer(
+        self,
+        numbers: QuantisationState,
+        change: Callable[[QuantisationState, WeightedOp, Inputs, Inputs], QuantisationState],
+    ) -> QuantisationState:
+        """Return the numbers after ``change(numbers, op, read, right)`` for every op in graph order.
+
+        ``read`` is what the op reads in 8 bits with all changes before it, ``right`` what it reads in float, both
+        batch by batch.
+        """
+        frames = self.walkers
+        ours, right = (self._walk(frames, in_eight_bits=eight) for eight in (True, False))
+        base, share = self.simulator.feeds(self.base(numbers)), 2 * frames.runs / len(self.placement.ops)
+        for op in self.placement.ops:
+            read = ours.step(self.simulator.feeds(numbers))
+            numbers = change(numbers, op, read, right.step(base))
+            self.tick(share)
+        return numbers
+
+    def _walk(self, frames: Frames, *, in_eight_bits: bool) -> Walk:
+        return Walk(self.simulator.stages(in_eight_bits=in_eight_bits), frames, self.simulator.workers)
 
     def base(self, numbers: QuantisationState) -> QuantisationState:
         """Return the float model that ``numbers`` is the 8-bit version of: equalised alike, nothing rounded."""
@@ -99,12 +124,26 @@ class Calibration:
 
     def nearest(self, numbers: QuantisationState) -> QuantisationState:
         """Return the numbers with every weight at its nearest codes."""
-        codes = {
-            op.name: encode(numbers.weights[op.name], self.full_scale(op, numbers), op.axis, self.scheme)
-            for op in self.placement.ops
-        }
-        return replace(numbers, codes=codes)
+        return self._encoded(numbers, self.full_scale)
 
-    def with_minmax(self, numbers: QuantisationState, found: Mapping[str, Histogram]) -> QuantisationState:
-        """Return the numbers with every range as wide as what was seen."""
-        return replace(numbers, ranges={g: affine(h.low, h.high, self.scheme) for g, h in found.items()})
+    def clipped(self, numbers: QuantisationState) -> QuantisationState:
+        """Return the numbers with each channel's scale at its least squared error."""
+
+        def scale(op: WeightedOp, numbers: QuantisationState) -> NDArray[np.float32]:
+            return clipped_scale(numbers.weights[op.name], op.axis, self.scheme, self.full_scale(op, numbers))
+
+        return self._encoded(numbers, scale)
+
+    def _encoded(
+        self, numbers: QuantisationState, scale: Callable[[WeightedOp, QuantisationState], NDArray[np.float32]]
+    ) -> QuantisationState:
+        def encoded(op: WeightedOp) -> Codes:
+            return encode(numbers.weights[op.name], scale(op, numbers), op.axis, self.scheme)
+
+        ops = self.placement.ops
+        codes = in_order(encoded, ops, self.simulator.workers)
+        return replace(numbers, codes=dict(zip((op.name for op in ops), codes, strict=True)))
+
+    def with_ranges(self, numbers: QuantisationState, found: Mapping[str, tuple[float, float]]) -> QuantisationState:
+        """Return the numbers with these ranges, low and high by group."""
+        return replace(numbers, ranges={g: affine(low, high, self.scheme) for g, (low, high) in found.items()})

@@ -10,14 +10,15 @@ import pytest
 
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.quantisers.own import equalise, ladder, ranges
-from edgebuild.quantisers.own.error import reference
 from edgebuild.quantisers.own.graph import prepare
-from edgebuild.quantisers.own.layers import as_rows, from_rows, moments, patches
+from edgebuild.quantisers.own.layers import as_rows, from_rows, mean_patch, moments, patches
 from edgebuild.quantisers.own.placement import place
-from edgebuild.quantisers.own.reconstruct import compensated, reconstructed
+from edgebuild.quantisers.own.reconstruct import compensated, corrected, reconstructed
 from edgebuild.quantisers.own.samples import choose_frames
-from edgebuild.quantisers.own.simulator import Simulator, float_numbers
-from edgebuild.quantisers.own.statistics import histograms
+from edgebuild.quantisers.own.sessions import make_session, run_session
+from edgebuild.quantisers.own.simulator import Simulator, expose, float_numbers
+from edgebuild.quantisers.own.statistics import observe
+from edgebuild.quantisers.own.step import _observed
 from edgebuild.quantisers.own.workbench import Calibration
 from tests.techniques.nets import U8S8, depthwise_net, residual_net, run_model, stateful_net, token_net, write_project
 
@@ -33,35 +34,22 @@ def _bench(
     placement = place(graph, scheme)
     simulator = Simulator(graph, placement, scheme)
     numbers = float_numbers(graph, placement)
-    fixed = simulator.feeds(numbers)
     fit, held = choose_frames(
         inputs["calibration"],
         contract,
         samples=40,
         seed=0,
-        call=lambda feeds: simulator.run({**fixed, **feeds}),
+        call=lambda feeds: simulator.run(numbers, feeds),
         check=lambda: None,
     )
-    return Calibration(
-        graph=graph,
-        placement=placement,
-        scheme=scheme,
-        simulator=simulator,
-        original=numbers,
-        fit=fit,
-        held=held,
-        fit_expected=reference(simulator, numbers, fit, lambda: None),
-        held_expected=reference(simulator, numbers, held, lambda: None),
-        macs=1000,
-        budget_macs=10**9,
-        seed=0,
-        check=lambda: None,
-    )
+    bench = _observed(graph, simulator, (fit, held), 1000, lambda _: None, 0)
+    assert isinstance(bench, Calibration)
+    return replace(bench, budget_macs=10**9)
 
 
 def _plain(bench: Calibration) -> Any:
-    found = histograms(bench.simulator, bench.original, bench.placement.groups, bench.fit, bench.check)
-    return bench.nearest(bench.with_minmax(bench.original, found)), found
+    found = bench.seen.histograms
+    return bench.nearest(bench.with_ranges(bench.original, ladder._ends(found))), found
 
 
 @pytest.mark.parametrize("make", [residual_net, depthwise_net, token_net])
@@ -69,7 +57,7 @@ def test_with_nothing_rounded_the_simulator_is_the_float_model(make: Any, tmp_pa
     bench = _bench(tmp_path, make())
     feeds = next(iter(bench.fit))
     expected = run_model(tmp_path / "project" / "model" / "model.onnx", feeds)
-    got = bench.simulator.run({**bench.simulator.feeds(bench.original), **feeds})
+    got = bench.simulator.run(bench.original, feeds)
     np.testing.assert_allclose(next(iter(got.values())), expected[0], rtol=1e-4, atol=1e-5)
 
 
@@ -77,9 +65,8 @@ def test_equalisation_keeps_the_function(tmp_path: Path) -> None:
     bench = _bench(tmp_path, depthwise_net())
     pairs = equalise.pairs(bench.graph, bench.placement)
     assert {(p.first.name, p.second.name) for p in pairs} == {("wide", "deep"), ("deep", "narrow")}
-    reach = ladder._reach(bench, pairs)
     for strength in (0.0, 0.5, 1.0):
-        equal = equalise.equalised(bench.original, pairs, reach, strength, per_channel=True)
+        equal, _ = equalise.equalised(bench.original, pairs, bench.seen.channels, strength, per_channel=True)
         assert any(not np.array_equal(equal.weights[n], w) for n, w in bench.original.weights.items())
         assert bench.judge(equal).sqnr_db > 100
 
@@ -87,14 +74,14 @@ def test_equalisation_keeps_the_function(tmp_path: Path) -> None:
 def test_equalisation_evens_out_what_a_depthwise_layer_reads(tmp_path: Path) -> None:
     bench = _bench(tmp_path, depthwise_net())
     pairs = equalise.pairs(bench.graph, bench.placement)
-    before = ladder._reach(bench, pairs)["wide_relu"]
-    equal = equalise.equalised(bench.original, pairs, ladder._reach(bench, pairs), 0.5, per_channel=True)
-    after = ladder._reach(replace_original(bench, equal), pairs)["wide_relu"]
-    assert after.std() / after.mean() < 0.7 * before.std() / before.mean()
-
-
-def replace_original(bench: Calibration, numbers: Any) -> Calibration:
-    return replace(bench, original=numbers)
+    equal, factors = equalise.equalised(bench.original, pairs, bench.seen.channels, 0.5, per_channel=True)
+    before = bench.seen.channels["wide_relu"][1]
+    tensors = ("wide_relu",)
+    after = observe(bench.simulator, equal, bench.fit, bench.tick, tensors=tensors, channels=tensors)
+    reach = after.channels["wide_relu"][1]
+    assert reach.std() / reach.mean() < 0.7 * before.std() / before.mean()
+    # How far it reaches is known without another run.
+    np.testing.assert_allclose(reach, before / factors["wide_relu"], rtol=1e-4)
 
 
 def test_a_clip_is_never_equalised(tmp_path: Path) -> None:
@@ -118,12 +105,23 @@ def test_equalisation_helps_weights_per_tensor(tmp_path: Path) -> None:
 def test_bias_correction_takes_the_mean_error_out(tmp_path: Path) -> None:
     bench = _bench(tmp_path, residual_net(), Int8Scheme(activations="uint8", reduce_range=True, per_channel=False))
     numbers, _ = _plain(bench)
-    ops = tuple(op for op in bench.placement.ops if op.bias_slot is not None)
-    right = ladder._means(bench, bench.original, ops, bench.fit)
-    before = ladder._means(bench, numbers, ops, bench.fit)
-    after = ladder._means(bench, ladder._corrected(bench, numbers), ops, bench.fit)
-    for op in ops:
+    right = _means(bench, bench.original)
+    before, after = _means(bench, numbers), _means(bench, corrected(bench, numbers))
+    for op in bench.placement.ops:
         assert np.abs(after[op.name] - right[op.name]).mean() < 0.2 * np.abs(before[op.name] - right[op.name]).mean()
+
+
+def _means(bench: Calibration, numbers: Any) -> dict[str, Any]:
+    """The mean of every op's output channels, over all fitted frames: what bias correction is about."""
+    means: dict[str, Any] = {}
+    walk = bench._walk(bench.walkers, in_eight_bits=bool(numbers.ranges))
+    for op in bench.placement.ops:
+        inputs = walk.step(bench.simulator.feeds(numbers))
+        codes = numbers.codes.get(op.name)
+        weight = numbers.weights[op.name] if codes is None else codes.reals(op.axis)
+        mean = np.einsum("goi,gi->go", as_rows(op, weight), mean_patch(bench.graph, op, inputs)).reshape(-1)
+        means[op.name] = mean + numbers.biases[op.name].reshape(-1)
+    return means
 
 
 def test_chosen_ranges_are_no_worse_where_they_were_chosen(tmp_path: Path) -> None:
@@ -163,16 +161,19 @@ def test_climbing_twice_gives_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [residual_net, depthwise_net])
 def test_patches_times_weight_are_the_layer(make: Any, tmp_path: Path) -> None:
     bench = _bench(tmp_path, make())
+    expose(bench.graph.model, [op.output for op in bench.placement.ops])
+    layers = make_session(bench.graph.model, None, 1)
+    walk = bench._walk(bench.fit, in_eight_bits=False)
     for op in bench.placement.ops:
-        x = next(iter(bench.reads(op, bench.original, bench.fit)))
-        fixed = bench.simulator.feeds(bench.original)
-        y = bench.simulator.run({**fixed, **next(iter(bench.fit))}, (op.output,))[op.output]
+        x = walk.step(bench.simulator.feeds(bench.original))[0]
+        y = run_session(layers, [op.output], next(iter(bench.fit)))[op.output]
         rows = patches(bench.graph, op, x, np.random.default_rng(0))
         bias = bench.original.biases.get(op.name, np.zeros(op.channels))
         got = np.einsum("gpk,gok->pgo", rows, as_rows(op, bench.original.weights[op.name])).reshape(-1, op.channels)
         channels = y.reshape(op.channels, -1).T if op.kind == "Conv" else y.reshape(-1, op.channels)
         # All 64 positions of the 8x8 images are drawn, in random order.
         np.testing.assert_allclose(np.sort(got + bias, axis=0), np.sort(channels, axis=0), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(rows.mean(axis=1), mean_patch(bench.graph, op, [x]), rtol=1e-3, atol=1e-4)
 
 
 def test_rows_and_back(tmp_path: Path) -> None:
@@ -186,11 +187,14 @@ def test_compensated_codes_have_less_output_error_than_the_nearest(tmp_path: Pat
     bench = _bench(tmp_path, residual_net(), Int8Scheme(activations="uint8", reduce_range=True))
     numbers, _ = _plain(bench)
     op = next(op for op in bench.placement.ops if op.name == "c1")
-    inputs = list(bench.reads(op, numbers, bench.fit))
-    found = moments(bench.graph, op, zip(inputs, inputs, strict=True), 0)
-    covariance = found.covariance + np.eye(found.covariance.shape[-1]) * 1e-3
+    walk = bench._walk(bench.fit, in_eight_bits=True)
+    inputs = [walk.step(bench.simulator.feeds(numbers)) for _ in range(2)][1]
     weight = numbers.weights["c1"]
-    better = compensated(op, weight, numbers.codes["c1"].scale, covariance, bench.scheme)
+    found = moments(bench.graph, op, weight, zip(inputs, inputs, strict=True), 0)
+    covariance = found.covariance + np.eye(found.covariance.shape[-1]) * 1e-3
+    inverse = np.linalg.inv(covariance).astype(np.float64)
+    inputs_of = np.diagonal(covariance, axis1=1, axis2=2), inverse
+    better = compensated(op, weight, numbers.codes["c1"].scale, inputs_of, bench.scheme)
 
     def output_error(reals: Any) -> float:
         gap = as_rows(op, reals - weight)
