@@ -19,19 +19,27 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield ``work(item)`` for every item, in order, ``workers`` at a time.
+class Workers:
+    """Threads that are kept: memory that one has given back, it takes again. One worker is the caller's own thread."""
 
-    Not more than ``workers`` results wait to be taken. One worker is the caller's own thread.
-    """
-    if workers <= 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield ``work(item)`` for every item, in order; no more results than workers wait to be taken."""
+        if self.count <= 1:
+            yield from map(work, items)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(self.count)
         running: deque[Future[R]] = deque()
-        for item in items:
-            running.append(pool.submit(work, item))
-            if len(running) > workers:
+        try:
+            for item in items:
+                running.append(self._pool.submit(work, item))
+                if len(running) > self.count:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        finally:
+            for left in running:
+                left.cancel()

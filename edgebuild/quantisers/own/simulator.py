@@ -13,7 +13,7 @@ import numpy as np
 
 from edgebuild.models.onnx_graphs import Names, reads_of
 from edgebuild.quantisers.own import tables
-from edgebuild.quantisers.own.parallel import in_order, usable_cores
+from edgebuild.quantisers.own.parallel import Workers, usable_cores
 from edgebuild.quantisers.own.sessions import make_session, run_session
 from edgebuild.quantisers.own.stages import Stages
 
@@ -113,8 +113,8 @@ class Simulator:
         self._real: dict[str, tuple[Codes, NDArray[np.float32]]] = {}
         self._stages: dict[bool, Stages] = {}
         self.outputs = tuple(value.name for value in graph.model.graph.output)
-        self.workers = _workers(graph, placement)
-        threads = max(usable_cores() // self.workers, 1)
+        self.workers = Workers(_at_a_time(graph, placement))
+        threads = max(usable_cores() // self.workers.count, 1)
         shown = [point.tensor for point in placement.points]
         expose(self._models[False], shown)
         # Trials are many; the float model runs seldom, and what it would keep is large: all that is shown.
@@ -165,8 +165,8 @@ class Simulator:
         """Yield ``work(index, values)`` for every batch, in order; it is called in the threads that run the model."""
         fixed, names = self.feeds(numbers), fetch or self.outputs
         pairs = bool(numbers.ranges)
-        return in_order(
-            lambda item: work(item[0], self._run(pairs, fixed, item[1], names)), enumerate(frames), self.workers
+        return self.workers.in_order(
+            lambda item: work(item[0], self._run(pairs, fixed, item[1], names)), enumerate(frames)
         )
 
     def _run(self, pairs: bool, fixed: Arrays, feeds: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> Arrays:
@@ -175,7 +175,7 @@ class Simulator:
         return {name: feeds[name] if name in feeds else values[name] for name in names}
 
 
-def _workers(graph: Graph, placement: Placement) -> int:
+def _at_a_time(graph: Graph, placement: Placement) -> int:
     """Return how many batches run at a time: one where a run is shorter than starting a thread for it."""
     if sum(op.macs for op in placement.ops) < PARALLEL_MACS:
         return 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.models.onnx_graphs import reads_of
-from edgebuild.quantisers.own.parallel import in_order
 from edgebuild.quantisers.own.sessions import make_session, run_session
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgebuild.quantisers.own.parallel import Workers
     from edgebuild.quantisers.own.placement import WeightedOp
 
     Arrays = dict[str, NDArray[Any]]
@@ -93,7 +93,7 @@ class Stages:
 class Walk:
     """All frames on their way through the stages. What later stages read is kept in memory for each."""
 
-    def __init__(self, stages: Stages, frames: Iterable[Mapping[str, NDArray[Any]]], workers: int) -> None:
+    def __init__(self, stages: Stages, frames: Iterable[Mapping[str, NDArray[Any]]], workers: Workers) -> None:
         self._stages, self._workers, self._next = stages, workers, 0
         self._live: list[Arrays] = [dict(feeds) for feeds in frames]
 
@@ -101,7 +101,7 @@ class Walk:
         """Bring all frames to the next op with ``parameters``; return what it reads, batch by batch."""
         at = self._next
         self._live[0] = self._stages.run(at, parameters, self._live[0])  # makes the session, before threads want it
-        rest = in_order(lambda live: self._stages.run(at, parameters, live), self._live[1:], self._workers)
+        rest = self._workers.in_order(lambda live: self._stages.run(at, parameters, live), self._live[1:])
         for index, live in enumerate(rest, start=1):
             self._live[index] = live
         self._next += 1

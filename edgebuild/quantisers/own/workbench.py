@@ -10,7 +10,6 @@ import numpy as np
 
 from edgebuild.quantisers.own.arithmetic import Affine, Codes, affine, clipped_scale, encode, weight_scale
 from edgebuild.quantisers.own.error import Distance, measure
-from edgebuild.quantisers.own.parallel import in_order
 from edgebuild.quantisers.own.simulator import float_numbers
 from edgebuild.quantisers.own.stages import Walk
 
@@ -141,7 +140,7 @@ class Calibration:
             return encode(numbers.weights[op.name], scale(op, numbers), op.axis, self.scheme)
 
         ops = self.placement.ops
-        codes = in_order(encoded, ops, self.simulator.workers)
+        codes = self.simulator.workers.in_order(encoded, ops)
         return replace(numbers, codes=dict(zip((op.name for op in ops), codes, strict=True)))
 
     def with_ranges(self, numbers: QuantisationState, found: Mapping[str, tuple[float, float]]) -> QuantisationState:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
-from edgebuild.quantisers.own import parallel, simulator, workbench
+from edgebuild.quantisers.own import simulator, workbench
 from edgebuild.quantisers.own.arithmetic import BINS
 from edgebuild.quantisers.own.graph import prepare
+from edgebuild.quantisers.own.parallel import Workers
 from edgebuild.quantisers.own.placement import place
 from edgebuild.quantisers.own.simulator import Simulator, float_numbers
 from edgebuild.quantisers.own.stages import Walk
@@ -120,7 +121,7 @@ def test_how_many_run_at_a_time_changes_nothing(tmp_path: Path, monkeypatch: pyt
     one = quantised(tmp_path / "one", residual_net())
     monkeypatch.setattr(simulator, "PARALLEL_MACS", 0)
     monkeypatch.setattr(simulator, "usable_cores", lambda: 3)
-    assert Simulator(prepare(residual_net()), place(prepare(residual_net()), U8S8), U8S8).workers == 3
+    assert Simulator(prepare(residual_net()), place(prepare(residual_net()), U8S8), U8S8).workers.count == 3
     assert quantised(tmp_path / "three", residual_net()) == one
 
 
@@ -149,7 +150,7 @@ def test_work_in_order_is_bounded() -> None:
         return item
 
     def taken() -> Any:
-        for item in parallel.in_order(work, range(50), 2):
+        for item in Workers(2).in_order(work, range(50)):
             running[0] -= 1
             yield item
 
