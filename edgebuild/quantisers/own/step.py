@@ -79,6 +79,7 @@ class Quantise(Step):
         from edgebuild.quantisers.own.graph import prepare
         from edgebuild.quantisers.own.ladder import climb, planned
         from edgebuild.quantisers.own.simulator import Simulator
+        from edgebuild.quantisers.own.smooth import smoothest
         from edgebuild.quantisers.own.trained import calibrate_rest, find_trained
 
         library = inputs.get("library")
@@ -100,7 +101,17 @@ class Quantise(Step):
                 ill |= bench
                 simulator = Simulator(graph, self._placed(graph, ill), self.scheme, library=library)
             trained = find_trained(graph, bench.placement, self.scheme)
-            return calibrate_rest(bench, trained) if trained.codes or trained.ranges else climb(bench)
+            if trained.codes or trained.ranges:
+                return calibrate_rest(bench, trained)
+
+            def again(changed: Graph) -> Calibration | frozenset[str]:
+                other = Simulator(changed, self._placed(changed, ill), self.scheme, library=library)
+                return _observed(changed, other, halves, macs, tick, ctx.seed)
+
+            bench, tried = smoothest(bench, again)
+            ladder = climb(bench)
+            ladder.rungs[:0] = tried
+            return ladder
 
     def _frames(
         self, calibration: Path, simulator: Simulator, graph: Graph, macs: int, ctx: StepContext
