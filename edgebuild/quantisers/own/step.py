@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: What one search may cost, in MACs: about ten seconds on two ordinary cores.
 BUDGET_MACS = 100_000_000_000
 #: What one pass over half of the frames may cost; of larger models fewer are taken, but not below ``LEAST_HALF``.
-PASS_MACS = BUDGET_MACS // 4
+PASS_MACS = 3 * BUDGET_MACS // 4
 LEAST_HALF = 16
 #: What the outputs of one half may fill in memory; frames are left out beyond it, but not below ``LEAST_FRAMES``.
 OUTPUT_BYTES, LEAST_FRAMES = 128 * 2**20, 4
@@ -49,7 +49,7 @@ class Quantise(Step):
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "scipy")
 
