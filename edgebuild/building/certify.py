@@ -66,19 +66,20 @@ def certify(
     """Measure the reference artifact, which is the first of ``order``, alongside the others."""
     lost: dict[str, str] = {}
     sessions = {"single": _certified_session(bench, context.options.certify, order, entrants, crashed, lost)}
+    busy = disturbed(sessions["single"], order[:1])
+    screened = {entrants[name].variant: found for name, found in screening.found.items()}
+    if busy:
+        return MeasurementResults(
+            screened=screened,
+            notes=_settings_notes(entrants, screening, crashed),
+            sessions=(screening.session.folder.path, sessions["single"].folder.path),
+            unproven=f"disturbed: of the reference artifact {busy[order[0]]}",
+        )
     if wants_throughput(context):
         left = [name for name in order if name not in lost and name not in crashed]
         in_flight = context.options.certify.in_flight()
         sessions["flight"] = _certified_session(bench, in_flight, left, entrants, crashed, lost)
-    finalists: list[CertifiedCandidate] = []
-    for name in order:
-        if name not in lost and name not in crashed:
-            entrant = entrants[name]
-            done = bench.attempt(entrant.arm, partial(_certified, bench, sessions, entrant, order[0], batch))
-            if isinstance(done, Failure):
-                crashed[name] = done
-            else:
-                finalists.append(done)
+    finalists = _certified_finalists(bench, sessions, order, entrants, batch, lost, crashed)
     every = (screening.session, *sessions.values())
     passed_over = notes_on("evidence", [each.folder.note for each in every if each.folder.note])
     if finalists and passed_over:
@@ -87,7 +88,7 @@ def certify(
     dropped = {**screening.session.dropped, **lost, **screening.disturbed}
     return MeasurementResults(
         finalists=tuple(finalists),
-        screened={entrants[name].variant: found for name, found in screening.found.items()},
+        screened=screened,
         dropped={entrants[name].variant: why for name, why in dropped.items()},
         failed=lost_candidates(
             {name: entrant.variant.candidate for name, entrant in entrants.items()},
@@ -101,6 +102,27 @@ def certify(
         anchor_ms=tuple(ms for each in every for ms in each.anchor_ms),
         resolution=max((r for r in resolutions if r is not None), default=None),
     )
+
+
+def _certified_finalists(
+    bench: MeasurementContext,
+    sessions: Mapping[str, SessionResult],
+    order: Sequence[str],
+    entrants: Mapping[str, Entrant],
+    batch: int,
+    lost: Mapping[str, str],
+    crashed: dict[str, Failure],
+) -> list[CertifiedCandidate]:
+    finalists: list[CertifiedCandidate] = []
+    for name in order:
+        if name not in lost and name not in crashed:
+            entrant = entrants[name]
+            done = bench.attempt(entrant.arm, partial(_certified, bench, sessions, entrant, order[0], batch))
+            if isinstance(done, Failure):
+                crashed[name] = done
+            else:
+                finalists.append(done)
+    return finalists
 
 
 def _comparisons(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgebuild.building.layer_times import untimed
 from edgebuild.building.ways import way_of
 from edgebuild.core.objective import OBJECTIVES
+from edgebuild.measuring.session import LEAST_ROUNDS
 from edgebuild.planning.inputs import UnitCosts
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def unit_costs(
         screen_launch_s=launch_s(options.screen, times),
         screen_launches=options.screen.launches,
         certify_launch_s=launch_s(options.certify, times),
-        certify_least=options.certify.launches,
+        certify_least=min(LEAST_ROUNDS, options.certify.launches),
         certify_launches=options.certify.launches,
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
         finalist_s=2 * (START_S + 2 * times.load_s + 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,14 +21,19 @@ from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Built, Evaluation
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.core.objective import Objective
+    from edgebuild.measuring.protocols import Protocol
     from edgebuild.measuring.session import MeasurementContext, SessionResult
+
+
+#: The part of the time left that screening may take.
+SCREENING_SHARE = 0.4
 
 
 def run_race(
@@ -73,17 +79,29 @@ def _raced(
     protocol = context.options.screen
     if context.objective.concurrent:
         protocol = protocol.in_flight()
-    screen = session.measure(bench, protocol, [entrant.arm for entrant in raced.values()], title="Screening")
+    brief = replace(bench, deadline_s=time.monotonic() + SCREENING_SHARE * (bench.deadline_s - time.monotonic()))
+    screen = session.measure(brief, protocol, [entrant.arm for entrant in raced.values()], title="Screening")
     crashed = dict(screen.failed)
     out = disturbed(screen, (name for name in raced if name not in crashed))
     raced = {name: entrant for name, entrant in raced.items() if name not in {**out, **crashed}}
     screened = {name: summarised(screen, name, batch) for name in raced}
     costs = _costs(raced, screened, context.objective, bench, screen, crashed)
-    names = finalists(best_settings(_contenders(raced, costs)), MAX_FINALISTS)
+    most = finalists_that_fit(context.options.certify, screened.values(), bench.deadline_s - time.monotonic())
+    names = finalists(best_settings(_contenders(raced, costs)), most)
     reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
     order = [reference, *(name for name in names if name != reference)]
     screening = Screening(screen, screened, out)
     return explain_slow(certify(bench, context, order, entrants, batch, screening, crashed), entrants, screening, bench)
+
+
+def finalists_that_fit(protocol: Protocol, screened: Iterable[Measurements], left_s: float) -> int:
+    """Return how many finalists can be certified next to the reference in what is left of the time, at least one.
+
+    Each to the first look, and with the time that loading took when screening.
+    """
+    loads_s = [found.latency.load_ms / 1e3 for found in screened if found.latency is not None]
+    arm_s = protocol.launches * (protocol.launch_s + 2 * max(loads_s, default=0.0))
+    return int(max(1, min(MAX_FINALISTS, left_s / arm_s - 1)))
 
 
 def make_bench(context: BuildContext) -> MeasurementContext:

@@ -58,7 +58,10 @@ def ending_of(course: Course) -> Ending:
         return Ending(status="unraced", reason=course.passed_over)
     if course.dropped is not None:
         return Ending(status="screened", reason=f"dropped in screening: {course.dropped}")
-    reason = f"screened at {course.screened}, more than {CLOSE - 1:.0%} behind the fastest of its kind"
+    reason = (
+        f"screened at {course.screened}, behind the finalists: the fastest of each profile, and what is within "
+        f"{CLOSE - 1:.0%} of the fastest, as many as fit"
+    )
     return Ending(status="screened", reason=reason)
 
 

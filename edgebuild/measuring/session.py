@@ -38,7 +38,7 @@ T = TypeVar("T")
 ANCHOR = "anchor"
 #: The anchor's launches: only to see drift, so short ones.
 ANCHOR_SAMPLE_S = 1.0
-#: As many rounds are made whatever the deadline: of fewer there is no interval.
+#: As many rounds are made whatever the deadline, of fewer there is no interval; one where there are two in all.
 LEAST_ROUNDS = 2
 
 
@@ -230,8 +230,9 @@ def _run_rounds(run: _Run, task: Task) -> None:
 
 
 def _out_of_time(run: _Run, index: int) -> bool:
-    """Whether another round ends after the deadline, as far as the last one tells; two are always made."""
-    return index >= LEAST_ROUNDS and time.monotonic() + run.round_s > run.bench.deadline_s
+    """Whether another round ends after the deadline, as far as the last one tells."""
+    least = min(LEAST_ROUNDS, max(1, run.protocol.launches // 2))
+    return index >= least and time.monotonic() + run.round_s > run.bench.deadline_s
 
 
 def _run_round(run: _Run, arms: Sequence[Arm], index: int, task: Task) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from edgebuild.building import conclude, race, rows
 from edgebuild.building.certify import Entrant
 from edgebuild.building.emulated import finalists_of
 from edgebuild.building.evaluation import Evaluation, FailedCandidate
+from edgebuild.building.race import finalists_that_fit
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Precision
 from edgebuild.core.candidate import Variant
@@ -16,7 +19,7 @@ from edgebuild.core.measurement import LatencySummary, Measurements, ThroughputS
 from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.verdict import CrossCheck, Outcome, Verdict
 from edgebuild.judging.screening import best_settings, finalists
-from edgebuild.measuring.protocols import MAX_FINALISTS
+from edgebuild.measuring.protocols import MAX_FINALISTS, Protocol
 from edgebuild.measuring.session import Arm
 from edgebuild.planning.plan import PlannedCandidate
 
@@ -182,8 +185,9 @@ class TestWhyNot:
     def test_what_was_dropped_and_what_was_only_slower(self) -> None:
         times = {"one": 2.0, "two": 1.5}
         screened = {variant("p/a", label): Measurements(latency=latency(ms)) for label, ms in times.items()}
-        sentence = "screened at 1.5 ms, more than 10% behind the fastest of its kind"
-        assert self.said(built("p/a"), MeasurementResults(screened=screened)) == ("screened", sentence)
+        status, reason = self.said(built("p/a"), MeasurementResults(screened=screened))
+        assert status == "screened"
+        assert reason.startswith("screened at 1.5 ms, behind the finalists")
         found = MeasurementResults(screened=screened, dropped={variant("p/a", "two"): "1.8x"})
         assert self.said(built("p/a"), found) == ("screened", "dropped in screening: 1.8x")
 
@@ -208,3 +212,12 @@ def test_two_settings_of_one_candidate_are_told_apart() -> None:
     finalists = (certified(a, label="one"), certified(a, label="two"), certified(b, label="one"))
     names = conclude._names(MeasurementResults(finalists=finalists))
     assert list(names) == ["a/fp32 (at=one)", "a/fp32 (at=two)", "b/fp32"]
+
+
+@pytest.mark.parametrize(("left_s", "count"), [(float("inf"), 4), (-5.0, 1), (61.0, 1), (95.0, 2), (1e9, 4)])
+def test_as_many_finalists_as_can_be_certified_in_the_time_left(left_s: float, count: int) -> None:
+    """An arm takes 5 launches of 5 s and two loads of half a second: 30 s, and the reference is an arm, too."""
+    protocol = Protocol(name="certify", launches=5, max_launches=20, sample_s=2.8, warmup_cap_s=1.0)
+    assert protocol.launch_s == 5.0
+    slow_to_load = Measurements(latency=latency(1.0).model_copy(update={"load_ms": 500.0}))
+    assert finalists_that_fit(protocol, [slow_to_load], left_s) == count
