@@ -45,19 +45,20 @@ def flat_softmax(x: torch.Tensor, axis: int, log: bool) -> torch.Tensor:
 
 def by_direction(output: torch.Tensor, directions: int) -> torch.Tensor:
     """Return what a recurrent layer gives (T, B, D H) as ONNX has it: (T, D, B, H)."""
-    return torch.unflatten(output, -1, (directions, -1)).transpose(1, 2)
+    # Not by unflatten, of which torch's tracing exporter makes the batch of the example.
+    return output.reshape(output.shape[0], output.shape[1], directions, -1).transpose(1, 2)
 
 
 def depth_to_space(x: torch.Tensor, block: int) -> torch.Tensor:
     """Return (B, block² C, H, W) as (B, C, block H, block W), depth first (mode DCR)."""
-    parts = torch.unflatten(x, 1, (block, block, -1)).permute(0, 3, 4, 1, 5, 2)
-    return parts.flatten(4).flatten(2, 3)
+    parts = x.reshape(x.shape[0], block**2, -1, x.shape[2], x.shape[3])
+    return functional.pixel_shuffle(parts.transpose(1, 2).flatten(1, 2), block)
 
 
 def space_to_depth(x: torch.Tensor, block: int) -> torch.Tensor:
     """Return (B, C, block H, block W) as (B, block² C, H, W)."""
-    parts = torch.unflatten(torch.unflatten(x, 3, (-1, block)), 2, (-1, block)).permute(0, 3, 5, 1, 2, 4)
-    return parts.flatten(1, 3)
+    x = functional.pixel_unshuffle(x, block)
+    return x.reshape(x.shape[0], -1, block**2, x.shape[2], x.shape[3]).transpose(1, 2).flatten(1, 2)
 
 
 def mean_pool(
