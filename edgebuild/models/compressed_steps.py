@@ -65,7 +65,7 @@ class SaveOnnx(Step):
 
         model = arranged(onnx.load(str(inputs["model"] / "model.onnx")), self.specs)
         dataset = Dataset.open(inputs["samples"])
-        module = require_same(model, self.specs, self.contract, dataset, inputs["reference"], ctx.check)
+        module = require_same(model, self.specs, self.contract, dataset, inputs["reference"], ctx.progress, ctx.check)
         save(model, out_dir / compressed_model.SOURCE_FILE)
         compressed_model.write_model(module, CompressedModel(factory=compressed_model.SOURCE_FILE), out_dir)
 

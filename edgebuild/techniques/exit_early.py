@@ -60,7 +60,7 @@ class ExitEarly(Technique):
 
     kind: ClassVar[str] = "exit-early"
     title: ClassVar[str] = "adds exits that answer easy samples early, and trains them with the model"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = ExitEarlyParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values", "heads"})

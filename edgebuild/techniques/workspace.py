@@ -22,7 +22,7 @@ from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
 from edgebuild.techniques.report import LayerReport, TechniqueReport
 from edgebuild.techniques.sizes import count_macs, count_parameters
 from edgebuild.techniques.timing.layer_times import read_times
-from edgebuild.training.losses import UNKNOWN, known_l2
+from edgebuild.training.losses import UNKNOWN, as_logits, known_l2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -303,7 +303,7 @@ class Workspace:
             classes = target.long()
             if bool((classes == UNKNOWN).all()):
                 return 0.0 * first.float().sum()
-            return nn.functional.cross_entropy(first.float(), classes, ignore_index=UNKNOWN)
+            return nn.functional.cross_entropy(as_logits(first.float()), classes, ignore_index=UNKNOWN)
         if target.is_floating_point() and target.shape == first.shape:
             known = ~torch.isnan(target)
             if bool(known.all()):

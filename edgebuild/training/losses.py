@@ -26,6 +26,8 @@ Match: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Weight: TypeAlias = "float | Callable[[float], float]"
 
 UNKNOWN = -1
+#: How far probabilities may add up to another number than 1, by rounding.
+SUM_TOLERANCE = 1e-3
 
 
 # -- one output against the teacher's
@@ -42,10 +44,23 @@ def soft_targets(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
             f"An output of shape {list(student.shape)} has no classes on axis 1 to compare softly.",
             hint="Compare it by l2, l1 or binary-kl.",
         )
-    expected = functional.log_softmax(teacher / temperature, dim=1)
-    got = functional.log_softmax(student / temperature, dim=1)
+    expected = functional.log_softmax(as_logits(teacher) / temperature, dim=1)
+    got = functional.log_softmax(as_logits(student) / temperature, dim=1)
     divergence = (expected.exp() * (expected - got)).sum(dim=1)
     return temperature**2 * divergence.mean()
+
+
+def as_logits(outputs: torch.Tensor) -> torch.Tensor:
+    """Return probabilities over axis 1, as a model that ends in a softmax gives them, as logits; others as they are.
+
+    Their logarithms are the logits but for a constant, which no softmax over them sees.
+    """
+    values = outputs.detach()
+    if values.ndim < 2 or values.shape[1] < 2 or bool((values < 0).any()):
+        return outputs
+    if bool(((values.sum(dim=1) - 1.0).abs() > SUM_TOLERANCE).any()):
+        return outputs
+    return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
 
 
 def l2(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -103,7 +118,7 @@ def same_shape(student: torch.Tensor, teacher: torch.Tensor) -> None:
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy over the samples (or pixels) whose class is known; 0 where none is."""
     classes = target.long()
-    loss = functional.cross_entropy(logits, classes, ignore_index=UNKNOWN)
+    loss = functional.cross_entropy(as_logits(logits), classes, ignore_index=UNKNOWN)
     # The mean over nothing is NaN. Counting the known ones of every batch would be felt by small nets.
     if math.isnan(float(loss.detach())) and bool((classes == UNKNOWN).all()):
         return logits.sum() * 0.0
@@ -205,7 +220,7 @@ class Apprentice:
         """See ``train``."""
         teacher, apprentice = flatten(outputs)
         same_shape(apprentice, teacher)
-        soft = functional.cross_entropy(apprentice, functional.softmax(teacher.detach(), dim=1))
+        soft = functional.cross_entropy(as_logits(apprentice), functional.softmax(as_logits(teacher.detach()), dim=1))
         loss = self.beta * cross_entropy(apprentice, batch.target) + self.gamma * soft
         return loss + self.alpha * cross_entropy(teacher, batch.target) if teacher.requires_grad else loss
 

@@ -45,6 +45,28 @@ def test_soft_targets_are_torchs_own_divergence_times_t_squared() -> None:
     assert losses.soft_targets(ONE, ONE) == 0
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (2, 5, 3, 4)])
+def test_probabilities_are_compared_as_the_logits_that_they_come_from(shape: tuple[int, ...]) -> None:
+    student, teacher = (torch.randn(shape, generator=GENERATOR, requires_grad=True) for _ in range(2))
+    target = torch.zeros(shape[0], *shape[2:])
+    for loss in (
+        lambda own, other: losses.soft_targets(own, other, 3.0),
+        lambda own, other: losses.cross_entropy(own, target) + 0.0 * other.sum(),
+    ):
+        plain = loss(student, teacher)
+        ended = loss(student.softmax(1), teacher.softmax(1))
+        torch.testing.assert_close(ended, plain, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(each, student, retain_graph=True)[0] for each in (plain, ended)]
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_certain_probabilities_and_logits_stay_finite_and_as_they_are() -> None:
+    certain = functional.one_hot(TARGET, 5).float()
+    assert losses.soft_targets(ONE.softmax(1), certain).isfinite()
+    for logits in (ONE, ONE.abs(), ONE[:, 0]):
+        assert losses.as_logits(logits) is logits
+
+
 def test_at_a_high_temperature_soft_targets_are_l2_on_centred_logits() -> None:
     """Hinton 2015, equation 4: the gradient tends to (z - v) / N, which is that of the squared difference / 2N."""
     student = (ONE - ONE.mean(1, keepdim=True)).requires_grad_()

@@ -92,7 +92,10 @@ class _Reader:
         if not tensor.HasField("shape"):
             raise ModelError(f"Of input {value.name!r} the file says no shape.", hint=HINT)
         shape = [dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?" for dim in tensor.shape.dim]
-        return self.builder.input(value.name, shape, torch_dtype(tensor.elem_type), BATCH_AXIS)
+        try:
+            return self.builder.input(value.name, shape, torch_dtype(tensor.elem_type), BATCH_AXIS)
+        except Unreadable as why:
+            raise ModelError(f"Input {value.name!r} can't be read as torch: it {why}.", hint=HINT) from why
 
     def _put(self, node: Any, result: Any) -> None:
         results = result if isinstance(result, tuple) else (result,)

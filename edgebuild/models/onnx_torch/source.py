@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.core.artifact import Contract, TensorSpec
+    from edgebuild.core.steps import Progress
     from edgebuild.models.dataset import Dataset
 
 #: Batch sizes that the module is compared with the file at.
@@ -63,6 +64,7 @@ def require_same(
     contract: Contract,
     dataset: Dataset,
     reference: Path,
+    progress: Progress,
     check: Callable[[], None],
 ) -> Any:
     """Read an arranged model; return the module, which gives the file's outputs on real samples at several batch sizes.
@@ -76,16 +78,18 @@ def require_same(
     module = read_module(model)
     call = call_module(module, tuple(spec.name for spec in specs), tuple(spec.name for spec in contract.outputs))
     expected = read_outputs(reference)
-    for batch in BATCHES if any(BATCH_AXIS in spec.shape for spec in specs) else (contract.batch,):
-        worst = worst_mismatch(expected, collect_outputs(call, dataset, contract, batch, check))
-        if worst is not None:
-            feeds = _feeds(dataset, contract)
-            node = first_difference(model, feeds) if batch == contract.batch else ""
-            raise ModelError(
-                f"Read as a torch module the ONNX file answers otherwise at batch size {batch}: output {worst[0]!r} of "
-                f"sample {worst[1]} is off by {worst[2]:.3g}{node and f', from node {node!r} on'}.",
-                hint="It can't be compressed by recipes; the candidates without one are built all the same.",
-            )
+    batches = BATCHES if any(BATCH_AXIS in spec.shape for spec in specs) else (contract.batch,)
+    with progress.task("Comparing the module with the ONNX file", total=len(batches)) as task:
+        for batch in batches:
+            worst = worst_mismatch(expected, collect_outputs(call, dataset, contract, batch, check))
+            if worst is not None:
+                node = first_difference(model, _feeds(dataset, contract))
+                raise ModelError(
+                    f"Read as a torch module the ONNX file answers otherwise at batch size {batch}: output "
+                    f"{worst[0]!r} of sample {worst[1]} is off by {worst[2]:.3g}{node and f', from node {node!r} on'}.",
+                    hint="It can't be compressed by recipes; the candidates without one are built all the same.",
+                )
+            task.advance()
     return module
 
 

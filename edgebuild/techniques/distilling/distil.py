@@ -113,7 +113,7 @@ class Distil(Technique):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})

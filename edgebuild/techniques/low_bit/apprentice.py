@@ -44,7 +44,7 @@ class Apprentice(Technique):
 
     kind: ClassVar[str] = "apprentice"
     title: ClassVar[str] = "trains weights of 2 to 4 bits alongside the original"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar = ApprenticeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})

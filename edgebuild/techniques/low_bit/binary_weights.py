@@ -50,7 +50,7 @@ class BinaryWeights(Technique):
 
     kind: ClassVar[str] = "binary-weights"
     title: ClassVar[str] = "trains weights of one bit each"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar = BinaryParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})

@@ -46,7 +46,7 @@ class Qat(Technique):
 
     kind: ClassVar[str] = "qat"
     title: ClassVar[str] = "trains the model to answer in 8 bits as the original does"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar = QatParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})

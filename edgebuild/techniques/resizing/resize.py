@@ -23,7 +23,7 @@ class Resize(Technique):
 
     kind: ClassVar[str] = "resize"
     title: ClassVar[str] = "lets the model see its images smaller"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = ResizeParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure", "values"})
