@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from edgebuild.building.layer_times import untimed
 from edgebuild.building.ways import way_of
 from edgebuild.core.objective import OBJECTIVES
-from edgebuild.measuring.session import LEAST_ROUNDS
+from edgebuild.measuring.session import ANCHOR_SAMPLE_S, LEAST_ROUNDS
+from edgebuild.measuring.side import MEMORY_S
 from edgebuild.planning.inputs import UnitCosts
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 ASSUMED_FRAMES = 5_000
 #: What a frame costs in addition to the model's call: to be read, written, and judged.
 FRAME_S = 0.0002
-#: Starting a runner and importing its runtime, and what compiling takes in addition to loading.
-START_S, COMPILE_S = 1.0, 1.0
+#: Starting a runner where that wasn't timed, importing its runtime, and what compiling takes in addition to loading.
+START_S, IMPORT_S, COMPILE_S = 0.3, 0.7, 1.0
 #: Frames that a quantiser gets, at most.
 CALIBRATION_FRAMES = 300
-#: What quantising takes in calls of the unoptimised model per calibration frame, and in addition whatever the model.
-#: Measured by benchmarks/time_boxes.py. A plug-in's is taken to be as dear as the dearest.
-CALLS_A_FRAME = {"edgebuild": 12.0, "nncf": 6.0, "onnxruntime": 4.0}
-QUANTISER_START_S = 3.0
+#: What quantising takes: seconds whatever the model, and calls of the unoptimised model per calibration frame. Seen on
+#: two nets of 0.2 and 900 MMAC on 2 x86 cores; a build goes on with what its own quantisers take. A plug-in's is taken
+#: to be as dear as the dearest.
+QUANTISERS = {"edgebuild": (14.0, 4.0), "nncf": (3.0, 2.0), "onnxruntime": (0.5, 2.0)}
 #: What the cross-check of one candidate runs: 32 frames, drawn eight times over, unoptimised.
 CROSSCHECK_CALLS = 32 * 9
 #: What a step of a recipe takes in addition to its training. A sample of the training counts as the arithmetic of four
@@ -41,6 +42,8 @@ CROSSCHECK_CALLS = 32 * 9
 ASSUMED_COMPRESS_S = 10.0
 ASSUMED_TRAIN_FRAMES = 50_000
 TRAINING_INFERENCES = 4
+#: How often a session launches the anchor model.
+ANCHOR_LAUNCHES = 3
 #: Choosing, writing the record, and the HTML report.
 REPORT_S = 3.0
 
@@ -55,30 +58,32 @@ def unit_costs(
     macs: int | None,
     batch: int = 1,
     reference_s: float | None = None,
+    start_s: float = START_S,
 ) -> tuple[UnitCosts, tuple[str, ...]]:
     """Return the costs, and what a plan says of them. ``frames`` holds the size of each split that was read already.
 
-    ``reference_s`` is what the reference took on validation, where it ran. A call of the model is ``batch`` frames.
+    ``reference_s`` is what the reference took on validation, where it ran, ``start_s`` what starting a runner on the
+    device takes. A call of the model is ``batch`` frames.
     """
     objective = OBJECTIVES[project.build.objective]
     frame_s = FRAME_S + times.call_s / batch
     validation, test = frames.get("validation", ASSUMED_FRAMES), frames.get("test", ASSUMED_FRAMES)
     calibration = min(frames.get("calibration", CALIBRATION_FRAMES), CALIBRATION_FRAMES)
+    open_s = start_s + IMPORT_S + times.load_s
     layer_s = 2 * options.layers.launches * options.layers.launch_s
     if reference_s is None:
-        reference_s = START_S + validation * times.plain_s / batch
+        reference_s = validation * times.plain_s / batch
     costs = UnitCosts(
         compress_s=ASSUMED_COMPRESS_S,
         time_layer_s=0.0 if untimed(objective, can) else layer_s,
         train_sample_s=TRAINING_INFERENCES * times.call_s / batch,
         prepare_s=5.0 + reference_s + FRAME_S * (validation + test),
         quantise_s={
-            name: QUANTISER_START_S + calls * calibration * times.plain_s / batch
-            for name, calls in CALLS_A_FRAME.items()
+            name: start_s + calls * calibration * times.plain_s / batch for name, (start_s, calls) in QUANTISERS.items()
         },
         compile_s=COMPILE_S + 2 * times.load_s,
-        evaluate_s=START_S + times.load_s + frame_s * validation,
-        evaluate_test_s=START_S + times.load_s + frame_s * test,
+        evaluate_s=open_s + frame_s * validation,
+        evaluate_test_s=open_s + frame_s * test,
         reference_test_s=reference_s * test / max(validation, 1),
         crosscheck_s=1.0 + CROSSCHECK_CALLS * times.plain_s / batch,
         screen_launch_s=launch_s(options.screen, times),
@@ -87,7 +92,9 @@ def unit_costs(
         certify_least=min(LEAST_ROUNDS, options.certify.launches),
         certify_launches=options.certify.launches,
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
-        finalist_s=2 * (START_S + 2 * times.load_s + 1.0),
+        session_s=ANCHOR_LAUNCHES * (start_s + IMPORT_S + options.screen.warmup_min_s + ANCHOR_SAMPLE_S),
+        # Memory and layers; where there is a sensor, energy.
+        finalist_s=2 * (open_s + MEMORY_S),
         report_s=REPORT_S,
     )
     return way_of(can).expect(costs, macs)

@@ -193,20 +193,25 @@ def _shared(found: Mapping[Split, Described]) -> Iterator[str]:
 def tell_reference(context: BuildContext, prepared: ModelInputs) -> None:
     """Tell where the original makes no mistake on validation, the usual sign of a model that was trained on it, or gets
     nothing right, the usual sign of labels or outputs in another order.
+
+    Raises ``DataError`` where the metric can't be computed of what the original gives.
     """
     from edgebuild.building.judge import JudgeOutputs
+    from edgebuild.judging.arrays import first_not_finite
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.outputs import read_outputs
 
     step = JudgeOutputs(metric=context.project.metric, budget=context.budget, split="validation", level=0.95)
     metric = None if context.budget.agreement is not None else step.build_metric(context.load)
     data = Dataset.open(prepared.validation.path)
-    if metric is None or metric.scale is None or data.target is None:
+    if metric is None or data.target is None:
         return
-    try:
-        value = metric.value(read_outputs(prepared.reference.path), data.target)
-    except DataError:
-        return  # judging says so, with its reason
+    outputs = read_outputs(prepared.reference.path)
+    if first_not_finite(outputs) is not None:
+        return  # judging says so
+    value = metric.value(outputs, data.target)
+    if metric.scale is None:
+        return
     worst, best = metric.scale if metric.direction == "maximise" else metric.scale[::-1]
     name = context.project.metric.name or "the metric" if context.project.metric else ""
     on = f"on validation ({name} {value:.4f}, n = {data.frames:,})"

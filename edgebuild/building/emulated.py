@@ -42,6 +42,7 @@ def expect(costs: UnitCosts, macs: int | None) -> tuple[UnitCosts, tuple[str, ..
         "screen_launch_s": 0.0,
         "certify_launch_s": 0.0,
         "finalist_s": 0.0,
+        "session_s": 0.0,
     }
     return costs.model_copy(update=changed), (PLAN_NOTE.format(frames=splits.sample_frames(macs)),)
 

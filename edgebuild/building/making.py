@@ -13,7 +13,7 @@ from edgebuild.core.record import Refusal, notes_on
 from edgebuild.errors import OutOfTime
 from edgebuild.execution.faults import Failure
 from edgebuild.planning.account import TimeAccount, left_out
-from edgebuild.planning.costs import after_s, certified_arms, making_s, screening_s, testing_s
+from edgebuild.planning.costs import after_s, certified_arms, making_s, more_arms_s, testing_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ class _Making:
         found: list[Built] = []
         for each in built:
             planned = each.planned
-            more = screening_s(len(planned.settings) - 1, unit) if planned.raced else 0.0
+            more = more_arms_s(len(planned.settings) - 1, unit) if planned.raced else 0.0
             if isinstance(each, FailedCandidate) or not more or more <= room:
                 room -= more if isinstance(each, Evaluation) else 0.0
             else:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from edgebuild.building.evaluation import Built, CompiledCandidate
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.splits import JudgedSplit
+    from edgebuild.planning.inputs import UnitCosts
 
+#: About what that takes, for estimates.
+OPENING_S = 2.0
 #: Frames that it is called with, and of a recurrent model's sample at most this many steps.
 FRAMES = STEPS = 4
 
@@ -47,6 +50,14 @@ def nothing_measured(
     """Return that nothing is proven, and why."""
     del built, prepared, validation
     return MeasurementResults(unproven=context.can.why)
+
+
+def expect(costs: UnitCosts, macs: int | None) -> tuple[UnitCosts, tuple[str, ...]]:
+    """Return what work costs where nothing is evaluated, measured or scored: artifacts are opened."""
+    del macs
+    never = ("time_layer_s", "evaluate_test_s", "reference_test_s", "crosscheck_s", "session_s", "finalist_s")
+    launches = ("screen_launch_s", "certify_launch_s")
+    return costs.model_copy(update={**dict.fromkeys((*never, *launches), 0.0), "evaluate_s": OPENING_S}), ()
 
 
 def open_here(context: BuildContext, made: CompiledCandidate, prepared: ModelInputs) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from edgebuild.building import probe
 from edgebuild.building.candidates import quantised
 from edgebuild.building.compress import planned_recipes
 from edgebuild.building.context import budget_of, targets_of
-from edgebuild.building.costs import unit_costs
+from edgebuild.building.costs import START_S, unit_costs
 from edgebuild.building.data import materialise, sample_specs
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
 from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.core.artifact import Contract
+from edgebuild.devices.probe import read_probe
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
@@ -54,6 +55,7 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     if context.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
         frames["train"] = _frames(materialise(context, "train"))
     times = probe.time_frozen(prepared, context.project.custom_ops_path)
+    start_s = probe.timed(lambda: read_probe(context.client, light=True))[0] if context.can.times else START_S
     costs, said = unit_costs(
         context.project,
         context.options,
@@ -63,6 +65,7 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         macs=facts.macs,
         batch=prepared.contract.batch,
         reference_s=float(prepared.reference.entry.meta.get("seconds", 0.0)),
+        start_s=start_s,
     )
     box = context.box
     now = time.monotonic() if box is None else max(box.clock(), box.begins_s)

@@ -48,7 +48,7 @@ COMPILE_ONLY = Way(
     split=JudgedSplit.whole,
     prove=opening.open_candidate,
     measure=opening.nothing_measured,
-    expect=as_on_a_board,
+    expect=opening.expect,
     opens_test_set=False,
 )
 

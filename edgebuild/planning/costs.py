@@ -50,13 +50,21 @@ def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int)
 
 def screening_s(arms: int, unit: UnitCosts) -> float:
     """Return what screening that many arms takes, in seconds."""
+    return unit.session_s + more_arms_s(arms, unit) if arms else 0.0
+
+
+def more_arms_s(arms: int, unit: UnitCosts) -> float:
+    """Return by how much that many further arms lengthen a screening, in seconds."""
     return arms * unit.screen_launch_s * (1 + (unit.screen_launches - 1) * (1 - LEAVE_EARLY))
 
 
 def certifying_s(arms: int, unit: UnitCosts, *, least: bool = False) -> float:
     """Return what certifying that many arms takes, in seconds: about, or at the very least."""
     launches = unit.certify_least if least else unit.certify_launches
-    return arms * (unit.certify_sessions * launches * unit.certify_launch_s + unit.finalist_s)
+    if not arms:
+        return 0.0
+    sessions_s = unit.session_s + arms * launches * unit.certify_launch_s
+    return unit.certify_sessions * sessions_s + arms * unit.finalist_s
 
 
 def testing_s(arms: int, unit: UnitCosts) -> float:

@@ -14,9 +14,10 @@ class UnitCosts(Value):
     """What one piece of work is expected to take here, in seconds: estimates, never evidence.
 
     ``time_layer_s`` is for one layer of the model against its replacement, ``quantise_s`` by quantiser, ``evaluate_s``
-    for one candidate on validation with its verdict, ``finalist_s`` for what is measured of a finalist beside its
-    latency. A certify session makes at least ``certify_least`` launches of an arm, and about ``certify_launches``
-    where there is time. The int8 models of the candidates ``ready`` are in the store.
+    for one candidate on validation with its verdict, ``session_s`` for what every session measures beside its arms,
+    ``finalist_s`` for what is measured of a finalist beside its latency. A certify session makes at least
+    ``certify_least`` launches of an arm, and about ``certify_launches`` where there is time. The int8 models of the
+    candidates ``ready`` are in the store.
     """
 
     prepare_s: float = 0.0
@@ -35,6 +36,7 @@ class UnitCosts(Value):
     certify_least: int = 10
     certify_launches: int = 10
     certify_sessions: int = 1
+    session_s: float = 0.0
     finalist_s: float = 0.0
     report_s: float = 0.0
     ready: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
 from edgebuild.planning.account import TimeAccount, gains, left_out
 from edgebuild.planning.candidates import PlannedCandidate as PlannedCandidate
-from edgebuild.planning.costs import StageCost, after_s, compress_s, screening_s, stage_costs
+from edgebuild.planning.costs import StageCost, after_s, compress_s, more_arms_s, stage_costs
 from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.recipes import (
     Recipe,
@@ -225,7 +225,7 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
     kept = {each.id for each in chosen}
     raced = {}
     for each in chosen:
-        more = screening_s(len(whole[each.id].settings) - 1, inputs.costs) if each.raced else 0.0
+        more = more_arms_s(len(whole[each.id].settings) - 1, inputs.costs) if each.raced else 0.0
         fits = more <= max(room, 0.0)
         raced[each.id] = whole[each.id] if fits else each
         if not fits:
