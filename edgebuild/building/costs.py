@@ -90,7 +90,8 @@ def unit_costs(
         screen_launches=options.screen.launches,
         certify_launch_s=launch_s(options.certify, times),
         certify_least=min(LEAST_ROUNDS, options.certify.launches),
-        certify_launches=options.certify.launches,
+        # Where the first look settles nothing, a second one does as a rule.
+        certify_launches=options.certify.looks[:2][-1],
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
         session_s=ANCHOR_LAUNCHES * (start_s + IMPORT_S + options.screen.warmup_min_s + ANCHOR_SAMPLE_S),
         # Memory and layers; where there is a sensor, energy.
@@ -101,9 +102,10 @@ def unit_costs(
 
 
 def launch_s(protocol: Protocol, times: ModelTimes) -> float:
-    """Return what one launch takes, in seconds: with loading, twice, and the warm-up of a model of long calls."""
+    """Return what one launch takes, in seconds: with loading, twice, and what long calls add to warm-up and bursts."""
     warm_up_s = max(0.0, protocol.warmup_min_inferences * times.call_s - protocol.warmup_min_s)
-    return protocol.launch_s + 2 * times.load_s + warm_up_s
+    burst_s = max(0.0, protocol.burst_inferences * times.call_s - protocol.burst_s)
+    return protocol.launch_s + 2 * times.load_s + warm_up_s + protocol.bursts * burst_s
 
 
 @dataclass(frozen=True, kw_only=True)

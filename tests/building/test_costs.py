@@ -9,7 +9,7 @@ import pytest
 
 from edgebuild.building.context import Options
 from edgebuild.building.costs import Taken, launch_s, revised, taken, unit_costs
-from edgebuild.building.probe import ENOUGH_S, MOST_CALLS, ModelTimes, assumed, call_seconds
+from edgebuild.building.probe import MOST_CALLS, ModelTimes, assumed, call_seconds
 from edgebuild.catalogue.project import parse_project
 from edgebuild.core.capabilities import BOARD
 from edgebuild.core.record import StepRecord
@@ -46,7 +46,8 @@ def test_a_launch_takes_its_loading_and_the_warm_up_of_long_calls() -> None:
     assert launch_s(CERTIFY, FAST) == pytest.approx(CERTIFY.launch_s + 0.002)
     long = ModelTimes(load_s=2.0, call_s=1.0, plain_s=1.0)
     warm_up_s = CERTIFY.warmup_min_inferences - CERTIFY.warmup_min_s
-    assert launch_s(CERTIFY, long) == pytest.approx(CERTIFY.launch_s + 4.0 + warm_up_s)
+    bursts_s = CERTIFY.bursts * (CERTIFY.burst_inferences - CERTIFY.burst_s)
+    assert launch_s(CERTIFY, long) == pytest.approx(CERTIFY.launch_s + 4.0 + warm_up_s + bursts_s)
 
 
 def test_what_can_t_be_timed_is_assumed_by_its_arithmetic() -> None:
@@ -101,10 +102,10 @@ class Calls:
         return self.now_s
 
 
-def test_the_first_call_is_no_measure_unless_calls_take_long() -> None:
+def test_the_first_call_is_no_measure_and_long_calls_are_timed_once() -> None:
     quick = Calls(1.0, 0.01)
     assert call_seconds(quick, quick.clock) == pytest.approx(0.01)
     assert quick.count == 1 + MOST_CALLS
-    slow = Calls(2 * ENOUGH_S, 1.0)
-    assert call_seconds(slow, slow.clock) == 2 * ENOUGH_S
-    assert slow.count == 1
+    slow = Calls(9.0, 3.0)
+    assert call_seconds(slow, slow.clock) == 3.0
+    assert slow.count == 2
