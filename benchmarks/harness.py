@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics as stdlib
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,18 +34,25 @@ from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store
 from edgebuild.measuring import statistics
 from edgebuild.measuring.anchor import anchor_arm
-from edgebuild.measuring.protocols import CERTIFY
+from edgebuild.measuring.protocols import CERTIFY, CERTIFY_APART
+from edgebuild.measuring.session import MeasurementContext, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgebuild.measuring.session import Arm
+    from edgebuild.measuring.protocols import Protocol
+    from edgebuild.measuring.session import Arm, SessionResult
 
 Pairs: TypeAlias = tuple[tuple[float, float], ...]
+#: By way: the seconds that an arm took in all, and its launches as they are kept.
+Recorded: TypeAlias = dict[str, dict[str, Any]]
 
 HERE = Path(__file__).resolve().parent
 #: Real extra work put into the runner's loop, as a share of the model's own time.
 EXTRA = 0.03
+#: The arms, and by how many thousandths their inferences take longer.
+EXTRAS = {"a": 0, "again": 0, "slow": int(1000 * EXTRA)}
+WAYS = {"sets": CERTIFY, "one after the other": CERTIFY_APART}
 WARM_S = 0.5
 SAMPLE_S = 1.0
 #: Launches carry the variance, not samples: equivalence within 2 % needs many launches, and short ones do.
@@ -68,10 +78,15 @@ class Ground:
         arm = anchor_arm({"onnxruntime": ort}, executor)
         if arm is None:
             raise SystemExit("onnxruntime is not installed")
-        self.arm: Arm = arm
+        self.root, self.arm = root, arm
         self.settings = {"arena": True, "spinning": False, "threads": 1}
         self.artifact = self.client.put_folder(arm.folder)
         self.inputs = self.client.put_folder(arm.inputs)
+
+    def arm_with(self, name: str, extra: int) -> Arm:
+        """Return the anchor as an arm whose inferences take so many thousandths more."""
+        artifact = self.arm.artifact.with_settings((*self.settings.items(), ("extra", extra)))
+        return replace(self.arm, id=name, artifact=artifact)
 
     def launch(self, index: int, name: str, sample_s: float = SAMPLE_S) -> Launch:
         """One fresh process of the runner."""
@@ -163,44 +178,68 @@ def memory(rounds: int) -> None:
 
 
 def resolution(rounds: int) -> None:
-    """Three arms in one session: the model, the same model again, and the same with 3 % real extra work."""
+    """Sets of three arms and launches of the same arms one after the other, round by round in turn.
+
+    The model, the same model again, and the same with real extra work.
+    """
     with tempfile.TemporaryDirectory() as scratch, measurement_lock("benchmark: resolution"):
-        root = Path(scratch)
-        plain = Ground(root)
-        base_ns = sorted(plain.launch(i, "base").median_ns for i in range(3))[1]
-        slow_file = root / "slow" / "device.py"
-        slow_file.parent.mkdir()
-        slow_file.write_text(_slow_source(int(base_ns * EXTRA)), encoding="utf-8")
-        slow = Ground(root / "other", slow_file)
-        launches: dict[str, list[Launch]] = {"a": [], "again": [], "slow": []}
-        for index, order in enumerate(statistics.order(tuple(launches), rounds, 1)):
-            for name in order:
-                launches[name].append((slow if name == "slow" else plain).launch(index, name))
+        device_file = Path(scratch) / "slow" / "device.py"
+        device_file.parent.mkdir()
+        device_file.write_text(_slow_source(), encoding="utf-8")
+        ground = Ground(Path(scratch), device_file)
+        found: Recorded = {way: {"seconds": 0.0, "launches": {name: [] for name in EXTRAS}} for way in WAYS}
+        for index in range(rounds):
+            for way, protocol in WAYS.items():
+                started = time.monotonic()
+                session = _one_round(ground, protocol, index)
+                found[way]["seconds"] += (time.monotonic() - started) / len(EXTRAS)
+                for name in EXTRAS:
+                    found[way]["launches"][name] += [_kept(x) for x in session.measurements[name].launches]
             print(f"round {index + 1} of {rounds}", file=sys.stderr, flush=True)
-    _write_resolution(launches)
+    _write_resolution(found)
 
 
-def _slow_source(extra_ns: int) -> str:
-    """onnxruntime's device code with a busy loop of so many ns inside every inference."""
+def _one_round(ground: Ground, protocol: Protocol, index: int) -> SessionResult:
+    root = ground.root / f"{protocol.bursts}-{index}"
+    bench = MeasurementContext(
+        client=ground.client, root=root, progress=NoProgress(), check=never_stop, configuration=(), seed=index
+    )
+    once = protocol.model_copy(update={"launches": 1, "max_launches": 1})
+    return measure(bench, once, [ground.arm_with(name, extra) for name, extra in EXTRAS.items()], title="")
+
+
+def _kept(launch: Launch) -> dict[str, Any]:
+    return {"median_ns": launch.median_ns, "burst_ns": list(launch.burst_ns), "invalid": list(launch.invalid)}
+
+
+def _slow_source() -> str:
+    """onnxruntime's device code with a busy loop inside every inference, of so many thousandths of its own time."""
     original = backends()["onnxruntime"].device_file.read_text(encoding="utf-8")
     return (
         original
-        + f"""
+        + """
 
 import time as _time
 
-_plain_run = Session.run
+_plain_init, _plain_run = Session.__init__, Session.run
+
+
+def _init(self, artifact, folder, settings, weights=None):
+    self._thousandths = settings["extra"]
+    _plain_init(self, artifact, folder, {k: v for k, v in settings.items() if k != "extra"}, weights)
 
 
 def _run_with_extra_work(self, inputs):
+    start = _time.perf_counter_ns()
     outputs = _plain_run(self, inputs)
-    end = _time.perf_counter_ns() + {extra_ns}
+    now = _time.perf_counter_ns()
+    end = now + (now - start) * self._thousandths // 1000
     while _time.perf_counter_ns() < end:
         pass
     return outputs
 
 
-Session.run = _run_with_extra_work
+Session.__init__, Session.run = _init, _run_with_extra_work
 """
     )
 
@@ -212,62 +251,61 @@ def _blocks(left: list[Launch], right: list[Launch], size: int, judge: Callable[
     return [outcome for pairs in blocks if (outcome := judge(pairs)) is not None]
 
 
-def _one_look(pairs: Pairs) -> str | None:
-    comparison = statistics.compare(pairs)
-    return None if comparison is None else comparison.outcome
-
-
 def _as_certified(pairs: Pairs) -> str | None:
-    """As a build judges: a look at the certify protocol's first launches, and one at all where that says nothing."""
-    first = statistics.compare(pairs[: CERTIFY.launches], look=1, looks=2)
-    if first is not None and first.outcome != "inconclusive":
-        return first.outcome
-    second = statistics.compare(pairs, look=2, looks=2)
-    return None if second is None else second.outcome
+    """As a build judges: after the launches of each look, until one says something."""
+    looks, outcome = CERTIFY.looks, None
+    for number, count in enumerate(looks, start=1):
+        found = statistics.compare(pairs[:count], look=number, looks=len(looks))
+        outcome = None if found is None else found.outcome
+        if outcome not in {None, "inconclusive"}:
+            break
+    return outcome
 
 
-def _write_resolution(launches: dict[str, list[Launch]]) -> None:
-    pairs = statistics.paired_medians(launches["again"], launches["a"])
-    ratios = [math.log(x / y) for x, y in pairs]
-    mean = sum(ratios) / len(ratios)
-    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / (len(ratios) - 1))
-    asked = statistics.launches_needed(EXTRA, spread)
-    rules = [("as certified: 10 launches, then 20, each look at 97.5 %", CERTIFY.max_launches, _as_certified)]
-    rules += [("one look at 20 launches, at 95 %", CERTIFY.max_launches, _one_look)]
-    if asked is not None and asked <= len(pairs):
-        rules.append((f"one look at the {asked} launches that the spread asks for", asked, _one_look))
-    rows = []
-    for name, size, judge in rules:
-        same = _blocks(launches["again"], launches["a"], size, judge)
-        slower = _blocks(launches["slow"], launches["a"], size, judge)
+def _write_resolution(found: Recorded) -> None:
+    launches = {
+        way: {name: [_recorded(name, **kept) for kept in arm] for name, arm in each["launches"].items()}
+        for way, each in found.items()
+    }
+    rounds = len(launches["sets"]["a"])
+    rows, text = [], []
+    for way, arms in launches.items():
+        pairs = statistics.paired_medians(arms["again"], arms["a"])
+        spread = stdlib.stdev(math.log(x / y) for x, y in pairs)
+        needed = statistics.launches_needed(EXTRA, spread)
+        each_s = found[way]["seconds"] / rounds
+        asked = f"{needed} | {needed * each_s:.0f} s" if needed else "more than 1,000 | more than {1000 * each_s:.0f} s"
+        slow = statistics.compare(statistics.paired_medians(arms["slow"], arms["a"]))
+        effect = f"{math.expm1(slow.effect):.2%} | {slow.outcome}" if slow else "- | -"
+        rows.append(f"| {way} | {spread:.2%} | {each_s:.1f} s | {asked} | {effect} |")
+    for size in [count for count in CERTIFY.looks if count <= rounds]:
+        same, slower = (
+            _blocks(launches["sets"][name], launches["sets"]["a"], size, _as_certified) for name in ("again", "slow")
+        )
         false = sum(outcome in {"better", "worse"} for outcome in same)
-        found = sum(outcome == "worse" for outcome in slower)
-        rows.append(f"| {name} | {_share(false, len(same))} | {_share(found, len(slower))} |")
-    whole = statistics.compare(statistics.paired_medians(launches["slow"], launches["a"]))
-    base_ns = sorted(launch.median_ns for launch in launches["a"])[len(launches["a"]) // 2]
-    text = "\n".join(
+        hit = sum(outcome == "worse" for outcome in slower)
+        text.append(f"| up to {size} | {_share(false, len(same))} | {_share(hit, len(slower))} |")
+    base_ns = stdlib.median(launch.median_ns for launch in launches["sets"]["a"])
+    page = "\n".join(
         [
-            f"Anchor model, {base_ns / 1e3:.1f} µs an inference, {SAMPLE_S:g} s a launch:"
-            f" {len(launches['a']) + len(launches['again'])} launches of the same artifact (A/A) and"
-            f" {len(launches['slow'])} with {EXTRA:.0%} real extra work (a busy loop inside the timed call), all"
-            " interleaved in one session. Blocks are all contiguous runs of rounds in recorded order; they overlap, so"
-            " their outcomes are correlated.",
+            f"Anchor model, {base_ns / 1e3:.1f} µs an inference; the same artifact twice (A/A) and once with"
+            f" {EXTRA:.0%} real extra work (a busy loop in the timed call). {rounds} sets as certify makes them, and"
+            f" {rounds} rounds of launches that follow each other as it made them before, in turn in one run.",
             "",
-            "| rule | false better or worse in A/A | extra work found |",
-            "|---|---|---|",
+            f"| way | spread of an A/A pair | seconds per arm | launches for {EXTRA:.0%} at 90 % power | that is |"
+            f" {EXTRA:.0%} measured | called |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"- Spread of a pair's log-ratio: {spread:.2%}.",
-            f"- Launches per arm that {EXTRA:.0%} asks for at 90 % power: {asked or 'more than 1,000'}.",
-            f"- What {CERTIFY.max_launches} launches resolve here at 90 % power:"
-            f" {statistics.resolution(spread, CERTIFY.max_launches):.2%}. A smaller difference is called inconclusive.",
-            f"- The extra work over the whole session: {math.expm1(whole.effect) if whole else float('nan'):.2%}.",
+            "As a build judges sets, over all contiguous runs of so many (they overlap: outcomes are correlated):",
+            "",
+            "| sets | false better or worse in A/A | extra work found |",
+            "|---|---|---|",
+            *text,
         ]
     )
-    numbers = {name: [[x.median_ns, list(x.invalid)] for x in arm] for name, arm in launches.items()}
     command = "python benchmarks/harness.py resolution"
-    page = write_results("harness-resolution", "False alarms and resolution", command, text, {"launches": numbers})
-    print(page)
+    print(write_results("harness-resolution", "False alarms and resolution", command, page, {"ways": found}))
 
 
 def _share(count: int, of: int) -> str:
@@ -277,11 +315,10 @@ def _share(count: int, of: int) -> str:
 def judge_again(rounds: int) -> None:
     """Write the page anew from the launches on record."""
     del rounds
-    recorded = json.loads((RESULTS / "harness-resolution.json").read_bytes())["launches"]
-    _write_resolution({name: [_recorded(*launch, name) for launch in arm] for name, arm in recorded.items()})
+    _write_resolution(json.loads((RESULTS / "harness-resolution.json").read_bytes())["ways"])
 
 
-def _recorded(median_ns: int, invalid: list[str], arm: str) -> Launch:
+def _recorded(arm: str, *, median_ns: int, burst_ns: list[int], invalid: list[str]) -> Launch:
     return Launch(
         index=0,
         arm=arm,
@@ -289,6 +326,7 @@ def _recorded(median_ns: int, invalid: list[str], arm: str) -> Launch:
         samples_sha256="",
         count=1,
         median_ns=median_ns,
+        burst_ns=tuple(burst_ns),
         import_s=0.0,
         load_s=0.0,
         first_inference_s=0.0,
@@ -301,7 +339,7 @@ def _recorded(median_ns: int, invalid: list[str], arm: str) -> Launch:
 def main() -> None:
     """Run one of the checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checks = {"equivalence": (equivalence, 150), "memory": (memory, 7), "resolution": (resolution, 105)}
+    checks = {"equivalence": (equivalence, 150), "memory": (memory, 7), "resolution": (resolution, 40)}
     checks["judge"] = (judge_again, 0)
     parser.add_argument("check", choices=checks)
     parser.add_argument("--rounds", type=int)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from edgebuild.execution.executor import Executor
 from edgebuild.execution.store import Store
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import Protocol
-from edgebuild.measuring.session import MeasurementContext, measure
+from edgebuild.measuring.session import Arm, MeasurementContext, measure
 
 from .link import Link, link_to
 
@@ -70,32 +71,48 @@ def large(folder: Path) -> Path:
     return made
 
 
-@pytest.mark.proof
-def test_a_session_over_a_link_of_100_ms_is_a_valid_record(board: Board, link: Link, tmp_path: Path) -> None:
-    """100 ms there and back. The board takes the times itself: the link's delay is in no sample."""
+def bench_over(board: Board, link: Link, folder: Path, delay_s: float) -> tuple[MeasurementContext, Arm]:
+    """A board behind a link with that delay each way, and the anchor model."""
     ort = backends()["onnxruntime"]
     files = {"onnxruntime": ort.device_file}
-    client = RunnerClient(board.device(address=link.address), files)
     executor = Executor(
-        store=Store.open(tmp_path / "store"),
+        store=Store.open(folder / "store"),
         progress=NoProgress(),
         check=never_stop,
         seed=0,
         isa="",
         device_configuration={},
-        device=RunnerClient(LocalDevice(tmp_path / "here"), files),
+        device=RunnerClient(LocalDevice(folder / "here"), files),
     )
     arm = anchor_arm({"onnxruntime": ort}, executor)
     assert arm is not None
-    link.delay_s = 0.05
-    bench = MeasurementContext(
-        client=client, root=tmp_path / "measurements", progress=NoProgress(), check=never_stop, configuration=()
-    )
+    link.delay_s = delay_s
+    client = RunnerClient(board.device(address=link.address), files)
+    root = folder / "measurements"
+    return MeasurementContext(client=client, root=root, progress=NoProgress(), check=never_stop, configuration=()), arm
+
+
+@pytest.mark.proof
+def test_a_session_over_a_link_of_100_ms_is_a_valid_record(board: Board, link: Link, tmp_path: Path) -> None:
+    """100 ms there and back. The board takes the times itself: the link's delay is in no sample."""
+    bench, arm = bench_over(board, link, tmp_path, delay_s=0.05)
     found = measure(bench, QUICK, (arm,), title="over a slow link").measurements[arm.id]
     assert Measurement.model_validate_json(found.to_json()) == found
     assert [launch.invalid for launch in found.launches] == [()]
     assert max(launch.median_ns for launch in found.launches) < link.delay_s * 1e9
     assert found.device == "ssh-board-0"
+
+
+def test_arms_take_bursts_in_turn_over_a_slow_link(board: Board, link: Link, tmp_path: Path) -> None:
+    """The way of the word for a burst is in no sample either."""
+    bench, arm = bench_over(board, link, tmp_path, delay_s=0.02)
+    paced = QUICK.model_copy(update={"bursts": 4, "burst_s": 0.005})
+    found = measure(bench, paced, (arm, replace(arm, id="other")), title="over a slow link")
+    assert (found.failed, found.protocol) == ({}, paced)
+    for measured in found.measurements.values():
+        (launch,) = measured.launches
+        assert len(launch.burst_ns) == paced.bursts
+        assert max(launch.burst_ns) < link.delay_s * 1e9
 
 
 def test_stalls_shorter_than_the_limits_only_take_time(board: Board, link: Link, tmp_path: Path) -> None:
