@@ -296,7 +296,12 @@ Medians in milliseconds tell the order of size; the ratio is what was measured.
 """
     command = f"python benchmarks/folding.py --width {options.width} --sets {options.sets}"
     numbers = {"rows": rows, "about": about, "sets": options.sets, "quantiser": options.quantiser}
-    print(write_results("folding", "Folding", f"{command} --quantiser {options.quantiser}", text, numbers))
+    page = f"folding-{options.quantiser}"
+    print(
+        write_results(
+            page, f"Folding, int8 by {options.quantiser}", f"{command} --quantiser {options.quantiser}", text, numbers
+        )
+    )
 
 
 if __name__ == "__main__":
