@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgebuild.building.judge import JudgeOutputs, judged, metric_values
+from edgebuild.building.prepare import check_output
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.artifact import TensorSpec
@@ -16,6 +17,8 @@ from edgebuild.core.budget import Budget
 from edgebuild.core.data import Sample
 from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.core.verdict import Outcome
+from edgebuild.errors import ConfigError, EnvironmentGap
+from edgebuild.judging import detection
 from edgebuild.judging.metrics import named_metric
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.outputs import write_outputs
@@ -122,3 +125,15 @@ def test_outputs_are_decoded_and_compared_with_texts(tmp_path: Path) -> None:
     assert verdict.outcome is Outcome.REFUSED
     assert verdict.drop is not None
     assert (verdict.drop.reference, verdict.drop.artifact) == pytest.approx((8 / 56, 24 / 56))
+
+
+def test_a_metric_of_decoded_outputs_reads_all_of_them() -> None:
+    check_output(MetricTable(name="cer", decode="reading:texts"), ("a", "b"))
+    with pytest.raises(ConfigError, match=r"the model has 2 outputs \(a, b\), and cer reads one"):
+        check_output(MetricTable(name="cer"), ("a", "b"))
+
+
+def test_a_package_that_a_metric_needs_is_asked_for_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "find_spec", lambda _: None)
+    with pytest.raises(EnvironmentGap, match="the metric coco_map needs pycocotools"):
+        check_output(MetricTable(name="coco_map"), ("boxes",))
