@@ -144,6 +144,11 @@ def _replace(tensor: Any, value: NDArray[Any]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), tensor.name))
 
 
+def planned(graph: Graph, placement: Placement, fit: int, held: int) -> float:
+    """Return how many runs it takes at most, where ``fit`` and ``held`` are those of a pass over each half."""
+    return fit + held + len(STRENGTHS) * (fit + 2 * held) if spots(graph, placement) else 0
+
+
 def smoothest(
     bench: Calibration, again: Callable[[Graph], Calibration | frozenset[str]]
 ) -> tuple[Calibration, list[Rung]]:

@@ -76,10 +76,10 @@ class Quantise(Step):
 
     def _climb(self, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
         from edgebuild.models.onnx_files import load_onnx
+        from edgebuild.quantisers.own import smooth
         from edgebuild.quantisers.own.graph import prepare
         from edgebuild.quantisers.own.ladder import climb, planned
         from edgebuild.quantisers.own.simulator import Simulator
-        from edgebuild.quantisers.own.smooth import smoothest
         from edgebuild.quantisers.own.trained import calibrate_rest, find_trained
 
         library = inputs.get("library")
@@ -90,6 +90,7 @@ class Quantise(Step):
         macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
         halves = self._frames(inputs["calibration"], simulator, graph, macs, ctx)
         total = planned(graph, placement, halves, macs, BUDGET_MACS)
+        total += smooth.planned(graph, placement, *(half.runs for half in halves))
         with ctx.progress.task("Calibrating int8", total=total) as task:
 
             def tick(runs: float) -> None:
@@ -108,7 +109,7 @@ class Quantise(Step):
                 other = Simulator(changed, self._placed(changed, ill), self.scheme, library=library)
                 return _observed(changed, other, halves, macs, tick, ctx.seed)
 
-            bench, tried = smoothest(bench, again)
+            bench, tried = smooth.smoothest(bench, again)
             ladder = climb(bench)
             ladder.rungs[:0] = tried
             return ladder

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgebuild.backends.ort.fusions import MATMUL_ADD, float_products, harmful
+from edgebuild.backends.protocol import read_notes
 from edgebuild.core.artifact import Precision
 from edgebuild.models.freezing import freeze
 from edgebuild.quantisers.own.graph import prepare
@@ -80,15 +81,25 @@ def test_a_file_that_a_fusion_would_take_out_of_8_bits_is_compiled_without_it(tm
     assert not {"Gemm", "FusedGemm"} & {layer["op"] for layer in layers}
 
 
+def test_what_runs_in_float_all_the_same_is_noted(tmp_path: Path) -> None:
+    """A Gemm of another quantiser's whose bias is in float has no 8-bit kernel, whatever is left out."""
+    contract, net = contract_of(encoder_net("gemm")), quantised(tmp_path, encoder_net("gemm"))
+    whole = onnx.load_from_string(net.SerializeToString())
+    bench = Bench.open(tmp_path)
+    artifact = bench.compile("onnxruntime", with_float_biases(net, "Gemm"), contract, precision=INT8)
+    assert [note[:62] for note in read_notes(artifact)] == ["ONNX Runtime computes 13 of the layers with 8-bit weights in f"]
+    assert read_notes(bench.compile("onnxruntime", whole, contract, precision=INT8, name="whole")) == ()
+
+
 def frames(contract: Contract) -> dict[str, Any]:
     """Two samples."""
     rng = np.random.default_rng(5)
     return {spec.name: np.stack([random_array(spec, rng) for _ in range(2)]) for spec in contract.inputs}
 
 
-def with_float_biases(net: Any) -> Any:
-    """Let every Add take its bias in float again."""
-    added = {name for node in net.graph.node if node.op_type == "Add" for name in node.input}
+def with_float_biases(net: Any, op: str = "Add") -> Any:
+    """Let every node of a type take its bias in float again."""
+    added = {name for node in net.graph.node if node.op_type == op for name in node.input}
     stored = {t.name: numpy_helper.to_array(t) for t in net.graph.initializer}
     kept = []
     for node in net.graph.node:
