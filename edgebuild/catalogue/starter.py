@@ -54,25 +54,66 @@ onnx = {toml_text(onnx)}
 # custom_ops = "libcustom.so"           # the library of its custom operators, if it has any
 {_state_lines(inputs, outputs)}"""
     states = set(_state_pairs(inputs, outputs).values())
-    names = [spec.name for spec in outputs if spec.name not in states]
+    read = [spec for spec in outputs if spec.name not in states]
+    names = [spec.name for spec in read]
     note = f"Outputs: {', '.join(_signature(spec) for spec in outputs)}."
     # Names in a file may hold what no comment may.
     why = "".join(letter if letter.isprintable() else "?" for letter in unreadable)
     recipes = f"\n# No [[recipes]]: {why}.\n" if unreadable else RECIPES
-    return _document(name, model, inputs, note, names, unranked) + recipes
+    return _document(name, model, inputs, note, names, unranked, metric=proposed_metric(read)) + recipes
 
 
-def starter_from_factory(name: str, factory: str) -> str:
-    """Return an `edgebuild.toml` for a model that ``module:function`` makes."""
+def starter_from_factory(
+    name: str,
+    factory: str,
+    inputs: Sequence[TensorSpec] = (),
+    outputs: Sequence[TensorSpec] = (),
+    *,
+    guessed: Sequence[str] = (),
+    weights: str | None = "weights.safetensors",
+) -> str:
+    """Return an `edgebuild.toml` for a model that ``module:function`` makes, as far as its tensors are known.
+
+    The shapes of ``guessed`` inputs are left to the user to confirm. Without ``weights`` the factory loads its own.
+    """
+    loads = f"{PLACEHOLDER}: or remove the line, if the factory loads its weights itself"
+    line = (
+        f"weights = {toml_text(weights)}   # {loads}"
+        if weights
+        else '# weights = "weights.safetensors"       # unless the factory loads them'
+    )
     model = f"""\
 [model]
 factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.Module
-weights = "weights.safetensors"   # {PLACEHOLDER}: or remove the line, if the factory loads its weights itself
+{line}
 # outputs = ["logits", "boxes"]         # names for what forward() returns, in order
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
 """
-    return _document(name, model, (), "", ()) + RECIPES
+    note = f"Outputs: {', '.join(_shape(spec) + ' ' + spec.dtype for spec in outputs)}." if outputs else ""
+    names = [spec.name for spec in outputs]
+    return _document(name, model, inputs, note, names, guessed=guessed, metric=proposed_metric(outputs[:1])) + RECIPES
+
+
+def proposed_metric(outputs: Sequence[TensorSpec]) -> tuple[str, str]:
+    """Return a built-in metric that fits the output it reads, and what to think of instead."""
+    shape = outputs[0].shape if len(outputs) == 1 else ()
+    others = "docs/metrics.md has them all"
+    if len(shape) == 1 or shape[1:] == (1,):
+        return "auroc", "for one score; mae or rmse for one number, with `relative` below instead of `points`"
+    if len(shape) == 4:
+        return "mean_iou", f"for a map of class scores; {others}"
+    if len(shape) == 3:
+        return "cer", f"for texts read by CTC; accuracy for a class per position (classes on axis 1); {others}"
+    return "accuracy", f"for scores of classes; {others}"
+
+
+def _size_that_ships(axis: str) -> int:
+    """Return a size to begin with for a dynamic axis, by what such axes are mostly called."""
+    lowered = axis.lower()
+    if any(word in lowered for word in ("height", "width")):
+        return 224
+    return 128 if any(word in lowered for word in ("seq", "length", "time", "token")) else 1
 
 
 def conversion_advice(checkpoint: Path) -> str:
@@ -129,7 +170,7 @@ test = "data:test"                      # {fill}: sealed; opened once, to certif
 # train = "data:train"                  # for recipes with techniques that train
 
 [metric]{note}
-name = "accuracy"                       # {fill}: a built-in metric, or one of yours:
+name = "{metric}"   # {fill}: {fits}; or yours:
 {output}
 # decode = "reading:texts"              # makes texts, boxes or maps of the outputs, where it needs them
 # callable = "metrics:auc"              # metrics:auc(outputs, targets) -> float
@@ -168,26 +209,32 @@ def _document(
     note: str,
     outputs: Sequence[str],
     unranked: Sequence[str] = (),
+    *,
+    guessed: Sequence[str] = (),
+    metric: tuple[str, str],
 ) -> str:
     axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
     if not inputs or unranked:
         axes = {BATCH_AXIS: None, **axes}
     freeze = "\n".join(
-        f"{toml_key(axis)} = 1" + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
+        f"{toml_key(axis)} = {1 if axis == BATCH_AXIS else _size_that_ships(axis)}"
+        + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
         for axis in axes
     )
     return _DOCUMENT.format(
         fill=PLACEHOLDER,
         name=toml_text(name),
         model=model,
-        inputs=_input_lines(inputs, unranked),
+        inputs=_input_lines(inputs, unranked, guessed),
+        metric=metric[0],
+        fits=metric[1],
         freeze=freeze,
         note=f" # {note}" if note else "",
         output=_output_line(outputs),
     )
 
 
-def _input_lines(inputs: Sequence[TensorSpec], unranked: Sequence[str]) -> str:
+def _input_lines(inputs: Sequence[TensorSpec], unranked: Sequence[str], guessed: Sequence[str]) -> str:
     if not inputs:
         return f"""\
 [[inputs]]
@@ -195,11 +242,12 @@ name = "input"                          # {PLACEHOLDER}: as in forward()
 shape = ["batch", 3, 224, 224]          # {PLACEHOLDER}
 dtype = "float32"
 """
+    sure = dict.fromkeys(guessed, f"   # {PLACEHOLDER}: guessed by the first layer")
     return "\n".join(
         f"""\
 [[inputs]]
 name = {toml_text(spec.name)}
-shape = {UNKNOWN_SHAPE if spec.name in unranked else _shape(spec)}
+shape = {UNKNOWN_SHAPE if spec.name in unranked else _shape(spec) + sure.get(spec.name, "")}
 dtype = "{spec.dtype}"
 {"# value = 0                            # for an input that never changes" if not spec.shape else ""}
 """.rstrip()

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from edgebuild.catalogue.callables import load_callable
 from edgebuild.catalogue.project import PROJECT_FILE
 from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.starter import (
@@ -17,9 +18,12 @@ from edgebuild.catalogue.starter import (
 )
 from edgebuild.catalogue.tables import toml_text
 from edgebuild.cli.output import say
-from edgebuild.errors import StoreError, UsageError
+from edgebuild.errors import EdgebuildError, StoreError, UsageError
+from edgebuild.models.steps import call_for_samples
 
 DEFAULT_FACTORY = "model:build"
+DEFAULT_DATA = "data:calibration"
+DEFAULT_WEIGHTS = "weights.safetensors"
 
 
 def write_starter(model: str | None, project: Path) -> None:
@@ -45,7 +49,7 @@ def write_starter(model: str | None, project: Path) -> None:
 def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Return the file's text, and what is to be said beside it."""
     if model is None or is_reference(model):
-        return starter_from_factory(name, model or DEFAULT_FACTORY), ()
+        return _of_factory(model or DEFAULT_FACTORY, name, folder)
     if model.endswith(".safetensors"):
         raise UsageError(
             f"{model!r} holds weights only: the model is what a factory of yours returns.",
@@ -68,3 +72,27 @@ def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str
     where = os.path.relpath(model, folder)
     text = starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked, unreadable=unreadable)
     return text, facts.notes
+
+
+def _of_factory(factory: str, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """Look at what a factory makes, where that can be done already."""
+    from edgebuild.models.torch_models import make_module
+    from edgebuild.models.trial import try_module
+
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    weights = found[0] if len(found) == 1 else DEFAULT_WEIGHTS
+    try:
+        module = make_module(load_callable(factory, folder), factory, None)
+    except EdgebuildError as error:
+        return starter_from_factory(name, factory, weights=weights), (f"the model wasn't looked at: {error.message}",)
+    sample, notes = None, []
+    if (folder / "data.py").is_file():
+        try:
+            sample = next(iter(call_for_samples(load_callable(DEFAULT_DATA, folder), DEFAULT_DATA))).inputs
+        except Exception as error:  # noqa: BLE001 - the user's own code, which is only looked at here
+            notes.append(f"{DEFAULT_DATA} gave no sample: {error}")
+    tried = try_module(module, sample)
+    if tried.problem:
+        notes.append(tried.problem)
+    text = starter_from_factory(name, factory, tried.inputs, tried.outputs, guessed=tried.guessed, weights=weights)
+    return text, tuple(notes)

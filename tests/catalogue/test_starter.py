@@ -130,3 +130,29 @@ def test_a_checkpoint_is_explained_and_never_loaded(suffix: str) -> None:
     assert "edgebuild init model:build" in text
     code = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
     compile("\n".join(code), "advice", "exec")
+
+
+@pytest.mark.parametrize(
+    ("shape", "metric"),
+    [
+        (("b", 10), "accuracy"),
+        (("b", 1), "auroc"),
+        (("b",), "auroc"),
+        (("b", 21, 64, 64), "mean_iou"),
+        (("b", 40, 97), "cer"),
+    ],
+)
+def test_the_metric_that_is_proposed_fits_the_output(tmp_path: Path, shape: tuple[int | str, ...], metric: str) -> None:
+    inputs = (TensorSpec(name="x", shape=("batch", 3, "seq_len"), dtype="float32"),)
+    outputs = (TensorSpec(name="y", shape=shape, dtype="float32"),)
+    for text in (
+        starter_from_onnx("net", "net.onnx", inputs, outputs),
+        starter_from_factory("net", "model:build", inputs, outputs, guessed=("x",)),
+    ):
+        (tmp_path / "weights.safetensors").touch()
+        (tmp_path / "net.onnx").touch()
+        (tmp_path / "edgebuild.toml").write_text(text)
+        project = load_project(tmp_path)
+        assert project.metric is not None
+        assert project.metric.name == metric
+        assert project.freeze == {"batch": 1, "seq_len": 128}
