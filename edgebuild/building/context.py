@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.runs import Runs, asked_for, resumed
-from edgebuild.building.timebox import Limits, TimeBox
+from edgebuild.building.timebox import Limits, TimeBox, box_of
 from edgebuild.core.capabilities import BOARD
 from edgebuild.core.files import expanded, resolved
 from edgebuild.core.objective import OBJECTIVES
@@ -232,11 +232,9 @@ def open_build(
         store_of(project) as store,
         attached(local_device(home), table, native_libraries=native) as here,
     ):
-        asked = asked_for(project, options.targets, options.budget, options.recipes, options.device, options.no_measure)
-        runs = resumed(home, asked, started)
+        runs = resumed(home, asked_for(project, options), started)
         client, code, turn, limits = here.client, project_code(project.folder), HostTurn(), Limits(check)
         given: dict[str, Any] = {"progress": progress, "check": limits, "code": code, "turn": turn}
-        time_s = options.time_s
         context = BuildContext(
             **given,
             project=project,
@@ -252,16 +250,12 @@ def open_build(
             can=client.device.capabilities,
             budget=budget_of(project, options),
             started=started,
-            box=None if time_s is None else TimeBox(asked_s=time_s, begins_s=started, deadline_s=started + time_s),
+            box=box_of(options.time_s, started),
             limits=limits,
             runs=runs,
         )
-        try:
+        with runs.counted():
             yield context
-        except BaseException:
-            runs.keep(now=True)
-            raise
-        runs.finish()
 
 
 def _executor(project: Project, store: Store, here: Attached, **given: Any) -> Executor:

@@ -29,6 +29,8 @@ ASSUMED_FRAMES = 5_000
 FRAME_S = 0.0002
 #: Starting a runner where that wasn't timed, importing its runtime, and what compiling takes in addition to loading.
 START_S, IMPORT_S, COMPILE_S = 0.3, 0.7, 1.0
+#: Judging one candidate, by a metric that is no dearer than most.
+JUDGE_S = 0.5
 #: Frames that a quantiser gets, at most.
 CALIBRATION_FRAMES = 300
 #: What quantising takes: seconds whatever the model, and calls of the unoptimised model per calibration frame. Seen on
@@ -82,23 +84,28 @@ def unit_costs(
             name: start_s + calls * calibration * times.plain_s / batch for name, (start_s, calls) in QUANTISERS.items()
         },
         compile_s=COMPILE_S + 2 * times.load_s,
-        evaluate_s=open_s + frame_s * validation,
-        evaluate_test_s=open_s + frame_s * test,
+        evaluate_s=open_s + frame_s * validation + JUDGE_S,
+        evaluate_test_s=open_s + frame_s * test + JUDGE_S,
         reference_test_s=reference_s * test / max(validation, 1),
         crosscheck_s=1.0 + CROSSCHECK_CALLS * times.plain_s / batch,
-        screen_launch_s=launch_s(options.screen, times),
-        screen_launches=options.screen.launches,
-        certify_launch_s=launch_s(options.certify, times),
-        certify_least=min(LEAST_ROUNDS, options.certify.launches),
-        # Where the first look settles nothing, a second one does as a rule.
-        certify_launches=options.certify.looks[:2][-1],
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
         session_s=ANCHOR_LAUNCHES * (start_s + IMPORT_S + options.screen.warmup_min_s + ANCHOR_SAMPLE_S),
         # Memory and layers; where there is a sensor, energy.
         finalist_s=2 * (open_s + MEMORY_S),
         report_s=REPORT_S,
     )
-    return way_of(can).expect(costs, macs)
+    return way_of(can).expect(costs.model_copy(update=_launches(options, times)), macs)
+
+
+def _launches(options: Options, times: ModelTimes) -> dict[str, float]:
+    return {
+        "screen_launch_s": launch_s(options.screen, times),
+        "screen_launches": options.screen.launches,
+        "certify_launch_s": launch_s(options.certify, times),
+        "certify_least": min(LEAST_ROUNDS, options.certify.launches),
+        # Where the first look settles nothing, a second one does as a rule.
+        "certify_launches": options.certify.looks[:2][-1],
+    }
 
 
 def launch_s(protocol: Protocol, times: ModelTimes) -> float:

@@ -23,12 +23,15 @@ from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgebuild.building.context import BuildContext, Options
     from edgebuild.building.early import Peeked
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
     from edgebuild.fleet.provider import DeviceProvider
+    from edgebuild.planning.inputs import UnitCosts
     from edgebuild.planning.plan import Plan
 
 #: Said of a model that can't be timed by itself, and of a device whose speed isn't known yet.
@@ -54,19 +57,7 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     recipes = planned_recipes(context.project, context.options, 0)
     if context.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
         frames["train"] = _frames(materialise(context, "train"))
-    times = probe.time_frozen(prepared, context.project.custom_ops_path)
-    start_s = probe.timed(lambda: read_probe(context.client, light=True))[0] if context.can.times else START_S
-    costs, said = unit_costs(
-        context.project,
-        context.options,
-        times or probe.assumed(facts.macs),
-        frames,
-        context.can,
-        macs=facts.macs,
-        batch=prepared.contract.batch,
-        reference_s=float(prepared.reference.entry.meta.get("seconds", 0.0)),
-        start_s=start_s,
-    )
+    costs, said = _timed_costs(context, prepared, facts.macs, frames)
     box = context.box
     now = time.monotonic() if box is None else max(box.clock(), box.begins_s)
     inputs = plan_inputs(
@@ -88,6 +79,25 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     count = f"{len(plan.candidates)} candidate{'s' * (len(plan.candidates) != 1)}"
     context.progress.say(f"{count} for {plan.target}, about {minutes(plan.seconds)} in all")
     return plan
+
+
+def _timed_costs(
+    context: BuildContext, prepared: ModelInputs, macs: int | None, frames: Mapping[str, int]
+) -> tuple[UnitCosts, tuple[str, ...]]:
+    """Return what work costs: the frozen model is called here, and a runner started on the device."""
+    times = probe.time_frozen(prepared, context.project.custom_ops_path)
+    start_s = probe.timed(lambda: read_probe(context.client, light=True))[0] if context.can.times else START_S
+    return unit_costs(
+        context.project,
+        context.options,
+        times or probe.assumed(macs),
+        frames,
+        context.can,
+        macs=macs,
+        batch=prepared.contract.batch,
+        reference_s=float(prepared.reference.entry.meta.get("seconds", 0.0)),
+        start_s=start_s,
+    )
 
 
 def minutes(seconds: float) -> str:

@@ -72,7 +72,7 @@ def write_record(
     shipped: tuple[Path, Artifact] | None,
 ) -> BuildRecord:
     """Write the record, the samples of what ``names`` names and the artifact that is kept; return the record."""
-    context, plan = target.context, target.plan
+    context, plan, took = target.context, target.plan, conclusion.took
     started = datetime.now(UTC) - timedelta(seconds=time.monotonic() - context.started)
     folder = _begin(context, plan.target, started)
     if shipped is not None:
@@ -91,7 +91,7 @@ def write_record(
         summary=conclusion.summary,
         test_set=conclusion.test_set,
         emulated=conclusion.emulated,
-        seconds=conclusion.took.seconds,
+        seconds=took.seconds,
         build_id=folder.name,
         project=context.project.name,
         target=plan.target,
@@ -107,8 +107,8 @@ def write_record(
         resolution=race.resolution,
         command=context.options.command,
         anchor_ms=race.anchor_ms,
-        host_peak_bytes=conclusion.took.peak_bytes,
-        runs=conclusion.took.runs,
+        host_peak_bytes=took.peak_bytes,
+        runs=took.runs,
         evidence=_evidence(context, (*race.sessions, folder / SAMPLES)),
         notes=tuple(context.said),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,10 @@ from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.measuring.session_folder import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
 
 NAME = "unfinished.json"
@@ -66,6 +67,16 @@ class Runs:
         with suppress(OSError):
             write_atomic(self.home / NAME, canonical_json({"asked": self.asked, "runs": runs}))
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Keep what this run took where it is stopped or fails; forget all runs where it comes to its end."""
+        try:
+            yield
+        except BaseException:
+            self.keep(now=True)
+            raise
+        self.finish()
+
     def finish(self) -> None:
         """Forget them: the build has its record."""
         if self.home is not None:
@@ -88,9 +99,10 @@ def resumed(home: Path, asked: str, started_s: float) -> Runs:
     return Runs(home=home, asked=asked, started_s=started_s, earlier=earlier)
 
 
-def asked_for(project: Project, *options: object) -> str:
-    """Return what stands for a build: its project and what the user asked for besides."""
-    return digest_json([project.model_dump(mode="json"), [repr(each) for each in options]])
+def asked_for(project: Project, options: Options) -> str:
+    """Return what stands for a build: its project, and what the user asked for besides how long it may take."""
+    asked = [options.targets, options.budget, options.recipes, options.device, options.no_measure]
+    return digest_json([project.model_dump(mode="json"), repr(asked)])
 
 
 def peak_bytes() -> int:

@@ -75,6 +75,13 @@ class TimeBox:
         return None if seconds <= self.left_s else left_out(self.asked_s, seconds, self.left_s)
 
 
+def box_of(time_s: float | None, started_s: float) -> TimeBox | None:
+    """Return the time box of a build that began at a moment of the clock; None where none was asked for."""
+    if time_s is None:
+        return None
+    return TimeBox(asked_s=time_s, begins_s=started_s, deadline_s=started_s + time_s)
+
+
 def shared(contexts: Sequence[BuildContext]) -> tuple[BuildContext, ...]:
     """Divide what is left of the time box evenly among targets, one after the other."""
     boxed = []

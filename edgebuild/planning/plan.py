@@ -70,22 +70,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     Raises ``EnvironmentGap`` with every reason when nothing is left to try, and, as ``UsageError`` does, when a recipe
     that was asked for by name can't be carried out.
     """
-    refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
-    candidates: list[PlannedCandidate] = []
-    usable: list[ResolvedProfile] = []
-    for profile in inputs.target.profiles:
-        reason = _profile_refusal(profile, inputs)
-        if reason is not None:
-            refused.append(Refusal(what=profile.name, reason=reason))
-            continue
-        usable.append(profile)
-        for precision in profile.precisions:
-            reason = _precision_refusal(profile, precision, inputs)
-            if reason is None:
-                first = precision.kind == "fp32" and not any(c.baseline for c in candidates)
-                candidates.append(_candidate(profile, precision, inputs, baseline=first))
-            else:
-                refused.append(Refusal(what=_spec(profile, precision).id, reason=reason))
+    candidates, usable, refused = _originals(inputs)
     if not candidates:
         raise EnvironmentGap(
             f"Nothing can be built for {inputs.target.name}: "
@@ -115,6 +100,27 @@ def make_plan(inputs: PlanInputs) -> Plan:
         channel_multiples=tuple((p.name, p.channel_multiple) for p in usable) if compressed else (),
         notes=(*inputs.notes, *_over_time(costs, inputs)),
     )
+
+
+def _originals(inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[ResolvedProfile], list[Refusal]]:
+    """Return the candidates of the original, the profiles that can be used, and what is refused."""
+    refused = [Refusal(what=name, reason=reason) for name, reason in inputs.target.refused]
+    candidates: list[PlannedCandidate] = []
+    usable: list[ResolvedProfile] = []
+    for profile in inputs.target.profiles:
+        reason = _profile_refusal(profile, inputs)
+        if reason is not None:
+            refused.append(Refusal(what=profile.name, reason=reason))
+            continue
+        usable.append(profile)
+        for precision in profile.precisions:
+            reason = _precision_refusal(profile, precision, inputs)
+            if reason is None:
+                first = precision.kind == "fp32" and not any(c.baseline for c in candidates)
+                candidates.append(_candidate(profile, precision, inputs, baseline=first))
+            else:
+                refused.append(Refusal(what=_spec(profile, precision).id, reason=reason))
+    return candidates, usable, refused
 
 
 def _recipes(profiles: list[ResolvedProfile], inputs: PlanInputs) -> tuple[list[PlannedCandidate], list[Refusal]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -139,8 +140,11 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(interrupted: tuple[Path, 
     before = stored(slow / ".edgebuild" / "store")
     ended = run("build", cwd=slow)
     assert ended.code == 0, ended
-    steps = {step["label"]: step for step in record(slow)["steps"]}
+    made = record(slow)
+    steps = {step["label"]: step for step in made["steps"]}
     assert [label for label, step in steps.items() if step["reused"]] == list(EARLIER)
+    assert made["runs"] == 2, "the run that was stopped counts"
+    assert re.search(r"evaluate quick/fp32 on validation: \d", err) is None, "it isn't printed as if it were done"
     assert_as_before(before, slow / ".edgebuild" / "store")
 
 
