@@ -42,7 +42,7 @@ def main() -> int:
     found = {(t, a): cell(t, a) for t in TABLE for a in zoo.ZOO}
     works = [key for key, tried in found.items() if tried.report is not None]
     lines = ["| model | " + " | ".join(TABLE) + " |", "| --- |" + " --- |" * len(TABLE)]
-    lines += [f"| {a} | " + " | ".join(_told(found[t, a]) for t in TABLE) + " |" for a in zoo.ZOO]
+    lines += [f"| {a} | " + " | ".join(told(found[t, a]) for t in TABLE) + " |" for a in zoo.ZOO]
     share = len(works) / len(found)
     always = all((t, a) in works for t in TABLE for a in ALWAYS)
     met = share >= LEAST_SHARE and always
@@ -73,7 +73,7 @@ What was left alone, and why:
     return 0 if met else 1
 
 
-def _told(tried: Tried) -> str:
+def told(tried: Tried) -> str:
     if tried.report is None:
         return f"refused: {tried.refusal}"
     r = tried.report

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 OPERATORS = {**elementwise.OPERATORS, **layers.OPERATORS, **shaping.OPERATORS, **recurrent.OPERATORS}
 #: Constants that are computed while reading have at most this many numbers: a gigabyte in float32.
 MOST_FOLDED = 1 << 28
+#: Before this operator set, axes were broadcast by attributes.
+LEAST_OPSET = 7
 #: What to do about a file that can't be read.
 HINT = "Recipes need a model that is read as a torch module; the candidates without a recipe don't."
 
@@ -77,6 +79,11 @@ class _Reader:
         }
 
     def read(self) -> OnnxModule:
+        if self.opset < LEAST_OPSET:
+            raise ModelError(
+                f"The ONNX file is of opset {self.opset}, and files can be read as torch from {LEAST_OPSET} on.",
+                hint="Export it again, or convert it by onnx.version_converter.",
+            )
         for value in self.graph.input:
             self.values[value.name] = self._input(value)
         for node in self.graph.node:

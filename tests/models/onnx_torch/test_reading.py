@@ -258,6 +258,11 @@ def test_other_operator_sets_are_refused() -> None:
         read_module(foreign)
 
 
+def test_an_old_file_is_refused_as_a_whole() -> None:
+    with pytest.raises(ModelError, match="of opset 6, and files can be read as torch from 7 on"):
+        read_module(made([node("Relu")], ROWS, {}, 6, 1, np.float32))
+
+
 def test_a_file_is_asked_before_anything_runs(tmp_path: Path) -> None:
     onnx.save(nets.conv(), str(tmp_path / "good.onnx"))
     assert why_unreadable(tmp_path / "good.onnx", (SPEC,)) == ""
