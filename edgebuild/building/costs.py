@@ -103,8 +103,9 @@ def _launches(options: Options, times: ModelTimes) -> dict[str, float]:
         "screen_launches": options.screen.launches,
         "certify_launch_s": launch_s(options.certify, times),
         "certify_least": min(LEAST_ROUNDS, options.certify.launches),
+        "certify_launches": options.certify.launches,
         # Where the first look settles nothing, a second one does as a rule.
-        "certify_launches": options.certify.looks[:2][-1],
+        "certify_most": options.certify.looks[:2][-1],
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: What a candidate is expected to bring, where int8 on the profile that is preferred brings 1. Only their order and
 #: rough ratios matter: what is tried is measured. fp16 that isn't raced only saves space.
 GAINS = {"int8": 1.0, "fp16": 0.5, "fp32": 0.4}
-STORAGE_GAIN = 0.05
+STORAGE_GAIN = 0.01
 #: Each further profile, and each further quantiser of a profile, is expected to bring less than the one before it.
 NEXT_PROFILE, NEXT_QUANTISER = 0.8, 0.9
 #: Another one of the same kind on the same profile is only an alternative; a recipe may miss the budget.
@@ -48,8 +48,9 @@ class TimeAccount:
     """A time box of ``box_s`` of which ``left_s`` are left, and what work costs.
 
     What must follow the candidates is reserved: screening, certifying, the test set, the report. For the first int8
-    candidate that is the least that a verdict takes; no further one shortens certifying. ``must`` names candidates that
-    are made whatever they take, ``recipe_s`` what carrying out a recipe takes that is still to be carried out.
+    candidate that is the least that a verdict takes; further ones leave certifying until its first look. ``must`` names
+    candidates that are made whatever they take, ``recipe_s`` what carrying out a recipe takes that is still to be
+    carried out.
     """
 
     box_s: float

@@ -58,9 +58,8 @@ def more_arms_s(arms: int, unit: UnitCosts) -> float:
     return arms * unit.screen_launch_s * (1 + (unit.screen_launches - 1) * (1 - LEAVE_EARLY))
 
 
-def certifying_s(arms: int, unit: UnitCosts, *, least: bool = False) -> float:
-    """Return what certifying that many arms takes, in seconds: about, or at the very least."""
-    launches = unit.certify_least if least else unit.certify_launches
+def certifying_s(arms: int, unit: UnitCosts, launches: int) -> float:
+    """Return what certifying that many arms with so many launches each takes, in seconds."""
     if not arms:
         return 0.0
     sessions_s = unit.session_s + arms * launches * unit.certify_launch_s
@@ -75,9 +74,13 @@ def testing_s(arms: int, unit: UnitCosts) -> float:
 def after_s(
     candidates: Collection[PlannedCandidate], unit: UnitCosts, max_finalists: int, *, least: bool = False
 ) -> float:
-    """Return what follows once these candidates are made, each with one setting, in seconds."""
+    """Return what follows once these candidates are made, each with one setting, in seconds.
+
+    Certifying gets to its first look, or with ``least`` no further than it must.
+    """
     arms = certified_arms(candidates, max_finalists)
-    measuring = screening_s(sum(each.raced for each in candidates), unit) + certifying_s(arms, unit, least=least)
+    launches = unit.certify_least if least else unit.certify_launches
+    measuring = screening_s(sum(each.raced for each in candidates), unit) + certifying_s(arms, unit, launches)
     return measuring + testing_s(arms, unit) + unit.report_s
 
 
@@ -105,7 +108,7 @@ def stage_costs(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, *, c
         "evaluate on test": testing_s(arms, unit),
         "report": unit.report_s,
     }
-    least, most = (certifying_s(arms, unit, least=least) for least in (True, False))
+    least, most = (certifying_s(arms, unit, launches) for launches in (unit.certify_least, unit.certify_most))
     left = most if inputs.time_s is None else inputs.time_s - sum(stages.values())
     stages["certify"] = min(most, max(least, left))
     optional = {"compress", "cross-check int8"}

@@ -16,8 +16,8 @@ class UnitCosts(Value):
     ``time_layer_s`` is for one layer of the model against its replacement, ``quantise_s`` by quantiser, ``evaluate_s``
     for one candidate on validation with its verdict, ``session_s`` for what every session measures beside its arms,
     ``finalist_s`` for what is measured of a finalist beside its latency. A certify session makes at least
-    ``certify_least`` launches of an arm, and about ``certify_launches`` where there is time. The int8 models of the
-    candidates ``ready`` are in the store.
+    ``certify_least`` launches of an arm, ``certify_launches`` until its first look, and about ``certify_most`` where
+    there is time. The int8 models of the candidates ``ready`` are in the store.
     """
 
     prepare_s: float = 0.0
@@ -35,6 +35,7 @@ class UnitCosts(Value):
     certify_launch_s: float = 0.0
     certify_least: int = 10
     certify_launches: int = 10
+    certify_most: int = 10
     certify_sessions: int = 1
     session_s: float = 0.0
     finalist_s: float = 0.0

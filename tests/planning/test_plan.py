@@ -266,6 +266,8 @@ def test_the_first_int8_may_shorten_certifying_and_no_other_may() -> None:
     longer = make_plan(inputs(found, costs=costs, time_s=fixed + 2 * 10 * 6))
     assert ids(longer) == ids(shortest)
     assert longer.seconds == fixed + 2 * 10 * 6
+    most = make_plan(inputs(profile("a", precisions=(FP32, OURS)), costs=costs.model_copy(update={"certify_most": 20})))
+    assert next(cost.seconds for cost in most.costs if cost.stage == "certify") == 2 * 20 * 6
 
 
 def test_what_is_in_the_store_costs_no_quantising_and_equal_precisions_are_quantised_once() -> None:
