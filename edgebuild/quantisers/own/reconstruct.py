@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from edgebuild.quantisers.own.arithmetic import Codes, weight_levels
 from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows, mean_patch, moments, weight_count
@@ -131,26 +132,29 @@ def _damp(covariance: NDArray[np.float64], ridge: float) -> None:
 
 
 def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the inverse of each group in the covariance's own memory; raises ``LinAlgError`` where there is none."""
-    from scipy.linalg.lapack import dpotri
+    """Return the inverse of each group; that of a single large one in its own memory.
 
-    for group in covariance:
-        _, failed = dpotri(_factorised(group), overwrite_c=1)
-        if failed:
-            raise np.linalg.LinAlgError
-        for i in range(len(group)):  # LAPACK fills one triangle
-            group[i, i + 1 :] = group[i + 1 :, i]
+    Raises ``LinAlgError`` where there is none.
+    """
+    if len(covariance) > 1:
+        return np.asarray(np.linalg.inv(covariance))
+    matrix = covariance[0]
+    _, failed = dpotri(_upper_factors(covariance)[0], overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError
+    for i in range(len(matrix)):  # LAPACK fills one triangle
+        matrix[i, i + 1 :] = matrix[i + 1 :, i]
     return covariance
 
 
-def _factorised(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return U with ``matrix`` = UᵀU in the matrix's own memory; what lies below its diagonal means nothing."""
-    from scipy.linalg.lapack import dpotrf
-
-    upper, failed = dpotrf(matrix.T, clean=0, overwrite_a=1)
+def _upper_factors(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return U of each with matrix = UᵀU, in a single matrix's own memory; what is below the diagonal means nothing."""
+    if len(matrices) > 1:
+        return np.asarray(np.linalg.cholesky(matrices).swapaxes(1, 2), dtype=np.float64)
+    upper, failed = dpotrf(matrices[0].T, clean=0, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError
-    return np.asarray(upper)
+    return np.asarray(upper)[np.newaxis]
 
 
 def compensated(
@@ -168,13 +172,13 @@ def compensated(
     rows = as_rows(op, weight).astype(np.float64)
     steps = np.broadcast_to(scale, (op.channels,)).reshape(op.groups, -1).astype(np.float64)
     levels = weight_levels(scheme)
-    codes = np.stack([_round(rows[g], steps[g], power[g], inverse[g], levels) for g in range(op.groups)])
+    codes = _rounded(rows, steps, power, inverse, levels)
     zero = 128 if scheme.weights == "uint8" else 0
     shaped = from_rows(op, codes, weight.shape)
     return Codes(codes=np.ascontiguousarray(shaped + zero).astype(np.int16), scale=scale, zero_point=zero)
 
 
-def _round(
+def _rounded(
     rows: NDArray[np.float64],
     steps: NDArray[np.float64],
     power: NDArray[np.float64],
@@ -182,20 +186,21 @@ def _round(
     levels: int,
 ) -> NDArray[np.float64]:
     # The inputs with the most power come first: their errors have the most others left to make up for them.
-    order = np.argsort(-power, kind="stable")
+    order = np.argsort(-power, axis=1, kind="stable")
+    groups = np.arange(len(rows))[:, None, None]
     # Its rows give the update of what is not rounded yet.
-    upper = _factorised(inverse[np.ix_(order, order)])
-    left = rows[:, order]
+    upper = _upper_factors(inverse[groups, order[:, :, None], order[:, None, :]])
+    left = np.take_along_axis(rows, order[:, None, :], axis=2)
     codes = np.empty_like(left)
-    for start in range(0, left.shape[1], BLOCK):
-        end = min(start + BLOCK, left.shape[1])
-        block, errors = left[:, start:end].copy(), np.empty((len(rows), end - start))
+    for start in range(0, left.shape[2], BLOCK):
+        end = min(start + BLOCK, left.shape[2])
+        block, errors = left[:, :, start:end].copy(), np.empty((*left.shape[:2], end - start))
         for i in range(end - start):
             at = start + i
-            codes[:, at] = np.clip(np.rint(block[:, i] / steps), -levels, levels)
-            errors[:, i] = (block[:, i] - codes[:, at] * steps) / upper[at, at]
-            block[:, i + 1 :] -= errors[:, i, None] * upper[at, at + 1 : end]
-        left[:, end:] -= errors @ upper[start:end, end:]
+            codes[:, :, at] = np.clip(np.rint(block[:, :, i] / steps), -levels, levels)
+            errors[:, :, i] = (block[:, :, i] - codes[:, :, at] * steps) / upper[:, at, at, None]
+            block[:, :, i + 1 :] -= errors[:, :, i, None] * upper[:, None, at, at + 1 : end]
+        left[:, :, end:] -= np.matmul(errors, upper[:, start:end, end:])
     result = np.empty_like(codes)
-    result[:, order] = codes
+    np.put_along_axis(result, order[:, None, :], codes, axis=2)
     return result

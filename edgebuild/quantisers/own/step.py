@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from edgebuild.quantisers.own.simulator import Simulator
     from edgebuild.quantisers.own.workbench import Calibration
 
-#: What one search may cost, in MACs: about ten seconds on two ordinary cores.
-BUDGET_MACS = 100_000_000_000
+#: What one search may cost, in MACs: about five seconds on two ordinary cores.
+BUDGET_MACS = 60_000_000_000
 #: What one pass over half of the frames may cost; of larger models fewer are taken, but not below ``LEAST_HALF``.
-PASS_MACS = 3 * BUDGET_MACS // 4
-LEAST_HALF = 16
+#: There are some twenty passes, so that large models take about as long as observing a few hundred frames once.
+PASS_MACS = 16_000_000_000
+LEAST_HALF = 24
 #: What the outputs of one half may fill in memory; frames are left out beyond it, but not below ``LEAST_FRAMES``.
 OUTPUT_BYTES, LEAST_FRAMES = 128 * 2**20, 4
 #: One operator call costs about as much as this many MACs, in small models more than the arithmetic.
@@ -75,6 +76,8 @@ class Quantise(Step):
         return [kept for kept in self.keep_float if not any(is_kept(name, op, (kept,)) for name, op in nodes)]
 
     def _climb(self, inputs: Mapping[str, Path], ctx: StepContext) -> Ladder:
+        from threadpoolctl import threadpool_limits
+
         from edgebuild.models.onnx_files import load_onnx
         from edgebuild.quantisers.own import smooth
         from edgebuild.quantisers.own.graph import prepare
@@ -91,7 +94,8 @@ class Quantise(Step):
         halves = self._frames(inputs["calibration"], simulator, graph, macs, ctx)
         total = planned(graph, placement, halves, macs, BUDGET_MACS)
         total += smooth.planned(graph, placement, *(half.runs for half in halves))
-        with ctx.progress.task("Calibrating int8", total=total) as task:
+        # One thread adds up in the same order on every machine, and BLAS's spin where others want the cores.
+        with ctx.progress.task("Calibrating int8", total=total) as task, threadpool_limits(1, user_api="blas"):
 
             def tick(runs: float) -> None:
                 ctx.check()
