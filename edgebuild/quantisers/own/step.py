@@ -96,7 +96,7 @@ class Quantise(Step):
         total += smooth.planned(graph, placement, *(half.runs for half in halves))
         # One thread adds up in the same order on every machine, and BLAS's spin where others want the cores.
         with ctx.progress.task("Calibrating int8", total=total) as task, threadpool_limits(1, user_api="blas"):
-        # One thread adds up in the same order on every machine, and BLAS's spin where others want the cores.
+
             def tick(runs: float) -> None:
                 ctx.check()
                 task.advance(runs)
