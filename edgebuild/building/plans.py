@@ -78,6 +78,8 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     plan = make_plan(inputs.model_copy(update={"costs": costs}))
     count = f"{len(plan.candidates)} candidate{'s' * (len(plan.candidates) != 1)}"
     context.progress.say(f"{count} for {plan.target}, about {minutes(plan.seconds)} in all")
+    if box is not None and plan.seconds > box.deadline_s - context.started:
+        context.progress.say(f"that is the least, and more than the {minutes(box.asked_s)} asked for")
     return plan
 
 

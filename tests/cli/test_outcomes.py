@@ -73,3 +73,12 @@ def test_a_budget_that_needs_more_samples_says_how_many(built: Path) -> None:
     needed = candidate["test"]["drop"]["needed_samples"]
     assert needed > 401
     assert f"about {needed:,} more samples needed" in words(ended.out)
+
+
+def test_a_time_box_that_is_too_short_is_said_and_fp32_is_measured_all_the_same(built: Path) -> None:
+    ended = run("build", "--time", "1s", cwd=built)
+    assert ended.code == 0, ended
+    assert "that is the least, and more than the 1 s asked for" in ended.err
+    found = record(built)
+    assert [each["id"] for each in found["candidates"]] == ["quick/fp32"]
+    assert found["candidates"][0]["measured"]["latency"] is not None
