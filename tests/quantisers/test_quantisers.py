@@ -12,6 +12,7 @@ import pytest
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.errors import DataError, Interrupted, ModelError
+from edgebuild.quantisers.nncf import has_attention
 from edgebuild.quantisers.registry import TABLE
 from tests.techniques.nets import (
     U8S8,
@@ -293,3 +294,16 @@ def test_a_tiny_model_that_grows_says_so(tmp_path: Path) -> None:
     b.add("MatMul", ["x", b.weight("w", 3, 2)], "y")
     path = _quantise("edgebuild", tmp_path, b.model({"x": (1, [1, 3])}, {"y": [1, 2]}))
     assert json.loads((path.parent / "quantise.json").read_text())["larger"] is True
+
+
+def test_nncf_is_told_of_a_transformer() -> None:
+    def attends(*nodes: tuple[str, list[str], list[str]]) -> bool:
+        made = [onnx.helper.make_node(*node) for node in nodes]
+        return has_attention(onnx.helper.make_model(onnx.helper.make_graph(made, "g", [], [])))
+
+    softmax, cast = ("Softmax", ["scores"], ["p"]), ("Cast", ["p"], ["c"])
+    assert attends(softmax, cast, ("MatMul", ["c", "v"], ["y"]))
+    assert attends(softmax, ("MatMul", ["v", "p"], ["y"]))
+    # Probabilities at the end, or a product before them, are any classifier's.
+    assert not attends(("MatMul", ["x", "w"], ["scores"]), softmax)
+    assert not attends(softmax, ("Add", ["p", "b"], ["s"]), ("MatMul", ["s", "w"], ["y"]))
