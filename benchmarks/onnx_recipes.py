@@ -162,7 +162,11 @@ why the technique refused. The inputs are noise and the training takes two steps
     }
     print(
         write_results(
-            "onnx-recipes", "Recipes on real ONNX files", "python benchmarks/onnx_recipes.py FOLDER", text, numbers
+            "onnx-recipes",
+            "Recipes on real ONNX files",
+            f"python benchmarks/onnx_recipes.py FOLDER --models {' '.join(rows)}",
+            text,
+            numbers,
         )
     )
     return 0
