@@ -1,7 +1,8 @@
 """Measures arms on one device: fresh processes in a balanced order, raw samples on disk, resumable.
 
 An *arm* is one artifact with its runtime settings. Every round launches every arm once, in an order that balances what
-ran before what; an anchor model at the start, the middle and the end shows whether the device itself drifted.
+ran before what; an anchor model at the start and the end (and in the middle of launches that follow each other) shows
+whether the device itself drifted.
 """
 
 from __future__ import annotations
@@ -207,7 +208,8 @@ def _planned_s(run: _Run) -> float:
 def _run_rounds(run: _Run, task: Task) -> None:
     protocol = run.protocol
     order = statistics.order(tuple(arm.id for arm in run.arms), protocol.max_launches, run.bench.seed)
-    anchor_rounds = {0, protocol.launches // 2}
+    # What comes between launches that follow each other shows in the middle; a set's arms share their seconds.
+    anchor_rounds = {0} if protocol.bursts else {0, protocol.launches // 2}
     settled: frozenset[str] = frozenset()
     for index, names in enumerate(order):
         active = [name for name in names if name not in {*run.dropped, *run.failed, *settled}]
