@@ -15,11 +15,14 @@ SHORT = {
     "warmup_min_s": 0.02,
     "warmup_cap_s": 0.02,
     "sample_s": 0.05,
+    "burst_s": 0.005,
     "waiting_ratio": 1e9,
     "steal_ratio": 1.0,
 }
-protocols.SCREEN = protocols.SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1})
-protocols.CERTIFY = protocols.CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2})
+for name, launches in (("SCREEN", 1), ("SCREEN_APART", 1), ("CERTIFY", 2), ("CERTIFY_APART", 2)):
+    given = getattr(protocols, name)
+    short = {**SHORT, "bursts": min(given.bursts, 4), "launches": launches, "max_launches": launches}
+    setattr(protocols, name, given.model_copy(update=short))
 session.ANCHOR_SAMPLE_S = 0.05
 side.MEMORY_S = 0.05
 evaluate.SILENCE_S = float(os.environ.get("TEST_SILENCE_S", evaluate.SILENCE_S))

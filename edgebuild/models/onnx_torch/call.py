@@ -111,7 +111,7 @@ class Call:
 
     def key(self, start: int = 1) -> tuple[object, ...]:
         """Return what makes a layer: nodes of one key share their weights, the inputs from ``start`` on."""
-        attributes = sorted((each.name, each.SerializeToString(deterministic=True)) for each in self.node.attribute)
+        attributes = sorted((each.name, str(each)) for each in self.node.attribute)
         return (self.node.op_type, tuple(self.node.input[start:]), tuple(attributes))
 
     def needs_one_output(self, used: frozenset[str]) -> None:

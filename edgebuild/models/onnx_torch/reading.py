@@ -88,6 +88,9 @@ class _Reader:
             self.values[value.name] = self._input(value)
         for node in self.graph.node:
             self._put(node, self._read(node))
+        missing = [name for name in self.outputs if name not in self.values]
+        if missing:
+            raise ModelError(f"Output {missing[0]!r} can't be read as torch: no node gives it.", hint=HINT)
         outputs = [self.builder.tensor(self.values[name], name) for name in self.outputs]
         self.builder.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self.builder.graph.eliminate_dead_code()
@@ -111,6 +114,9 @@ class _Reader:
                 self.values[name] = each
 
     def _read(self, node: Any) -> Any:
+        unknown = [name for name in node.input if name and name not in self.values]
+        if unknown:
+            raise _refused(node, f"reads {unknown[0]!r}, which is neither an input of the project nor computed before")
         values = tuple(self.values[name] if name else None for name in node.input)
         call = Call(node=node, values=values, builder=self.builder, opset=self.opset, only=self.only)
         try:
