@@ -79,11 +79,8 @@ def write_record(
         _ship(*shipped, folder / "artifact")
     unkept = _keep_all_samples(context, names, folder / SAMPLES)
     launches = next((finalist.launches for finalist in race.finalists), ())
-    candidates = tuple(
-        c.model_copy(update={"notes": (*c.notes, unkept[c.id])}) if c.id in unkept else c for c in conclusion.candidates
-    )
     record = BuildRecord(
-        candidates=candidates,
+        candidates=tuple(_noted(row, unkept) for row in conclusion.candidates),
         baseline=conclusion.baseline,
         chosen=conclusion.chosen,
         kept=conclusion.kept,
@@ -115,6 +112,10 @@ def write_record(
     write_atomic(folder / "build.json", sealed_text(record))
     _point_latest(context.home, plan.target, record.build_id)
     return record
+
+
+def _noted(row: CandidateRecord, unkept: Mapping[str, Note]) -> CandidateRecord:
+    return row.model_copy(update={"notes": (*row.notes, unkept[row.id])}) if row.id in unkept else row
 
 
 def _evidence(context: BuildContext, folders: Iterable[Path]) -> tuple[Evidence, ...]:

@@ -245,7 +245,8 @@ class LiveRun:
     ) -> None:
         self._channel = channel
         self.knock: Callable[[], None] = Heartbeat(channel) if device.detached else never_stop
-        self._conversation = Conversation(channel, "bursts", device.id, time_limit_s, silence_s, check)
+        both = _both(self.knock, check)
+        self._conversation = Conversation(channel, "bursts", device.id, time_limit_s, silence_s, both)
 
     def ready(self) -> int | None:
         """Wait until it has warmed up; return how much memory the device has left, in bytes, where it knows."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from edgebuild.devices import answers
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice, ProcessChannel
 from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, ModelError, RunnerFailed
+from tests.devices.stub import StubChannel, StubDevice
 from tests.mutants import flipped
 
 if TYPE_CHECKING:
@@ -221,3 +222,29 @@ def test_a_runner_that_is_damaged_on_the_device_is_sent_again(tmp_path: Path) ->
     again = RunnerClient(LocalDevice(tmp_path / "device"), {})
     assert again.call("probe", {}, time_limit_s=60)
     assert runner.read_bytes() == content
+
+
+class Slow(StubChannel):
+    """A program that is not ready before somebody knocked three times."""
+
+    knocks = 0
+
+    def send(self, line: str) -> None:
+        super().send(line)
+        self.knocks += not line
+
+    def receive(self, timeout_s: float) -> str | None:
+        if self.knocks < 3:
+            raise TimeoutError
+        return super().receive(timeout_s)
+
+
+def test_a_live_run_is_knocked_for_while_it_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a link that can be cut a runner takes silence for the end of its host."""
+    monkeypatch.setattr("edgebuild.devices.client.HEARTBEAT_S", 0.0)
+    device = StubDevice({"bursts": {}})
+    monkeypatch.setattr(device, "open", lambda *_: Slow(device))
+    anything: Any = device
+    run = RunnerClient(anything, {}).live({}, time_limit_s=20.0, silence_s=20.0)
+    assert run.ready() == 1 << 30
+    run.close()

@@ -56,4 +56,4 @@ class Bursts(measure.Mode):
         if not counts:
             raise Problem("usage", "The launch was ended before its first burst.")
         bench.hold(kept)
-        return measure.Sampled(len(kept), counts, busy_s)
+        return measure.Sampled(len(kept), {"bursts": counts}, busy_s)

@@ -65,11 +65,11 @@ class Mode:
 
 
 class Sampled:
-    """How many samples a bench holds; of those that were taken in bursts, how many each, and the seconds they took."""
+    """How many samples a bench holds, what else is told of them, and the seconds they took where others ran between."""
 
-    def __init__(self, count: int, bursts: list[int] | None = None, busy_s: float | None = None) -> None:
+    def __init__(self, count: int, told: Fields | None = None, busy_s: float | None = None) -> None:
         self.count = count
-        self.bursts = bursts
+        self.told = told or {}
         self.busy_s = busy_s
 
 
@@ -118,9 +118,7 @@ def launch(request: Fields, wire: Wire, mode: Mode) -> Fields:
     }
     if opened.stages:
         result.update(exits=session.exits(ended), mean_ns=int(bench.centre(taken.count)))
-    if taken.bursts is not None:
-        result["bursts"] = taken.bursts
-    result.update(bench.save(request["out"], taken.count))
+    result.update(taken.told, **bench.save(request["out"], taken.count))
     result["environment"] = facts + _accelerator(opened.backend, session, bench)  # its runs overwrite the samples
     session.close()
     result["warm_load_s"], _ = _timed(lambda: mode.open(opened))
