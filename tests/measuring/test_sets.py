@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,3 +188,19 @@ def test_what_runs_apart_or_in_flight_takes_no_bursts() -> None:
         assert (protocol.apart().name, protocol.apart().bursts) == (protocol.name, 0)
         assert (protocol.in_flight().mode, protocol.in_flight().bursts) == ("flight", 0)
     assert QUICK.apart() == QUICK
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone"),
+    [
+        ({"threads": 2, "spinning": True}, True),
+        ({"spinning": True}, True),
+        ({"threads": 1, "spinning": True}, False),
+        ({"threads": 2, "spinning": False}, False),
+        ({"hint": "latency", "threads": 2}, False),
+    ],
+)
+def test_threads_that_spin_would_disturb_others(ground: Ground, settings: dict[str, Any], alone: bool) -> None:
+    arm = ground.arm("a")
+    arm = replace(arm, artifact=arm.artifact.with_settings(tuple(settings.items())))
+    assert session._needs_to_be_alone(arm) == alone
