@@ -10,15 +10,8 @@ from pathlib import Path
 
 from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.measuring import evaluate, protocols, session, side
+from tests.cli.short import SHORT
 
-SHORT = {
-    "warmup_min_s": 0.02,
-    "warmup_cap_s": 0.02,
-    "sample_s": 0.05,
-    "burst_s": 0.005,
-    "waiting_ratio": 1e9,
-    "steal_ratio": 1.0,
-}
 for name, launches in (("SCREEN", 1), ("SCREEN_APART", 1), ("CERTIFY", 2), ("CERTIFY_APART", 2)):
     given = getattr(protocols, name)
     short = {**SHORT, "bursts": min(given.bursts, 4), "launches": launches, "max_launches": launches}

@@ -20,8 +20,8 @@ from edgebuild.execution.executor import Executor
 from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
-from tests.cli.driver import SHORT
 from tests.cli.example import CLASSES, SHAPE, copy, model_of, write_project, write_quick
+from tests.cli.short import SHORT
 from tests.golden import assert_golden
 
 from .conftest import PROFILE
