@@ -34,7 +34,7 @@ _QUOTED_CHARACTERS = 60
 class Table(Value):
     """One table of a TOML file; finite numbers only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=BaseModel)

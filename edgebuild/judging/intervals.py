@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -312,6 +313,4 @@ def least_pairs(*, budget: float, level: float) -> int:
 
 
 def _normal_quantile(p: float) -> float:
-    from scipy import special
-
-    return float(special.ndtri(p))
+    return NormalDist().inv_cdf(p)
