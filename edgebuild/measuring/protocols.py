@@ -19,9 +19,9 @@ MAX_FINALISTS = 4
 class Protocol(Value):
     """How an arm is launched: ``launches`` fresh processes, up to ``max_launches`` where further looks are needed.
 
-    With ``bursts`` the arms of a round are alive together, one runs at a time, and each takes so many bursts of
-    ``burst_s`` (and at least ``burst_inferences``) in turn with the others. Without, or ``apart``, one process follows
-    the other.
+    With ``bursts`` the arms of a round are alive together, one runs at a time while the others are stopped, and each
+    takes so many bursts of ``burst_s`` (and at least ``burst_inferences``) in turn with the others. Without, or
+    ``apart``, one process follows the other.
 
     A launch whose threads stood ready without a core for a larger share of the time than stated, or with more of the
     CPU time stolen by the host, is disturbed where its samples show it, their quartiles lying further apart than
@@ -47,7 +47,7 @@ class Protocol(Value):
     steal_ratio: float = 0.02
     spread_ratio: float = 0.05
     attempts: int = Field(default=1, ge=1)
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
 
     @property
     def launch_s(self) -> float:

@@ -154,7 +154,8 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
     """
     device = bench.client.device
     device.capabilities.require_clock(device.id)
-    if any(_needs_to_be_alone(arm) for arm in arms):
+    if any(arm.artifact.stages for arm in arms):
+        # What a call takes hangs on its input where an artifact ends early: bursts would hold other mixes of inputs.
         protocol = protocol.apart()
     plan: dict[str, Json] = {
         "arms": [arm.id for arm in arms],
@@ -189,16 +190,6 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
     )
-
-
-def _needs_to_be_alone(arm: Arm) -> bool:
-    """Whether an arm can't take bursts in turn with others.
-
-    What a call takes hangs on its input where an artifact ends early: bursts would hold other mixes of inputs. Threads
-    that spin go on while their process waits for its turn, and take the cores from the others.
-    """
-    settings = dict(arm.artifact.settings)
-    return bool(arm.artifact.stages) or (settings.get("spinning") is True and settings.get("threads") != 1)
 
 
 def _labels(arms: Sequence[Arm]) -> dict[str, str]:

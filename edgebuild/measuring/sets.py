@@ -1,4 +1,4 @@
-"""A set: all arms of a round alive at once, each in a process of its own, taking bursts in turn while the others sleep.
+"""A set: all arms of a round alive at once, each in its own process, taking bursts in turn; the others stand still.
 
 On a shared machine most noise lies in the seconds, not in the launch: bursts that follow each other see the same
 neighbours, so that their ratios say much more than those of launches that follow each other. What processes differ in

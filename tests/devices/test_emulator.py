@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,8 @@ from edgebuild.devices.probe import read_probe
 from edgebuild.errors import EnvironmentGap
 from edgebuild.testing.devices import check_device
 from tests.cli.example import newest, run, write_project
+from tests.devices.test_client import gone
+from tests.devices.test_pausing import WAIT_S, is_still, keeper_of, started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +99,16 @@ def test_says_what_it_emulates_and_nothing_of_the_host(device: EmulatedDevice) -
     assert probe["cores"] == "1"
     assert probe["memory_bytes"] == "unknown"
     assert probe["runtime.onnxruntime"] == (read_host().runtime or probe["runtime.onnxruntime"])
+
+
+def test_a_runner_stands_still_between_its_turns(device: EmulatedDevice) -> None:
+    for channel in started(device):
+        assert is_still(channel.pid)
+        channel.send("burst")
+        assert channel.receive(WAIT_S) == '{"event": "burst"}'
+        assert is_still(channel.pid)
+        os.kill(keeper_of(channel.pid), signal.SIGKILL)
+        assert gone(channel.pid)
 
 
 def test_a_second_set_up_only_opens_it(emulator: Emulator) -> None:

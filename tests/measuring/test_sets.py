@@ -191,17 +191,12 @@ def test_what_runs_apart_or_in_flight_takes_no_bursts() -> None:
     assert QUICK.apart() == QUICK
 
 
-@pytest.mark.parametrize(
-    ("settings", "alone"),
-    [
-        ({"threads": 2, "spinning": True}, True),
-        ({"spinning": True}, True),
-        ({"threads": 1, "spinning": True}, False),
-        ({"threads": 2, "spinning": False}, False),
-        ({"hint": "latency", "threads": 2}, False),
-    ],
-)
-def test_threads_that_spin_would_disturb_others(ground: Ground, settings: dict[str, Any], alone: bool) -> None:
-    arm = ground.arm("a")
-    arm = replace(arm, artifact=arm.artifact.with_settings(tuple(settings.items())))
-    assert session._needs_to_be_alone(arm) == alone
+def test_arms_whose_threads_spin_take_their_turns(
+    ground: Ground, tmp_path: Path, turns: list[str], launches: list[str]
+) -> None:
+    spinning = ground.arm("a", threads=2)
+    settings = {**dict(spinning.artifact.settings), "spinning": True}
+    spinning = replace(spinning, artifact=spinning.artifact.with_settings(tuple(settings.items())))
+    found = measure(ground.bench(tmp_path), PACED, [spinning, ground.arm("b", threads=2)], title="t")
+    assert found.protocol == PACED
+    assert (launches, len(turns)) == ([], 2 * PACED.launches * PACED.bursts)

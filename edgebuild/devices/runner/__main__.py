@@ -10,9 +10,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol import Fields, Wire
 
+#: The operation whose processes take turns: one runs, the others are paused.
+BURSTS = "bursts"
 #: The module and the function of each operation, and whether it tells how far it is.
 OPERATIONS = {
-    "bursts": ("bursts", "bursts", True),
+    BURSTS: ("bursts", "bursts", True),
     "clocks": ("clocks", "pin", True),
     "compile": ("artifact", "compile", True),
     "count": ("count", "count", False),
@@ -35,7 +37,11 @@ def main() -> None:
     """Serve one request. Never returns: the process ends with the answer."""
     wire = protocol.Wire()
     try:
-        wire.finish(_run(wire.request(), wire))
+        request = wire.request()
+        if request.get("op") == BURSTS:
+            wire.pause_between_turns()
+        wire.listen()
+        wire.finish(_run(request, wire))
     except Exception as error:  # noqa: BLE001  whatever went wrong is the answer
         wire.fail(error)
 

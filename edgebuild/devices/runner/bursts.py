@@ -1,4 +1,4 @@
-"""One launch whose samples are taken in bursts, when the host asks for one; in between the process sleeps.
+"""One launch whose samples are taken in bursts, when the host asks for one; in between the process is paused.
 
 Several such processes take turns on a device, so that what they measure is paired in time: on a shared machine the
 noise lies in the seconds, not in the launch.
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol import Fields, Wire
 
-#: The part of a burst that runs before it, untimed: caches were another process's, whose threads may spin for a while.
+#: The part of a burst that runs before it, untimed: caches were another process's.
 SETTLE_SHARE = 0.1
 END = "end"
 BURST = "burst"
@@ -42,7 +42,7 @@ class Bursts(measure.Mode):
 
     def sample(self, bench: measure.Bench, options: Fields, wire: Wire) -> measure.Sampled:
         """Take a burst whenever the host says so."""
-        wire.event(event="ready", available_bytes=Machine().kilobytes("proc/meminfo", "MemAvailable"))
+        wire.end_turn(event="ready", available_bytes=Machine().kilobytes("proc/meminfo", "MemAvailable"))
         room = int(options["max_samples"]) // self._most
         kept, counts, busy_s = array("q"), [], 0.0
         while wire.command() == BURST:
@@ -52,7 +52,7 @@ class Bursts(measure.Mode):
             busy_s += time.monotonic() - started
             kept.extend(bench.taken(count))
             counts.append(count)
-            wire.event(event="burst", done=count)
+            wire.end_turn(event="burst", done=count)
         if not counts:
             raise Problem("usage", "The launch was ended before its first burst.")
         bench.hold(kept)

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 
+from . import pausing
+
 PROTOCOL = 2
 MAX_REQUEST_BYTES = 4 << 20
 #: A request comes with the start; a host that was cut off before it was sent will never send it.
@@ -40,12 +42,13 @@ class Wire:
     """Owns the process's stdout: what a runtime prints there goes to stderr, so that it can't break the protocol."""
 
     def __init__(self) -> None:
-        self._out = os.dup(1)
+        self._out = self._turns = os.dup(1)
+        self._silence_s = self._limit_s = 0.0
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         os.dup2(2, 1)
 
     def request(self) -> Fields:
-        """Return the request, then watch stdin: when it closes, nobody waits for us and the process ends."""
+        """Return the request; from here on its time limit holds."""
         data = b""
         while not data.endswith(b"\n"):
             if not select.select([0], [], [], REQUEST_S)[0]:
@@ -57,11 +60,19 @@ class Wire:
         fields = json.loads(data.decode("utf-8"))
         if not isinstance(fields, dict) or fields.get("protocol") != PROTOCOL:
             raise Problem("device", "This runner speaks protocol %d, the request doesn't." % PROTOCOL)
-        silence_s = float(fields.get("silence_s") or 0.0)
-        threading.Thread(target=_listen, args=(silence_s, self._lines), daemon=True).start()
+        self._silence_s, self._limit_s = float(fields.get("silence_s") or 0.0), float(fields["time_limit_s"])
         # No handler on purpose: the signal's default ends the process even inside a call that never returns to Python.
-        signal.setitimer(signal.ITIMER_REAL, float(fields["time_limit_s"]))
+        signal.setitimer(signal.ITIMER_REAL, self._limit_s)
         return fields
+
+    def pause_between_turns(self) -> None:
+        """Have this process stopped whenever it has told the end of a turn, until the host's next line."""
+        self._turns = pausing.start_keeper(self._out, self._silence_s, self._limit_s)
+        self._silence_s = 0.0  # the keeper's matter: a stopped process hears nothing
+
+    def listen(self) -> None:
+        """Watch stdin from here on: when it closes, nobody waits for us and the process ends."""
+        threading.Thread(target=_listen, args=(self._silence_s, self._lines), daemon=True).start()
 
     def command(self) -> str:
         """Return the host's next line after its request; asleep until there is one."""
@@ -70,6 +81,10 @@ class Wire:
     def event(self, **fields: object) -> None:
         """Tell of progress."""
         self._line(fields)
+
+    def end_turn(self, **fields: object) -> None:
+        """Tell of progress with which a turn ends; the host hears of it when this process is paused."""
+        self._line(fields, self._turns)
 
     def progress(self, phase: str, done: float, total: Optional[float]) -> None:
         """Tell how far ``phase`` is."""
@@ -102,10 +117,10 @@ class Wire:
         sys.stderr.flush()
         os._exit(0)
 
-    def _line(self, fields: Fields) -> None:
+    def _line(self, fields: Fields, out: Optional[int] = None) -> None:
         data = json.dumps(fields, allow_nan=False).encode("utf-8") + b"\n"
         while data:
-            data = data[os.write(self._out, data) :]
+            data = data[os.write(self._out if out is None else out, data) :]
 
 
 def _listen(silence_s: float, lines: queue.SimpleQueue[str]) -> None:
