@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgebuild.catalogue.tables import toml_key, toml_text
 from edgebuild.core.artifact import BATCH_AXIS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.core.artifact import TensorSpec
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 PLACEHOLDER = "FILL IN"
 #: What stands for the shape of an input of which the file says none.
 UNKNOWN_SHAPE = f'["batch"]               # {PLACEHOLDER}: the file doesn\'t say the shape'
+
+#: Names that exporters give to axes by counting them: ours (``axis2``), PaddlePaddle's, torch's.
+NUMBERED_AXIS = re.compile(r"^(axis|dim_?)\d+$|DynamicDimension\.\d+$|^unk__\d+$|_dim_\d+$|^s\d+$", re.IGNORECASE)
+#: The most channels that an image is thought to have.
+MOST_COLOURS = 4
 
 #: Files that may run code of whoever wrote them when they are loaded.
 PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -40,14 +47,15 @@ def starter_from_onnx(
     *,
     unranked: Sequence[str] = (),
     unreadable: str = "",
+    sample: Mapping[str, tuple[int, ...]] | None = None,
 ) -> str:
     """Return an `edgebuild.toml` for an ONNX file with these inputs and outputs; ``onnx`` is its path as written.
 
-    The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs. The shapes of
-    ``unranked`` inputs are left to the user: the file doesn't say them. ``unreadable`` is why the file can't be read as
-    a torch module: then no recipes are proposed.
+    Axes are named as ``named_axes`` does. The shapes of ``unranked`` inputs are left to the user: the file doesn't say
+    them. ``unreadable`` is why the file can't be read as a torch module: then no recipes are proposed. ``sample`` holds
+    the shapes of one sample's inputs, without the batch axis: what dynamic axes are to be.
     """
-    inputs = with_batch(inputs)
+    inputs = named_axes(inputs)
     model = f"""\
 [model]
 onnx = {toml_text(onnx)}
@@ -60,7 +68,9 @@ onnx = {toml_text(onnx)}
     # Names in a file may hold what no comment may.
     why = "".join(letter if letter.isprintable() else "?" for letter in unreadable)
     recipes = f"\n# No [[recipes]]: {why}.\n" if unreadable else RECIPES
-    return _document(name, model, inputs, note, names, unranked, metric=proposed_metric(read)) + recipes
+    sizes = {} if states else sizes_of(inputs, sample or {})
+    metric = proposed_metric(read)
+    return _document(name, model, inputs, note, names, unranked, metric=metric, sizes=sizes) + recipes
 
 
 def starter_from_factory(
@@ -212,15 +222,12 @@ def _document(
     *,
     guessed: Sequence[str] = (),
     metric: tuple[str, str],
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     axes = dict.fromkeys(axis for spec in inputs for axis in spec.shape if isinstance(axis, str))
     if not inputs or unranked:
         axes = {BATCH_AXIS: None, **axes}
-    freeze = "\n".join(
-        f"{toml_key(axis)} = {1 if axis == BATCH_AXIS else _size_that_ships(axis)}"
-        + ("" if axis == BATCH_AXIS else f"   # {PLACEHOLDER}: the size that ships")
-        for axis in axes
-    )
+    freeze = "\n".join(_freeze_line(axis, sizes) for axis in axes)
     return _DOCUMENT.format(
         fill=PLACEHOLDER,
         name=toml_text(name),
@@ -232,6 +239,14 @@ def _document(
         note=f" # {note}" if note else "",
         output=_output_line(outputs),
     )
+
+
+def _freeze_line(axis: str, sizes: Mapping[str, int]) -> str:
+    if axis == BATCH_AXIS:
+        return f"{toml_key(axis)} = 1"
+    if axis in sizes:
+        return f"{toml_key(axis)} = {sizes[axis]}   # {PLACEHOLDER}: the size that ships; it is that of a sample"
+    return f"{toml_key(axis)} = {_size_that_ships(axis)}   # {PLACEHOLDER}: the size that ships"
 
 
 def _input_lines(inputs: Sequence[TensorSpec], unranked: Sequence[str], guessed: Sequence[str]) -> str:
@@ -256,15 +271,49 @@ dtype = "{spec.dtype}"
     )
 
 
-def with_batch(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return inputs whose leading axis, where it is dynamic in the first, is called as the batch axis is."""
+def named_axes(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return inputs whose dynamic axes have names to work with.
+
+    The axis that leads the first input, where it is dynamic, becomes the batch axis wherever it occurs. A name without
+    a letter, which exporters write for "any size" (PaddlePaddle: ``?``), says nothing of two axes being alike: each
+    such axis, and each that was only numbered, gets a name by its place, the last two of an image ``height`` and
+    ``width``.
+    """
     lead = inputs[0].shape[0] if inputs and inputs[0].shape else None
-    if not isinstance(lead, str):
-        return tuple(inputs)
+    batch = {lead: BATCH_AXIS} if isinstance(lead, str) else {}
     return tuple(
-        spec.model_copy(update={"shape": tuple(BATCH_AXIS if axis == lead else axis for axis in spec.shape)})
+        spec.model_copy(
+            update={
+                "shape": tuple(
+                    axis if isinstance(axis, int) else batch.get(axis) or _axis_name(axis, index, spec.shape)
+                    for index, axis in enumerate(spec.shape)
+                )
+            }
+        )
         for spec in inputs
     )
+
+
+def _axis_name(axis: str, index: int, shape: Sequence[int | str]) -> str:
+    said = any(letter.isalpha() for letter in axis) and not NUMBERED_AXIS.search(axis)
+    image = len(shape) == 4 and isinstance(shape[1], int) and shape[1] <= MOST_COLOURS
+    if said:
+        return axis
+    if image and index >= 2:
+        return "height" if index == 2 else "width"
+    return axis if any(letter.isalpha() for letter in axis) else f"axis{index}"
+
+
+def sizes_of(inputs: Sequence[TensorSpec], sample: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the sizes of dynamic axes in a sample's shapes, those on which its inputs don't agree left out."""
+    found: dict[str, set[int]] = {}
+    for spec in inputs:
+        shape = sample.get(spec.name, ())
+        if len(shape) == len(spec.shape) - 1:
+            for axis, size in zip(spec.shape[1:], shape, strict=True):
+                if isinstance(axis, str) and size > 0:
+                    found.setdefault(axis, set()).add(size)
+    return {axis: sizes.pop() for axis, sizes in found.items() if len(sizes) == 1}
 
 
 def _state_lines(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:

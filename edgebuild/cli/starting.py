@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.callables import load_callable
 from edgebuild.catalogue.project import PROJECT_FILE
@@ -12,14 +13,17 @@ from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.starter import (
     PICKLED_SUFFIXES,
     conversion_advice,
+    named_axes,
     starter_from_factory,
     starter_from_onnx,
-    with_batch,
 )
 from edgebuild.catalogue.tables import toml_text
 from edgebuild.cli.output import say
 from edgebuild.errors import EdgebuildError, StoreError, UsageError
 from edgebuild.models.steps import call_for_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_FACTORY = "model:build"
 DEFAULT_DATA = "data:calibration"
@@ -60,18 +64,32 @@ def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str
             f"{model!r} is neither an .onnx file, nor a factory, nor a checkpoint.",
             hint="Give FILE.onnx, or package.module:function.",
         )
+    import numpy as np
+
     from edgebuild.models.onnx_files import load_onnx, read_facts
     from edgebuild.models.onnx_torch.source import why_unreadable
 
     facts = read_facts(load_onnx(Path(model)))
-    inputs = with_batch(facts.inputs)
+    inputs = named_axes(facts.inputs)
     # Sizes that are still to be filled in may be what decides; `plan` tries it with them.
     settled = not facts.unranked and all(isinstance(axis, int) for spec in inputs for axis in spec.shape[1:])
     unreadable = why_unreadable(Path(model), inputs) if settled else ""
     # Not resolved: a link into a cache of blobs has the model's name, and its data next to it.
     where = os.path.relpath(model, folder)
-    text = starter_from_onnx(name, where, facts.inputs, facts.outputs, unranked=facts.unranked, unreadable=unreadable)
-    return text, facts.notes
+    sample, notes = _first_sample(folder)
+    missing = [spec.name for spec in inputs if spec.name not in sample] if sample else []
+    if missing:
+        notes.append(f"the model takes {', '.join(missing)}, and a sample of {DEFAULT_DATA} has {', '.join(sample)}")
+    text = starter_from_onnx(
+        name,
+        where,
+        facts.inputs,
+        facts.outputs,
+        unranked=facts.unranked,
+        unreadable=unreadable,
+        sample={key: np.shape(value) for key, value in sample.items()},
+    )
+    return text, (*facts.notes, *notes)
 
 
 def _of_factory(factory: str, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:
@@ -85,14 +103,19 @@ def _of_factory(factory: str, name: str, folder: Path) -> tuple[str, tuple[str, 
         module = make_module(load_callable(factory, folder), factory, None)
     except EdgebuildError as error:
         return starter_from_factory(name, factory, weights=weights), (f"the model wasn't looked at: {error.message}",)
-    sample, notes = None, []
-    if (folder / "data.py").is_file():
-        try:
-            sample = next(iter(call_for_samples(load_callable(DEFAULT_DATA, folder), DEFAULT_DATA))).inputs
-        except Exception as error:  # noqa: BLE001 - the user's own code, which is only looked at here
-            notes.append(f"{DEFAULT_DATA} gave no sample: {error}")
+    sample, notes = _first_sample(folder)
     tried = try_module(module, sample)
     if tried.problem:
         notes.append(tried.problem)
     text = starter_from_factory(name, factory, tried.inputs, tried.outputs, guessed=tried.guessed, weights=weights)
     return text, tuple(notes)
+
+
+def _first_sample(folder: Path) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the inputs of the project's first sample, where it has a ``data.py``, and what went wrong."""
+    if not (folder / "data.py").is_file():
+        return {}, []
+    try:
+        return next(iter(call_for_samples(load_callable(DEFAULT_DATA, folder), DEFAULT_DATA))).inputs, []
+    except Exception as error:  # noqa: BLE001 - the user's own code, which is only looked at here
+        return {}, [f"{DEFAULT_DATA} gave no sample: {error}"]

@@ -36,11 +36,14 @@ class Tried:
     problem: str = ""
 
 
-def try_module(module: Any, sample: Mapping[str, Any] | None) -> Tried:
-    """Look at a module; run it once on ``sample``, arrays by input name without the batch axis, where there is one."""
+def try_module(module: Any, sample: Mapping[str, Any]) -> Tried:
+    """Look at a module; run it once on ``sample``, arrays by input name without the batch axis, unless it is empty."""
     parameters = inspect.signature(module.forward).parameters.values()
     names = [one.name for one in parameters if one.kind in POSITIONAL and one.default is one.empty]
-    if sample is None or set(sample) != set(names):
+    # Inputs are fed by their order, so their names are the samples' to choose where the order is no question.
+    if sample and len(sample) == len(names) == 1:
+        names = list(sample)
+    if not sample or set(sample) != set(names):
         inputs = tuple(_guess(module if index == 0 else None, name) for index, name in enumerate(names))
         problem = f"forward() takes {', '.join(names)}, and a sample has {', '.join(sample)}" if sample else ""
         return Tried(inputs=inputs, guessed=tuple(names), problem=problem)
@@ -71,7 +74,8 @@ def _array(value: Any) -> Any:
 def _guess(module: Any, name: str) -> TensorSpec:
     """Return an input as the first layer that is known takes it; of no module, or none such, one of unknown length."""
     for layer in module.modules() if module is not None else ():
-        known = FIRST_LAYERS.get(type(layer).__name__)
+        names = (ancestor.__name__ for ancestor in type(layer).__mro__)  # a layer of one's own is mostly derived
+        known = next((FIRST_LAYERS[name] for name in names if name in FIRST_LAYERS), None)
         if known is not None:
             size, axes, dtype = known
             sizes = (int(getattr(layer, size)),) if size else ()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.catalogue.starter import (
     PLACEHOLDER,
     conversion_advice,
+    named_axes,
+    sizes_of,
     starter_from_factory,
     starter_from_onnx,
 )
@@ -39,6 +42,41 @@ def test_a_starter_for_an_onnx_file_loads_as_it_is(tmp_path: Path) -> None:
     assert f'state = "stateN"   # {PLACEHOLDER}: is it?' in text
     assert f"axis1 = 1   # {PLACEHOLDER}" in text
     assert 'Outputs: "output" ["axis0", 1] float32, "stateN" ["a", "b", "c"] float32.' in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        (("N", 3, "?", "?"), ("batch", 3, "height", "width")),
+        (("p2o.DynamicDimension.0", 3, "?", "p2o.DynamicDimension.1"), ("batch", 3, "height", "width")),
+        (("axis0", 1, "axis2", "axis3"), ("batch", 1, "height", "width")),
+        (("unk__1", "rows", "columns", 3), ("batch", "rows", "columns", 3)),
+        (("batch", 64, "?", "?"), ("batch", 64, "axis2", "axis3")),
+        (("b", "tokens"), ("batch", "tokens")),
+        ((1, 3, 8, "?"), (1, 3, 8, "width")),
+    ],
+)
+def test_axes_whose_names_say_nothing_are_named_by_their_place(shape: Any, named: Any) -> None:
+    (spec,) = named_axes([TensorSpec(name="x", shape=shape, dtype="float32")])
+    assert spec.shape == named
+
+
+def test_a_sample_says_which_sizes_ship(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    image = TensorSpec(name="x", shape=("b", 3, "?", "?"), dtype="float32")
+    text = starter_from_onnx("net", "net.onnx", [image], OUTPUTS[:1], sample={"x": (3, 48, 320), "other": (1,)})
+    (tmp_path / "edgebuild.toml").write_text(text)
+    assert load_project(tmp_path).freeze == {"batch": 1, "height": 48, "width": 320}
+    assert f"height = 48   # {PLACEHOLDER}: the size that ships; it is that of a sample" in text
+
+
+def test_sizes_on_which_inputs_disagree_are_left_to_the_user() -> None:
+    inputs = [
+        TensorSpec(name="a", shape=("batch", "n"), dtype="float32"),
+        TensorSpec(name="b", shape=("batch", "n", "m"), dtype="float32"),
+    ]
+    assert sizes_of(inputs, {"a": (3,), "b": (4, 5)}) == {"m": 5}
+    assert sizes_of(inputs, {"a": (3, 7)}) == {}
 
 
 def test_of_several_outputs_the_starter_names_the_one_that_the_metric_reads(tmp_path: Path) -> None:

@@ -44,9 +44,22 @@ def test_a_sample_tells_inputs_and_outputs() -> None:
     ],
 )
 def test_without_a_sample_the_first_layer_is_a_guess(layer: Any, shape: tuple[Any, ...], dtype: str) -> None:
-    tried = try_module(torch.nn.Sequential(torch.nn.Identity(), layer), None)
+    tried = try_module(torch.nn.Sequential(torch.nn.Identity(), layer), {})
     assert tried.inputs == (TensorSpec(name="input", shape=shape, dtype=dtype),)
     assert (tried.guessed, tried.outputs) == (("input",), ())
+
+
+class OwnConv(torch.nn.Conv2d):
+    """As libraries derive their own layers, for padding as TensorFlow pads."""
+
+
+def test_a_layer_derived_from_a_known_one_is_known_and_one_input_has_the_samples_name() -> None:
+    module = torch.nn.Sequential(OwnConv(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 2))
+    assert try_module(module, {}).inputs[0].shape == ("batch", 3, "height", "width")
+    tried = try_module(module, {"image": np.zeros((3, 8, 8), np.float32)})
+    assert (tried.problem, tried.guessed) == ("", ())
+    assert tried.inputs == (TensorSpec(name="image", shape=("batch", 3, 8, 8), dtype="float32"),)
+    assert [spec.shape for spec in tried.outputs] == [("batch", 2)]
 
 
 def test_a_sample_of_another_model_or_shape_is_said() -> None:
