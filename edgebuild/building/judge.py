@@ -33,7 +33,7 @@ class JudgeOutputs(Step):
     level: float
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy")
 

@@ -111,7 +111,7 @@ def proposed_metric(outputs: Sequence[TensorSpec]) -> tuple[str, str]:
     others = "docs/metrics.md has them all"
     if len(shape) == 1 or shape[1:] == (1,):
         return "auroc", "for one score; mae or rmse for one number, with `relative` below instead of `points`"
-    if len(shape) == 4:
+    if len(shape) == 4 and shape[2:] != (1, 1):
         return "mean_iou", f"for a map of class scores; {others}"
     if len(shape) == 3:
         return "cer", f"for texts read by CTC; accuracy for a class per position (classes on axis 1); {others}"

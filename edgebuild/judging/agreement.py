@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.judging.arrays import Floats, Outputs, chunks
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ RELATIVE_TOLERANCE = 0.05
 
 def agreement_name(reference: Outputs) -> str:
     """Return what ``agrees`` compares, in words."""
-    kinds = {are_class_scores(array.shape) for array in reference.values()}
+    kinds = {is_class_row(array.shape) for array in reference.values()}
     words = {True: "same class", False: f"outputs within {RELATIVE_TOLERANCE:.0%} of their RMS"}
     return "agreement (" + " and ".join(words[kind] for kind in sorted(kinds, reverse=True)) + ")"
 
@@ -25,7 +26,7 @@ def agreement_name(reference: Outputs) -> str:
 def agrees(reference: Outputs, artifact: Outputs) -> Floats:
     """Return 1.0 per sample on which every output of the artifact agrees with the reference's, else 0.0.
 
-    An output of shape (samples, classes), classes >= 2, agrees when the highest score is of the same class. Any other
+    An output with one score per class (``is_class_row``) agrees when the highest score is of the same class. Any other
     output agrees when the root mean square of its error in a sample is at most 5 % of the reference's RMS over all
     samples; where the reference is -inf, a masked score, the artifact must stay below all that isn't masked. A
     model whose two-dimensional output isn't class scores (an embedding) wants a callable metric instead.
@@ -35,10 +36,10 @@ def agrees(reference: Outputs, artifact: Outputs) -> Floats:
     result = np.ones(samples)
     for name, wanted in reference.items():
         given = artifact[name]
-        limit = 0.0 if are_class_scores(wanted.shape) else RELATIVE_TOLERANCE * _rms(wanted)
+        limit = 0.0 if is_class_row(wanted.shape) else RELATIVE_TOLERANCE * _rms(wanted)
         for part in chunks(wanted):
-            if are_class_scores(wanted.shape):
-                same = wanted[part].argmax(axis=1) == given[part].argmax(axis=1)
+            if is_class_row(wanted.shape):
+                same = (wanted[part].argmax(axis=1) == given[part].argmax(axis=1)).reshape(-1)
             else:
                 same = _near(wanted[part], given[part], limit)
             result[part] *= same
@@ -53,11 +54,6 @@ def _near(wanted: NDArray[Any], given: NDArray[Any], limit: float) -> NDArray[np
     lowest = np.where(seen, left, np.inf).min(axis=1, keepdims=True, initial=np.inf)
     still_masked = (seen | (right < lowest)).all(axis=1)
     return np.asarray((np.sqrt((error**2).sum(axis=1) / np.maximum(1, seen.sum(axis=1))) <= limit) & still_masked)
-
-
-def are_class_scores(shape: tuple[int, ...]) -> bool:
-    """Return whether an output of this shape is taken as scores of classes."""
-    return len(shape) == 2 and shape[1] >= 2
 
 
 def _rms(array: NDArray[Any]) -> float:

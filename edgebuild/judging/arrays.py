@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.errors import DataError, ModelError
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
@@ -88,13 +89,15 @@ def class_labels(targets: NDArray[Any], classes: int, shape: tuple[int, ...], me
 
 
 def class_scores(scores: NDArray[Any], targets: NDArray[Any], metric: str) -> tuple[NDArray[Any], Ints]:
-    """Return scores of shape (samples, classes, …) and integer labels of shape (samples, …)."""
+    """Return scores of shape (samples, classes, …) and integer labels of shape (samples, …), axes of 1 left out."""
     _same_length(scores, targets, metric)
     if scores.ndim < 2 or scores.shape[1] < 2:
         raise DataError(
             f"metric {metric}: needs one score per class, (samples, classes); the output has shape {scores.shape}",
             hint="for a single score use auroc or average_precision, or a callable metric",
         )
+    if is_class_row(scores.shape) and targets.size == len(targets):
+        scores, targets = scores.reshape(scores.shape[:2]), targets.reshape(-1)
     shape = (scores.shape[0], *scores.shape[2:])
     return scores, class_labels(targets, scores.shape[1], shape, metric)
 

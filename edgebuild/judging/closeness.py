@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.core.verdict import Closeness
-from edgebuild.judging.agreement import agrees, are_class_scores
+from edgebuild.judging.agreement import agrees
 from edgebuild.judging.arrays import Outputs, check_pair, chunks, first_not_finite, is_probability, log_softmax
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def closeness(reference: Outputs, artifact: Outputs) -> Closeness:
     Where the reference is -inf, a score is masked: the artifact may be -inf there, too.
     SQNR: 10 log10(Σ reference² / Σ error²) over all samples, in dB; of several outputs the lowest, at most 150. What is
     masked isn't in the sums.
-    KL: the mean of KL(reference ‖ artifact) per sample in nats, over outputs of shape (samples, classes), classes >= 2;
+    KL: the mean of KL(reference ‖ artifact) per sample in nats, over outputs with one score per class;
     rows that sum to one are taken as probabilities, anything else as logits; of several outputs the highest.
     Agreement: as ``agreement.agrees``. Arrays may be memory maps; they are streamed. Raises ``DataError`` when the
     outputs don't fit.
@@ -37,7 +38,7 @@ def closeness(reference: Outputs, artifact: Outputs) -> Closeness:
     divergences = [
         kl_nats(array, artifact[name])
         for name, array in reference.items()
-        if array.dtype.kind == "f" and are_class_scores(array.shape)
+        if array.dtype.kind == "f" and is_class_row(array.shape)
     ]
     return Closeness(
         sqnr_db=min((ratio for ratio in ratios if ratio is not None), default=None),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.techniques.technique import Parameters
 from edgebuild.training.plan import TrainingPlan, TrainReport
@@ -186,7 +187,5 @@ def relearning_loss(work: Workspace) -> Loss:
         raise ModelError(f"{work.step.kind} can't train this model: {HEADS}.", hint="Let exit-early come after it.")
     if work.step.loader or work.dataset(train=True).labelled:
         return task_loss(work)
-    matches = [
-        losses.soft_targets if len(shape) == 2 and shape[1] > 1 else losses.l2 for shape, _ in work.shapes_before
-    ]
+    matches = [losses.soft_targets if is_class_row(shape) else losses.l2 for shape, _ in work.shapes_before]
     return losses.Distil(LiveTeacher(work.teacher()), matches)

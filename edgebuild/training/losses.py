@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.models.torch_models import flatten
 from edgebuild.training.batches import Batch
@@ -118,6 +119,8 @@ def same_shape(student: torch.Tensor, teacher: torch.Tensor) -> None:
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy over the samples (or pixels) whose class is known; 0 where none is."""
     classes = target.long()
+    if is_class_row(logits.shape) and classes.numel() == len(classes):
+        logits, classes = logits.flatten(1), classes.flatten()
     loss = functional.cross_entropy(as_logits(logits), classes, ignore_index=UNKNOWN)
     # The mean over nothing is NaN. Counting the known ones of every batch would be felt by small nets.
     if math.isnan(float(loss.detach())) and bool((classes == UNKNOWN).all()):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.core.verdict import Closeness
 from edgebuild.errors import ModelError
 from edgebuild.judging import arrays
@@ -119,3 +120,12 @@ def test_what_is_not_finite_is_close_to_nothing() -> None:
 def test_shapes_must_fit() -> None:
     with pytest.raises(ModelError, match="has shape"):
         closeness({"y": LOGITS}, {"y": LOGITS[:5]})
+
+
+def test_scores_with_axes_of_one_behind_are_scores_of_classes() -> None:
+    wanted = np.array([[0.0, 2.0], [3.0, 1.0]], dtype=np.float32)
+    given = np.array([[0.0, 1.2], [0.5, 1.0]], dtype=np.float32)
+    flat, mapped = ({"y": wanted}, {"y": given}), ({"y": wanted[:, :, None, None]}, {"y": given[:, :, None, None]})
+    assert agrees(*mapped).tolist() == agrees(*flat).tolist() == [1.0, 0.0]
+    assert closeness(*mapped) == closeness(*flat)
+    assert not is_class_row((2, 50, 1))  # 50 steps of one number

@@ -277,3 +277,11 @@ def test_an_unknown_name_is_met_with_the_nearest() -> None:
 def test_direction_decides_the_sign_of_a_drop() -> None:
     assert named_metric("accuracy").drop(0.9, 0.8) == pytest.approx(0.1)
     assert named_metric("mse").drop(0.9, 0.8) == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5_accuracy", "f1_macro", "auroc"])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], LABELS[:, None, None]])
+def test_a_fully_convolutional_classifier_is_one(name: str, labels: NDArray[Any]) -> None:
+    """SqueezeNet ends in (samples, classes, 1, 1)."""
+    metric = named_metric(name)
+    assert metric.value({"y": LOGITS[:, :, None, None]}, labels) == metric.value({"y": LOGITS}, LABELS)

@@ -208,3 +208,8 @@ def test_a_mimic_learns_what_its_teacher_does_from_unlabelled_data(tmp_path: Pat
     x = torch.from_numpy(nets.digits()[0])
     with torch.no_grad():
         assert float((teacher(x).argmax(1) == student(x).argmax(1)).float().mean()) > 0.9
+
+
+def test_labels_of_a_fully_convolutional_classifier() -> None:
+    logits, target = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, -1, 0])
+    assert losses.cross_entropy(logits[:, :, None, None], target) == losses.cross_entropy(logits, target)

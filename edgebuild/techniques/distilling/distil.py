@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.core.values import digest_file, digest_json
 from edgebuild.errors import ModelError, UsageError
 from edgebuild.models.edits import ReplaceModule, ShallowNet, UserModule
@@ -113,7 +114,7 @@ class Distil(Technique):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
@@ -284,7 +285,7 @@ def is_row_of_classes(work: Workspace, output: int) -> bool:
     """Whether an output is a row of class logits, as far as shapes and targets say."""
     shape, _ = work.shapes_before[output]
     target = work.dataset(train=True).numbers
-    return len(shape) == 2 and shape[1] > 1 and (target is None or target.dtype.kind in "iub")
+    return is_class_row(shape) and (target is None or target.dtype.kind in "iub")
 
 
 def _deviation(teacher: Teacher, loader: Any, output: int, work: Workspace) -> Any:

@@ -57,7 +57,7 @@ class Factorise(Technique):
 
     kind: ClassVar[str] = "factorise"
     title: ClassVar[str] = "replaces layers by products of thin ones"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "scipy", "tensorly", "torch")
     Parameters: ClassVar = FactoriseParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})

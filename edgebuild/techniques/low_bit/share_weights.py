@@ -44,7 +44,7 @@ class ShareWeights(Technique):
 
     kind: ClassVar[str] = "share-weights"
     title: ClassVar[str] = "lets the weights of each layer share a few values, for files that shrink"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric")
     Parameters: ClassVar = ShareWeightsParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"codebooks", "values"})

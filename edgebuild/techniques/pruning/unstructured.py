@@ -91,7 +91,7 @@ class PruneUnstructured(Technique):
 
     kind: ClassVar[str] = "prune-unstructured"
     title: ClassVar[str] = "holds the smallest weights at zero, for files that shrink and kernels that skip them"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric")
     Parameters: ClassVar = PruneUnstructuredParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"masks", "values"})

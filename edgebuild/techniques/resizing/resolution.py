@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgebuild.core.classes import is_class_row
 from edgebuild.errors import DataError, ModelError
 from edgebuild.models.edits import Edit, ResizeInput, Restored, SetStride
 from edgebuild.models.resizing import pair
@@ -313,6 +314,8 @@ def _score(work: Workspace, module: nn.Module) -> float:
 
 
 def _answers(output: torch.Tensor, *, labelled: bool) -> NDArray[Any]:
+    if is_class_row(output.shape):
+        output = output.flatten(1)
     if output.dim() < 2 or output.shape[1] < 2 or (output.dim() > 2 and not labelled):
         raise DataError(
             f"An output of shape {list(output.shape)}, {'' if labelled else 'un'}labelled, answers in no classes: "
