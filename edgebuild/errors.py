@@ -23,6 +23,7 @@ Foreign exceptions are wrapped where they enter, with ``raise … from``.
 from __future__ import annotations
 
 import re
+import threading
 from enum import StrEnum
 from typing import ClassVar
 
@@ -150,8 +151,18 @@ class Interrupted(EdgebuildError):
     fault = Fault.SURROUNDINGS
 
 
+#: Set once a Ctrl-C came, where the command line asked to be told: see ``was_interrupted``.
+CTRL_C = threading.Event()
+
+
 def was_interrupted(error: BaseException) -> bool:
-    """Whether a Ctrl-C became this exception: libraries wrap what interrupts them."""
+    """Whether a Ctrl-C became this exception: libraries wrap what interrupts them.
+
+    Native code that is just being imported may even lose it, and raise an ImportError or SystemError without a cause:
+    what fails after a Ctrl-C failed because of it.
+    """
+    if CTRL_C.is_set():
+        return True
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:

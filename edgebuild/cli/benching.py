@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.cli.console import stop_if_interrupted
 from edgebuild.cli.output import make_console
 from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.errors import UsageError
@@ -54,7 +55,7 @@ def run_benching(
         device=device,
         native_libraries=native,
     )
-    report = bench(request, progress=make_progress())
+    report = bench(request, progress=make_progress(), check=stop_if_interrupted)
     if as_json:
         print(json.dumps(_plain(report), indent=2))
     else:

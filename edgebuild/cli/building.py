@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgebuild.building.context import BUGS, HOME
 from edgebuild.building.evidence import changed
 from edgebuild.building.record import find_build, load_record, load_samples
-from edgebuild.cli.console import say_error
+from edgebuild.cli.console import interrupt, say_error, stop_if_interrupted
 from edgebuild.cli.output import make_console
 from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.core.steps import never_stop
@@ -36,12 +36,13 @@ def run_build(project: Project, options: Options) -> int:
     from edgebuild.pipeline import build
     from edgebuild.reporting.terminal import comparison_table, summary
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    # CI systems end jobs with SIGTERM: it gets the same clean end as Ctrl-C.
+    signal.signal(signal.SIGTERM, interrupt)
     # What a report lacks is no reason to lose the outcome of its build.
     guard = Guard(
         alive=never_stop, reports=project.folder / HOME / BUGS, project=project.folder, command=options.command
     )
-    records = build(project, options, progress=make_progress())
+    records = build(project, options, progress=make_progress(), check=stop_if_interrupted)
     console = make_console()
     for record in records:
         console.print(summary(record))
@@ -58,12 +59,6 @@ def run_build(project: Project, options: Options) -> int:
     if len(records) > 1:
         console.print(comparison_table(records))
     return next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records))
-
-
-def _as_interrupt(number: int, frame: object) -> None:
-    """CI systems end jobs with SIGTERM: it gets the same clean end as Ctrl-C."""
-    del number, frame
-    raise KeyboardInterrupt
 
 
 def write_report(folder: Path, record: BuildRecord, output: Path | None = None) -> Path:

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.errors import EdgebuildError, EnvironmentGap, Interrupted, was_interrupted, without_passwords
+from edgebuild.errors import CTRL_C, EdgebuildError, EnvironmentGap, Interrupted, was_interrupted, without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: What a shell expects of a program that Ctrl-C ended.
 INTERRUPTED = 130
+STOPPED = "Interrupted; what was finished is kept."
+AGAIN = "Run the same command again to go on."
 #: A traceback is for our own bugs only.
 BUG = 1
 USAGE = 2
@@ -43,6 +45,9 @@ def run_process(load: Callable[[], Callable[..., object]]) -> int:
     from edgebuild.cli.streams import output_failure, protect_streams
 
     sys.unraisablehook = _unraisable
+    # A shell that runs its jobs in the background has them ignore Ctrl-C; that stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     protect_streams()
     try:
         code = run(load())
@@ -116,8 +121,21 @@ def _unforeseen(error: Exception) -> int:
     return BUG
 
 
+def interrupt(number: int, frame: object) -> None:
+    """Handle a signal that ends the command: raise ``KeyboardInterrupt``, and remember it, whatever becomes of it."""
+    del number, frame
+    CTRL_C.set()
+    raise KeyboardInterrupt
+
+
+def stop_if_interrupted() -> None:
+    """Raise ``Interrupted`` after a Ctrl-C that the user's code or a library swallowed."""
+    if CTRL_C.is_set():
+        raise Interrupted(STOPPED, hint=AGAIN)
+
+
 def _interrupted() -> int:
-    say_error("Interrupted; what was finished is kept.", "Run the same command again to go on.")
+    say_error(STOPPED, AGAIN)
     return INTERRUPTED
 
 

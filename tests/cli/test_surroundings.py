@@ -130,6 +130,36 @@ def test_a_ctrl_c_that_a_library_made_something_else_of_is_one(capsys: pytest.Ca
     assert "Traceback" not in capsys.readouterr().err
 
 
+#: A command that a Ctrl-C meets in code that catches it, and either fails for want of what it was doing or goes on.
+CAUGHT = """
+import signal, sys
+from edgebuild.cli import console
+
+def command(**_):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    {after}
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(console.run_process(lambda: command))
+"""
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["raise SystemError('initialization of _C raised unreported exception')", "console.stop_if_interrupted()"],
+    ids=["lost by native code", "swallowed"],
+)
+def test_a_ctrl_c_of_which_no_trace_is_left_is_one(after: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", CAUGHT.format(after=after)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (130, f"edgebuild: {console.STOPPED}")
+    assert "Traceback" not in ended.stderr
+
+
 def shell(line: str, project: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in which ``$E`` is the command line."""
     words = " ".join(command(driver=False))
