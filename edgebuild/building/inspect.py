@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from edgebuild.core.budget import Budget
     from edgebuild.planning.recipes import Recipe
 
-#: torch modules that int8 kernels exist for.
-QUANTISABLE = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
+#: torch modules whose matrices no int8 kernel multiplies by.
+NO_PRODUCTS = frozenset({"Embedding", "EmbeddingBag", "RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"})
 #: Quantisers and the distribution each one needs.
 QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
 
@@ -77,8 +77,17 @@ def inspect_model(project: Project) -> ModelFacts:
 
     factory = project.model.factory
     module = make_module(load_callable(factory, project.folder), factory, project.weights_path)
-    quantisable = sum(type(m).__name__ in QUANTISABLE for m in module.modules())
-    return ModelFacts(quantisable_ops=quantisable, macs=None, outputs=project.model.outputs)
+    return ModelFacts(quantisable_ops=_matrices(module), macs=None, outputs=project.model.outputs)
+
+
+def _matrices(module: Any) -> int:
+    """Count what int8 kernels may take, whoever multiplies by it: a layer of torch's, or ``forward()`` itself."""
+    return sum(
+        parameter.dim() >= 2
+        for layer in module.modules()
+        if type(layer).__name__ not in NO_PRODUCTS
+        for parameter in layer.parameters(recurse=False)
+    )
 
 
 def plan_inputs(

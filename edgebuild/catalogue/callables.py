@@ -48,7 +48,7 @@ def load_callable(reference: str, project_folder: Path) -> Callable[..., Any]:
 
     Raises ``ConfigError`` saying which part is wrong: the form, a missing module or attribute, something that can't be
     called, a module that raises while it is imported, or one whose name hides a module of Python's own. What the
-    callable itself raises passes through.
+    callable itself raises passes through; a ``SystemExit`` becomes a ``RuntimeError``.
     """
     if not is_reference(reference):
         raise _problem(reference, 'must be "module:function"')
@@ -114,7 +114,7 @@ def _bound(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         _FINDER.activate(folder)
-        result = function(*args, **kwargs)
+        result = _staying(lambda: function(*args, **kwargs))
         # An iterator runs later, step by step, when another project may have become the active one.
         return _steps(result, folder) if hasattr(result, "__next__") else result
 
@@ -125,10 +125,18 @@ def _steps(iterator: Iterator[Any], folder: Path) -> Iterator[Any]:
     while True:
         _FINDER.activate(folder)
         try:
-            item = next(iterator)
+            item = _staying(lambda: next(iterator))
         except StopIteration:
             return
         yield item
+
+
+def _staying(call: Callable[[], Any]) -> Any:
+    """Call code of the user's that may want to end this process, whose exit code says something: that is an error."""
+    try:
+        return call()
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({'' if error.code is None else repr(error.code)})") from error
 
 
 class _ProjectFinder:

@@ -40,7 +40,8 @@ def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> 
     """Return the user's module in eval mode with its weights loaded strictly, and made plain: see ``baking``.
 
     A tensor that is tied to another may be missing in the file, as ``safetensors.torch.save_model`` leaves it out.
-    Raises ``ModelError`` when the factory raises or returns something else, or when names or shapes don't match.
+    What ``torch.compile`` or ``DataParallel`` made of a module is taken for the module inside. Raises ``ModelError``
+    when the factory raises or returns something else, a compiled program among it, or when names or shapes don't match.
     """
     torch = import_torch()
     try:
@@ -50,10 +51,16 @@ def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> 
             f"The model factory {name} failed: {type(error).__name__}: {error}",
             hint="Call it directly to see the whole error.",
         ) from error
+    _refuse_programs(module, name)
     if not isinstance(module, torch.nn.Module):
-        raise ModelError(f"The model factory {name} returned a {type(module).__name__}, not a torch.nn.Module.")
+        raise ModelError(
+            f"The model factory {name} returned a {type(module).__name__}, not a torch.nn.Module.",
+            hint="Return the module itself, not its weights: those are the file that [model].weights names.",
+        )
     if weights is not None:
         _load_weights(module, weights)
+    while (inner := _wrapped(module)) is not None:
+        module = inner
     lazy = [n for n, p in module.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedTensorMixin)]
     if lazy:
         raise ModelError(
@@ -65,6 +72,28 @@ def make_module(factory: Callable[[], Any], name: str, weights: Path | None) -> 
     module.eval()
     bake(module)
     return module
+
+
+def _refuse_programs(made: Any, name: str) -> None:
+    """Raise for what torch.jit and torch.export make: a program without the Python modules that we look at and edit."""
+    torch = import_torch()
+    if isinstance(made, torch.jit.ScriptModule):
+        kind, how = "TorchScript program", "torch.onnx.export(it, examples, 'model.onnx', dynamo=False)"
+    elif any(kind.__module__.startswith("torch.export.") for kind in type(made).__mro__):
+        kind, how = "torch.export program", "torch.onnx.export(exported_program, dynamo=True).save('model.onnx')"
+    else:
+        return
+    raise ModelError(
+        f"The model factory {name} returned a {kind}, whose Python code is gone.",
+        hint=f"Return the module that it was made of; or export it, {how}, and give [model].onnx.",
+    )
+
+
+def _wrapped(module: Any) -> Any | None:
+    """Return the module inside one that only runs it in another way."""
+    if isinstance(module, import_torch().nn.DataParallel):
+        return module.module
+    return module._modules.get("_orig_mod")  # torch.compile's; naming its class would import the compiler
 
 
 def _load_weights(module: Any, path: Path) -> None:
@@ -87,6 +116,7 @@ def _load_weights(module: Any, path: Path) -> None:
                 f"{path} doesn't fit the model: every name in it starts with {prefix!r}, as {who} writes them.",
                 hint=f"Save the module inside: save_model(model.{prefix.rstrip('.')}, ...).",
             )
+    _refuse_codes(own, state, path)
     try:
         module.load_state_dict({**state, **_tied(own, state)}, strict=True)
     except Exception as error:  # RuntimeError for what doesn't fit, and whatever hooks of the user's raise
@@ -96,6 +126,18 @@ def _load_weights(module: Any, path: Path) -> None:
             f"{path} doesn't fit the model: {text[:300]}",
             hint="The factory must build the very architecture that the weights were trained with.",
         ) from error
+
+
+def _refuse_codes(own: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
+    """Raise for whole numbers in place of the model's floats: loaded, a quantiser's codes would pass for weights."""
+    for name, tensor in state.items():
+        kind = getattr(own.get(name), "dtype", None)
+        if kind is not None and kind.is_floating_point and not tensor.dtype.is_floating_point:
+            held, wanted = (str(each).removeprefix("torch.") for each in (tensor.dtype, kind))
+            raise ModelError(
+                f"{path} doesn't fit the model: its {name} is {held}, the model's {wanted}.",
+                hint="Save the weights from before they were quantised.",
+            )
 
 
 #: What wrappers put before every name.

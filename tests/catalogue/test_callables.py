@@ -91,6 +91,13 @@ def test_what_the_callable_raises_passes_through(tmp_path: Path) -> None:
         load_callable("tiny_data:load", folder)()
 
 
+@pytest.mark.parametrize("body", ["sys.exit('usage')", "yield sys.exit('usage')"])
+def test_a_callable_cannot_end_the_process(body: str, tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text(f"import sys\n\n\ndef leave():\n    {body}\n")
+    with pytest.raises(RuntimeError, match=r"it called sys\.exit\('usage'\)"):
+        list(load_callable("leaving:leave", tmp_path)())
+
+
 def test_the_parts_that_can_be_wrong(tmp_path: Path) -> None:
     folder = project(
         tmp_path,

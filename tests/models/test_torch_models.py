@@ -99,6 +99,32 @@ class TestMakingAModule:
         with pytest.raises(ModelError, match=f"model:net returned a {name}, not a torch.nn.Module"):
             make_module(lambda: made, "model:net", None)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("way", ["script", "trace", "export", "export.module"])
+    def test_a_compiled_program_is_refused_with_the_way_out(self, way: str) -> None:
+        example = torch.zeros(2, 4)
+        made: Any = {
+            "script": lambda: torch.jit.script(linear()),
+            "trace": lambda: torch.jit.trace(linear(), example),  # type: ignore[no-untyped-call]
+            "export": lambda: torch.export.export(linear(), (example,)),
+            "export.module": lambda: torch.export.export(linear(), (example,)).module(),
+        }[way]
+        with pytest.raises(ModelError, match="whose Python code is gone") as caught:
+            make_module(made, "model:net", None)
+        assert "torch.onnx.export" in caught.value.hint
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+    def test_what_only_runs_a_module_in_another_way_is_taken_off(self, wrap: Any, tmp_path: Path) -> None:
+        inner = linear()
+        save_file({f"{name}": t for name, t in wrap(inner).state_dict().items()}, tmp_path / "w.safetensors")
+        assert make_module(lambda: wrap(inner), "model:net", tmp_path / "w.safetensors") is inner
+
+    def test_codes_of_a_quantiser_are_no_weights(self, tmp_path: Path) -> None:
+        state = linear().state_dict()
+        save_file({**state, "first.weight": state["first.weight"].to(torch.int8)}, tmp_path / "w.safetensors")
+        assert "its first.weight is int8, the model's float32" in self.refusal(tmp_path / "w.safetensors").message
+
     def test_weights_are_loaded_and_the_module_is_in_eval_mode(self, tmp_path: Path) -> None:
         state = {name: torch.full_like(tensor, 0.5) for name, tensor in linear().state_dict().items()}
         save_file(state, tmp_path / "w.safetensors")
