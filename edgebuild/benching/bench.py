@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Layer, Memory
     from edgebuild.core.steps import Progress
     from edgebuild.devices.client import RunnerClient
+    from edgebuild.devices.transport import Device
     from edgebuild.execution.executor import Executor
     from edgebuild.fleet.provider import DeviceProvider
     from edgebuild.measuring.session import Arm, MeasurementContext
@@ -153,11 +154,7 @@ def run_bench(
         at = stack.enter_context(attached(local_device(home), table, native_libraries=native))
         isa, pin = kernels_of(at.probe), False
         if request.device is not None:
-            devices = devices or InventoryProvider()
-            entry = entry_of(request.device, devices.entries())
-            device, pin = devices.connect(entry), entry.pin_clocks
-            stack.callback(device.close)
-            device.capabilities.require_clock(device.id)
+            device, pin = _connected(request.device, devices or InventoryProvider(), stack)
             at = stack.enter_context(attached(device, table, native_libraries=native))
         executor = Executor(
             store=stack.enter_context(Store.open(home / "store", quota_bytes=2_000_000_000)),
@@ -184,6 +181,15 @@ def run_bench(
             anchor=anchor_arm(table, executor),
         )
         return _measure(bench, arms, request)
+
+
+def _connected(name: str, devices: DeviceProvider, stack: contextlib.ExitStack) -> tuple[Device, bool]:
+    """Return the device of this name, which can be timed, and whether its clocks are to be pinned."""
+    entry = entry_of(name, devices.entries())
+    device = devices.connect(entry)
+    stack.callback(device.close)
+    device.capabilities.require_clock(device.id)
+    return device, entry.pin_clocks
 
 
 def _arms(request: BenchRequest, ground: BenchContext) -> list[Arm]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,7 +13,7 @@ from edgebuild.building.data import materialise, sample_specs
 from edgebuild.building.seal import openings_of
 from edgebuild.catalogue.samples import Split, open_split
 from edgebuild.core.steps import never_stop
-from edgebuild.errors import ConfigError, DataError
+from edgebuild.errors import ConfigError, DataError, EdgebuildError
 from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import level_for_opening
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.catalogue.project import Project
+    from edgebuild.catalogue.project_tables import MetricTable
     from edgebuild.core.budget import Budget
+    from edgebuild.judging.metrics import Metric
     from edgebuild.models.described import Described
 
 #: A plan looks at this many samples of each split, from its start; a build does so where it needn't read the split.
@@ -155,6 +158,7 @@ def warnings(
 
 
 def _few(project: Project, budget: Budget, found: Mapping[Split, Described], test_level: float) -> Iterator[str]:
+    metric = _metric(project.metric, budget)
     for split in JUDGED:
         data = found.get(split)
         if data is None or not data.whole:
@@ -164,12 +168,30 @@ def _few(project: Project, budget: Budget, found: Mapping[Split, Described], tes
             units=data.units,
             grouped=data.grouped,
             budget=budget,
-            metric=project.metric.name if project.metric else None,
+            metric=metric,
             one_label=data.one_label,
             level=level_for_opening(1) if split == "validation" else test_level,
         )
         if why is not None:
             yield f"too few {split} data: {why}"
+
+
+def _metric(table: MetricTable | None, budget: Budget) -> Metric | None:
+    """Return what is judged by, as far as it is known without what it needs; its code isn't called."""
+    from edgebuild.judging.metrics import named_metric
+    from edgebuild.judging.own_metrics import custom
+
+    if table is None or budget.agreement is not None:
+        return None
+    if table.name is not None:
+        try:
+            return named_metric(table.name, output=table.output)
+        except EdgebuildError:
+            return None  # what is missing or unknown is said where it is needed
+    if table.direction is None:
+        return None
+    scale = None if table.scale is None else (table.scale[0], table.scale[1])
+    return custom(lambda *_: math.nan, name=table.callable or "", direction=table.direction, scale=scale)
 
 
 def _shared(found: Mapping[Split, Described]) -> Iterator[str]:

@@ -57,7 +57,7 @@ class CutExits(Step):
     budget: Budget
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "cut-exits"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "scipy")
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.judging.intervals import (
     Interval,
-    bootstrap,
-    bootstrap_mean,
     group_codes,
     hull,
     needed_pairs,
     needed_samples,
     paired_proportion,
 )
+from edgebuild.judging.pace import Pace
+from edgebuild.judging.resampling import MAX_DRAWS, bootstrap, bootstrap_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edgebuild.judging.arrays import Floats, Ints, Labels, Outputs
     from edgebuild.judging.metrics import Metric
-    from edgebuild.judging.pace import Pace
 
 #: Below this many samples (or groups, where there are some) nothing is certified.
 MIN_UNITS = 10
@@ -57,6 +56,8 @@ class PairedDrop:
             return needed_pairs(
                 lost=self.lost, gained=self.gained, samples=self.samples, budget=budget, level=self.level
             )
+        if self.interval.unseen is not None and self.drop < budget:
+            return self.interval.unseen.needed(room=budget - self.drop, level=self.level)
         return needed_samples(drop=self.drop, high=self.interval.high, budget=budget, samples=self.samples)
 
 
@@ -83,23 +84,32 @@ def paired_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pa
     """Return the drop of ``metric`` and its interval.
 
     A proportion without groups: Tango's score interval. A mean of per-sample scores: paired bootstrap through the sums
-    of the groups; for a proportion never narrower than Tango's, since few discordant samples leave a bootstrap without
-    width. Any other metric: paired bootstrap of the metric itself, at ``pace``. Raises ``DataError`` where the metric
-    can't be computed on all samples.
+    of the groups; for a proportion never narrower than Tango's. Any other metric: paired bootstrap of the metric
+    itself, at ``pace``. None is narrower than samples of which hardly any changes allow (``judging/unseen.py``).
+    Raises ``DataError`` where the metric can't be computed on all samples.
     """
     reference = metric.per_sample(pair.reference, pair.targets)
     artifact = metric.per_sample(pair.artifact, pair.targets)
     if reference is None or artifact is None:
         return _whole(pair, metric, level, seed, pace)
     return score_drop(
-        reference, artifact, pair.groups, sign=1 if metric.direction == "maximise" else -1, level=level, seed=seed
+        reference,
+        artifact,
+        pair.groups,
+        sign=1 if metric.direction == "maximise" else -1,
+        span=metric.span(float(reference.mean()), float(artifact.mean())),
+        level=level,
+        seed=seed,
     )
 
 
 def score_drop(
-    reference: Floats, artifact: Floats, groups: Labels | None, *, sign: int, level: float, seed: int
+    reference: Floats, artifact: Floats, groups: Labels | None, *, sign: int, level: float, seed: int, span: float = 1.0
 ) -> PairedDrop:
-    """Return the drop of the mean of per-sample scores; ``sign`` is 1 where more is better, else -1."""
+    """Return the drop of the mean of per-sample scores; ``sign`` is 1 where more is better, else -1.
+
+    ``span`` is how far a sample may move it. Default: 1, that of a share.
+    """
     codes = group_codes(groups)
     drops = sign * (reference - artifact)
     lost = gained = None
@@ -107,7 +117,7 @@ def score_drop(
         lost, gained = int((drops > 0).sum()), int((drops < 0).sum())
     interval = None if lost is None or gained is None else paired_proportion(lost, gained, len(drops), level)
     if interval is None or codes is not None:
-        resampled = bootstrap_mean(drops, codes, level=level, seed=seed)
+        resampled = bootstrap_mean(drops, codes, level=level, seed=seed, span=span)
         interval = resampled if interval is None else hull(resampled, interval)
     return PairedDrop(
         samples=len(drops),
@@ -126,7 +136,12 @@ def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | Non
     score_reference = metric.prepare(pair.reference, pair.targets)
     score_artifact = metric.prepare(pair.artifact, pair.targets)
     reference = metric.defined(score_reference(None), len(pair.targets))
+    pace, own = pace or Pace(), metric.most_draws < MAX_DRAWS
+    clock = pace.clock if own else pace.computing
+    started = clock()
     artifact = metric.defined(score_artifact(None), len(pair.targets))
+    # Of two calls, the later says what both take again: the first may load what the code needs.
+    call_s = 2 * (clock() - started)
     codes = group_codes(pair.groups)
     interval = bootstrap(
         lambda counts: metric.drop(score_reference(counts), score_artifact(counts)),
@@ -135,8 +150,10 @@ def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | Non
         estimate=metric.drop(reference, artifact),
         level=level,
         seed=seed,
+        span=metric.span(reference, artifact),
         widest=math.inf if metric.scale is None else metric.scale[1] - metric.scale[0],
         most=metric.most_draws,
+        call_s=call_s,
         pace=pace,
         title=f"Judging by {metric.name}",
     )

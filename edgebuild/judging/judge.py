@@ -68,18 +68,9 @@ def judge(
     ``UsageError`` when budget and metric don't go together.
     """
     _check_labels(evaluated, check_pair(evaluated.reference, evaluated.artifact))
-    found = first_not_finite(evaluated.reference)
-    if found is not None:
-        raise ModelError(
-            f"the original model gives NaN or infinity in output {found[0]!r} for {found[2]} samples, first {found[1]}",
-            hint="nothing can be compared with it; check the model on that sample",
-        )
-    found = first_not_finite(evaluated.artifact, evaluated.reference)
-    if found is not None:
-        name, first, count = found
-        some = f"output {name!r} is NaN or infinite for {count} samples, first sample {first}"
-        every = f"output {name!r} is NaN or infinite for every sample: the artifact doesn't work in its runtime"
-        return Verdict(outcome=Outcome.REFUSED, reasons=(every if count == len(evaluated.artifact[name]) else some,))
+    broken = _not_finite(evaluated)
+    if broken is not None:
+        return Verdict(outcome=Outcome.REFUSED, reasons=(broken,))
     if budget.agreement is not None:
         return _judge_agreement(evaluated, budget, split=split, level=level, seed=seed)
     if metric is None or evaluated.targets is None:
@@ -98,6 +89,23 @@ def judge(
     if budget.floor is not None and allowed < 0:
         verdict = with_reason(verdict, f"the original itself, {whole.reference:.4g}, misses the floor {budget.floor:g}")
     return _with_slices(verdict, pair, evaluated.slices, metric, budget, level=level, seed=seed, pace=pace)
+
+
+def _not_finite(evaluated: Evaluated) -> str | None:
+    """Return where the artifact's outputs aren't finite. Raises ``ModelError`` where the reference's aren't."""
+    found = first_not_finite(evaluated.reference)
+    if found is not None:
+        raise ModelError(
+            f"the original model gives NaN or infinity in output {found[0]!r} for {found[2]} samples, first {found[1]}",
+            hint="nothing can be compared with it; check the model on that sample",
+        )
+    found = first_not_finite(evaluated.artifact, evaluated.reference)
+    if found is None:
+        return None
+    name, first, count = found
+    if count == len(evaluated.artifact[name]):
+        return f"output {name!r} is NaN or infinite for every sample: the artifact doesn't work in its runtime"
+    return f"output {name!r} is NaN or infinite for {count} samples, first sample {first}"
 
 
 def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pace) -> PairedDrop:

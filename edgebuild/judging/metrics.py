@@ -19,7 +19,7 @@ from edgebuild.core.registry import Registry
 from edgebuild.errors import DataError, EnvironmentGap, UsageError
 from edgebuild.judging import boxes, class_counts, detection, scores, sequences
 from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
-from edgebuild.judging.intervals import MAX_DRAWS
+from edgebuild.judging.resampling import MAX_DRAWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +67,14 @@ class Metric:
     def per_sample(self, outputs: Outputs, targets: NDArray[Any]) -> Floats | None:
         """Return scores of shape (samples,) whose mean is the metric, or ``None`` where it isn't a mean."""
         return None if self.scores is None else self.scores(outputs, targets)
+
+    def span(self, *values: float) -> float:
+        """Return how far a sample that does anything may move the metric, as far as that can be known.
+
+        With a scale its span. Without one there is no bound: the metric's own size, the largest of ``values``, so that
+        such a sample errs by twice as much as the mean, or has nothing of what the others have.
+        """
+        return max(map(abs, values)) if self.scale is None else self.scale[1] - self.scale[0]
 
     def drop(self, reference: float, artifact: float) -> float:
         """Return how much worse the artifact is, in the metric's units (negative: better)."""

@@ -39,6 +39,10 @@ class Pace:
         """Return how many draws of ``draw_s`` each fit: ``wanted``, or one of few numbers below it."""
         return next((n for n in (wanted, *FEW_DRAWS) if n <= wanted and n * draw_s <= self.box_s), LEAST_DRAWS)
 
+    def too_slow(self, draw_s: float) -> bool:
+        """Whether not even the fewest draws of ``draw_s`` each fit."""
+        return LEAST_DRAWS * draw_s > self.box_s
+
     def shared(self, parts: int) -> Pace:
         """Return the pace of one of so many parts of the work, which reports nothing itself."""
         return replace(self, box_s=self.box_s / parts, progress=NoProgress())

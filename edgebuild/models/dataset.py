@@ -178,18 +178,22 @@ def write_dataset(
             writer.close()
     if not lengths:
         raise DataError(f"{source} yields no samples.", hint="The callable must return at least one edgebuild.Sample.")
-    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64), allow_pickle=False)
     (folder / "groups.json").write_text(json.dumps(groups))
     (folder / "slices.json").write_text(json.dumps(slices))
     facts = {
-        "samples": len(lengths),
-        "frames": sum(lengths),
         "inputs": [spec.name for spec in specs],
         "labelled": "target" in writers,
         **({"structured": True} if structures else {}),
     }
-    (folder / "data.json").write_text(json.dumps(facts, sort_keys=True))
+    _write_sizes(folder, lengths, facts)
     return Dataset.open(folder)
+
+
+def _write_sizes(folder: Path, lengths: list[int], facts: dict[str, Any]) -> None:
+    """Write how long each sample is, and how many there are next to what else is known of them."""
+    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64), allow_pickle=False)
+    counts = {"samples": len(lengths), "frames": sum(lengths)}
+    (folder / "data.json").write_text(json.dumps({**counts, **facts}, sort_keys=True))
 
 
 def digest_samples(

@@ -16,6 +16,7 @@ from edgebuild.errors import ConfigError
 from edgebuild.judging.budget import parse_budget
 from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
+from edgebuild.judging.metrics import named_metric
 from edgebuild.pipeline import build, plan
 from tests.cli.example import classifier_weights, classify, write_project
 
@@ -143,8 +144,13 @@ def test_the_least_number_of_pairs_is_that_of_the_interval(budget: float, level:
         ("1%", "accuracy", True, 381),
         ("floor 0.9", "accuracy", True, 35),
         ("agreement 99%", None, False, 381),
-        ("2 points", "accuracy", False, 10),
-        ("2 points", "auroc", True, 10),
+        ("2 points", "accuracy", False, 183),
+        ("2 points", "auroc", True, 183),
+        ("1%", "cer", False, 368),
+        ("1%", "mae", False, 368),
+        ("floor 0.9", "f1_macro", True, 36),
+        ("floor 0.1", "cer", False, 36),
+        ("floor 0.1", "mae", False, 10),
         ("floor 1.5", "accuracy", True, 10),
         ("agreement 100%", None, True, 10),
     ],
@@ -156,7 +162,7 @@ def test_how_many_are_needed(budget: str, metric: str | None, one_label: bool, n
             units=count,
             grouped=False,
             budget=parse_budget(budget),
-            metric=metric,
+            metric=None if metric is None else named_metric(metric),
             one_label=one_label,
             level=0.95,
         )
@@ -167,7 +173,7 @@ def test_how_many_are_needed(budget: str, metric: str | None, one_label: bool, n
 
 def test_few_groups_of_many_frames_are_few() -> None:
     said = too_few(
-        frames=9_000, units=9, grouped=True, budget=Budget(points=2), metric="accuracy", one_label=True, level=0.95
+        frames=9_000, units=9, grouped=True, budget=Budget(points=2), metric=None, one_label=True, level=0.95
     )
     assert said is not None
     assert "9 groups" in said
