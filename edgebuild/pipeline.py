@@ -68,7 +68,7 @@ def build(
             early.tell(w, opens_test_set=any(way_of(at.can).opens_test_set for at in there))
             common = prepare.prepare(w, given)
             early.tell_reference(w, common)
-            planned = [(plans.plan_target(at, common), at) for at in timebox.shared(there)]
+            planned = [plans.plan_target(at, common) for at in timebox.shared(there)]
             built = target_build.build_targets(planned, common, stopping)
             scored = scoring.open_test_set(built, common)
             return tuple(conclude.conclude(each, scores) for each, scores in zip(built, scored, strict=True))

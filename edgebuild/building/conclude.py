@@ -83,7 +83,10 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
         emulated=EmulatedDevice(cpu=context.probe.get("cpu", "unknown"), samples=samples) if samples else None,
         took=context.runs.total(),
     )
-    return write_record(target, race, conclusion, names=names, shipped=shipped)
+    record = write_record(target, race, conclusion, names=names, shipped=shipped)
+    if outcome != "inconclusive":  # what is open goes on when it is asked for again
+        context.decisions.keep(target.plan, (each.planned for each in built), race.sessions)
+    return record
 
 
 def _kept(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.building.decisions import Decisions
 from edgebuild.building.runs import Runs, asked_for, resumed
 from edgebuild.building.timebox import Limits, TimeBox, box_of
 from edgebuild.core.capabilities import BOARD
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from edgebuild.execution.store import Store
     from edgebuild.fleet.provider import Attached, DeviceProvider
     from edgebuild.measuring.protocols import Protocol
+    from edgebuild.planning.inputs import UnitCosts
 
 #: Where a project keeps its store, measurements, builds and seal, next to edgebuild.toml.
 HOME = ".edgebuild"
@@ -73,8 +75,8 @@ class BuildContext:
     pinned clocks while measuring. ``data`` holds what this build read of the user's data, ``model_digest`` of the
     model's tensors, ``said`` what it reported meanwhile, and ``turn`` is the host's: all targets share them.
     ``candidate`` or ``recipe`` names whose work is done (see ``concerning``). ``box`` is the time box, if one was
-    asked for; ``limits`` is the ``check`` by which work in it can be stopped. ``runs`` is what it took so far, earlier
-    runs of the same build included.
+    asked for; ``limits`` is the ``check`` by which work in it can be stopped, ``decisions`` what it decided. ``runs``
+    is what it took so far, earlier runs of the same build included.
     """
 
     project: Project
@@ -103,12 +105,18 @@ class BuildContext:
     turn: HostTurn = field(default_factory=HostTurn)
     box: TimeBox | None = None
     limits: Limits = field(default_factory=Limits)
+    decisions: Decisions = field(default_factory=Decisions)
     runs: Runs = field(default_factory=Runs)
 
     @property
     def measure_until_s(self) -> float:
         """The moment (of ``time.monotonic``) by which measuring must have ended; infinite without a time box."""
         return float("inf") if self.box is None else self.box.until_s
+
+    def no_time(self, what: str, seconds: Callable[[UnitCosts], float]) -> str | None:
+        """Return why a piece of work doesn't fit the time box, None where it does; ``seconds`` is what it takes."""
+        box = self.box
+        return self.decisions.once(what, lambda: None if box is None else box.why_not(seconds(box.unit)))
 
     @property
     def objective(self) -> Objective:

@@ -100,8 +100,8 @@ def plan_inputs(
     budget: Budget,
     options: Options,
     frames: Mapping[str, int],
-    costs: UnitCosts,
-    time_s: float | None,
+    costs: UnitCosts | None = None,
+    time_s: float | None = None,
     notes: tuple[str, ...] = (),
 ) -> PlanInputs:
     """Put together what planning is pure over. ``frames`` holds the size of each split that was read already."""
@@ -121,7 +121,7 @@ def plan_inputs(
         precision_refusals=_precision_refusals(resolved, at.probe, backends),
         time_s=time_s,
         max_finalists=MAX_FINALISTS,
-        costs=costs,
+        costs=costs or UnitCosts(),
         recipes=recipes,
         recipes_named=bool(options.recipes),
         ground=_ground(project),

@@ -70,7 +70,7 @@ def time_layers(
         ExportLayerPairs(step=step, batch=batch), wanted, label=f"{who}: layers that {step.kind} would replace"
     )
     pairs = read_pairs(exported.path)
-    late = None if context.box is None else context.box.why_not(pairs.count * context.box.unit.time_layer_s)
+    late = context.no_time(f"{who}: layers of {step.kind}", lambda unit: pairs.count * unit.time_layer_s)
     if late is not None:
         return {}, (f"{step.kind}: no layer was timed on the target: {late}",)
     times: Inputs = {PAIRS: exported}

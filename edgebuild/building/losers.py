@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from edgebuild.building.certify import Entrant, Screening
+    from edgebuild.building.decisions import Decisions
     from edgebuild.building.results import MeasurementResults
     from edgebuild.core.measurement import Layer, Measurements
     from edgebuild.measuring.session import MeasurementContext
@@ -28,7 +29,11 @@ NAMED_OPS = 5
 
 
 def explain_slow(
-    results: MeasurementResults, entrants: Mapping[str, Entrant], screening: Screening, bench: MeasurementContext
+    results: MeasurementResults,
+    entrants: Mapping[str, Entrant],
+    screening: Screening,
+    bench: MeasurementContext,
+    decisions: Decisions,
 ) -> MeasurementResults:
     """Return the results with a note on each int8 candidate that lost to fp32, as long as there is time."""
     notes = dict(results.notes)
@@ -36,7 +41,9 @@ def explain_slow(
     for name, plain in _losers(entrants, screening.found):
         entrant = entrants[name]
         candidate = entrant.variant.candidate
-        if candidate in certified or time.monotonic() + READING_S > bench.deadline_s:
+        if candidate in certified:
+            continue
+        if not decisions.once(f"layers of {candidate}", lambda: time.monotonic() + READING_S <= bench.deadline_s):
             continue
         arm = replace(entrant.arm, keep=False)
         found = bench.attempt(arm, partial(side.read_layers, bench, screening.session.folder, arm))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgebuild.building import probe
@@ -12,11 +13,14 @@ from edgebuild.building.compress import planned_recipes
 from edgebuild.building.context import budget_of, targets_of
 from edgebuild.building.costs import START_S, unit_costs
 from edgebuild.building.data import materialise, sample_specs
+from edgebuild.building.decisions import FOLDER, Decisions, recalled
 from edgebuild.building.early import peek, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
+from edgebuild.building.runs import asked_for
 from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.core.artifact import Contract
+from edgebuild.core.values import digest_json
 from edgebuild.devices.probe import read_probe
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.execution.executor import StepResult
     from edgebuild.fleet.provider import DeviceProvider
-    from edgebuild.planning.inputs import UnitCosts
+    from edgebuild.planning.inputs import PlanInputs, UnitCosts
     from edgebuild.planning.plan import Plan
 
 #: Said of a model that can't be timed by itself, and of a device whose speed isn't known yet.
@@ -39,8 +43,12 @@ ASSUMED = "the model could not be timed here: times are assumed"
 ELSEWHERE = "times of the device are taken from this machine"
 
 
-def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
-    """Plan the target of a context; the model is known exactly by now, and timed. Says how long it will take."""
+def plan_target(context: BuildContext, prepared: ModelInputs) -> tuple[Plan, BuildContext]:
+    """Plan the target of a context, and return the context to carry the plan out in. Says how long it will take.
+
+    The model is known exactly by now, and timed. A finished build that is asked for again, with the same time box, is
+    what it was: its plan is carried out once more, and no clock decides.
+    """
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
     facts = read_facts(load_onnx(prepared.frozen.path / "model.onnx"))
@@ -57,9 +65,6 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
     recipes = planned_recipes(context.project, context.options, 0)
     if context.project.data.train is not None and any(step.needs.train for r in recipes for step in r.steps):
         frames["train"] = _frames(materialise(context, "train"))
-    costs, said = _timed_costs(context, prepared, facts.macs, frames)
-    box = context.box
-    now = time.monotonic() if box is None else max(box.clock(), box.begins_s)
     inputs = plan_inputs(
         context.project,
         context.target,
@@ -69,18 +74,59 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> Plan:
         budget=context.budget,
         options=context.options,
         frames=frames,
-        costs=costs.model_copy(update={"prepare_s": now - context.started}),
-        time_s=None if box is None else box.deadline_s - context.started,
-        notes=said,
     )
-    ready = quantised(make_plan(inputs.model_copy(update={"time_s": None})).candidates, prepared, context)
-    costs = inputs.costs.model_copy(update={"ready": ready})
-    plan = make_plan(inputs.model_copy(update={"costs": costs}))
-    count = f"{len(plan.candidates)} candidate{'s' * (len(plan.candidates) != 1)}"
-    context.progress.say(f"{count} for {plan.target}, about {minutes(plan.seconds)} in all")
-    if box is not None and plan.seconds > box.deadline_s - context.started:
+    if context.box is None:
+        return _planned(inputs, prepared, context, facts.macs, frames), context
+    path = context.home / FOLDER / f"{_identity(inputs, prepared, context)[:32]}.json"
+    before = None if context.options.remeasure else recalled(path, context.home / "measurements")
+    if before is None:
+        plan = _planned(inputs, prepared, context, facts.macs, frames)
+        return plan, replace(context, decisions=Decisions(path=path))
+    plan, decisions = before
+    context.progress.say(f"{_counted(plan)} for {plan.target}, as in the build that is finished already")
+    return plan, replace(context, decisions=decisions, box=None)
+
+
+def _planned(
+    inputs: PlanInputs, prepared: ModelInputs, context: BuildContext, macs: int | None, frames: Mapping[str, int]
+) -> Plan:
+    costs, said = _timed_costs(context, prepared, macs, frames)
+    box = context.box
+    now = time.monotonic() if box is None else max(box.clock(), box.begins_s)
+    inputs = inputs.model_copy(update={"notes": (*inputs.notes, *said)})
+    costs = costs.model_copy(
+        update={
+            "prepare_s": now - context.started,
+            "ready": quantised(make_plan(inputs).candidates, prepared, context),
+        }
+    )
+    time_s = None if box is None else box.deadline_s - context.started
+    plan = make_plan(inputs.model_copy(update={"costs": costs, "time_s": time_s}))
+    context.progress.say(f"{_counted(plan)} for {plan.target}, about {minutes(plan.seconds)} in all")
+    if time_s is not None and box is not None and plan.seconds > time_s:
         context.progress.say(f"that is the least, and more than the {minutes(box.asked_s)} asked for")
     return plan
+
+
+def _counted(plan: Plan) -> str:
+    return f"{len(plan.candidates)} candidate{'s' * (len(plan.candidates) != 1)}"
+
+
+def _identity(inputs: PlanInputs, prepared: ModelInputs, context: BuildContext) -> str:
+    """Return what stands for a build: what is asked for, of which model and data, on which device."""
+    data = {**context.data, "frozen": prepared.frozen, "reference": prepared.reference}
+    return digest_json(
+        {
+            "asked": asked_for(context.project, context.options),
+            "time_s": context.options.time_s,
+            "protocols": [each.to_json() for each in (context.options.screen, context.options.certify)],
+            "inputs": inputs.to_json(),
+            "found": {name: result.entry.digest for name, result in data.items()},
+            "device": context.client.device.id,
+            "runner": context.client.runner_digest,
+            "configuration": [fact.to_json() for fact in context.configuration],
+        }
+    )
 
 
 def _timed_costs(

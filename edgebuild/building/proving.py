@@ -31,7 +31,7 @@ def judge_candidate(
     verdict, closeness = judge(context, who, outputs, validation)
     checked: CrossCheck | None = None
     if made.planned.precision.kind == "int8" and verdict.outcome is not Outcome.REFUSED:
-        late = None if context.box is None else context.box.why_not(context.box.unit.crosscheck_s)
+        late = context.no_time("cross-check of " + who, lambda unit: unit.crosscheck_s)
         checked = cross_check(context, made, validation.data, outputs) if late is None else unchecked(late)
         if checked.refuses:
             reasons = (*verdict.reasons, f"cross-check: {checked.explanation}")

@@ -86,12 +86,14 @@ def _raced(
     raced = {name: entrant for name, entrant in raced.items() if name not in {**out, **crashed}}
     screened = {name: summarised(screen, name, batch) for name in raced}
     costs = _costs(raced, screened, context.objective, bench, screen, crashed)
-    most = finalists_that_fit(context.options.certify, screened.values(), bench.deadline_s - time.monotonic())
+    left_s, protocol = bench.deadline_s - time.monotonic(), context.options.certify
+    most = context.decisions.once("finalists", lambda: finalists_that_fit(protocol, screened.values(), left_s))
     names = finalists(best_settings(_contenders(raced, costs)), most)
     reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
     order = [reference, *(name for name in names if name != reference)]
     screening = Screening(screen, screened, out)
-    return explain_slow(certify(bench, context, order, entrants, batch, screening, crashed), entrants, screening, bench)
+    results = certify(bench, context, order, entrants, batch, screening, crashed)
+    return explain_slow(results, entrants, screening, bench, context.decisions)
 
 
 def finalists_that_fit(protocol: Protocol, screened: Iterable[Measurements], left_s: float) -> int:

@@ -25,7 +25,9 @@ CHUNK_BYTES = 1 << 20
 class Value(BaseModel):
     """A frozen, validated record. Unknown fields are refused; sequences are tuples."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", ser_json_inf_nan="strings", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, defer_build=True, extra="forbid", ser_json_inf_nan="strings", validate_default=True
+    )
 
     def to_json(self) -> str:
         """Return the canonical JSON of this value (sorted keys, no spaces, UTF-8)."""

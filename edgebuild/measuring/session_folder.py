@@ -110,6 +110,12 @@ def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], 
     return SessionFolder(path=path, whole=False, note=note)
 
 
+def reusable(root: Path, name: str) -> bool:
+    """Whether a session came to its end and isn't too old to be taken again; what it holds isn't looked at."""
+    age = journal.age(journal.read(root), name)
+    return age is not None and age < REUSE_AGE and (root / name / "result.json").is_file()
+
+
 def _stamp() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.certify import Screening
+from edgebuild.building.decisions import Decisions
 from edgebuild.building.losers import explain_slow, why_slow
 from edgebuild.building.results import MeasurementResults
 from edgebuild.core.measurement import Layer, Measurements
@@ -43,7 +44,7 @@ def _explained(
     bench: Any = SimpleNamespace(deadline_s=deadline_s, attempt=lambda _, work: work())
     monkeypatch.setattr(side, "read_layers", lambda *_: LAYERS)
     raced = entrants(replace(plain), slow)
-    return explain_slow(MeasurementResults(), raced, Screening(session, found, {}), bench)
+    return explain_slow(MeasurementResults(), raced, Screening(session, found, {}), bench, Decisions())
 
 
 def test_only_what_lost_is_explained_and_only_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
