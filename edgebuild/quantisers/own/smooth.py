@@ -161,7 +161,9 @@ def smoothest(
     if not chosen:
         return bench, []
     best, least, tried = bench, _distance(bench).total * WORTHWHILE, list[Rung]()
+    other: Calibration | frozenset[str]
     for strength in STRENGTHS:
+        other = frozenset()  # frees the one before: each is several times as large as the model
         other = again(smoothed(bench.graph, chosen, reach, strength))
         if isinstance(other, frozenset):
             continue

@@ -57,8 +57,10 @@ class Quantise(Step):
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """Quantise the model."""
         from edgebuild.models.onnx_graphs import save
+        from edgebuild.quantisers.own.memory import give_back_large_blocks
         from edgebuild.quantisers.own.writer import write
 
+        give_back_large_blocks()
         ladder = self._climb(inputs, ctx)
         bench = ladder.bench
         save(write(bench.graph, bench.placement, ladder.numbers, self.scheme), out_dir / "model.onnx")
