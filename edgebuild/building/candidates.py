@@ -101,7 +101,7 @@ def _compile(
 def _in_precision(
     planned: PlannedCandidate, frozen: StepResult, contract: Contract, prepared: ModelInputs, context: BuildContext
 ) -> StepResult:
-    """Return the ONNX model in the candidate's precision; what computes in fp16 is converted by its own runtime."""
+    """Return the ONNX model in the candidate's precision; what computes in fp16 or bf16 is its runtime's affair."""
     found = precision_step(planned, frozen, contract, prepared, context)
     if found is None:
         return frozen
@@ -117,7 +117,7 @@ def precision_step(
 
     precision = planned.precision
     name = precision.quantiser if precision.kind == "int8" else "half-storage"
-    if name is None or precision.kind == "fp32" or precision.fp16 is Fp16Meaning.COMPUTE:
+    if name is None or precision.kind in ("fp32", "bf16") or precision.fp16 is Fp16Meaning.COMPUTE:
         return None
     step = quantiser(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
     require_step(step)

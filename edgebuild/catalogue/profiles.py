@@ -79,9 +79,10 @@ class ProfileFile(Table):
     why_no_device_work: Text | None = Field(
         default=None, description="The reason where it can't, to follow the profile's name."
     )
-    precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Field(min_length=1)]
+    precisions: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8"], ...], Field(min_length=1)]
     quantisers: Names = Field(default=(), description="Who makes int8 models, raced against each other.")
     fp16: tuple[Fp16Rule, ...] = ()
+    bf16: tuple[Rule, ...] = Field(default=(), description="Where float layers may be computed in bf16.")
     int8: tuple[Int8Rule, ...] = ()
     channels: tuple[ChannelRule, ...] = ()
     features: tuple[FeatureRule, ...] = ()
@@ -97,6 +98,8 @@ class ProfileFile(Table):
             raise ValueError("int8 needs [[int8]] rules and `quantisers`")
         if "fp16" in self.precisions and not self.fp16:
             raise ValueError("fp16 needs [[fp16]] rules")
+        if "bf16" in self.precisions and not self.bf16:
+            raise ValueError("bf16 needs [[bf16]] rules")
         return self
 
 

@@ -187,7 +187,9 @@ def _resolved(
 ) -> ResolvedProfile:
     channels = _first(profile.channels, isa)
     relevant = {
-        name for rule in (*profile.fp16, *profile.int8, *profile.channels, *profile.features) for name in rule.requires
+        name
+        for rule in (*profile.fp16, *profile.bf16, *profile.int8, *profile.channels, *profile.features)
+        for name in rule.requires
     }
     return ResolvedProfile(
         name=profile.name,
@@ -232,6 +234,9 @@ def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:
             rule = _first(profile.fp16, isa)
             if rule is not None:
                 yield Precision(kind="fp16", fp16=rule.meaning)
+        elif kind == "bf16":
+            if _first(profile.bf16, isa) is not None:
+                yield Precision(kind="bf16")
         else:
             schemes = _first(profile.int8, isa)
             for scheme in schemes.schemes if schemes else ():

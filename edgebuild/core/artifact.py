@@ -125,9 +125,9 @@ class Fp16Meaning(StrEnum):
 
 
 class Precision(Value):
-    """The precision of a candidate and who makes it."""
+    """The precision of a candidate and who makes it. ``bf16`` is arithmetic: the files are those of fp32."""
 
-    kind: Literal["fp32", "fp16", "int8"]
+    kind: Literal["fp32", "fp16", "bf16", "int8"]
     fp16: Fp16Meaning | None = None
     scheme: Int8Scheme | None = None
     quantiser: str | None = None

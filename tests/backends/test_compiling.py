@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,9 +22,8 @@ from edgebuild.devices.runner.facts import KERNEL_SWITCHES
 from edgebuild.errors import ModelError, UsageError
 from tests.backends.nets import FP16, FP32, Bench, conv_net, data_folder, images, manifest, model
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+BF16 = Precision(kind="bf16")
+HAS_BF16 = bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
 INT8 = Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="onnxruntime")
 
 
@@ -178,6 +178,41 @@ CUSTOM = Contract(
 
 def custom_net() -> Any:
     return model([helper.make_node("Foo", ["x"], ["y"], domain="my.ops")], CUSTOM, {}, domains=("my.ops",))
+
+
+def test_bf16_is_refused_where_the_cpu_has_none() -> None:
+    backends = ((OnnxRuntime(), "asimd bf16"), (OpenVino(), "avx512_bf16"), (OpenVino(), "amx_bf16"))
+    for backend, isa in backends:
+        assert backend.refuse(BF16, {"isa": "avx2 avx512_vnni"}) is not None
+        assert backend.refuse(BF16, {"isa": isa}) is None
+    assert OnnxRuntime().refuse(BF16, {"isa": "avx512_bf16"}) is not None, "its bf16 kernels are for Arm"
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16 arithmetic")
+def test_layers_really_run_in_bf16(tmp_path: Path) -> None:
+    """The file is that of fp32, the answers are a little off, and the runtime says what its layers run in."""
+    bench = Bench.open(tmp_path)
+    net, contract = conv_net(channels=32)
+    data = data_folder(tmp_path / "data", images(6))
+    kept = {
+        each.label: bench.compile("openvino", net, contract, precision=each, name=each.label) for each in (FP32, BF16)
+    }
+    plain, half = (bench.evaluate(folder, data)[0]["logits"] for folder in kept.values())
+    assert not np.array_equal(plain, half)
+    assert np.allclose(plain, half, atol=0.05 * float(np.abs(plain).max()))
+    said = {layer["precision"] for layer in bench.call("layers", kept["bf16"], data)["layers"]}
+    assert "bf16" in said
+    assert (kept["fp32"] / "model.bin").read_bytes() == (kept["bf16"] / "model.bin").read_bytes()
+
+
+def test_onnxruntime_is_told_of_bf16_when_it_loads(tmp_path: Path) -> None:
+    net, contract = conv_net()
+    bench = Bench.open(tmp_path)
+    data = data_folder(tmp_path / "data", images(2))
+    for on_device in (True, False):
+        artifact = bench.compile("onnxruntime", net, contract, precision=BF16, on_device=on_device, name=str(on_device))
+        assert dict(manifest(artifact).load)["bf16"] is True
+        assert bench.evaluate(artifact, data)[0]["logits"].shape == (2, 10)
 
 
 def test_operators_of_an_unnamed_library_are_refused_by_onnxruntime(tmp_path: Path) -> None:

@@ -227,3 +227,20 @@ def test_features_that_no_rule_asks_for_change_nothing(isa: set[str], cores: int
     for profile in plain.profiles:
         assert profile.precisions[0].kind == "fp32"
         assert all(isinstance(dict(setting)["threads"], int) for setting in profile.settings)
+
+
+@pytest.mark.parametrize(
+    ("profile", "arch", "isa", "raced"),
+    [
+        ("intel-openvino", "x86_64", "avx2 avx512_bf16", True),
+        ("intel-openvino", "x86_64", "avx2 amx_bf16", True),
+        ("intel-openvino", "x86_64", "avx2 avx512_vnni", False),
+        ("arm-onnx", "aarch64", "asimd bf16", True),
+        ("arm-onnx", "aarch64", "asimd asimddp", False),
+        ("x86-onnx", "x86_64", "avx2 avx512_bf16", False),
+    ],
+)
+def test_bf16_is_raced_where_profile_and_cpu_have_it(profile: str, arch: str, isa: str, raced: bool) -> None:
+    target = Target(name="t", title="t", profiles=(profile,))
+    resolved = resolve(target, PROFILES, {"arch": arch, "isa": isa})
+    assert ("bf16" in {p.label for p in resolved.profiles[0].precisions}) == raced

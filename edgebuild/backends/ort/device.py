@@ -152,6 +152,8 @@ def _options(load: Fields, folder: str, settings: Fields, weights: Optional[Fiel
     options.enable_cpu_mem_arena = bool(settings.get("arena", True))
     spinning = "1" if settings.get("spinning", True) else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if load.get("bf16"):
+        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "1")
     for name in str(load.get("libraries", "")).split(","):
         if name:
             try:

@@ -69,12 +69,14 @@ class OnnxRuntime:
         return (("arena", True), ("spinning", True), ("threads", max(1, cores)))
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Refuse where the runtime is missing, and fp16 arithmetic on CPUs for which there are no kernels."""
+        """Refuse where the runtime is missing, and fp16 or bf16 arithmetic on CPUs that it has no kernels for."""
         if facts.get(f"runtime.{NAME}") == "unknown":
             return "onnxruntime is not installed on the device"
         isa = facts.get("isa", "unknown")
         if precision.fp16 is Fp16Meaning.COMPUTE and isa != "unknown" and "asimdhp" not in isa.split():
             return "ONNX Runtime computes in fp16 only on Arm CPUs with fp16 vectors (asimdhp)"
+        if precision.kind == "bf16" and isa != "unknown" and "bf16" not in isa.split():
+            return "ONNX Runtime computes in bf16 only on Arm CPUs with bf16 products (bf16)"
         return None
 
     def compile_step(self, request: CompileRequest) -> Step:
@@ -120,6 +122,7 @@ class ShipOnnx(Step):
             shutil.copyfile(path, out_dir / path.name)
         load: Settings = (("libraries", ",".join(p.name for p in self.library_paths)),) if self.library_paths else ()
         load += (("disabled", disabled),) if disabled else ()
+        load += _arithmetic(self.precision)
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
 
 
@@ -157,7 +160,13 @@ class OptimizeOnnx(Step):
         if not optimized:
             _copy_model(inputs["model"], out_dir)
         load: Settings = (("optimized", True),) if optimized else (("disabled", disabled),) if disabled else ()
+        load += _arithmetic(self.precision)
         write_artifact(out_dir, backend=NAME, entry=MODEL, contract=self.contract, precision=self.precision, load=load)
+
+
+def _arithmetic(precision: Precision) -> Settings:
+    """Return what the session must be told of a precision: the file of bf16 is that of fp32."""
+    return (("bf16", True),) if precision.kind == "bf16" else ()
 
 
 def _notes(in_float: tuple[str, ...]) -> tuple[str, ...]:

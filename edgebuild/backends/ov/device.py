@@ -204,10 +204,11 @@ def _read(core: Any, path: str, weights: Fields) -> Any:
 
 def _config(artifact: Fields, settings: Fields, profile: bool) -> Fields:
     """The arithmetic is always stated: left alone, a CPU with bf16 or fp16 would silently compute in less than fp32."""
-    half = artifact["precision"].get("fp16") == "compute"
+    precision = artifact["precision"]
+    kind = "f16" if precision.get("fp16") == "compute" else "bf16" if precision.get("kind") == "bf16" else "f32"
     config: Fields = {
         "PERFORMANCE_HINT": str(settings.get("hint", "latency")).upper(),
-        "INFERENCE_PRECISION_HINT": str(settings.get("inference_precision", "f16" if half else "f32")),
+        "INFERENCE_PRECISION_HINT": str(settings.get("inference_precision", kind)),
     }
     for ours, theirs in PROPERTIES.items():
         if ours in settings:

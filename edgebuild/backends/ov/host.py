@@ -66,13 +66,15 @@ class OpenVino:
         return (("hint", "latency"), ("threads", max(1, cores)))
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Refuse where the runtime is missing, and fp16 arithmetic on CPUs without it."""
+        """Refuse where the runtime is missing, and fp16 or bf16 arithmetic on CPUs without it."""
         if facts.get(f"runtime.{NAME}") == "unknown":
             return "openvino is not installed on the device"
         isa = facts.get("isa", "unknown")
         half = {"avx512_fp16", "asimdhp"} & set(isa.split())
         if precision.fp16 is Fp16Meaning.COMPUTE and isa != "unknown" and not half:
             return "OpenVINO computes in fp16 only on CPUs with fp16 arithmetic (avx512_fp16 or asimdhp)"
+        if precision.kind == "bf16" and isa != "unknown" and not {"avx512_bf16", "amx_bf16", "bf16"} & set(isa.split()):
+            return "OpenVINO computes in bf16 only on CPUs with bf16 arithmetic (avx512_bf16, amx_bf16, or bf16 on Arm)"
         return None
 
     def compile_step(self, request: CompileRequest) -> Step:
