@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEME = Int8Scheme(activations="uint8")
-CALIBRATION, QUERIES, CORPUS = 300, 500, 500
+CALIBRATION, JUDGED = 300, 1000
 #: Bursts of one session in a round.
 BURST_S = 0.15
 #: NNCF is asked twice: as it is by default, and told that the model is a transformer, as its documentation advises.
@@ -56,7 +56,11 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model in one runtime. ``nearest`` is the share of queries whose nearest neighbour is that of fp32."""
+    """One model in one runtime.
+
+    ``nearest`` is the share of sentences whose nearest other one is that of fp32, ``similarity_error`` how far the
+    similarities of all pairs are from those of fp32 (root mean square).
+    """
 
     arm: str
     runtime: str
@@ -64,6 +68,7 @@ class Row:
     nearest: float
     nearest_low: float
     nearest_high: float
+    similarity_error: float
     dot_mean: float
     dot_worst: float
     ratio: float
@@ -114,7 +119,7 @@ def prepare(work: Path, tokens: int) -> None:
     (work / "float").mkdir(exist_ok=True)
     shapes: dict[str, tuple[int | str, ...]] = {"ids": (1, tokens), "mask": (1, tokens)}
     save(freeze(load_onnx(work / "exported.onnx"), shapes=shapes, constants=()), work / "float" / "model.onnx")
-    texts = sentences()[: CALIBRATION + QUERIES + CORPUS]
+    texts = sentences()[: CALIBRATION + JUDGED]
     ids, mask = minilm.Tokeniser.read(package)(texts, tokens)
     (work / "calibration").mkdir(exist_ok=True)
     write_dataset(
@@ -263,7 +268,7 @@ def _burst(session: Any, feeds: list[dict[str, Any]]) -> Iterator[float]:
 
 def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) -> list[Row]:
     """All models in one runtime: their answers, then their latencies in turn."""
-    judged = {name: value[: QUERIES + CORPUS] for name, value in np.load(work / "judged.npz").items()}
+    judged = dict(np.load(work / "judged.npz").items())
     feeds = [{name: value[i : i + 1] for name, value in judged.items()} for i in range(16)]
     folders = {arm: compiled(work, arm, runtime, tokens) for arm in ("float", *ARMS)}
     sessions = {arm: opened(folder, runtime, tokens, threads) for arm, folder in folders.items()}
@@ -275,8 +280,10 @@ def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) ->
         ratios = np.log(np.array(times[arm]) / np.array(times["float"]))
         spread = 1.96 * float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
         centre = float(ratios.mean())
-        nearest = agreement(found["float"], found[arm])
-        low, high = wilson(nearest, QUERIES)
+        right, ours = (similarities(found[name]) for name in ("float", arm))
+        nearest = float(np.mean(right.argmax(axis=1) == ours.argmax(axis=1)))
+        low, high = wilson(nearest, len(right))
+        apart = (right - ours)[~np.eye(len(right), dtype=bool)]
         rows.append(
             Row(
                 arm=arm,
@@ -285,6 +292,7 @@ def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) ->
                 nearest=nearest,
                 nearest_low=low,
                 nearest_high=high,
+                similarity_error=float(np.sqrt(np.mean(apart**2))),
                 dot_mean=float(products.mean()),
                 dot_worst=float(products.min()),
                 ratio=math.exp(centre),
@@ -298,10 +306,11 @@ def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) ->
     return rows
 
 
-def agreement(right: NDArray[Any], other: NDArray[Any]) -> float:
-    """The share of queries with the same nearest sentence of the corpus; each model searches among its own vectors."""
-    best = [np.argmax(found[:QUERIES] @ found[QUERIES:].T, axis=1) for found in (right, other)]
-    return float(np.mean(best[0] == best[1]))
+def similarities(found: NDArray[Any]) -> NDArray[Any]:
+    """Return the similarity of every two sentences, and of none with itself, (sentences, sentences)."""
+    pairs: NDArray[Any] = found @ found.T
+    np.fill_diagonal(pairs, -2.0)
+    return pairs
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -315,13 +324,15 @@ def report(rows: list[Row], taken: dict[str, Quantised], threads: int, tokens: i
     """The two tables: what came out, and what it took."""
     float_size = {row.runtime: row.size_bytes for row in rows if row.arm == "float"}
     lines = [
-        f"{tokens} tokens, one sentence at a time, {threads} thread(s). Nearest: the share of {QUERIES} queries whose"
-        f" nearest of {CORPUS} sentences is that of the fp32 model in the same runtime.",
+        f"{tokens} tokens, one sentence at a time, {threads} thread(s). Nearest: the share of {JUDGED} sentences whose"
+        " nearest other one is that of the fp32 model in the same runtime. Similarities: how far those of all pairs are"
+        " from fp32's, root mean square.",
         "",
         "| runtime | model | latency / fp32 (95 %) | median ms | size / fp32 | nearest as fp32 (95 %) |"
+        " similarities |"
         " mean dot product with fp32's vector |"
         " worst | 8-bit weights, float product |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row, float_size[row.runtime]) for row in rows]
     lines += ["", "| quantiser | CPU s | wall s | peak memory | file |", "|---|---|---|---|---|"]
@@ -336,8 +347,8 @@ def _line(r: Row, whole: int) -> str:
     return (
         f"| {r.runtime} | {r.arm} | {r.ratio:.2f} ({r.ratio_low:.2f} to {r.ratio_high:.2f}) | {r.median_ms:.2f} |"
         f" {r.size_bytes / whole:.1%} of {whole / 1e6:.1f} MB | {r.nearest:.1%}"
-        f" ({r.nearest_low:.1%} to {r.nearest_high:.1%}) | {r.dot_mean:.5f} | {r.dot_worst:.4f} |"
-        f" {r.float_products} |"
+        f" ({r.nearest_low:.1%} to {r.nearest_high:.1%}) | {r.similarity_error:.4f} |"
+        f" {r.dot_mean:.5f} | {r.dot_worst:.4f} | {r.float_products} |"
     )
 
 

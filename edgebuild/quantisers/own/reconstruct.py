@@ -47,10 +47,12 @@ def corrected(bench: Calibration, numbers: QuantisationState) -> QuantisationSta
     return bench.layer_by_layer(numbers, change)
 
 
-def reconstructed(bench: Calibration, numbers: QuantisationState, ridge: float) -> QuantisationState:
+def reconstructed(
+    bench: Calibration, numbers: QuantisationState, ridge: float, share: float = 1.0
+) -> QuantisationState:
     """Return ``numbers`` with the layers refitted in graph order that the budget has room for, and all biases.
 
-    ``ridge`` is relative to the inputs' mean power.
+    ``ridge`` is relative to the inputs' mean power. Weights make up for ``share`` of what 8-bit inputs leave missing.
     """
     frames = len(bench.walkers)
     costs = affordable(bench.graph, bench.placement.ops, frames, max(bench.budget_macs, len(bench.fit) * bench.macs))
@@ -60,7 +62,7 @@ def reconstructed(bench: Calibration, numbers: QuantisationState, ridge: float) 
             some = slice(-(-len(read) * _frames(bench.graph, op, frames) // frames))
             # Inputs far from zero that hardly vary have no covariance in float64.
             with suppress(np.linalg.LinAlgError):
-                numbers = _refitted(bench, numbers, op, (read[some], right[some]), ridge)
+                numbers = _refitted(bench, numbers, op, (read[some], right[some]), ridge, share)
             bench.tick(costs[op.name] / bench.macs)
         return _with_bias(bench, numbers, op, read, right)
 
@@ -109,7 +111,12 @@ def _with_bias(
 
 
 def _refitted(
-    bench: Calibration, numbers: QuantisationState, op: WeightedOp, inputs: tuple[Inputs, Inputs], ridge: float
+    bench: Calibration,
+    numbers: QuantisationState,
+    op: WeightedOp,
+    inputs: tuple[Inputs, Inputs],
+    ridge: float,
+    share: float,
 ) -> QuantisationState:
     weight = numbers.weights[op.name]
     pairs = zip(*inputs, strict=True)
@@ -117,7 +124,7 @@ def _refitted(
     _damp(found.covariance, ridge)
     power = np.diagonal(found.covariance, axis1=1, axis2=2).copy()
     inverse = _inverted(found.covariance)
-    fitted = as_rows(op, weight) + np.matmul(found.missing, inverse)
+    fitted = as_rows(op, weight) + share * np.matmul(found.missing, inverse)
     target = from_rows(op, fitted, weight.shape).astype(np.float32)
     moved = replace(numbers, weights={**numbers.weights, op.name: target})
     codes = compensated(op, target, bench.full_scale(op, moved), (power, inverse), bench.scheme)

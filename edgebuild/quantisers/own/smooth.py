@@ -181,7 +181,8 @@ def _reach(bench: Calibration, found: tuple[Spot, ...]) -> dict[str, NDArray[Any
     for feeds in bench.fit:
         bench.tick(1.0)
         for name, value in bench.simulator.run(bench.original, feeds, names).items():
-            seen = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
+            some = value if bench.padding is None else bench.padding.live(value, feeds)
+            seen = np.abs(some).reshape(-1, some.shape[-1]).max(axis=0)
             reach[name] = np.maximum(reach.get(name, seen), seen)
     return reach
 

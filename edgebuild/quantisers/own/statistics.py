@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgebuild.quantisers.own.padding import Padding
     from edgebuild.quantisers.own.samples import Frames
     from edgebuild.quantisers.own.simulator import QuantisationState, Simulator
 
@@ -119,22 +120,28 @@ def observe(
     *,
     tensors: tuple[str, ...],
     channels: tuple[str, ...] = (),
+    padding: Padding | None = None,
 ) -> Observation:
     """Run every batch once and reduce what ``tensors`` and ``channels`` hold at once.
 
-    A tensor without elements has the range of zero. ``channels`` have their channels on axis 1, in two dimensions on
-    the last.
+    A tensor without elements has the range of zero, and of what has places only those that hold something count.
+    ``channels`` have their channels on axis 1, in two dimensions on the last.
     """
 
     def reduce(turn: int, values: Arrays) -> _Run:
-        return _reduced({name: values[name] for name in outputs}, values, turn, tensors, channels)
+        made = {name: values[name] for name in outputs}
+        if padding is not None:
+            values = values | {name: padding.live(values[name], values) for name in tensors}
+        return _reduced(made, values, turn, tensors, channels)
+
+    masks = () if padding is None else (padding.mask,)
 
     outputs = simulator.outputs
     made: list[Arrays] = []
     spreads: dict[str, Spread] = {}
     ends: dict[str, Ends] = {}
     ill: set[str] = set()
-    for run in simulator.each(numbers, frames, reduce, (*outputs, *tensors, *channels)):
+    for run in simulator.each(numbers, frames, reduce, (*outputs, *tensors, *channels, *masks)):
         tick(1.0)
         made.append(run.outputs)
         ill |= run.ill

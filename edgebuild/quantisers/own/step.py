@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgebuild.core.steps import StepContext
     from edgebuild.quantisers.own.graph import Graph
     from edgebuild.quantisers.own.ladder import Ladder
+    from edgebuild.quantisers.own.padding import Padding
     from edgebuild.quantisers.own.placement import Placement
     from edgebuild.quantisers.own.samples import Frames
     from edgebuild.quantisers.own.simulator import Simulator
@@ -29,6 +30,8 @@ BUDGET_MACS = 60_000_000_000
 #: There are some twenty passes, so that large models take about as long as observing a few hundred frames once.
 PASS_MACS = 16_000_000_000
 LEAST_HALF = 24
+#: Frames that are mostly padding tell less, so that up to this many times as many are taken.
+MOST_MORE = 2.0
 #: What the outputs of one half may fill in memory; frames are left out beyond it, but not below ``LEAST_FRAMES``.
 OUTPUT_BYTES, LEAST_FRAMES = 128 * 2**20, 4
 #: One operator call costs about as much as this many MACs, in small models more than the arithmetic.
@@ -50,7 +53,7 @@ class Quantise(Step):
     keep_float: tuple[str, ...] = ()
     samples: int = 300
     kind: ClassVar[str] = "quantise"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "scipy")
 
@@ -93,7 +96,7 @@ class Quantise(Step):
             placement = self._placed(graph, frozenset())
             simulator = Simulator(graph, placement, self.scheme, library=library)
         macs = sum(op.macs for op in placement.ops) + CALL_MACS * len(graph.nodes)
-        halves = self._frames(inputs["calibration"], simulator, graph, macs, ctx)
+        halves, padding = self._frames(inputs["calibration"], simulator, graph, macs, ctx)
         total = planned(graph, placement, halves, macs, BUDGET_MACS)
         total += smooth.planned(graph, placement, *(half.runs for half in halves))
         # One thread adds up in the same order on every machine, and BLAS's spin where others want the cores.
@@ -104,7 +107,7 @@ class Quantise(Step):
                 task.advance(runs)
 
             ill: frozenset[str] = frozenset()
-            while isinstance(bench := _observed(graph, simulator, halves, macs, tick, ctx.seed), frozenset):
+            while isinstance(bench := _observed(graph, simulator, halves, macs, tick, ctx.seed, padding), frozenset):
                 ill |= bench
                 simulator = Simulator(graph, self._placed(graph, ill), self.scheme, library=library)
             trained = find_trained(graph, bench.placement, self.scheme)
@@ -113,7 +116,7 @@ class Quantise(Step):
 
             def again(changed: Graph) -> Calibration | frozenset[str]:
                 other = Simulator(changed, self._placed(changed, ill), self.scheme, library=library)
-                return _observed(changed, other, halves, macs, tick, ctx.seed)
+                return _observed(changed, other, halves, macs, tick, ctx.seed, padding)
 
             bench, tried = smooth.smoothest(bench, again)
             ladder = climb(bench)
@@ -122,8 +125,12 @@ class Quantise(Step):
 
     def _frames(
         self, calibration: Path, simulator: Simulator, graph: Graph, macs: int, ctx: StepContext
-    ) -> tuple[Frames, Frames]:
-        """Return the two halves: of large models, and of those with large outputs, fewer frames."""
+    ) -> tuple[tuple[Frames, Frames], Padding | None]:
+        """Return the two halves: of large models, and of those with large outputs, fewer frames.
+
+        Also which places of a frame hold nothing: the emptier the frames, the more are taken, up to ``MOST_MORE``.
+        """
+        from edgebuild.quantisers.own.padding import find_padding
         from edgebuild.quantisers.own.samples import choose_frames
         from edgebuild.quantisers.own.simulator import float_numbers
 
@@ -137,10 +144,13 @@ class Quantise(Step):
             fit, held = choose_frames(
                 calibration, self.contract, samples=self.samples, seed=ctx.seed, call=call, check=ctx.check
             )
+            padding = find_padding(fit, call)
+        more = 1.0 if padding is None else min(1 / padding.share, MOST_MORE)
         shapes = (graph.shapes.get(name) or () for name in simulator.outputs)
         output_bytes = 4 * sum(math.prod(size or 1 for size in shape) for shape in shapes) // self.contract.batch
-        most = min(max(PASS_MACS // macs, LEAST_HALF), max(OUTPUT_BYTES // max(output_bytes, 1), LEAST_FRAMES))
-        return fit.first(most), held.first(most)
+        affordable = int(more * max(PASS_MACS // macs, LEAST_HALF))
+        most = min(affordable, max(OUTPUT_BYTES // max(output_bytes, 1), LEAST_FRAMES))
+        return (fit.first(most), held.first(most)), padding
 
     def _placed(self, graph: Graph, no_range: frozenset[str]) -> Placement:
         """Return what is quantised; raises ``ModelError`` where that is nothing."""
@@ -163,6 +173,7 @@ def _observed(
     macs: int,
     tick: Callable[[float], None],
     seed: int,
+    padding: Padding | None = None,
 ) -> Calibration | frozenset[str]:
     """Return what the float model makes of both halves, or the tensors with NaN or infinity that need another place."""
     from edgebuild.quantisers.own.equalise import pairs
@@ -173,8 +184,8 @@ def _observed(
     placement, (fit, held) = simulator.placement, halves
     numbers = float_numbers(graph, placement)
     between = tuple(pair.between for pair in pairs(graph, placement))
-    seen = observe(simulator, numbers, fit, tick, tensors=placement.groups, channels=between)
-    rest = observe(simulator, numbers, held, tick, tensors=placement.groups)
+    seen = observe(simulator, numbers, fit, tick, tensors=placement.groups, channels=between, padding=padding)
+    rest = observe(simulator, numbers, held, tick, tensors=placement.groups, padding=padding)
     if ill := seen.ill | rest.ill:
         return ill
     return Calibration(
@@ -190,6 +201,7 @@ def _observed(
         budget_macs=BUDGET_MACS,
         seed=seed,
         tick=tick,
+        padding=padding,
     )
 
 

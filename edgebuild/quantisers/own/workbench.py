@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.artifact import Int8Scheme
     from edgebuild.quantisers.own.graph import Graph
+    from edgebuild.quantisers.own.padding import Padding
     from edgebuild.quantisers.own.placement import Placement, WeightedOp
     from edgebuild.quantisers.own.samples import Frames
     from edgebuild.quantisers.own.simulator import QuantisationState, Simulator
@@ -55,6 +56,7 @@ class Calibration:
     budget_macs: int
     seed: int
     tick: Callable[[float], None]
+    padding: Padding | None = None
 
     @property
     def original(self) -> QuantisationState:
@@ -88,16 +90,22 @@ class Calibration:
         """Return the numbers after ``change(numbers, op, read, right)`` for every op in graph order.
 
         ``read`` is what the op reads in 8 bits with all changes before it, ``right`` what it reads in float, both
-        batch by batch.
+        batch by batch, and of a sequence only at the places that hold something.
         """
         frames = self.walkers
+        fed = [] if self.padding is None else list(frames)
         ours, right = (self._walk(frames, in_eight_bits=eight) for eight in (True, False))
         base, share = self.simulator.feeds(self.base(numbers)), 2 * frames.runs / len(self.placement.ops)
         for op in self.placement.ops:
             read = ours.step(self.simulator.feeds(numbers))
-            numbers = change(numbers, op, read, right.step(base))
+            numbers = change(numbers, op, self._live(op, read, fed), self._live(op, right.step(base), fed))
             self.tick(share)
         return numbers
+
+    def _live(self, op: WeightedOp, read: Inputs, fed: Sequence[Arrays]) -> Inputs:
+        if self.padding is None or op.kind == "Conv":
+            return read
+        return [self.padding.live(value, feeds) for value, feeds in zip(read, fed, strict=True)]
 
     def _walk(self, frames: Frames, *, in_eight_bits: bool) -> Walk:
         return Walk(self.simulator.stages(in_eight_bits=in_eight_bits), frames, self.simulator.workers)
