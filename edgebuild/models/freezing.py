@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import ModelError
-from edgebuild.models.onnx_files import COMPLETE, dimension, first_line, nodes_of
+from edgebuild.models.onnx_files import first_line, nodes_of
+from edgebuild.models.onnx_specs import COMPLETE, dimension
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,12 @@ def freeze(
     return _rewritten(frozen, "infer-strictly", library)
 
 
+def _has_unknown_operators(model: Any) -> bool:
+    """Whether a model has operators of which onnx infers no types."""
+    functions = {function.domain for function in model.functions}
+    return not {node.domain for node in nodes_of(model.graph)} <= {"", "ai.onnx"} | functions
+
+
 def simplify(model: Any, *, library: Path | None = None) -> Any:
     """Return the model with constants folded, batch normalisation merged and shapes inferred, in standard operators.
 
@@ -61,8 +68,10 @@ def simplify(model: Any, *, library: Path | None = None) -> Any:
 def _rewritten(model: Any, infer: str, library: Path | None) -> Any:
     from edgebuild.models.onnx_child import Refused, run_apart
 
+    # Strictly, what reads the outcome of an operator that onnx doesn't know contradicts it.
+    tasks = ("infer", "note-types", "infer") if _has_unknown_operators(model) else (infer,)
     try:
-        simplified = run_apart(model, "simplify", infer, library=library) or run_apart(model, infer)
+        simplified = run_apart(model, "simplify", *tasks, library=library) or run_apart(model, *tasks, library=library)
     except Refused as refused:
         if refused.task == "simplify":
             raise ModelError(

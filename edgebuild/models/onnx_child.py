@@ -133,7 +133,7 @@ def _limit_memory(model_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _session(source: str, library: str, level: str, target: str = "") -> None:
+def _session(source: str, library: str, level: str, target: str = "") -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -144,7 +144,7 @@ def _session(source: str, library: str, level: str, target: str = "") -> None:
         options.optimized_model_filepath = target
     if library:
         options.register_custom_ops_library(library)
-    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _simplify(source: str, target: str, library: str) -> None:
@@ -187,16 +187,50 @@ def _infer(source: str, target: str, *, strict: bool = False) -> None:
     save(onnx.shape_inference.infer_shapes(tidy(onnx.load(source)), strict_mode=strict, data_prop=True), Path(target))
 
 
+def _note_types(source: str, target: str, library: str) -> None:
+    """Note what onnxruntime finds of values of which onnx's inference, which knows fewer operators, finds nothing."""
+    import onnx
+
+    model, asked = onnx.load(source), onnx.load(source)
+    graph = model.graph
+    known = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
+    open_ = [name for node in graph.node for name in node.output if name and name not in known]
+    asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in open_)
+    save(asked, Path(f"{target}.asked"))
+    given = {value.name: value for value in graph.output}
+    try:
+        answers = _session(f"{target}.asked", library, "ORT_DISABLE_ALL").get_outputs()
+    except Exception:  # noqa: BLE001 - then it doesn't know either, and what needs the types says so
+        answers = []
+    for said in answers:
+        element, value = _ELEMENTS.get(said.type), given.get(said.name)
+        if element is None or (value is not None and value.type.tensor_type.HasField("shape")):
+            continue
+        # An empty shape is a scalar's, or none that it knows.
+        noted = onnx.helper.make_tensor_value_info(said.name, element, said.shape or None)
+        (value or graph.value_info.add()).CopyFrom(noted)
+    save(model, Path(target))
+
+
 def _raise_opset(source: str, target: str, opset: int) -> None:
     import onnx
 
     save(tidy(onnx.version_converter.convert_version(onnx.load(source), opset)), Path(target))
 
 
+#: ONNX's numbers for the element types that onnxruntime names in its own way.
+_ELEMENTS = {
+    f"tensor({name})": number
+    for number, name in enumerate(
+        ("float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "double"), start=1
+    )
+}
+
 _TASKS: dict[str, Callable[[str, str, str], None]] = {
     "open": _open,
     "simplify": _simplify,
     "infer": lambda source, target, _: _infer(source, target),
+    "note-types": _note_types,
     "infer-strictly": lambda source, target, _: _infer(source, target, strict=True),
     "opset-13": lambda source, target, _: _raise_opset(source, target, 13),
 }

@@ -7,14 +7,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebuild.core.artifact import TensorSpec
 from edgebuild.errors import EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.models import external_data
 from edgebuild.models.onnx_graphs import fault_of, graphs_of, label_of, tidy
+from edgebuild.models.onnx_specs import COMPLETE, output_specs, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from edgebuild.core.artifact import TensorSpec
 
 #: Operators that int8 kernels exist for.
 QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -101,8 +103,6 @@ def external_names(path: Path) -> tuple[str, ...]:
 
 #: Sparse weights are made dense up to here: a gigabyte in float32.
 MOST_DENSE_ELEMENTS = 1 << 28
-#: The hint for a file that is damaged.
-COMPLETE = "Is it complete, and an .onnx file?"
 
 
 def _require_onnx() -> None:
@@ -263,8 +263,8 @@ def _facts(model: Any) -> OnnxFacts:
     kinds = {tensor.name: tensor.data_type for graph in graphs_of(model.graph) for tensor in graph.initializer}
     kinds |= {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
     return OnnxFacts(
-        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in initializers),
-        outputs=tuple(_spec(value) for value in model.graph.output),
+        inputs=tuple(spec_of(value) for value in model.graph.input if value.name not in initializers),
+        outputs=output_specs(model.graph),
         opset=max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0),
         parameters=sum(math.prod(tensor.dims) for tensor in tensors),
         weight_bytes=sum(external_data.bytes_of(tensor) or 0 for tensor in tensors),
@@ -341,38 +341,6 @@ def _known_shapes(model: Any) -> dict[str, tuple[int, ...]]:
         if tensor.HasField("shape") and all(d.dim_value > 0 for d in dims):
             shapes.setdefault(typed.name, tuple(d.dim_value for d in dims))
     return shapes
-
-
-def _spec(value: Any) -> TensorSpec:
-    import onnx
-
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        raise ModelError(
-            f"{value.name!r} is a {kind or 'value of unknown type'}, not a tensor.",
-            hint="edgebuild builds models whose inputs and outputs are tensors.",
-        )
-    tensor = value.type.tensor_type
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{value.name!r} has an element type that ONNX doesn't define.", hint=COMPLETE) from error
-    dtype = "string" if dtype == "object" else dtype
-    if dtype not in TensorSpec.model_fields["dtype"].annotation.__args__:  # type: ignore[union-attr]
-        raise ModelError(
-            f"{value.name!r} has the element type {dtype}, which edgebuild can't feed.",
-            hint="Let the model take and give float32 or whole numbers, with a Cast behind or before them.",
-        )
-    return TensorSpec(
-        name=value.name, shape=tuple(dimension(d, i) for i, d in enumerate(tensor.shape.dim)), dtype=dtype
-    )
-
-
-def dimension(dim: Any, index: int) -> int | str:
-    """Return a dimension of a shape: its size, or the name of a dynamic axis, made up from ``index`` without one."""
-    if dim.dim_value > 0:  # some exporters write 0 or -1 for "any"
-        return int(dim.dim_value)
-    return str(dim.dim_param) or f"axis{index}"
 
 
 def first_line(said: object) -> str:

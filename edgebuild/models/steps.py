@@ -201,7 +201,7 @@ class FreezeModel(Step):
     contract: Contract
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-model"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 

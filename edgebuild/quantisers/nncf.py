@@ -68,11 +68,25 @@ class NncfQuantise(Step):
             except Exception as error:
                 ctx.check()
                 raise ModelError(
-                    f"NNCF failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}",
-                    hint="edgebuild's own quantiser may manage; this candidate is left out.",
+                    told(error), hint="edgebuild's own quantiser may manage; this candidate is left out."
                 ) from error
         save(tidy(quantised), out_dir / "model.onnx", writer="NNCF")
         require_quantised(out_dir / "model.onnx", "NNCF")
+
+
+def told(error: Exception) -> str:
+    """Return what NNCF said; of an error that it didn't foresee, which says little, also where it happened."""
+    import traceback
+
+    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    if type(error).__module__.partition(".")[0] == "nncf":
+        return f"NNCF failed: {said}"
+    files = [
+        (frame.f_code.co_filename.partition("/nncf/")[2], line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    place = next((f" in nncf/{file}:{line}" for file, line in reversed(files) if file), "")
+    return f"NNCF failed on this model with an error that it didn't foresee{place}: {said}"
 
 
 def has_attention(model: Any) -> bool:

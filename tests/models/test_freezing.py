@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.errors import ModelError
@@ -88,6 +89,27 @@ def test_an_operator_whose_shapes_nothing_infers_is_passed_by() -> None:
     assert ops(result.model) == ["Gemm", "CDist", "Neg", "MatMul", "Add"]
     feeds = {"x": net.away_from_zero(1, 6)}
     np.testing.assert_allclose(HostSession(result.model)(feeds)[data], HostSession(model)(feeds)[data], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("domain", "operator", "shaped"),
+    [("ai.onnx.ml", "Scaler", False), ("com.microsoft", "Gelu", True)],
+)
+def test_behind_an_operator_that_onnx_knows_nothing_of_types_are_onnxruntimes(
+    domain: str, operator: str, shaped: bool
+) -> None:
+    factors: dict[str, Any] = {"offset": [0.5], "scale": [2.0]} if operator == "Scaler" else {}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["first"]),
+        helper.make_node(operator, ["first"], ["scaled"], domain=domain, **factors),
+        helper.make_node("MatMul", ["scaled", "v"], ["y"]),
+    ]
+    ends = [nets.value("x", ["batch", 4])], [nets.value("y", ["batch", 3])]
+    net = nets.model(nodes, *ends, [nets.tensor("w", 4, 6), nets.tensor("v", 6, 3)], [domain])
+    graph = freeze(net, shapes={"x": (1, 4)}, constants=()).graph
+    kinds = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+    assert kinds["scaled"].elem_type == kinds["y"].elem_type == TensorProto.FLOAT
+    assert [d.dim_value for d in kinds["y"].shape.dim] == ([1, 3] if shaped else [])
 
 
 def _negated(model: Any) -> Any:

@@ -283,8 +283,15 @@ class TestFacts:
     def test_a_sequence_is_no_tensor(self) -> None:
         sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [2])
         node = helper.make_node("SequenceLength", ["s"], ["y"])
-        with pytest.raises(ModelError, match="'s' is a sequence_type, not a tensor"):
+        with pytest.raises(ModelError, match="'s' is a sequence, not a tensor"):
             read_facts(nets.model([node], [sequence], [nets.value("y", [], TensorProto.INT64)]))
+
+    def test_an_output_that_is_text_can_be_left_out_where_there_are_others(self) -> None:
+        net = nets.dense()
+        net.graph.output.append(nets.value("label", ["batch"], TensorProto.STRING))
+        with pytest.raises(ModelError, match="'label' has the element type string") as caught:
+            read_facts(net)
+        assert "extract_model('MODEL.onnx', 'NEW.onnx', ['x'], ['y'])" in caught.value.hint
 
 
 def partly_quantised() -> Any:

@@ -12,7 +12,7 @@ import pytest
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.errors import DataError, Interrupted, ModelError
-from edgebuild.quantisers.nncf import has_attention
+from edgebuild.quantisers.nncf import has_attention, told
 from edgebuild.quantisers.registry import TABLE
 from tests.techniques.nets import (
     U8S8,
@@ -294,6 +294,17 @@ def test_a_tiny_model_that_grows_says_so(tmp_path: Path) -> None:
     b.add("MatMul", ["x", b.weight("w", 3, 2)], "y")
     path = _quantise("edgebuild", tmp_path, b.model({"x": (1, [1, 3])}, {"y": [1, 2]}))
     assert json.loads((path.parent / "quantise.json").read_text())["larger"] is True
+
+
+def test_an_error_that_nncf_did_not_foresee_is_told_with_its_place() -> None:
+    import nncf
+
+    code = compile("[][0]", "/site-packages/nncf/quantization/shift.py", "exec")
+    with pytest.raises(IndexError) as caught:
+        exec(code)
+    said = "NNCF failed on this model with an error that it didn't foresee in nncf/quantization/shift.py:1: IndexError"
+    assert told(caught.value).startswith(said)
+    assert told(nncf.ValidationError("bad")) == "NNCF failed: ValidationError: bad"
 
 
 def test_nncf_is_told_of_a_transformer() -> None:
