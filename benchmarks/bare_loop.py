@@ -40,7 +40,7 @@ def main() -> None:
         session.run(names, {"x": feeds[warmups % 16]})
         warmups += 1
     gc.disable()
-    samples = []
+    samples: list[int] = []
     end_ns = time.perf_counter_ns() + int(sample_s * 1e9)
     stop = 0
     while stop < end_ns:

@@ -163,7 +163,8 @@ def worker(runtime: str, path: str) -> None:
     gc.disable()
 
     def burst(seconds: float) -> float:
-        took, end = [], time.perf_counter() + seconds
+        took: list[float] = []
+        end = time.perf_counter() + seconds
         while not took or time.perf_counter() < end:
             begin = time.process_time()
             call(frames[len(took) % 8][np.newaxis])

@@ -152,10 +152,10 @@ def build(folder: Path, recipes: tuple[str, ...]) -> list[Found]:
         targets.open_targets(opened, context.targets_of(opened.project, options)) as there,
     ):
         common = prepare.prepare(opened, prepare.import_model(opened))
-        plan = plans.plan_target(there[0], common)
-        models = compress.compress_models(plan, common, there[0])
+        plan, at = plans.plan_target(there[0], common)
+        models = compress.compress_models(plan, common, at)
         split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
-        return [_found(each) for each in making.make_candidates(plan, models, common, split, there[0]).built]
+        return [_found(each) for each in making.make_candidates(plan, models, common, split, at).built]
 
 
 def _found(built: evaluation.Built) -> Found:

@@ -17,11 +17,11 @@ import numpy as np
 from evidence import write_results
 
 from edgebuild.core.budget import Budget
-from edgebuild.judging.intervals import bootstrap
 from edgebuild.judging.judge import Evaluated, judge
 from edgebuild.judging.metrics import Metric, named_metric
 from edgebuild.judging.own_metrics import by_samples, custom
 from edgebuild.judging.pace import Pace
+from edgebuild.judging.resampling import bootstrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +147,7 @@ def covered(samples: int, call_s: float, draw: Callable[[], tuple[Any, Any]]) ->
             estimate=float(lost.sum() / total.sum()),
             level=0.95,
             seed=trial,
+            span=1.0,
             widest=1.0,
             most=200,
             pace=Pace(clock=clock),

@@ -92,7 +92,7 @@ def made(project: Project, options: Options) -> Iterator[tuple[BuildContext, Mod
         targets.open_targets(opened, options.targets) as (at,),
     ):
         common = prepare.prepare(at, prepare.import_model(at))
-        plan = plans.plan_target(at, common)
+        plan, at = plans.plan_target(at, common)
         models = compress.compress_models(plan, common, at)
         split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
         yield at, common, making.make_candidates(plan, models, common, split, at).built
@@ -132,12 +132,12 @@ def rows_of(record: BuildRecord) -> list[Row]:
 
     rows = []
     for profile in dict.fromkeys(c.spec.profile for c in record.candidates):
-        here = [c for c in record.candidates if c.spec.profile == profile and c.spec.spec.precision.kind != "fp16"]
+        here = [c for c in record.candidates if c.spec.profile == profile and c.spec.precision.kind != "fp16"]
         original = [c for c in here if not c.spec.recipe]
-        plain = next(c for c in original if c.spec.spec.precision.kind == "fp32")
-        quantised = [c for c in original if c.spec.spec.precision.kind == "int8" and c.screened.latency]
+        plain = next(c for c in original if c.spec.precision.kind == "fp32")
+        quantised = [c for c in original if c.spec.precision.kind == "int8" and c.screened.latency]
         int8 = min(quantised, key=speed, default=None)
-        held = {"plain": plain.id, "int8": int8.id if int8 else None}
+        held: dict[str, Any] = {"plain": plain.id, "int8": int8.id if int8 else None}
         rows += [Row(recipe="", profile=profile, best=c, **held) for c in (plain, int8) if c]
         for recipe in dict.fromkeys(c.spec.recipe for c in here if c.spec.recipe):
             best = min((c for c in here if c.spec.recipe == recipe), key=speed)

@@ -169,14 +169,14 @@ def main() -> None:
     ratio, low, high = (math.exp(x) for x in (comparison.effect, comparison.low, comparison.high))
     took = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
     extra = took["ssh"] - took["local"]
-    kept = "kept" if extra <= LIMIT_S else "broken"
+    limit = "kept" if extra <= LIMIT_S else "broken"
     text = (
         f"Anchor model in onnxruntime, one thread, {arguments.rounds} interleaved launches of each, fresh processes. "
         "The board is a network namespace of this machine with Debian's sshd, so both use the same cores.\n\n"
         "| over SSH / here | 95 % interval | verdict | resolution |\n|---|---|---|---|\n"
         f"| {ratio:.4f} | {low:.4f} to {high:.4f} | **{comparison.outcome}** | {comparison.resolution or 0:.2%} |\n\n"
         f"- A session of {LAUNCHES} launches on an empty device, median of {arguments.sessions}: {took['ssh']:.2f} s "
-        f"over SSH, {took['local']:.2f} s here: {extra:+.2f} s (limit {LIMIT_S:g} s: {kept}).\n"
+        f"over SSH, {took['local']:.2f} s here: {extra:+.2f} s (limit {LIMIT_S:g} s: {limit}).\n"
         f"- Placing artifact, data and runner on an empty board wrote {bytes_moved['first_files']:,} bytes of files; "
         f"doing it again wrote {bytes_moved['second_files']:,} "
         f"({'no byte moved twice' if bytes_moved['second_files'] == 0 else 'SOMETHING MOVED TWICE'}). On the cable, "

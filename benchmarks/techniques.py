@@ -133,8 +133,8 @@ def _misses(table: dict[str, Row], numbers: dict[str, Any]) -> list[str]:
 
 def _minutes(results: list[dict[str, Any]]) -> str:
     """CPU minutes of all seeds, a dash where a seed doesn't tell."""
-    told = [result.get("cpu_seconds") for result in results]
-    return "–" if None in told else f"{sum(told) / 60:.0f}"
+    told = [result["cpu_seconds"] for result in results if result.get("cpu_seconds") is not None]
+    return "–" if len(told) < len(results) else f"{sum(told) / 60:.0f}"
 
 
 def _recorded() -> dict[str, Any]:

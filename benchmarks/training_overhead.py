@@ -142,7 +142,7 @@ def one_memory(arm: str, folder: Path) -> None:
     loss: Any = Supervised()
     if arm != "alone":
         teacher = LiveTeacher(teacher_net()) if arm in {"prepare", "live"} else _absent
-        key = {"teacher_digest": "t", "data_digest": "d", "epochs": 2}
+        key: dict[str, Any] = {"teacher_digest": "t", "data_digest": "d", "epochs": 2}
         source = teacher if arm == "live" else cached_teacher(teacher, loader, folder / "kept", **key)
         loss = Distil(source, hard_weight=0.1)
     if arm != "prepare":

@@ -95,15 +95,20 @@ def hull(one: Interval, other: Interval) -> Interval:
     )
 
 
+#: Nobody collects so many times the samples there are; beyond it an estimate is on the budget, but for rounding.
+MOST_TIMES = 10_000
+
+
 def needed_samples(*, drop: float, high: float, budget: float, samples: int) -> int | None:
     """Return about how many more samples would bring the upper bound inside the budget if the drop stayed the same.
 
     Standard errors shrink with the root of the number of samples. ``None`` where the estimate itself is on or beyond
-    the budget, so that more data would not certify it.
+    the budget, or so near that ``MOST_TIMES`` the samples would not certify it.
     """
     if drop >= budget:
         return None
-    return max(0, math.ceil(samples * (((high - drop) / (budget - drop)) ** 2 - 1)))
+    times = ((high - drop) / (budget - drop)) ** 2
+    return None if times > MOST_TIMES else max(0, math.ceil(samples * (times - 1)))
 
 
 def needed_pairs(*, lost: float, gained: float, samples: int, budget: float, level: float) -> int | None:
@@ -119,6 +124,8 @@ def needed_pairs(*, lost: float, gained: float, samples: int, budget: float, lev
     enough = samples
     while not certifies(enough):
         enough *= 2
+        if enough > MOST_TIMES * samples:
+            return None
     short = enough // 2 if enough > samples else samples
     while enough - short > max(1, short // 1000):
         middle = (short + enough) // 2

@@ -164,7 +164,7 @@ def _verdict(
     else:
         outcome, more = Outcome.INCONCLUSIVE, whole.more_samples(allowed)
         ending = f"too wide for the budget of {says.amount(allowed)}: " + (
-            "the estimate itself is beyond it" if more is None else f"about {more:,} more samples needed"
+            "the estimate itself is on it or beyond" if more is None else f"about {more:,} more samples needed"
         )
     drop = Drop(
         metric=name,

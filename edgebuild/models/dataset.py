@@ -348,7 +348,7 @@ def _checked(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     if not fits:
         raise DataError(
             f"{where}: input {spec.name!r} has shape {list(got)}, the model takes {list(expected)} (no batch axis).",
-            hint="Change the data callable, or the shape under [[inputs]] in edgebuild.toml.",
+            hint=_shape_hint(got, spec),
         )
     if array.dtype != np.dtype(spec.dtype):
         raise DataError(
@@ -360,6 +360,14 @@ def _checked(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
             f"{where}: input {spec.name!r} holds NaN or infinity.", hint="Clean the sample or leave it out."
         )
     return array
+
+
+def _shape_hint(got: tuple[int, ...], spec: TensorSpec) -> str:
+    if got == spec.shape and got[:1] != (1,):
+        return f"Axis 0 of every input is its batch, {got[0]} here: export the model with one, if it has none."
+    if len(got) == len(spec.shape) and got[1:] == spec.shape[1:]:
+        return "Leave its first axis out: a sample has no batch axis."
+    return "Change the data callable, or the shape under [[inputs]] in edgebuild.toml."
 
 
 def _append(writers: dict[str, GrowingFile], folder: Path, frames: Mapping[str, NDArray[Any]], where: str) -> None:

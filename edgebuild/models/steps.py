@@ -157,8 +157,26 @@ def export_checked(
         expected = collect_outputs(call, dataset, contract, batch, check)
         check_finite(expected, "the torch model")
         got = collect_outputs(session, dataset, contract, batch, check)
-        require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
+        try:
+            require_parity(expected, got, f"the exported ONNX model at batch size {batch}", "torch")
+        except ModelError:
+            _require_steady(expected, collect_outputs(call, dataset, contract, batch, check))
+            raise
     return exporter
+
+
+def _require_steady(once: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """Raise ``ModelError`` where a torch model's own answers to the same samples differ: no export could be right."""
+    from edgebuild.models.outputs import worst_mismatch
+
+    worst = worst_mismatch(once, again)
+    if worst is not None:
+        output, frame, gap = worst
+        raise ModelError(
+            f"The torch model answers the same sample differently the next time: its output {output!r} of sample "
+            f"{frame} is off by {gap:.3g}.",
+            hint="Take its randomness out; what it keeps between calls is an input and an output ([model.state]).",
+        )
 
 
 class ImportOnnx(Step):
@@ -348,5 +366,6 @@ def require_parity(expected: Mapping[str, Any], got: Mapping[str, Any], who: str
         raise ModelError(
             f"{who[0].upper()}{who[1:]} differs from {against}: "
             f"output {output!r} of sample {frame} is off by {gap:.3g}.",
-            hint="The export changed the model. Export with another opset or exporter, and give [model].onnx.",
+            hint="The export changed the model: an `if` or `for` on values is fixed by it (torch.where and torch.cond "
+            "aren't). Write it so, or export with another opset or exporter, and give [model].onnx.",
         )

@@ -177,7 +177,8 @@ def call_module(
                 raise ModelError(
                     f"The model failed in {failing_layer(error, module)}: {type(error).__name__}: "
                     f"{str(error).splitlines()[0][:300] if str(error) else ''}",
-                    hint="Check shapes and dtypes under [[inputs]] in edgebuild.toml.",
+                    hint="forward() gets a tensor for each of [[inputs]] in edgebuild.toml, in that order: check their "
+                    "shapes and dtypes.",
                 ) from error
         values = flatten(result)
         if len(values) != len(outputs):

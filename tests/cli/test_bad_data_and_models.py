@@ -260,7 +260,8 @@ def test_a_layer_of_another_shape_is_named(project: Path) -> None:
         code=2,
         message="The model failed in 'body.1': RuntimeError: "
         "mat1 and mat2 shapes cannot be multiplied (64x64 and 60x4)",
-        hint="Check shapes and dtypes under [[inputs]] in edgebuild.toml.",
+        hint="forward() gets a tensor for each of [[inputs]] in edgebuild.toml, in that order: check their shapes and "
+        "dtypes.",
     )
 
 

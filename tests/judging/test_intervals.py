@@ -119,6 +119,12 @@ def test_needed_samples_by_hand() -> None:
     assert needed_samples(drop=0.02, high=0.04, budget=0.02, samples=100) is None
 
 
+def test_an_estimate_on_the_budget_but_for_rounding_needs_no_number_of_samples() -> None:
+    budget = 1 - 0.95  # a hair above 0.05
+    assert needed_pairs(lost=10, gained=0, samples=200, budget=budget, level=0.95) is None
+    assert needed_samples(drop=0.05, high=0.09, budget=budget, samples=200) is None
+
+
 def test_needed_pairs_without_any_discordant_sample() -> None:
     # z² / (n + z²) <= 0.02 from n = 188.24 on
     found = needed_pairs(lost=0, gained=0, samples=100, budget=0.02, level=0.95)

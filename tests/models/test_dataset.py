@@ -377,3 +377,20 @@ def test_a_structure_for_each_step(tmp_path: Path) -> None:
     data = write([Sample(inputs={"x": steps}, target=[{"a": 1}, {"a": 2}])], tmp_path, stateful=True)
     assert data.target is not None
     assert data.target.tolist() == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("own", "given_shape", "hint"),
+    [
+        (("batch", 3), (1, 3), "Leave its first axis out"),
+        ((8,), (8,), "Axis 0 of every input is its batch, 8 here"),
+        (("batch", 3), (4,), "the shape under [[inputs]]"),
+    ],
+)
+def test_a_wrong_shape_is_told_with_what_is_wrong_with_it(
+    own: tuple[int | str, ...], given_shape: tuple[int, ...], hint: str, tmp_path: Path
+) -> None:
+    spec = TensorSpec(name="x", shape=own, dtype="float32")
+    with pytest.raises(DataError) as caught:
+        write([Sample(inputs={"x": np.ones(given_shape, np.float32)})], tmp_path, spec)
+    assert hint in caught.value.hint

@@ -298,6 +298,21 @@ class TestExport:
         assert "The exported ONNX model at batch size 1 differs from torch" in caught.value.message
         assert "output 'y' of sample 3 is off by 20" in caught.value.message
 
+    def test_a_model_that_changes_from_call_to_call_is_told_as_that(self, tmp_path: Path) -> None:
+        class Counting(nn.Module):
+            calls: torch.Tensor
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("calls", torch.zeros(1))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.calls += 1.0
+                return x * self.calls
+
+        with pytest.raises(ModelError, match="answers the same sample differently the next time: its output 'y'"):
+            export_step(tmp_path, Counting, (spec("x", "batch", 3),), [{"x": np.ones(3, np.float32)}])
+
     def test_a_model_larger_than_one_onnx_file_is_refused_before_it_is_exported(self, tmp_path: Path) -> None:
         large = nn.Linear(1 << 15, 1 << 15, device="meta")
         with pytest.raises(ModelError, match=r"The model's tensors take 4\.3 GB") as caught:

@@ -301,7 +301,7 @@ def test_an_error_that_nncf_did_not_foresee_is_told_with_its_place() -> None:
 
     code = compile("[][0]", "/site-packages/nncf/quantization/shift.py", "exec")
     with pytest.raises(IndexError) as caught:
-        exec(code)
+        exec(code)  # noqa: S102 - our own line
     said = "NNCF failed on this model with an error that it didn't foresee in nncf/quantization/shift.py:1: IndexError"
     assert told(caught.value).startswith(said)
     assert told(nncf.ValidationError("bad")) == "NNCF failed: ValidationError: bad"
