@@ -10,6 +10,7 @@ Imports torch: import it inside functions.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: How far the two nets may be apart, relative to the largest number of the tensor that is compared.
 TOLERANCE = 1e-3
+#: What is nowhere larger than this is compared as if it were.
+SMALLEST = 1e-6
 #: How far weights are stirred, relative to their root mean square.
 STIR = 0.3
 #: Layers that compute over all their channels at once: without some of them the others change too.
@@ -62,21 +65,26 @@ def _require_same(
     name: str,
 ) -> None:
     silent = copied(whole)
-    mode = silence(silent)
-    mine = _seen(work, narrow)
-    if mode is None:
-        theirs = _seen(work, silent)
-    else:
-        with mode:
-            theirs = _seen(work, silent)
-    for key in mine.keys() & theirs.keys():
-        pairs = zip(mine[key], theirs[key], strict=False)
-        if not all(_same(a, b) for a, b in pairs if key is None or a.shape == b.shape):
-            where = "at its outputs" if key is None else f"behind {key!r}"
-            raise ModelError(
-                f"{name!r}: without its channels the model isn't the one with them at zero, {where}.",
-                hint="They reach the output by another way than through weights.",
-            )
+    theirs: dict[str, list[torch.Tensor]] = {}
+    with silence(silent) or nullcontext():
+        outputs = _run(work, silent, lambda layer, tensor: theirs.setdefault(layer, []).append(tensor.clone()))
+
+    def compare(layer: str, mine: torch.Tensor) -> None:
+        # Compared while it runs, and let go: what large nets compute is gigabytes.
+        waiting = theirs.get(layer)
+        other = waiting.pop(0) if waiting else None
+        if other is not None and other.shape == mine.shape and not _same(mine, other):
+            raise _differ(name, f"behind {layer!r}")
+
+    if not all(_same(a, b) for a, b in zip(_run(work, narrow, compare), outputs, strict=False)):
+        raise _differ(name, "at its outputs")
+
+
+def _differ(name: str, where: str) -> ModelError:
+    return ModelError(
+        f"{name!r}: without its channels the model isn't the one with them at zero, {where}.",
+        hint="They reach the output by another way than through weights.",
+    )
 
 
 def _same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
@@ -84,24 +92,31 @@ def _same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
         return False
     if mine.numel() == 0:
         return True
+    if mine.is_floating_point() and mine.dtype == theirs.dtype:
+        gap, most = (mine - theirs).abs().max(), theirs.abs().max()
+        if bool(gap.isfinite() & most.isfinite()):
+            return bool(gap <= TOLERANCE * most.clamp_min(SMALLEST))
     a, b = mine.double(), theirs.double()
     # Where both say infinity (a mask) or NaN their difference says nothing.
     alike = (a == b) | (a.isnan() & b.isnan())
     gap = torch.where(alike, 0.0, a - b).abs().max()
-    finite = torch.where(b.isfinite(), b, 0.0).abs().max().clamp_min(1e-6)
+    finite = torch.where(b.isfinite(), b, 0.0).abs().max().clamp_min(SMALLEST)
     return bool(gap <= TOLERANCE * finite)
 
 
 @torch.no_grad()
-def _seen(work: Workspace, module: nn.Module) -> dict[str | None, list[torch.Tensor]]:
-    """Return what each layer gives on the examples, call after call; the model's outputs under ``None``."""
-    seen: dict[str | None, list[torch.Tensor]] = {}
+def _run(work: Workspace, module: nn.Module, take: Callable[[str, torch.Tensor], None]) -> list[torch.Tensor]:
+    """Run a module on the examples and return its outputs; ``take`` is given what each layer makes, call after call.
+
+    What it is given may be overwritten later.
+    """
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, args: Any, output: Any) -> None:
             del layer, args
-            tensors = [part for part in flatten(output) if isinstance(part, torch.Tensor)]
-            seen.setdefault(name, []).extend(part.clone() for part in tensors)
+            for part in flatten(output):
+                if isinstance(part, torch.Tensor):
+                    take(name, part)
 
         return hook
 
@@ -111,11 +126,10 @@ def _seen(work: Workspace, module: nn.Module) -> dict[str | None, list[torch.Ten
         if name and not any(True for _ in layer.children())
     ]
     try:
-        seen[None] = work.run(module, work.examples)
+        return work.run(module, work.examples)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
 
 
 @torch.no_grad()
