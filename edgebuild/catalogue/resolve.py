@@ -105,7 +105,7 @@ def resolve(
     cores = _number(readings, "cores") or (target.facts.cores.value if target.facts.cores else None)
     usable, refused = [], []
     for profile in (profiles[name] for name in target.profiles):
-        reason = _refusal(profile, arch, isa) or _lacking(profile, target.facts, readings)
+        reason = refusal(profile, arch, isa) or _lacking(profile, target.facts, readings)
         if reason is None:
             features = _features(profile, isa, _gpu(target.facts, readings))
             usable.append(_resolved(profile, arch, isa, cores, threads, features))
@@ -153,7 +153,8 @@ def _isa(facts: Facts, readings: Mapping[str, str]) -> frozenset[str]:
     return frozenset(facts.isa.value if facts.isa else ())
 
 
-def _refusal(profile: Profile, arch: str, isa: frozenset[str]) -> str | None:
+def refusal(profile: Profile, arch: str, isa: frozenset[str]) -> str | None:
+    """Return why nothing can be made by a profile for a CPU of this architecture and features; None where it can."""
     if arch not in profile.requires_arch:
         return f"is for {' or '.join(profile.requires_arch)}, the device is {arch}"
     missing = sorted(set(profile.requires) - isa)

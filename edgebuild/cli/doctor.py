@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.cli.output import make_console, say
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Mapping
+
+    from edgebuild.backends.protocol import Backend
+
+#: State, what it is, what was found, what to do.
+Row: TypeAlias = tuple[str, str, str, str]
 
 OK, GAP, NOTE = "ok", "gap", "note"
 UNKNOWN = "unknown"
@@ -27,7 +32,8 @@ def run_doctor(against: str | None, project: Path) -> int:
     probe = probe_here(table)
     if against is not None:
         return _differences(against, project, probe)
-    found = [*_backends(table), *_tools(), *_machine(probe)]
+    unfit = _unfit(probe)
+    found = [*_backends(table, unfit), *_tools(unfit), *_machine(probe, Path("/sys"))]
     rows = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
     for state, what, value, advice in found:
         rows.add_row(*map(Text, (state, what, value, advice)))  # not markup: hints hold square brackets
@@ -36,16 +42,30 @@ def run_doctor(against: str | None, project: Path) -> int:
     return 0 if usable else EnvironmentGap.exit_code
 
 
-def _backends(table: Mapping[str, object]) -> Iterator[tuple[str, str, str, str]]:
+def _unfit(probe: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the backends that no profile uses on a CPU like this one's, and why not."""
+    from edgebuild.catalogue.profiles import load_profiles
+    from edgebuild.catalogue.resolve import refusal
+
+    arch, isa = probe.get("arch", UNKNOWN), frozenset(probe.get("isa", "").split())
+    reasons: dict[str, list[str | None]] = {}
+    for profile in load_profiles().values():
+        reasons.setdefault(profile.backend, []).append(None if arch == UNKNOWN else refusal(profile, arch, isa))
+    return {name: why[0] for name, why in reasons.items() if why[0] is not None and None not in why}
+
+
+def _backends(table: Mapping[str, Backend], unfit: Mapping[str, str]) -> Iterator[Row]:
     for name, backend in table.items():
-        version = backend.installed()  # type: ignore[attr-defined]
-        if version is None:
-            yield GAP, f"backend {name}", "not installed", backend.install_hint  # type: ignore[attr-defined]
-        else:
+        version = backend.installed()
+        if version is not None:
             yield OK, f"backend {name}", version, ""
+        elif name in unfit:
+            yield NOTE, f"backend {name}", "not installed", f"nothing: it {unfit[name]}"
+        else:
+            yield GAP, f"backend {name}", "not installed", backend.install_hint
 
 
-def _tools() -> Iterator[tuple[str, str, str, str]]:
+def _tools(unfit: Collection[str]) -> Iterator[Row]:
     from importlib import metadata
 
     for name, why, extra in (
@@ -59,41 +79,58 @@ def _tools() -> Iterator[tuple[str, str, str, str]]:
         try:
             yield OK, name, metadata.version(name), ""
         except metadata.PackageNotFoundError:
+            if extra in unfit:
+                continue
             yield GAP, name, "not installed", f"{why}: pip install 'edgebuild[{extra}]'"
 
 
-def _machine(probe: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+def _machine(probe: Mapping[str, str], sysfs: Path) -> Iterator[Row]:
     for name in ("arch", "cpu", "cores", "memory_bytes", "kernel", "os", "python"):
         yield OK if probe.get(name, UNKNOWN) != UNKNOWN else NOTE, name, probe.get(name, UNKNOWN), ""
-    isa = set(probe.get("isa", "").split())
-    vnni = sorted(isa & {"avx_vnni", "avx512_vnni", "asimddp"})
-    yield (
-        (OK, "int8 dot product", ", ".join(vnni), "")
-        if vnni
-        else (NOTE, "int8 dot product", "none", "int8 weights are kept in 7 bits here, so that nothing saturates")
-    )
-    governor = probe.get("governor", UNKNOWN)
-    if governor in {UNKNOWN, "performance"}:
-        advice = (
-            "clocks can't be read (a virtual machine?): results are for the 'deployed' mode"
-            if governor == UNKNOWN
-            else ""
-        )
-        yield NOTE if advice else OK, "clock governor", governor, advice
+    vnni = sorted(set(probe.get("isa", "").split()) & {"avx_vnni", "avx512_vnni", "asimddp"})
+    if vnni:
+        yield OK, "int8 dot product", ", ".join(vnni), ""
+    elif probe.get("arch") == "x86_64":
+        advice = "nothing: int8 weights are kept in 7 bits here, so that nothing saturates"
+        yield NOTE, "int8 dot product", "none", advice
     else:
-        yield NOTE, "clock governor", governor, "for steadier figures: cpupower frequency-set -g performance"
-    sensors = [value for name, value in probe.items() if "power" in name or "energy" in name]
-    readable = any(value not in {UNKNOWN, ""} for value in sensors)
-    yield (
-        (OK, "energy sensor", "readable", "")
-        if readable
-        else (
-            NOTE,
-            "energy sensor",
-            UNKNOWN,
-            "energy stays unknown; on Intel: sudo chmod a+r /sys/class/powercap/*/energy_uj",
+        yield NOTE, "int8 dot product", "none", "nothing: int8 gains less speed here"
+    yield _governor(probe, sysfs)
+    yield _energy(probe, sysfs)
+
+
+def _governor(probe: Mapping[str, str], sysfs: Path) -> Row:
+    governor = probe.get("governor", UNKNOWN)
+    if governor == "performance":
+        return OK, "clock governor", governor, ""
+    clocks = sysfs / "devices/system/cpu/cpu0/cpufreq"
+    if "performance" in _read(clocks / "scaling_available_governors").split():
+        advice = (
+            "for steadier figures: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         )
-    )
+    elif governor == UNKNOWN and probe.get("virtualised") == "yes":
+        advice = "nothing: a virtual machine shows no clocks; results are for the 'deployed' mode"
+    else:
+        advice = "nothing: clocks can't be set here; results are for the 'deployed' mode"
+    return NOTE, "clock governor", governor, advice
+
+
+def _energy(probe: Mapping[str, str], sysfs: Path) -> Row:
+    sensor = probe.get("power_sensor", UNKNOWN)
+    if sensor != UNKNOWN:
+        return OK, "energy sensor", sensor, ""
+    if any((sysfs / "class/powercap").glob("*/energy_uj")):
+        advice = "until the next start: sudo chmod a+r /sys/class/powercap/*/energy_uj"
+    else:
+        advice = "nothing: this machine shows none, so energy stays unknown"
+    return NOTE, "energy sensor", UNKNOWN, advice
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
 
 
 def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgebuild.errors import DataError
 from edgebuild.judging.intervals import (
     Interval,
     group_codes,
@@ -18,11 +21,10 @@ from edgebuild.judging.pace import Pace
 from edgebuild.judging.resampling import MAX_DRAWS, bootstrap, bootstrap_mean
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgebuild.judging.arrays import Floats, Ints, Labels, Outputs
-    from edgebuild.judging.metrics import Metric
+    from edgebuild.judging.metrics import Metric, Scorer
 
 #: Below this many samples (or groups, where there are some) nothing is certified.
 MIN_UNITS = 10
@@ -154,6 +156,8 @@ def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | Non
         widest=math.inf if metric.scale is None else metric.scale[1] - metric.scale[0],
         most=metric.most_draws,
         call_s=call_s,
+        batches=own
+        and (metric.scale is not None or (pace.too_slow(call_s) and not _grows(score_reference, reference, pair))),
         pace=pace,
         title=f"Judging by {metric.name}",
     )
@@ -166,6 +170,15 @@ def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | Non
         interval=interval,
         level=level,
     )
+
+
+def _grows(score: Scorer, whole: float, pair: Pair) -> bool:
+    """Whether a metric is rather a sum than a mean: half of the samples have less of it, so batches say nothing."""
+    try:
+        half = score((np.arange(len(pair.targets)) % 2).astype(np.int64))
+    except DataError:
+        return True
+    return not abs(half - whole) < abs(half - whole / 2)
 
 
 def _zero_or_one(scores: Floats) -> bool:

@@ -66,6 +66,7 @@ def bootstrap(
     widest: float = math.inf,
     most: int = MAX_DRAWS,
     call_s: float = 0.0,
+    batches: bool = False,
     pace: Pace | None = None,
     title: str = "Resampling",
 ) -> Interval:
@@ -76,12 +77,12 @@ def bootstrap(
     (the span of the metric's scale): the data say nothing, nor does a single unit. At most ``most`` draws are made, and
     no more than ``pace`` allows. Fewer than 1,000 give no percentiles: then bounds are t times their spread around the
     ``estimate``, the drop over all samples. Where not even 10 fit (``call_s``: what one takes, as far as is known), and
-    the metric has a scale (so that it doesn't grow with the number of samples), the spread is that of batches, which
+    ``batches`` may be (of a metric that doesn't grow with the number of samples), the spread is that of batches, which
     take as long as one draw together. The interval is never narrower than samples of which hardly any changes allow,
     where one that wasn't seen may move the metric by ``span``.
     """
     asked = _Asked(drop=drop, samples=samples, codes=codes, pace=pace or Pace(), own=most < MAX_DRAWS, title=title)
-    drawn = asked.drawn(min(most, _draws(asked.units, level)), seed, call_s, batches=math.isfinite(widest))
+    drawn = asked.drawn(min(most, _draws(asked.units, level)), seed, call_s, batches=batches)
     values, grouped = drawn.values, codes is not None
     if len(values) < MIN_DRAWS:
         found = _standard_errors(values, estimate, asked.units, level, grouped=grouped, widest=widest, size=drawn.size)
@@ -135,7 +136,6 @@ class _Asked:
 
     def drawn(self, wanted: int, seed: int, call_s: float, *, batches: bool) -> _Drawn:
         """Return as many draws of all units as fit, at most ``wanted``; else, with ``batches``, those."""
-        batches = batches and self.own
         values: list[float] = []
         if not (batches and self.pace.too_slow(call_s)):
             picks = chain.from_iterable(_chunks(self.units, wanted, seed))

@@ -48,7 +48,7 @@ class TensorRt:
 
     name = NAME
     device_file = DEVICE_FILE
-    install_hint = "TensorRT comes with JetPack: sudo apt-get install python3-libnvinfer"
+    install_hint = "on a Jetson it comes with JetPack: sudo apt-get install python3-libnvinfer"
     #: JetPack brings it as system packages, not as wheels.
     distributions: tuple[str, ...] = ()
     settings = (
