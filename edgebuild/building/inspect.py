@@ -119,6 +119,7 @@ def plan_inputs(
         },
         backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
         precision_refusals=_precision_refusals(resolved, at.probe, backends),
+        size_limited=project.limits.file_size_mb is not None,
         time_s=time_s,
         max_finalists=MAX_FINALISTS,
         costs=costs or UnitCosts(),

@@ -99,7 +99,7 @@ def _passed_over(built: Built, race: MeasurementResults, objective: Objective) -
         return disturbed[0]
     if not built.planned.raced:
         return (
-            "fp16 is storage on this profile: it computes in fp32, so it is judged on size and memory and "
+            f"{built.planned.precision.label} computes in fp32, so it is judged on size and memory and "
             f"not raced for {objective.name}"
         )
     return "not measured"

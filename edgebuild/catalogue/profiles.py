@@ -79,7 +79,7 @@ class ProfileFile(Table):
     why_no_device_work: Text | None = Field(
         default=None, description="The reason where it can't, to follow the profile's name."
     )
-    precisions: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8"], ...], Field(min_length=1)]
+    precisions: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8", "int8-storage"], ...], Field(min_length=1)]
     quantisers: Names = Field(default=(), description="Who makes int8 models, raced against each other.")
     fp16: tuple[Fp16Rule, ...] = ()
     bf16: tuple[Rule, ...] = Field(default=(), description="Where float layers may be computed in bf16.")

@@ -238,6 +238,8 @@ def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:
         elif kind == "bf16":
             if _first(profile.bf16, isa) is not None:
                 yield Precision(kind="bf16")
+        elif kind == "int8-storage":
+            yield Precision(kind="int8-storage")
         else:
             schemes = _first(profile.int8, isa)
             for scheme in schemes.schemes if schemes else ():

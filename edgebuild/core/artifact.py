@@ -125,9 +125,12 @@ class Fp16Meaning(StrEnum):
 
 
 class Precision(Value):
-    """The precision of a candidate and who makes it. ``bf16`` is arithmetic: the files are those of fp32."""
+    """The precision of a candidate and who makes it. ``bf16`` is arithmetic: the files are those of fp32.
 
-    kind: Literal["fp32", "fp16", "bf16", "int8"]
+    ``int8-storage`` is the opposite: weights are stored in 8 bits, and everything is computed in fp32.
+    """
+
+    kind: Literal["fp32", "fp16", "bf16", "int8", "int8-storage"]
     fp16: Fp16Meaning | None = None
     scheme: Int8Scheme | None = None
     quantiser: str | None = None
@@ -139,6 +142,11 @@ class Precision(Value):
         if self.kind == "fp16" and self.fp16 is None:
             raise ValueError("an fp16 precision needs to say whether it is storage or compute")
         return self
+
+    @property
+    def only_stored(self) -> bool:
+        """Whether it only saves space: everything is computed in fp32."""
+        return self.kind == "int8-storage" or self.fp16 is Fp16Meaning.STORAGE
 
     @property
     def label(self) -> str:

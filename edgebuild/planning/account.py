@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edgebuild.core.artifact import Fp16Meaning
 from edgebuild.planning.costs import after_s, making_s
 
 if TYPE_CHECKING:
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from edgebuild.planning.inputs import UnitCosts
 
 #: What a candidate is expected to bring, where int8 on the profile that is preferred brings 1. Only their order and
-#: rough ratios matter: what is tried is measured. fp16 that isn't raced only saves space.
-GAINS = {"int8": 1.0, "bf16": 0.5, "fp16": 0.5, "fp32": 0.4}
+#: rough ratios matter: what is tried is measured. What isn't raced only saves space.
+GAINS = {"int8": 1.0, "bf16": 0.5, "fp16": 0.5, "int8-storage": 0.5, "fp32": 0.4}
 STORAGE_GAIN = 0.01
 #: Each further profile, and each further quantiser of a profile, is expected to bring less than the one before it.
 NEXT_PROFILE, NEXT_QUANTISER = 0.8, 0.9
@@ -33,8 +32,8 @@ def gains(candidates: Sequence[PlannedCandidate]) -> dict[str, float]:
     found = {}
     for each in candidates:
         gain = GAINS[each.precision.kind] * NEXT_PROFILE ** profiles.index(each.profile)
-        if each.precision.fp16 is Fp16Meaning.STORAGE and not each.raced:
-            gain *= STORAGE_GAIN / GAINS["fp16"]
+        if each.precision.only_stored and not each.raced:
+            gain *= STORAGE_GAIN / GAINS[each.precision.kind]
         if each.precision.kind == "int8":
             rank = quantisers.get((each.profile, each.recipe), 0)
             quantisers[each.profile, each.recipe] = rank + 1

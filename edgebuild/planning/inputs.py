@@ -48,8 +48,9 @@ class PlanInputs(Value):
 
     ``missing`` maps a backend, quantiser or distribution that isn't installed to how to get it. ``backend_refusals``
     maps a backend to the reason why it can't take this model, ``precision_refusals`` a profile with a precision
-    (``CandidateSpec.id``) to the reason why its backend can't build that precision for this device. ``recipes_named``
-    says that the recipes were asked for by name: they are tried, or it is an error that they can't be.
+    (``CandidateSpec.id``) to the reason why its backend can't build that precision for this device. ``size_limited``
+    says that the file's size has a limit, ``recipes_named`` that the recipes were asked for by name: they are tried, or
+    it is an error that they can't be.
     """
 
     target: ResolvedTarget
@@ -59,6 +60,7 @@ class PlanInputs(Value):
     missing: dict[str, str] = Field(default_factory=dict)
     backend_refusals: dict[str, str] = Field(default_factory=dict)
     precision_refusals: dict[str, str] = Field(default_factory=dict)
+    size_limited: bool = False
     time_s: float | None = None
     max_finalists: int = 4
     costs: UnitCosts = UnitCosts()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from edgebuild.core.artifact import Fp16Meaning, Precision
 from edgebuild.core.candidate import CandidateSpec
 from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.record import Refusal
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgebuild.catalogue.resolve import ResolvedProfile
+    from edgebuild.core.artifact import Precision
     from edgebuild.planning.inputs import PlanInputs
 
 
@@ -161,6 +161,10 @@ def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: P
             return "the model has no convolution or matrix product that could run in int8"
         if precision.quantiser in inputs.missing:
             return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
+    if precision.kind == "int8-storage" and not inputs.quantisable_ops:
+        return "the model has no convolution or matrix product whose weights could be stored in int8"
+    if precision.kind == "int8-storage" and OBJECTIVES[inputs.objective].timed and not inputs.size_limited:
+        return f"it only saves space: for the objective {inputs.objective} it is made where [limits] has a file_size_mb"
     return inputs.precision_refusals.get(_spec(profile, precision).id)
 
 
@@ -177,7 +181,7 @@ def _candidate(
     recipe: Recipe | None = None,
 ) -> PlannedCandidate:
     objective = OBJECTIVES[inputs.objective]
-    raced = precision.fp16 is not Fp16Meaning.STORAGE or not objective.timed
+    raced = not (precision.only_stored and objective.timed)
     settings = profile.settings if raced and not objective.in_files else profile.settings[:1]
     return PlannedCandidate(
         profile=profile.name,

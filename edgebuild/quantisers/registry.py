@@ -1,4 +1,4 @@
-"""Who can make an int8 or fp16 model: one explicit table, and the entry points of other packages."""
+"""Who can make an int8 or fp16 model, or store one so: one explicit table, and the entry points of other packages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgebuild.core.registry import Registry
 from edgebuild.errors import UsageError
 from edgebuild.quantisers.fp16_storage import HalfStorage
+from edgebuild.quantisers.int8_storage import Int8Storage
 from edgebuild.quantisers.nncf import NncfQuantise
 from edgebuild.quantisers.onnxruntime import OrtQuantise
 from edgebuild.quantisers.own.step import Quantise
@@ -51,9 +52,15 @@ def _half(precision: Precision, contract: Contract, keep_float: tuple[str, ...],
     return HalfStorage()
 
 
+def _int8_storage(precision: Precision, contract: Contract, keep_float: tuple[str, ...], samples: int) -> Step:
+    del precision, contract, samples
+    return Int8Storage(keep_float=keep_float)
+
+
 TABLE: Mapping[str, Factory] = {
     "edgebuild": _edgebuild,
     "half-storage": _half,
+    "int8-storage": _int8_storage,
     "nncf": _nncf,
     "onnxruntime": _onnxruntime,
 }

@@ -197,7 +197,7 @@ class TestWhyNot:
         assert self.said(built("p/a"), found) == ("unraced", "none of its 3 launches counts")
         status, reason = self.said(built("p/h", precision=STORED), MeasurementResults())
         assert status == "unraced"
-        assert reason.startswith("fp16 is storage on this profile")
+        assert reason.startswith("fp16-storage computes in fp32")
         assert reason.endswith("not raced for latency")
 
     def test_what_no_device_measured(self) -> None:

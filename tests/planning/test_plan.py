@@ -326,3 +326,14 @@ def test_every_shipped_target_plans_distinct_candidates(name: str) -> None:
     plan = make_plan(given)
     assert len(set(ids(plan))) == len(plan.candidates)
     assert sum(candidate.baseline for candidate in plan.candidates) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "limited", "made"), [("size", False, True), ("latency", True, True), ("latency", False, False)]
+)
+def test_int8_storage_is_made_where_the_size_counts(objective: str, limited: bool, made: bool) -> None:
+    found = profile("a", precisions=(FP32, Precision(kind="int8-storage")))
+    plan = make_plan(inputs(found, objective=objective, size_limited=limited))
+    assert [c.precision.label for c in plan.candidates] == ["fp32"] + ["int8-storage"] * made
+    assert [c.raced for c in plan.candidates] == [True] + [objective == "size"] * made
+    assert [r.reason.split(":")[0] for r in plan.refused] == ["it only saves space"] * (not made)

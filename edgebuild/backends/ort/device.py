@@ -154,6 +154,8 @@ def _options(load: Fields, folder: str, settings: Fields, weights: Optional[Fiel
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     if load.get("bf16"):
         options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "1")
+    if load.get("unpack"):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name in str(load.get("libraries", "")).split(","):
         if name:
             try:

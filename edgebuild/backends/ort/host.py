@@ -82,13 +82,13 @@ class OnnxRuntime:
     def compile_step(self, request: CompileRequest) -> Step:
         """Return a step on the device where there is one and the optimised form may be kept, else a copy.
 
-        Optimising folds the Casts of fp16 storage back into fp32 weights: such files stay as they are. A custom-op
+        Optimising folds stored weights back into fp32: such files stay as they are. A custom-op
         library is code: it is shipped, and loaded by the session, but not run while building.
         """
         check_request(self, request)
         precision, contract, libraries = request.precision, request.contract, request.libraries
         names = tuple((path.name, digest_file(path)) for path in libraries)
-        if not request.on_device or libraries or precision.fp16 is Fp16Meaning.STORAGE:
+        if not request.on_device or libraries or precision.only_stored:
             return ShipOnnx(precision=precision, contract=contract, libraries=names, library_paths=libraries)
         return OptimizeOnnx(precision=precision, contract=contract)
 
@@ -165,8 +165,12 @@ class OptimizeOnnx(Step):
 
 
 def _arithmetic(precision: Precision) -> Settings:
-    """Return what the session must be told of a precision: the file of bf16 is that of fp32."""
-    return (("bf16", True),) if precision.kind == "bf16" else ()
+    """Return what the session must be told of a precision.
+
+    The file of bf16 is that of fp32. Weights that are only stored in 8 bits are made real once, when it loads: left
+    alone, the runtime computes their products in 8 bits.
+    """
+    return {"bf16": (("bf16", True),), "int8-storage": (("unpack", True),)}.get(precision.kind, ())
 
 
 def _notes(in_float: tuple[str, ...]) -> tuple[str, ...]:

@@ -210,6 +210,9 @@ def _config(artifact: Fields, settings: Fields, profile: bool) -> Fields:
         "PERFORMANCE_HINT": str(settings.get("hint", "latency")).upper(),
         "INFERENCE_PRECISION_HINT": str(settings.get("inference_precision", kind)),
     }
+    if precision.get("kind") == "int8-storage":
+        # The plugin would round what such weights are multiplied with to 8 bits, call by call.
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     for ours, theirs in PROPERTIES.items():
         if ours in settings:
             config[theirs] = settings[ours]
