@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 #: Calibration samples that every quantiser gets, at most: NNCF's own default.
 CALIBRATION_SAMPLES = 300
-#: Who stores weights in fewer bits, for arithmetic in fp32.
-STORAGE = {"fp16": "half-storage", "int8-storage": "int8-storage"}
+#: Who makes what the precision says all of.
+MAKERS = {"fp16": "half-storage", "int8-dynamic": "onnxruntime-dynamic", "int8-storage": "int8-storage"}
 
 
 def within_size(built: Sequence[Built], limit_mb: float | None) -> tuple[Built, ...]:
@@ -118,7 +118,7 @@ def precision_step(
     from edgebuild.quantisers.registry import quantiser
 
     precision = planned.precision
-    name = precision.quantiser or STORAGE.get(precision.kind)
+    name = precision.quantiser or MAKERS.get(precision.kind)
     if name is None or precision.fp16 is Fp16Meaning.COMPUTE:
         return None
     step = quantiser(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)

@@ -184,7 +184,8 @@ def _in_time(name: str, work: Callable[[], CompressedResult], plan: Plan, contex
 
 def int8_of(plan: Plan, profile: str) -> Int8Scheme | None:
     """Return what all int8 schemes of a profile can hold, so that one training serves them all; None without any."""
-    schemes = [c.precision.scheme for c in plan.candidates if c.profile == profile and c.precision.scheme is not None]
+    static = [c.precision for c in plan.candidates if c.profile == profile and c.precision.kind == "int8"]
+    schemes = [precision.scheme for precision in static if precision.scheme is not None]
     if not schemes:
         return None
     return Int8Scheme(

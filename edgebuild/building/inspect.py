@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: torch modules whose matrices no int8 kernel multiplies by.
 NO_PRODUCTS = frozenset({"Embedding", "EmbeddingBag", "RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"})
+#: Those that dynamic int8 leaves float too.
+NOT_DYNAMIC = frozenset({"RNN", "GRU", "RNNCell", "GRUCell"})
 #: Quantisers and the distribution each one needs.
 QUANTISER_MODULES = {"nncf": "nncf", "onnxruntime": "onnxruntime", "edgebuild": "onnxruntime"}
 
@@ -53,6 +55,8 @@ class ModelFacts:
     domains: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dense_bytes: int | None = None
+    weight_bytes: int | None = None
 
 
 def inspect_model(project: Project) -> ModelFacts:
@@ -71,13 +75,22 @@ def inspect_model(project: Project) -> ModelFacts:
             domains=custom_domains(facts),
             outputs=tuple(spec.name for spec in facts.outputs if spec.name not in project.model.state.values()),
             notes=facts.notes,
+            dense_bytes=facts.dense_bytes,
+            weight_bytes=facts.weight_bytes,
         )
     from edgebuild.catalogue.callables import load_callable
     from edgebuild.models.torch_models import make_module
 
     factory = project.model.factory
     module = make_module(load_callable(factory, project.folder), factory, project.weights_path)
-    return ModelFacts(quantisable_ops=_matrices(module), macs=None, outputs=project.model.outputs)
+    layers = (layer for layer in module.modules() if type(layer).__name__ not in NOT_DYNAMIC)
+    return ModelFacts(
+        quantisable_ops=_matrices(module),
+        macs=None,
+        outputs=project.model.outputs,
+        dense_bytes=sum(p.nbytes for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2),
+        weight_bytes=sum(p.nbytes for p in module.parameters()),
+    )
 
 
 def _matrices(module: Any) -> int:
@@ -119,6 +132,8 @@ def plan_inputs(
         },
         backend_refusals={**_unknown_backends(resolved, backends), **_refusals(project, model, backends)},
         precision_refusals=_precision_refusals(resolved, at.probe, backends),
+        dense_bytes=model.dense_bytes,
+        weight_bytes=model.weight_bytes,
         size_limited=project.limits.file_size_mb is not None,
         time_s=time_s,
         max_finalists=MAX_FINALISTS,

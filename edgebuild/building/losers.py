@@ -60,7 +60,7 @@ def _losers(
     plain: dict[str, str] = {}
     for name in sorted(screened, key=lambda name: (cost_of(screened[name]), name)):
         planned = entrants[name].evaluation.planned
-        if planned.precision.kind == "int8":
+        if planned.precision.kind in ("int8", "int8-dynamic"):
             best.setdefault(planned.id, name)
         elif planned.precision.kind == "fp32" and not planned.recipe:
             plain.setdefault(planned.profile, name)

@@ -57,6 +57,8 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> tuple[Plan, Bui
         macs=facts.macs,
         domains=custom_domains(facts),
         notes=facts.notes,
+        dense_bytes=facts.dense_bytes,
+        weight_bytes=facts.weight_bytes,
     )
     found = {"calibration": prepared.calibration, "validation": prepared.validation, **context.data}
     frames: dict[str, int] = {

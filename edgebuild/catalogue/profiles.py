@@ -79,7 +79,9 @@ class ProfileFile(Table):
     why_no_device_work: Text | None = Field(
         default=None, description="The reason where it can't, to follow the profile's name."
     )
-    precisions: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8", "int8-storage"], ...], Field(min_length=1)]
+    precisions: Annotated[
+        tuple[Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-storage"], ...], Field(min_length=1)
+    ]
     quantisers: Names = Field(default=(), description="Who makes int8 models, raced against each other.")
     fp16: tuple[Fp16Rule, ...] = ()
     bf16: tuple[Rule, ...] = Field(default=(), description="Where float layers may be computed in bf16.")
@@ -96,6 +98,8 @@ class ProfileFile(Table):
             raise ValueError("needs `why_no_device_work` exactly where `device_work` is false")
         if "int8" in self.precisions and not (self.int8 and self.quantisers):
             raise ValueError("int8 needs [[int8]] rules and `quantisers`")
+        if "int8-dynamic" in self.precisions and not self.int8:
+            raise ValueError("int8-dynamic needs [[int8]] rules, which say whether weights have 7 bits")
         if "fp16" in self.precisions and not self.fp16:
             raise ValueError("fp16 needs [[fp16]] rules")
         if "bf16" in self.precisions and not self.bf16:

@@ -57,8 +57,8 @@ class ResolvedProfile(Value):
 
     @property
     def schemes(self) -> tuple[Int8Scheme, ...]:
-        """The 8-bit schemes that are raced, best first."""
-        return tuple(dict.fromkeys(p.scheme for p in self.precisions if p.scheme is not None))
+        """The 8-bit schemes with calibrated ranges that are raced, best first."""
+        return tuple(dict.fromkeys(p.scheme for p in self.precisions if p.scheme is not None and p.kind == "int8"))
 
 
 class ResolvedTarget(Value):
@@ -238,6 +238,12 @@ def _precisions(profile: Profile, isa: frozenset[str]) -> Iterator[Precision]:
         elif kind == "bf16":
             if _first(profile.bf16, isa) is not None:
                 yield Precision(kind="bf16")
+        elif kind == "int8-dynamic":
+            schemes = _first(profile.int8, isa)
+            if schemes is not None:
+                # Activations are uint8 whatever static ones are: DynamicQuantizeLinear makes no other codes.
+                scheme = Int8Scheme(activations="uint8", reduce_range=schemes.schemes[0].reduce_range)
+                yield Precision(kind="int8-dynamic", scheme=scheme)
         elif kind == "int8-storage":
             yield Precision(kind="int8-storage")
         else:

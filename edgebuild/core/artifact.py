@@ -127,10 +127,11 @@ class Fp16Meaning(StrEnum):
 class Precision(Value):
     """The precision of a candidate and who makes it. ``bf16`` is arithmetic: the files are those of fp32.
 
-    ``int8-storage`` is the opposite: weights are stored in 8 bits, and everything is computed in fp32.
+    ``int8-dynamic`` finds the range of activations at each call, and needs no calibration. ``int8-storage`` is the
+    opposite of ``bf16``: weights are stored in 8 bits, and everything is computed in fp32.
     """
 
-    kind: Literal["fp32", "fp16", "bf16", "int8", "int8-storage"]
+    kind: Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-storage"]
     fp16: Fp16Meaning | None = None
     scheme: Int8Scheme | None = None
     quantiser: str | None = None
@@ -139,6 +140,8 @@ class Precision(Value):
     def _complete(self) -> Precision:
         if self.kind == "int8" and (self.scheme is None or self.quantiser is None):
             raise ValueError("an int8 precision needs a scheme and a quantiser")
+        if self.kind == "int8-dynamic" and self.scheme is None:
+            raise ValueError("dynamic int8 needs a scheme")
         if self.kind == "fp16" and self.fp16 is None:
             raise ValueError("an fp16 precision needs to say whether it is storage or compute")
         return self
@@ -154,7 +157,7 @@ class Precision(Value):
         if self.kind == "fp16":
             return f"fp16-{self.fp16}"
         if self.scheme is not None:
-            return f"int8-{self.quantiser}-{self.scheme.label}"
+            return f"int8-{self.quantiser or 'dynamic'}-{self.scheme.label}"
         return self.kind
 
 

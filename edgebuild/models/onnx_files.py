@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Operators that int8 kernels exist for.
 QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Those whose weights dynamic int8 takes.
+DENSE = frozenset({"Gather", "Gemm", "LSTM", "MatMul"})
 #: Operators of a model that someone quantised, besides those named QLinear…: ONNX's, and onnxruntime's own.
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
@@ -47,6 +49,8 @@ class OnnxFacts:
     macs: int | None
     #: Convolutions and matrix products that are float32, and so can be quantised.
     quantisable: int = 0
+    #: Bytes of the float32 weights of matrix products, LSTMs and tables.
+    dense_bytes: int = 0
     #: Inputs whose shape the file doesn't say; theirs is empty here.
     unranked: tuple[str, ...] = ()
     #: What is to be said of the numbers that the model is stored in.
@@ -273,9 +277,16 @@ def _facts(model: Any) -> OnnxFacts:
         control_flow=bool({"If", "Loop", "Scan"} & set(counts)),
         macs=count_macs(model),
         quantisable=sum(_is_float(node, makers, kinds) for node in nodes if node.op_type in QUANTISABLE),
+        dense_bytes=_dense_bytes(nodes, tensors),
         unranked=tuple(v.name for v in model.graph.input if not v.type.tensor_type.HasField("shape")),
         notes=(*_quantised_note(counts), *_half_note(tensors)),
     )
+
+
+def _dense_bytes(nodes: Iterable[Any], tensors: Iterable[Any]) -> int:
+    """Return the bytes of the float32 (FLOAT) matrices that products, LSTMs and look-ups read; a bias is none."""
+    read = {name for node in nodes if node.op_type in DENSE for name in node.input}
+    return sum(4 * math.prod(t.dims) for t in tensors if t.name in read and t.data_type == 1 and len(t.dims) > 1)
 
 
 def _quantised_note(counts: Mapping[str, int]) -> tuple[str, ...]:

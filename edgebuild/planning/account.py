@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: What a candidate is expected to bring, where int8 on the profile that is preferred brings 1. Only their order and
 #: rough ratios matter: what is tried is measured. What isn't raced only saves space.
-GAINS = {"int8": 1.0, "bf16": 0.5, "fp16": 0.5, "int8-storage": 0.5, "fp32": 0.4}
+GAINS = {"int8": 1.0, "int8-dynamic": 0.6, "bf16": 0.5, "fp16": 0.5, "int8-storage": 0.5, "fp32": 0.4}
 STORAGE_GAIN = 0.01
 #: Each further profile, and each further quantiser of a profile, is expected to bring less than the one before it.
 NEXT_PROFILE, NEXT_QUANTISER = 0.8, 0.9

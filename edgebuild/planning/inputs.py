@@ -50,7 +50,8 @@ class PlanInputs(Value):
     maps a backend to the reason why it can't take this model, ``precision_refusals`` a profile with a precision
     (``CandidateSpec.id``) to the reason why its backend can't build that precision for this device. ``size_limited``
     says that the file's size has a limit, ``recipes_named`` that the recipes were asked for by name: they are tried, or
-    it is an error that they can't be.
+    it is an error that they can't be. Of ``weight_bytes`` in the model, ``dense_bytes`` are those of matrix products,
+    LSTMs and tables; None where that isn't known.
     """
 
     target: ResolvedTarget
@@ -61,6 +62,8 @@ class PlanInputs(Value):
     backend_refusals: dict[str, str] = Field(default_factory=dict)
     precision_refusals: dict[str, str] = Field(default_factory=dict)
     size_limited: bool = False
+    dense_bytes: int | None = None
+    weight_bytes: int | None = None
     time_s: float | None = None
     max_finalists: int = 4
     costs: UnitCosts = UnitCosts()

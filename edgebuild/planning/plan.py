@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import Precision
     from edgebuild.planning.inputs import PlanInputs
 
+#: Dynamic int8 is planned for models with this many bytes in products, LSTMs and tables, and this share of them there:
+#: small nets lose more by finding ranges than their products gain.
+LEAST_DENSE_BYTES, LEAST_DENSE_SHARE = 2_000_000, 0.5
+
 
 class Plan(Value):
     """What one build for one target will try.
@@ -161,11 +165,28 @@ def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: P
             return "the model has no convolution or matrix product that could run in int8"
         if precision.quantiser in inputs.missing:
             return f"{precision.quantiser} is not installed ({inputs.missing[precision.quantiser]})"
+    if precision.kind == "bf16" and OBJECTIVES[inputs.objective].in_files:
+        return f"its files are those of fp32, and the objective is {inputs.objective}"
+    if precision.kind == "int8-dynamic" and (reason := _not_dense(inputs)):
+        return reason
     if precision.kind == "int8-storage" and not inputs.quantisable_ops:
         return "the model has no convolution or matrix product whose weights could be stored in int8"
     if precision.kind == "int8-storage" and OBJECTIVES[inputs.objective].timed and not inputs.size_limited:
         return f"it only saves space: for the objective {inputs.objective} it is made where [limits] has a file_size_mb"
     return inputs.precision_refusals.get(_spec(profile, precision).id)
+
+
+def _not_dense(inputs: PlanInputs) -> str | None:
+    """Return why ranges that are found at each call can't pay for a model, as far as its weights tell."""
+    if "onnxruntime" in inputs.missing:
+        return f"onnxruntime is not installed ({inputs.missing['onnxruntime']})"
+    dense, whole = inputs.dense_bytes, inputs.weight_bytes
+    if dense is None or whole is None or (dense >= LEAST_DENSE_BYTES and dense >= LEAST_DENSE_SHARE * whole):
+        return None
+    return (
+        f"it pays for models of {LEAST_DENSE_BYTES / 1e6:.0f} MB or more that are mostly matrix products, LSTMs and "
+        f"tables: these hold {dense / 1e6:.2f} of {whole / 1e6:.2f} MB of weights"
+    )
 
 
 def _spec(profile: ResolvedProfile, precision: Precision) -> CandidateSpec:

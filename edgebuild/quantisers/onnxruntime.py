@@ -53,7 +53,7 @@ class OrtQuantise(Step):
                 return next(frames, None)
 
         types = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
-        with ctx.progress.task("Quantising with onnxruntime"), _quiet():
+        with ctx.progress.task("Quantising with onnxruntime"), quiet():
             try:
                 quantization.quantize_static(
                     str(source),
@@ -88,7 +88,7 @@ def kept_nodes(path: Path, keep_float: tuple[str, ...]) -> list[str]:
     return [node.name for node in graph.node if node.name and is_kept(node.name, node.op_type, keep_float)]
 
 
-class _quiet:  # noqa: N801 - used as a function
+class quiet:  # noqa: N801 - used as a function
     """Silences the quantiser's advice to call other tools first: the model is prepared already."""
 
     def __enter__(self) -> None:

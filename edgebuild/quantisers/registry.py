@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgebuild.core.registry import Registry
 from edgebuild.errors import UsageError
+from edgebuild.quantisers.dynamic import QuantiseDynamically
 from edgebuild.quantisers.fp16_storage import HalfStorage
 from edgebuild.quantisers.int8_storage import Int8Storage
 from edgebuild.quantisers.nncf import NncfQuantise
@@ -52,6 +53,11 @@ def _half(precision: Precision, contract: Contract, keep_float: tuple[str, ...],
     return HalfStorage()
 
 
+def _dynamic(precision: Precision, contract: Contract, keep_float: tuple[str, ...], samples: int) -> Step:
+    del contract, samples
+    return QuantiseDynamically(scheme=_scheme(precision), keep_float=keep_float)
+
+
 def _int8_storage(precision: Precision, contract: Contract, keep_float: tuple[str, ...], samples: int) -> Step:
     del precision, contract, samples
     return Int8Storage(keep_float=keep_float)
@@ -63,6 +69,7 @@ TABLE: Mapping[str, Factory] = {
     "int8-storage": _int8_storage,
     "nncf": _nncf,
     "onnxruntime": _onnxruntime,
+    "onnxruntime-dynamic": _dynamic,
 }
 
 

@@ -11,6 +11,7 @@ from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import ResolvedTarget, resolve
 from edgebuild.catalogue.shipped import shipped_folder
 from edgebuild.catalogue.targets import CountFact, Facts, Target, load_targets
+from edgebuild.core.artifact import Int8Scheme
 from edgebuild.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -244,3 +245,13 @@ def test_bf16_is_raced_where_profile_and_cpu_have_it(profile: str, arch: str, is
     target = Target(name="t", title="t", profiles=(profile,))
     resolved = resolve(target, PROFILES, {"arch": arch, "isa": isa})
     assert ("bf16" in {p.label for p in resolved.profiles[0].precisions}) == raced
+
+
+@pytest.mark.parametrize(("profile", "arch", "isa"), [("x86-onnx", "x86_64", "avx2"), ("arm-onnx", "aarch64", "asimd")])
+def test_dynamic_int8_takes_uint8_activations_and_7_bits_where_static_does(profile: str, arch: str, isa: str) -> None:
+    resolved = resolve(Target(name="t", title="t", profiles=(profile,)), PROFILES, {"arch": arch, "isa": isa})
+    (found,) = resolved.profiles
+    (dynamic,) = (p for p in found.precisions if p.kind == "int8-dynamic")
+    assert dynamic.scheme == Int8Scheme(activations="uint8", reduce_range=profile == "x86-onnx")
+    assert dynamic.scheme.label in dynamic.label
+    assert len(found.schemes) == 2

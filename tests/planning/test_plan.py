@@ -337,3 +337,23 @@ def test_int8_storage_is_made_where_the_size_counts(objective: str, limited: boo
     assert [c.precision.label for c in plan.candidates] == ["fp32"] + ["int8-storage"] * made
     assert [c.raced for c in plan.candidates] == [True] + [objective == "size"] * made
     assert [r.reason.split(":")[0] for r in plan.refused] == ["it only saves space"] * (not made)
+
+
+@pytest.mark.parametrize(
+    ("dense", "whole", "made"), [(3e6, 4e6, True), (1e6, 1e6, False), (9e6, 40e6, False), (None, None, True)]
+)
+def test_dynamic_int8_is_for_large_models_that_are_mostly_products(
+    dense: float | None, whole: float | None, made: bool
+) -> None:
+    found = profile("a", precisions=(FP32, Precision(kind="int8-dynamic", scheme=U8S8)))
+    plan = make_plan(inputs(found, dense_bytes=dense, weight_bytes=whole))
+    assert ("a/int8-dynamic-u8s8" in ids(plan)) == made
+    assert ("mostly matrix products" in refusals(plan).get("a/int8-dynamic-u8s8", "")) == (not made)
+
+
+def test_bf16_is_no_smaller() -> None:
+    found = profile("a", precisions=(FP32, Precision(kind="bf16")))
+    assert ids(make_plan(inputs(found))) == ["a/fp32", "a/bf16"]
+    assert refusals(make_plan(inputs(found, objective="size"))) == {
+        "a/bf16": "its files are those of fp32, and the objective is size"
+    }

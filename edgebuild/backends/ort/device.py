@@ -20,6 +20,8 @@ VERIFY_TOLERANCE = 1e-4
 #: It makes one kernel of a residual sum and a LayerNormalization, which takes five times as long as the two: 250 us
 #: instead of 51 for 128 x 384 numbers (onnxruntime 1.32, x86 with AVX-512).
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
+#: They read floats, and round them to 8 bits themselves.
+DYNAMIC = ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul")
 
 
 class ModelProblem(Exception):
@@ -206,7 +208,9 @@ def _summed_up(events: List[Fields]) -> List[Fields]:
         name = event["name"][: -len("_kernel_time")]
         arguments = event["args"]
         runs.setdefault(name, []).append(float(event["dur"]))
-        found.setdefault(name, {"name": name, "op": arguments["op_name"], "precision": _precision(arguments)})
+        op = arguments["op_name"]
+        precision = "int8" if op in DYNAMIC else _precision(arguments)
+        found.setdefault(name, {"name": name, "op": op, "precision": precision})
     for name, layer in found.items():
         times = runs[name]
         kept = sorted(times[len(times) * PROFILE_WARMUP // (PROFILE_WARMUP + PROFILE_RUNS) :])

@@ -66,9 +66,11 @@ class OpenVino:
         return (("hint", "latency"), ("threads", max(1, cores)))
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Refuse where the runtime is missing, and fp16 or bf16 arithmetic on CPUs without it."""
+        """Refuse where the runtime is missing, dynamic int8, and fp16 or bf16 arithmetic on CPUs without it."""
         if facts.get(f"runtime.{NAME}") == "unknown":
             return "openvino is not installed on the device"
+        if precision.kind == "int8-dynamic":
+            return "OpenVINO doesn't read the operators of ONNX Runtime's dynamic int8"
         isa = facts.get("isa", "unknown")
         half = {"avx512_fp16", "asimdhp"} & set(isa.split())
         if precision.fp16 is Fp16Meaning.COMPUTE and isa != "unknown" and not half:

@@ -81,10 +81,10 @@ class TensorRt:
         return (("cuda_graph", False), ("spin_wait", False))
 
     def refuse(self, precision: Precision, facts: Mapping[str, str]) -> str | None:
-        """Refuse where the runtime is missing, bf16, int8 as storage, and int8 that isn't symmetric."""
+        """Refuse where the runtime is missing, what isn't written for it yet, and int8 that isn't symmetric."""
         if facts.get(f"runtime.{NAME}") == "unknown":
             return "TensorRT (or its CUDA driver) is not there on the device"
-        if precision.kind in ("bf16", "int8-storage"):
+        if precision.kind in ("bf16", "int8-dynamic", "int8-storage"):
             return f"nothing writes {precision.kind} for TensorRT yet"
         scheme = precision.scheme
         if scheme is not None and not (
