@@ -169,8 +169,8 @@ def _precision_refusal(profile: ResolvedProfile, precision: Precision, inputs: P
         return f"its files are those of fp32, and the objective is {inputs.objective}"
     if precision.kind == "int8-dynamic" and (reason := _not_dense(inputs)):
         return reason
-    if precision.kind == "int8-storage" and not inputs.quantisable_ops:
-        return "the model has no convolution or matrix product whose weights could be stored in int8"
+    if precision.kind == "int8-storage" and not (inputs.quantisable_ops or inputs.dense_bytes):
+        return "the model has no matrices that could be stored in int8"
     if precision.kind == "int8-storage" and OBJECTIVES[inputs.objective].timed and not inputs.size_limited:
         return f"it only saves space: for the objective {inputs.objective} it is made where [limits] has a file_size_mb"
     return inputs.precision_refusals.get(_spec(profile, precision).id)

@@ -28,15 +28,17 @@ def test_the_table_makes_steps_by_name() -> None:
     assert made == {
         "edgebuild": "quantise",
         "half-storage": "half-storage",
+        "int8-storage": "int8-storage",
         "nncf": "nncf-quantise",
         "onnxruntime": "ort-quantise",
+        "onnxruntime-dynamic": "ort-quantise-dynamically",
     }
 
 
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(UsageError, match="no quantiser 'nope'") as caught:
         registry.quantiser("nope")
-    assert "edgebuild, half-storage, nncf, onnxruntime" in caught.value.hint
+    assert "edgebuild, half-storage, int8-storage, nncf, onnxruntime, onnxruntime-dynamic" in caught.value.hint
 
 
 def test_a_precision_without_a_scheme_is_refused() -> None:
