@@ -12,11 +12,15 @@ from edgebuild.errors import CTRL_C, EdgebuildError, EnvironmentGap, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 #: What a shell expects of a program that Ctrl-C ended.
 INTERRUPTED = 130
 STOPPED = "Interrupted; what was finished is kept."
 AGAIN = "Run the same command again to go on."
+#: Where packages are installed, and how soon it is looked again whether one is still being imported.
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+LOOK_AGAIN_S = 0.05
 #: A traceback is for our own bugs only.
 BUG = 1
 USAGE = 2
@@ -53,7 +57,8 @@ def run_process(load: Callable[[], Callable[..., object]]) -> int:
         code = run(load())
     except KeyboardInterrupt:
         code = _interrupted()
-    # From here on a second Ctrl-C just ends the process.
+    # From here on a second Ctrl-C just ends the process, and one that was put off is past.
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     reason = output_failure()
     if reason:
@@ -121,11 +126,30 @@ def _unforeseen(error: Exception) -> int:
     return BUG
 
 
-def interrupt(number: int, frame: object) -> None:
-    """Handle a signal that ends the command: raise ``KeyboardInterrupt``, and remember it, whatever becomes of it."""
-    del number, frame
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that ends the command: raise ``KeyboardInterrupt``, and remember it, whatever becomes of it.
+
+    Not in the midst of importing an installed package: native code that imports modules of its own (torch's does) ends
+    the process where one of them raises. It is raised when the import is done; a second signal doesn't wait for that.
+    """
+    asked_again = CTRL_C.is_set() and number != signal.SIGALRM
     CTRL_C.set()
+    if _importing_installed(frame) and not asked_again:
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN_S)
+        return
     raise KeyboardInterrupt
+
+
+def _importing_installed(frame: FrameType | None) -> bool:
+    """Whether what runs is Python's import system, or the top level of an installed module with all that it calls."""
+    module = ""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return not module or not INSTALLED.isdisjoint(Path(module).parts)
+        module = frame.f_code.co_filename
+        frame = frame.f_back
+    return False
 
 
 def stop_if_interrupted() -> None:
@@ -142,7 +166,8 @@ def _interrupted() -> int:
 def _unraisable(problem: sys.UnraisableHookArgs) -> None:
     """A Ctrl-C that came while a destructor ran is raised again, where it can be; it would be lost with a traceback."""
     if isinstance(problem.exc_value, KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:  # else the process is at its end already
+            signal.raise_signal(signal.SIGINT)
     else:
         sys.__unraisablehook__(problem)
 

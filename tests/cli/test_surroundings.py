@@ -160,6 +160,38 @@ def test_a_ctrl_c_of_which_no_trace_is_left_is_one(after: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+#: A module that meets a Ctrl-C while it is imported, and says so at its end.
+MEETING = """
+import signal, time
+signal.raise_signal(signal.SIGINT)
+print("imported", flush=True)
+"""
+#: Imports it, and computes on.
+IMPORTING = """
+import signal, sys, time
+from edgebuild.cli import console
+
+def command(**_):
+    import meeting
+    while True:
+        time.sleep(0.01)
+
+sys.path.insert(0, {folder!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(console.run_process(lambda: command))
+"""
+
+
+@pytest.mark.parametrize(("place", "out"), [("site-packages", "imported\n"), ("project", "")])
+def test_a_ctrl_c_waits_until_an_installed_package_is_imported(place: str, out: str, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "meeting.py").write_text(MEETING)
+    code = IMPORTING.format(folder=str(tmp_path / place))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, out)
+    assert ended.stderr.startswith(f"edgebuild: {console.STOPPED}")
+
+
 def shell(line: str, project: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in which ``$E`` is the command line."""
     words = " ".join(command(driver=False))
