@@ -43,7 +43,7 @@ def summary(record: BuildRecord) -> Group:
         _candidates(record),
         *_footnote(record),
         _text(""),
-        *[_reason(i, c) for i, c in enumerate(sentences.ordered(record), 1)],
+        *_reasons(record),
     ]
     if record.refused_in_planning:
         parts.append(_text(f"\nRefused in planning: {len(record.refused_in_planning)}; the report says why."))
@@ -124,9 +124,20 @@ def _row(record: BuildRecord, index: int, c: CandidateRecord, unit: sentences.Un
     ]
 
 
-def _reason(index: int, c: CandidateRecord) -> RichText:
-    notes = [(f"\n   {note}", "dim") for note in (*(n.text for n in c.notes), sentences.decoding_text(c)) if note]
-    return _text((f"{index:>2} {c.status}: ", _STATUS_STYLES.get(c.status, "dim")), sentences.reasons_of(c)[0], *notes)
+def _reasons(record: BuildRecord) -> list[RichText]:
+    """Why each candidate ended as it did; what is the same of several is said once."""
+    said: dict[tuple[str, ...], list[int]] = {}
+    for index, c in enumerate(sentences.ordered(record), 1):
+        notes = (note for note in (*(n.text for n in c.notes), sentences.decoding_text(c)) if note)
+        said.setdefault((c.status, sentences.reasons_of(c)[0], *notes), []).append(index)
+    return [
+        _text(
+            (f"{', '.join(map(str, numbers)):>2} {status}: ", _STATUS_STYLES.get(status, "dim")),
+            reason,
+            *((f"\n   {note}", "dim") for note in notes),
+        )
+        for (status, reason, *notes), numbers in said.items()
+    ]
 
 
 def comparison_table(records: Sequence[BuildRecord]) -> RichTable:

@@ -40,6 +40,15 @@ def test_a_summary_fits_80_columns_and_names_every_candidate_and_reason(record: 
             assert squeezed(clean(said)) in squeezed(text)
 
 
+def test_what_is_the_same_of_several_candidates_is_said_once() -> None:
+    record = sample_record.full()
+    alike = tuple(c.model_copy(update={"reason": "for want of time", "notes": ()}) for c in record.candidates)
+    statuses = {c.status for c in alike}
+    text = printed(summary(record.model_copy(update={"candidates": alike})))
+    assert len(statuses) < len(alike)
+    assert text.count(": for want of time") == len(statuses)
+
+
 def test_figures_are_never_cut_at_80_columns() -> None:
     text = printed(summary(sample_record.full()))
     for part in ("0.412", "[0.407, 0.417]", "96.0 KiB", "71.3 MiB", "[−0.030, 0.070]", "inconclusive", "reference"):
