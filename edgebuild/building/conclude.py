@@ -40,19 +40,13 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
     names, objective = _names(race), context.objective
     verdicts = {name: _verdict(finalist, scores, context) for name, finalist in names.items()}
     standing_verdicts = {name: standing(verdict, objective, context.can) for name, verdict in verdicts.items()}
-    comparisons = {
-        (left, right): race.comparisons[one.variant, other.variant]
-        for left, one in names.items()
-        for right, other in names.items()
-        if (one.variant, other.variant) in race.comparisons
-    }
     plain = {
         f.planned.profile: name
         for name, f in names.items()
         if f.planned.precision.kind == "fp32" and not f.planned.recipe
     }
     options = [_option(name, f, standing_verdicts[name], objective, plain) for name, f in names.items()]
-    selection = select(options, objective, comparisons if objective.timed else None)
+    selection = select(options, objective, race.compared(names) if objective.timed else None)
     decidable = context.can.decides(objective)
     finalists = [
         finalist_record(

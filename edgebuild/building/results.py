@@ -62,6 +62,15 @@ class MeasurementResults:
     unproven: str = ""
     passed_over: str = ""
 
+    def compared(self, names: Mapping[str, CertifiedCandidate]) -> dict[tuple[str, str], Comparison]:
+        """Return the comparisons of finalists by their names."""
+        return {
+            (left, right): self.comparisons[one.variant, other.variant]
+            for left, one in names.items()
+            for right, other in names.items()
+            if (one.variant, other.variant) in self.comparisons
+        }
+
 
 def summarised(result: SessionResult, arm_id: str, batch: int) -> Measurements:
     """Return the latencies of one arm of a session, or its throughput where several requests were in flight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -237,6 +238,18 @@ def test_a_very_slow_metric_without_a_scale_is_asked_about_batches_where_it_is_n
     assert sizes == [60] * 2 + [30] + [6] * 20
     assert ", 10 draws of 60 samples" in method(total)
     assert ", 10 draws of 60 samples" in method(fails_on_few)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_metric_says_of_a_sample_alone_is_never_shown() -> None:
+    def spread(outputs: Any, targets: Any) -> float:
+        if len(targets) < 5:
+            warnings.warn("too few", RuntimeWarning, stacklevel=1)
+            raise ValueError("too few")
+        return float(outputs["map"].std())
+
+    found = paired_drop(PAIR, custom(spread, name="m:spread", direction="maximise"), level=0.95, seed=0)
+    assert found.interval.failures == ""
 
 
 def test_what_is_only_computed_here_is_timed_by_its_computing() -> None:
