@@ -126,8 +126,8 @@ class _Making:
 
     def _with_settings(self, built: Sequence[Built], box: TimeBox, unit: UnitCosts) -> tuple[Built, ...]:
         room = box.left_s - self._after_s(self._measured())
-        found: list[Built] = []
-        for each in built:
+        found: dict[str, Built] = {}
+        for each in sorted(built, key=lambda one: -self.plan.gain[one.planned.id]):
             planned = each.planned
             more = more_arms_s(len(planned.settings) - 1, unit) if planned.raced else 0.0
             if isinstance(each, FailedCandidate) or not more or more <= room:
@@ -136,8 +136,8 @@ class _Making:
                 what = f"all runtime settings of {planned.id} but the first"
                 self.left_out.append(Refusal(what=what, reason=left_out(box.asked_s, more, room)))
                 each = replace(each, planned=planned.model_copy(update={"settings": planned.settings[:1]}))
-            found.append(each)
-        return tuple(found)
+            found[planned.id] = each
+        return tuple(found[each.planned.id] for each in built)
 
     def _account(self, box: TimeBox) -> TimeAccount:
         return TimeAccount(

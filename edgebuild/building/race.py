@@ -87,22 +87,25 @@ def _raced(
     screened = {name: summarised(screen, name, batch) for name in raced}
     costs = _costs(raced, screened, context.objective, bench, screen, crashed)
     left_s, protocol = bench.deadline_s - time.monotonic(), context.options.certify
-    most = context.decisions.once("finalists", lambda: finalists_that_fit(protocol, screened.values(), left_s))
+    each_s = 0.0 if context.box is None else context.box.unit.finalist_s
+    most = context.decisions.once("finalists", lambda: finalists_that_fit(protocol, screened.values(), left_s, each_s))
     names = finalists(best_settings(_contenders(raced, costs)), most)
     reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
     order = [reference, *(name for name in names if name != reference)]
     screening = Screening(screen, screened, out)
-    results = certify(bench, context, order, entrants, batch, screening, crashed)
+    brief = replace(bench, deadline_s=bench.deadline_s - len(order) * each_s)
+    results = certify(brief, context, order, entrants, batch, screening, crashed)
     return explain_slow(results, entrants, screening, bench, context.decisions)
 
 
-def finalists_that_fit(protocol: Protocol, screened: Iterable[Measurements], left_s: float) -> int:
+def finalists_that_fit(protocol: Protocol, screened: Iterable[Measurements], left_s: float, each_s: float = 0.0) -> int:
     """Return how many finalists can be certified next to the reference in what is left of the time, at least one.
 
-    Each to the first look, and with the time that loading took when screening.
+    Each to the first look, and with the time that loading took when screening; ``each_s`` is what else is measured of
+    an arm.
     """
     loads_s = [found.latency.load_ms / 1e3 for found in screened if found.latency is not None]
-    arm_s = protocol.launches * (protocol.launch_s + 2 * max(loads_s, default=0.0))
+    arm_s = protocol.launches * (protocol.launch_s + 2 * max(loads_s, default=0.0)) + each_s
     return int(max(1, min(MAX_FINALISTS, left_s / arm_s - 1)))
 
 

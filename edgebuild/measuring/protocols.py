@@ -76,7 +76,7 @@ class Protocol(Value):
 SCREEN = Protocol(
     name="screen", launches=2, max_launches=2, bursts=10, sample_s=2.5, warmup_min_s=0.5, warmup_cap_s=10.0
 )
-CERTIFY = Protocol(name="certify", launches=5, max_launches=20, bursts=50, sample_s=5.0, warmup_cap_s=60.0, attempts=3)
+CERTIFY = Protocol(name="certify", launches=6, max_launches=24, bursts=30, sample_s=5.0, warmup_cap_s=60.0, attempts=3)
 #: Where the arms can't be alive together: they don't fit into memory, say.
 SCREEN_APART = Protocol(name="screen", launches=3, max_launches=3, sample_s=2.5, warmup_cap_s=10.0)
 CERTIFY_APART = Protocol(name="certify", launches=10, max_launches=20, sample_s=5.0, warmup_cap_s=60.0, attempts=3)

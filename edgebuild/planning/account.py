@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edgebuild.planning.costs import after_s, making_s
+from edgebuild.planning.costs import after_s, making_s, more_arms_s
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -47,9 +47,9 @@ class TimeAccount:
     """A time box of ``box_s`` of which ``left_s`` are left, and what work costs.
 
     What must follow the candidates is reserved: screening, certifying, the test set, the report. For the first int8
-    candidate that is the least that a verdict takes; further ones leave certifying until its first look. ``must`` names
-    candidates that are made whatever they take, ``recipe_s`` what carrying out a recipe takes that is still to be
-    carried out.
+    candidate that is the least that a verdict takes; further ones leave certifying until its first look. What isn't
+    raced can't win: it leaves the time that all runtime settings of the others take. ``must`` names candidates that are
+    made whatever they take, ``recipe_s`` what carrying out a recipe takes that is still to be carried out.
     """
 
     box_s: float
@@ -96,7 +96,9 @@ class TimeAccount:
 
     def _after_s(self, planned: PlannedCandidate, made: Collection[PlannedCandidate]) -> float:
         least = _plain_int8(planned) and not any(_plain_int8(each) for each in made)
-        return after_s((*made, planned), self.unit, self.max_finalists, least=least)
+        further = 0 if planned.raced else sum(len(each.settings) - 1 for each in made if each.raced and each.settings)
+        settings_s = more_arms_s(further, self.unit)
+        return settings_s + after_s((*made, planned), self.unit, self.max_finalists, least=least)
 
     def _rate(self, planned: PlannedCandidate, made: Collection[PlannedCandidate]) -> float:
         """What a candidate brings per second that it takes until the end of the build."""

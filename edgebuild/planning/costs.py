@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgebuild.core.values import Value, digest_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from edgebuild.planning.candidates import PlannedCandidate
     from edgebuild.planning.inputs import PlanInputs, UnitCosts
@@ -42,10 +42,13 @@ def quantise_s(planned: PlannedCandidate, unit: UnitCosts) -> float:
     return unit.quantise_s.get(planned.precision.quantiser or "", max(unit.quantise_s.values(), default=0.0))
 
 
-def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int) -> int:
-    """Return how many arms a certify session of these candidates has, the baseline's among them."""
+def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int, *, rivals: int = 0) -> int:
+    """Return how many arms a certify session of these candidates has: the baseline's, and the best of each profile.
+
+    ``rivals`` more are close to the best of all: one as a rule, none that time is kept free for.
+    """
     raced = [each for each in candidates if each.raced]
-    return min(len(raced), min(len({each.profile for each in raced}) + 1, max_finalists) + 1)
+    return min(len(raced), min(len({each.profile for each in raced}) + rivals, max_finalists) + 1)
 
 
 def screening_s(arms: int, unit: UnitCosts) -> float:
@@ -87,30 +90,40 @@ def after_s(
 def stage_costs(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, *, checks: int) -> tuple[StageCost, ...]:
     """Estimate each stage. ``checks`` is how many int8 candidates are cross-checked.
 
-    Certifying takes what is left of a time box, between the least and what it takes otherwise.
+    Where not all that may be certified fits a time box, certifying takes what is left of it, and at least what it must.
     """
-    unit = inputs.costs
+    most = _stages(candidates, inputs, checks, certified_arms(candidates, inputs.max_finalists, rivals=1))
+    if inputs.time_s is None or sum(most.values()) <= inputs.time_s:
+        return _costs(most)
     arms = certified_arms(candidates, inputs.max_finalists)
+    stages = _stages(candidates, inputs, checks, arms)
+    left = inputs.time_s - sum(stages.values()) + stages["certify"]
+    least = certifying_s(arms, inputs.costs, inputs.costs.certify_least)
+    return _costs({**stages, "certify": max(least, left)})
+
+
+def _stages(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, checks: int, arms: int) -> dict[str, float]:
+    """Return the seconds of each stage where so many arms are certified for as long as it may take."""
+    unit = inputs.costs
     made: list[PlannedCandidate] = []
     making = 0.0
     for each in candidates:
         making += making_s(each, made, unit) - unit.evaluate_s
         made.append(each)
-    compressing = compress_s(candidates, inputs)
-    stages = {
+    return {
         "data, export and reference": unit.prepare_s,
-        "compress": compressing,
+        "compress": compress_s(candidates, inputs),
         "quantise and compile": making,
         "evaluate on validation": len(candidates) * unit.evaluate_s,
         "cross-check int8": checks * unit.crosscheck_s,
         "screen": screening_s(sum(len(each.settings) for each in candidates if each.raced), unit),
-        "certify": 0.0,
+        "certify": certifying_s(arms, unit, unit.certify_most),
         "evaluate on test": testing_s(arms, unit),
         "report": unit.report_s,
     }
-    least, most = (certifying_s(arms, unit, launches) for launches in (unit.certify_least, unit.certify_most))
-    left = most if inputs.time_s is None else inputs.time_s - sum(stages.values())
-    stages["certify"] = min(most, max(least, left))
+
+
+def _costs(stages: Mapping[str, float]) -> tuple[StageCost, ...]:
     optional = {"compress", "cross-check int8"}
     return tuple(StageCost(stage=k, seconds=v) for k, v in stages.items() if v or k not in optional)
 

@@ -231,7 +231,7 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
     """Leave out what doesn't fit the time: runtime settings first, then cross-checks, then candidates.
 
     Candidates are taken by what they bring per second (see ``TimeAccount``), one of each recipe that was asked for by
-    name whatever it takes.
+    name whatever it takes. The settings of what is expected to bring most are left out last.
     """
     if inputs.time_s is None:
         return _Fitted(candidates=candidates, checks=sum(each.precision.kind == "int8" for each in candidates))
@@ -244,8 +244,7 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
         gain=gain,
         recipe_s=_recipe_s(candidates, inputs),
     )
-    chosen, account, refused = _choose(list(single.values()), account, named=inputs.recipes_named)
-    whole = {each.id: each for each in candidates}
+    chosen, account, refused = _choose(candidates, account, named=inputs.recipes_named)
     room = account.left_s - after_s(chosen, inputs.costs, inputs.max_finalists)
     quantised = [each for each in chosen if each.precision.kind == "int8"]
     checks = min(len(quantised), int(max(room, 0.0) / inputs.costs.crosscheck_s)) if inputs.costs.crosscheck_s else 0
@@ -255,10 +254,10 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
     room -= checks * inputs.costs.crosscheck_s
     kept = {each.id for each in chosen}
     raced = {}
-    for each in chosen:
-        more = more_arms_s(len(whole[each.id].settings) - 1, inputs.costs) if each.raced else 0.0
+    for each in sorted(chosen, key=lambda one: -gain[one.id]):
+        more = more_arms_s(len(each.settings) - 1, inputs.costs) if each.raced else 0.0
         fits = more <= max(room, 0.0)
-        raced[each.id] = whole[each.id] if fits else each
+        raced[each.id] = each if fits else single[each.id]
         if not fits:
             what = f"all runtime settings of {each.id} but the first"
             refused.append(Refusal(what=what, reason=left_out(inputs.time_s, more, room)))

@@ -180,7 +180,7 @@ def test_looks_double_up_to_the_last_launch() -> None:
         return QUICK.model_copy(update={"launches": launches, "max_launches": most}).looks
 
     assert [looks(5, 20), looks(2, 2), looks(3, 8), looks(1, 1)] == [(5, 10, 20), (2,), (3, 8), (1,)]
-    assert (CERTIFY.looks, SCREEN.looks, LAYERS.looks) == ((5, 10, 20), (2,), (4, 8))
+    assert (CERTIFY.looks, SCREEN.looks, LAYERS.looks) == ((6, 12, 24), (2,), (4, 8))
 
 
 def test_what_runs_apart_or_in_flight_takes_no_bursts() -> None:
