@@ -15,7 +15,7 @@ setup: .venv/.stamp
 	touch $@
 
 demo: setup
-	$(BIN)/edgebuild build --project examples/fashion-mnist --target this-machine --recipe none --time 9m
+	$(BIN)/edgebuild build --project examples/fashion-mnist --target this-machine --recipe none --time 4m
 	@echo
 	$(BIN)/edgebuild report --project examples/fashion-mnist
 

@@ -40,10 +40,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def write_results(name: str, title: str, command: str, text: str, numbers: dict[str, Any]) -> Path:
-    """Write ``docs/results/<name>.md`` and ``.json``; return the page's path."""
+def write_results(
+    name: str, title: str, command: str, text: str, numbers: dict[str, Any], *, where: dict[str, str] | None = None
+) -> Path:
+    """Write ``docs/results/<name>.md`` and ``.json``; return the page's path.
+
+    ``where`` is the machine that the numbers are from. Default: this one, now.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
-    where = machine()
+    where = where or machine()
     facts = ", ".join(f"{key} {value}" for key, value in where.items())
     page = RESULTS / f"{name}.md"
     page.write_text(f"# {title}\n\nMade by `{command}` on: {facts}.\n\n{text.strip()}\n", encoding="utf-8")

@@ -191,24 +191,25 @@ def resolution(rounds: int) -> None:
         for index in range(rounds):
             for way, protocol in WAYS.items():
                 started = time.monotonic()
-                session = _one_round(ground, protocol, index)
+                arms = [ground.arm_with(name, extra) for name, extra in EXTRAS.items()]
+                session = one_round(ground, protocol, index, arms)
                 found[way]["seconds"] += (time.monotonic() - started) / len(EXTRAS)
                 for name in EXTRAS:
-                    found[way]["launches"][name] += [_kept(x) for x in session.measurements[name].launches]
+                    found[way]["launches"][name] += [kept(x) for x in session.measurements[name].launches]
             print(f"round {index + 1} of {rounds}", file=sys.stderr, flush=True)
     _write_resolution(found)
 
 
-def _one_round(ground: Ground, protocol: Protocol, index: int) -> SessionResult:
+def one_round(ground: Ground, protocol: Protocol, index: int, arms: list[Arm]) -> SessionResult:
     root = ground.root / f"{protocol.bursts}-{index}"
     bench = MeasurementContext(
         client=ground.client, root=root, progress=NoProgress(), check=never_stop, configuration=(), seed=index
     )
     once = protocol.model_copy(update={"launches": 1, "max_launches": 1})
-    return measure(bench, once, [ground.arm_with(name, extra) for name, extra in EXTRAS.items()], title="")
+    return measure(bench, once, arms, title="")
 
 
-def _kept(launch: Launch) -> dict[str, Any]:
+def kept(launch: Launch) -> dict[str, Any]:
     return {"median_ns": launch.median_ns, "burst_ns": list(launch.burst_ns), "invalid": list(launch.invalid)}
 
 
@@ -262,12 +263,13 @@ def _as_certified(pairs: Pairs) -> str | None:
     return outcome
 
 
-def _write_resolution(found: Recorded) -> None:
+def _write_resolution(found: Recorded, where: dict[str, str] | None = None) -> None:
     launches = {
-        way: {name: [_recorded(name, **kept) for kept in arm] for name, arm in each["launches"].items()}
+        way: {name: [_recorded(name, **launch) for launch in arm] for name, arm in each["launches"].items()}
         for way, each in found.items()
     }
-    rounds = len(launches["sets"]["a"])
+    sets = launches["sets"]
+    rounds, bursts = len(sets["a"]), len(sets["a"][0].burst_ns)
     rows, text = [], []
     for way, arms in launches.items():
         pairs = statistics.paired_medians(arms["again"], arms["a"])
@@ -279,18 +281,16 @@ def _write_resolution(found: Recorded) -> None:
         effect = f"{math.expm1(slow.effect):.2%} | {slow.outcome}" if slow else "- | -"
         rows.append(f"| {way} | {spread:.2%} | {each_s:.1f} s | {asked} | {effect} |")
     for size in [count for count in CERTIFY.looks if count <= rounds]:
-        same, slower = (
-            _blocks(launches["sets"][name], launches["sets"]["a"], size, _as_certified) for name in ("again", "slow")
-        )
+        same, slower = (_blocks(sets[name], sets["a"], size, _as_certified) for name in ("again", "slow"))
         false = sum(outcome in {"better", "worse"} for outcome in same)
         hit = sum(outcome == "worse" for outcome in slower)
         text.append(f"| up to {size} | {_share(false, len(same))} | {_share(hit, len(slower))} |")
-    base_ns = stdlib.median(launch.median_ns for launch in launches["sets"]["a"])
+    base_ns = stdlib.median(launch.median_ns for launch in sets["a"])
     page = "\n".join(
         [
             f"Anchor model, {base_ns / 1e3:.1f} µs an inference; the same artifact twice (A/A) and once with"
-            f" {EXTRA:.0%} real extra work (a busy loop in the timed call). {rounds} sets as certify makes them, and"
-            f" {rounds} rounds of launches that follow each other as it made them before, in turn in one run.",
+            f" {EXTRA:.0%} real extra work (a busy loop in the timed call). {rounds} sets of {bursts} bursts, and"
+            f" {rounds} rounds of launches that follow each other, in turn in one run.",
             "",
             f"| way | spread of an A/A pair | seconds per arm | launches for {EXTRA:.0%} at 90 % power | that is |"
             f" {EXTRA:.0%} measured | called |",
@@ -302,10 +302,31 @@ def _write_resolution(found: Recorded) -> None:
             "| sets | false better or worse in A/A | extra work found |",
             "|---|---|---|",
             *text,
+            "",
+            "What the spread of a pair would have been had each set ended after its first bursts:",
+            "",
+            "| bursts | A/A | extra work |",
+            "|---|---|---|",
+            *[
+                f"| {count} | "
+                + " | ".join(f"{_spread(sets[x], sets['a'], count):.2%}" for x in ("again", "slow"))
+                + " |"
+                for count in (5, 10, 20, 30, 50)
+                if count <= bursts
+            ],
         ]
     )
     command = "python benchmarks/harness.py resolution"
-    print(write_results("harness-resolution", "False alarms and resolution", command, page, {"ways": found}))
+    numbers = {"ways": found}
+    print(write_results("harness-resolution", "False alarms and resolution", command, page, numbers, where=where))
+
+
+def _spread(left: list[Launch], right: list[Launch], bursts: int) -> float:
+    """Return the standard deviation of a pair's log-ratio, of the first bursts of each set."""
+    cut = (
+        [launch.model_copy(update={"burst_ns": launch.burst_ns[:bursts]}) for launch in arm] for arm in (left, right)
+    )
+    return stdlib.stdev(math.log(x / y) for x, y in statistics.paired_medians(*cut))
 
 
 def _share(count: int, of: int) -> str:
@@ -315,7 +336,8 @@ def _share(count: int, of: int) -> str:
 def judge_again(rounds: int) -> None:
     """Write the page anew from the launches on record."""
     del rounds
-    _write_resolution(json.loads((RESULTS / "harness-resolution.json").read_bytes())["ways"])
+    recorded = json.loads((RESULTS / "harness-resolution.json").read_bytes())
+    _write_resolution({way: recorded["ways"][way] for way in WAYS}, where=recorded["machine"])
 
 
 def _recorded(arm: str, *, median_ns: int, burst_ns: list[int], invalid: list[str]) -> Launch:
