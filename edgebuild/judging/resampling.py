@@ -153,18 +153,17 @@ class _Asked:
         values = drawn.values
         if np.ptp(values[np.isfinite(values)]) <= ROUNDING * span:
             return nothing_moved(self.samples, span)
-        pools = [self.counts(batch) for batch in drawn.batches]
-        if pools:
-            return unseen(values, np.asarray([pool.sum() for pool in pools]), span)
+        if drawn.batches:
+            return unseen(values, np.asarray([float(self.counts(batch).sum()) for batch in drawn.batches]), span)
         number = min(self.samples, MAX_POOLS, max(LEAST_POOLS, len(values) // 2))
-        pools = [(np.arange(self.samples) % number == pool).astype(np.int64) for pool in range(number)]
+        pools = np.arange(self.samples) % number
         failed = len(self.failures)
         with warnings.catch_warnings():
             # A callable of all samples may warn of one: nobody asked for that value but this.
             warnings.simplefilter("ignore")
-            alone = np.asarray([self.value(pool) for pool in pools])
+            alone = np.asarray([self.value((pools == pool).astype(np.int64)) for pool in range(number)])
         del self.failures[failed:]
-        return unseen(alone, np.asarray([pool.sum() for pool in pools]), span)
+        return unseen(alone, np.bincount(pools).astype(np.float64), span)
 
     def _values(self, picks: Iterable[Ints], total: int) -> Floats:
         values = []
