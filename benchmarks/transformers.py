@@ -1,4 +1,4 @@
-"""A MiniLM sentence encoder in int8: ours, NNCF's and ONNX Runtime's, in both runtimes, against fp32.
+"""A MiniLM sentence encoder in int8 (ours, NNCF's, ONNX Runtime's, dynamic, stored) and bf16, in both runtimes.
 
     python benchmarks/transformers.py [--work FOLDER] [--rounds N] [--tokens N]
 
@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -40,8 +41,13 @@ CALIBRATION, JUDGED = 300, 1000
 #: Bursts of one session in a round.
 BURST_S = 0.15
 #: NNCF is asked twice: as it is by default, and told that the model is a transformer, as its documentation advises.
-ARMS = ("edgebuild", "nncf", "nncf-transformer", "onnxruntime")
-RUNTIMES = ("onnxruntime", "openvino")
+ARMS = ("edgebuild", "nncf", "nncf-transformer", "onnxruntime", "onnxruntime-dynamic", "int8-storage")
+#: OpenVINO doesn't read ONNX Runtime's dynamic int8; bf16 is the float model's file there.
+RUNTIMES = {
+    "onnxruntime": ("float", *ARMS),
+    "openvino": ("float", "bf16", *(arm for arm in ARMS if arm != "onnxruntime-dynamic")),
+}
+KINDS = {"float": "fp32", "bf16": "bf16", "onnxruntime-dynamic": "int8-dynamic", "int8-storage": "int8-storage"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +154,8 @@ def quantise(work: Path, arm: str, tokens: int) -> None:
     if arm == "nncf-transformer":
         _nncf_transformer(work, out, tokens, context)
     else:
-        precision = Precision(kind="int8", scheme=SCHEME, quantiser=arm)
+        kind = KINDS.get(arm, "int8")
+        precision = Precision(kind=kind, scheme=SCHEME, quantiser=arm if kind == "int8" else None)
         step = quantiser(arm)(precision, contract_of(tokens), (), CALIBRATION)
         step.run({"model": work / "float", "calibration": work / "calibration"}, out, context)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -189,41 +196,41 @@ def compiled(work: Path, arm: str, runtime: str, tokens: int) -> Path:
     from edgebuild.backends.ov.host import ConvertToIr
     from edgebuild.core.artifact import Precision
 
-    out = work / f"{arm}-{runtime}"
+    out, made = work / f"{arm}-{runtime}", work / ("float" if arm == "bf16" else arm)
     out.mkdir(exist_ok=True)
-    kind = "fp32" if arm == "float" else "int8"
     if runtime == "openvino":
-        precision = (
-            Precision(kind="fp32") if kind == "fp32" else Precision(kind="int8", scheme=SCHEME, quantiser="nncf")
-        )
         context = StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=work)
-        ConvertToIr(precision=precision, contract=contract_of(tokens)).run({"model": work / arm}, out, context)
+        # What is converted is the same for every precision but fp16.
+        ConvertToIr(precision=Precision(kind="fp32"), contract=contract_of(tokens)).run({"model": made}, out, context)
+    elif arm == "int8-storage":
+        shutil.copyfile(made / "model.onnx", out / "model.onnx")
     else:
-        source = work / arm / "model.onnx"
+        source = made / "model.onnx"
         options = {"seed": 0, "disabled": ",".join(fusions.harmful(onnx.load(str(source))))}
         if device.compile(str(source), str(out), options)["optimized"] is not True:
             raise SystemExit(f"{arm}: the optimised model answers differently")
     return out
 
 
-def manifest(runtime: str, tokens: int) -> dict[str, Any]:
+def manifest(arm: str, runtime: str, tokens: int) -> dict[str, Any]:
     """Return what the device code must know of an artifact."""
+    load = {"unpack" if arm == "int8-storage" else "optimized": True}
     entry = "model.onnx" if runtime == "onnxruntime" else "model.xml"
     contract = contract_of(tokens).model_dump(mode="json")
-    return {"entry": entry, "load": {"optimized": True}, "precision": {}, "contract": contract}
+    return {"entry": entry, "load": load, "precision": {"kind": KINDS.get(arm, "int8")}, "contract": contract}
 
 
-def opened(folder: Path, runtime: str, tokens: int, threads: int) -> Any:
+def opened(arm: str, folder: Path, runtime: str, tokens: int, threads: int) -> Any:
     """Return a session as the runner opens it."""
     from edgebuild.backends.ort import device as ort
     from edgebuild.backends.ov import device as ov
 
     session: Any = ort.Session if runtime == "onnxruntime" else ov.Session
     hint = {} if runtime == "onnxruntime" else {"hint": "latency"}
-    return session(manifest(runtime, tokens), str(folder), {"threads": threads, **hint})
+    return session(manifest(arm, runtime, tokens), str(folder), {"threads": threads, **hint})
 
 
-def float_products(folder: Path, runtime: str, tokens: int, feeds: dict[str, Any]) -> int:
+def float_products(arm: str, folder: Path, runtime: str, tokens: int, feeds: dict[str, Any]) -> int:
     """Count the products with 8-bit weights that really run in float."""
     import onnx
 
@@ -233,7 +240,7 @@ def float_products(folder: Path, runtime: str, tokens: int, feeds: dict[str, Any
         return len(fusions.float_products(onnx.load(str(folder / "model.onnx"))))
     from edgebuild.backends.ov import device as ov
 
-    found = ov.layers(manifest(runtime, tokens), str(folder), {"threads": 1}, feeds)
+    found = ov.layers(manifest(arm, runtime, tokens), str(folder), {"threads": 1}, feeds)
     return sum(layer["op"] == "FullyConnected" and layer["precision"] != "int8" for layer in found)
 
 
@@ -270,8 +277,8 @@ def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) ->
     """All models in one runtime: their answers, then their latencies in turn."""
     judged = dict(np.load(work / "judged.npz").items())
     feeds = [{name: value[i : i + 1] for name, value in judged.items()} for i in range(16)]
-    folders = {arm: compiled(work, arm, runtime, tokens) for arm in ("float", *ARMS)}
-    sessions = {arm: opened(folder, runtime, tokens, threads) for arm, folder in folders.items()}
+    folders = {arm: compiled(work, arm, runtime, tokens) for arm in RUNTIMES[runtime]}
+    sessions = {arm: opened(arm, folder, runtime, tokens, threads) for arm, folder in folders.items()}
     found = {arm: vectors(session, judged) for arm, session in sessions.items()}
     times = bursts(sessions, feeds, rounds)
     rows = []
@@ -299,7 +306,7 @@ def compare(work: Path, runtime: str, rounds: int, tokens: int, threads: int) ->
                 ratio_low=math.exp(centre - spread),
                 ratio_high=math.exp(centre + spread),
                 median_ms=float(np.median(times[arm])),
-                float_products=float_products(folder, runtime, tokens, feeds[0]),
+                float_products=float_products(arm, folder, runtime, tokens, feeds[0]),
             )
         )
         print(rows[-1], flush=True)
