@@ -53,8 +53,10 @@ def measurement_lock(
 def _wait(lock: MachineLock, shared: bool, progress: Progress, check: Callable[[], None]) -> None:
     if lock.take(shared):
         return
-    with progress.task(f"waiting: {lock.holder()} is measuring on this machine") as task:
+    holder = lock.holder()
+    with progress.task(f"waiting: {holder} is measuring on this machine") as task:
         while not lock.take(shared):
             check()
             time.sleep(POLL_S)
-            task.advance(0.0, lock.holder())
+            now = lock.holder()
+            task.advance(0.0, f"now {now}" if now != holder else "")

@@ -31,15 +31,20 @@ with measurement_lock("the other build", path=Path(sys.argv[1])):
 
 
 class Heard(NoProgress):
-    """Keeps the titles of what was shown."""
+    """Keeps the titles and notes of what was shown."""
 
     def __init__(self) -> None:
         self.titles: list[str] = []
+        self.notes: set[str] = set()
 
     def task(self, title: str, total: float | None = None) -> NoProgress:
         del total
         self.titles.append(title)
         return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        del amount
+        self.notes.add(note)
 
 
 def test_waits_and_says_who_holds_it_then_takes_it_when_the_holder_is_killed(tmp_path: Path) -> None:
@@ -58,6 +63,7 @@ def test_waits_and_says_who_holds_it_then_takes_it_when_the_holder_is_killed(tmp
         with measurement_lock("mine", progress=heard, check=check, path=path):
             assert polls >= 2
         assert heard.titles == [f"waiting: process {holder.pid} (the other build) is measuring on this machine"]
+        assert not any(str(holder.pid) in note for note in heard.notes)  # it was named already
     finally:
         holder.kill()
         holder.wait()
