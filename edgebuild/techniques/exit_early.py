@@ -60,7 +60,7 @@ class ExitEarly(Technique):
 
     kind: ClassVar[str] = "exit-early"
     title: ClassVar[str] = "adds exits that answer easy samples early, and trains them with the model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = ExitEarlyParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values", "heads"})
@@ -109,7 +109,7 @@ class ExitLoss:
     def __init__(self, work: Workspace, p: ExitEarlyParameters) -> None:
         from edgebuild.training.teachers import LiveTeacher
 
-        labelled = work.dataset(train=True).labelled or bool(work.step.loader)
+        labelled = work.labelled
         self._work, self._p = work, p
         self._soft = p.distil_weight if labelled else 1.0
         self._teacher = LiveTeacher(work.teacher()) if self._soft else None

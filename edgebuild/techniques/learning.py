@@ -170,9 +170,10 @@ def task_loss(work: Workspace) -> Loss:
     from edgebuild.training.losses import Supervised, cross_entropy, known_l2
 
     def loss(outputs: Any, batch: Batch) -> Any:
-        if work.step.loss or batch.target is None:
+        if work.step.loss:
             return work.loss(flatten(outputs), batch.target)
-        return Supervised(known_l2 if batch.target.is_floating_point() else cross_entropy)(outputs, batch)
+        numbers = batch.target is not None and batch.target.is_floating_point()
+        return Supervised(known_l2 if numbers else cross_entropy)(outputs, batch)
 
     return loss
 
@@ -185,7 +186,7 @@ def relearning_loss(work: Workspace) -> Loss:
 
     if isinstance(work.module, WithHeads):
         raise ModelError(f"{work.step.kind} can't train this model: {HEADS}.", hint="Let exit-early come after it.")
-    if work.step.loader or work.dataset(train=True).labelled:
+    if work.labelled:
         return task_loss(work)
     matches = [losses.soft_targets if is_class_row(shape) else losses.l2 for shape, _ in work.shapes_before]
     return losses.Distil(LiveTeacher(work.teacher()), matches)

@@ -22,7 +22,7 @@ from edgebuild.models.torch_models import example_inputs, failing_layer, flatten
 from edgebuild.techniques.report import LayerReport, TechniqueReport
 from edgebuild.techniques.sizes import count_macs, count_parameters
 from edgebuild.techniques.timing.layer_times import read_times
-from edgebuild.training.losses import UNKNOWN, as_logits, known_l2
+from edgebuild.training.losses import cross_entropy, fits, known_l2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -191,6 +191,19 @@ class Workspace:
         """Return the data to choose between models by; the calibration data where there are none."""
         return self.data["validation"] if "validation" in self.data else self.dataset(train=False)
 
+    def labels(self, dataset: Dataset) -> NDArray[Any] | None:
+        """Return the targets that a loss can be taken of: None for texts, boxes and what else no loss here reads."""
+        numbers = dataset.numbers
+        if numbers is None or self.step.loss:
+            return numbers
+        shape, _ = self.shapes_before[0]
+        return numbers if fits(shape, numbers.shape, whole=numbers.dtype.kind in "iub") else None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is something to learn from beside the original's answers; of a loader of the user's: yes."""
+        return bool(self.step.loader) or self.labels(self.dataset(train=True)) is not None
+
     def loader(self) -> Any:
         """Return what the user's own ``[training].loader`` gives; None without: then ``dataset`` is trained on."""
         if not self.step.loader:
@@ -212,7 +225,7 @@ class Workspace:
         if shuffle:
             np.random.default_rng(self.ctx.seed).shuffle(order)
         order = order[:limit]
-        arrays, numbers = {name: dataset.array(name) for name in dataset.inputs}, dataset.numbers
+        arrays, numbers = {name: dataset.array(name) for name in dataset.inputs}, self.labels(dataset)
         for start in range(0, len(order), size):
             self.ctx.check()
             rows = np.sort(order[start : start + size])
@@ -299,16 +312,8 @@ class Workspace:
         first = self._own(outputs)[0]
         if target is None:
             return torch.stack([output.float().pow(2).mean() for output in outputs]).sum()
-        if not target.is_floating_point() and first.dim() == target.dim() + 1:
-            classes = target.long()
-            if bool((classes == UNKNOWN).all()):
-                return 0.0 * first.float().sum()
-            return nn.functional.cross_entropy(as_logits(first.float()), classes, ignore_index=UNKNOWN)
-        if target.is_floating_point() and target.shape == first.shape:
-            known = ~torch.isnan(target)
-            if bool(known.all()):
-                return nn.functional.mse_loss(first.float(), target.float())
-            return known_l2(first.float(), target)
+        if fits(first.shape, target.shape, whole=not target.is_floating_point()):
+            return (known_l2 if target.is_floating_point() else cross_entropy)(first.float(), target)
         raise DataError(
             f"No loss is known for targets {target.dtype} {list(target.shape)} and outputs {list(first.shape)}.",
             hint='Name yours as [training].loss = "module:function", called with the outputs and the targets.',

@@ -136,6 +136,20 @@ def known_l2(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (squares * known).sum() / known.sum().clamp(min=1)
 
 
+def fits(shape: Sequence[int], target: Sequence[int], *, whole: bool) -> bool:
+    """Whether ``cross_entropy`` reads ``whole`` targets of that shape, ``known_l2`` others, beside outputs of a shape.
+
+    Class numbers, one for each place of the output, or numbers, as many as the output has. What a metric of texts,
+    boxes or rows of symbols reads is neither.
+    """
+    own = tuple(target[1:])
+    if not whole:
+        return math.prod(own) == math.prod(shape[1:])
+    if is_class_row(shape):
+        return math.prod(own) == 1
+    return len(shape) > 2 and shape[1] >= 2 and own == tuple(shape[2:])
+
+
 class Supervised:
     """A loss of an output and the target, such as the user's own: ``function(output, target)``.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,12 +18,14 @@ from edgebuild.training.teachers import LiveTeacher
 from . import zoo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edgebuild.training.batches import Batch
     from edgebuild.training.randomness import Draws
 
 HERE = "tests.techniques.test_distil"
+UNLABELLED = {"hard_weight": 0.0}
 
 
 def small(original: nn.Module) -> nn.Module:
@@ -69,11 +72,18 @@ def not_an_optimiser(parameters: list[nn.Parameter]) -> tuple[()]:
     return ()
 
 
-def distilled(tmp_path: Path, animal: str = "residual", *, name: str = "out", **parameters: Any) -> Path:
-    inputs = tmp_path / "inputs" / animal
+def distilled(
+    tmp_path: Path,
+    animal: str = "residual",
+    *,
+    name: str = "out",
+    target: Callable[[int], Any] | None = None,
+    **parameters: Any,
+) -> Path:
+    inputs = tmp_path / "inputs" / (animal if target is None else f"{animal}-of-{name}")
     found = {n: inputs / n for n in ("model", "calibration")} | {"teacher": inputs / "model"}
     if not inputs.exists():
-        found = zoo.write_inputs(zoo.ZOO[animal], inputs)
+        found = zoo.write_inputs(zoo.ZOO[animal], inputs, target=target)
     step = zoo.step_of(Distil, zoo.ZOO[animal], **{"epochs": 2, "batch_size": 8, **parameters})
     out = tmp_path / name
     out.mkdir()
@@ -90,6 +100,16 @@ def test_the_same_seed_gives_the_same_model_and_the_report_says_how_it_went(tmp_
     one, two = distilled(tmp_path), distilled(tmp_path, name="again")
     assert (one / compressed_model.WEIGHTS_FILE).read_bytes() == (two / compressed_model.WEIGHTS_FILE).read_bytes()
     assert read_report(one).summary.startswith("6 steps of distillation; the loss went from ")
+
+
+@pytest.mark.parametrize("target", [lambda i: f"line {i}", lambda i: np.arange(i % 3), lambda i: np.arange(5) + i])
+def test_labels_that_no_loss_reads_teach_nothing(tmp_path: Path, target: Callable[[int], Any]) -> None:
+    """Texts, and rows of symbols: what a metric reads, and once pulled all outputs towards zero."""
+    out, plain = (distilled(tmp_path, name=name, target=target, **p) for name, p in (("a", {}), ("b", UNLABELLED)))
+    assert (out / compressed_model.WEIGHTS_FILE).read_bytes() == (plain / compressed_model.WEIGHTS_FILE).read_bytes()
+    assert read_report(out).notes == ("No loss is known for the labels: what is learnt is what the original answers.",)
+    with pytest.raises(EdgebuildError, match=r"The loss needs targets|The loss failed"):
+        distilled(tmp_path, name="c", target=target, hard_weight=0.5)
 
 
 def test_an_optimiser_of_ones_own_is_the_one_that_trains(tmp_path: Path) -> None:

@@ -284,8 +284,10 @@ def contract_of(animal: Animal) -> Contract:
     return Contract(inputs=animal.specs, outputs=outputs)
 
 
-def write_inputs(animal: Animal, folder: Path, *, samples: int = 24) -> dict[str, Path]:
-    """Write a grown model as a stored one, and data: what a technique's step takes."""
+def write_inputs(
+    animal: Animal, folder: Path, *, samples: int = 24, target: Callable[[int], Any] | None = None
+) -> dict[str, Path]:
+    """Write a grown model as a stored one, and data: what a technique's step takes. ``target`` makes a sample's own."""
     for name in ("model", "calibration"):
         (folder / name).mkdir(parents=True)
     compressed_model.write_model(grown(animal), CompressedModel(factory=animal.reference), folder / "model")
@@ -294,7 +296,7 @@ def write_inputs(animal: Animal, folder: Path, *, samples: int = 24) -> dict[str
     rows = (
         Sample(
             inputs={spec.name: array[i] for spec, array in zip(animal.specs, arrays, strict=True)},
-            target=int(labels[i]) if animal.outputs == ("logits",) else None,
+            target=target(i) if target else int(labels[i]) if animal.outputs == ("logits",) else None,
         )
         for i in range(samples)
     )

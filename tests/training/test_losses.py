@@ -213,3 +213,27 @@ def test_a_mimic_learns_what_its_teacher_does_from_unlabelled_data(tmp_path: Pat
 def test_labels_of_a_fully_convolutional_classifier() -> None:
     logits, target = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, -1, 0])
     assert losses.cross_entropy(logits[:, :, None, None], target) == losses.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "whole", "expected"),
+    [
+        ((8, 10), (8,), True, True),
+        ((8, 10), (8, 1), True, True),
+        ((8, 10, 1, 1), (8,), True, True),
+        ((8, 4, 5, 6), (8, 5, 6), True, True),  # a map of classes
+        ((8, 40, 6625), (8,), True, False),  # a line of text, by CTC
+        ((8, 40, 6625), (8, 12), True, False),
+        ((8, 1, 64, 64), (8, 3, 5), False, False),  # three boxes
+        ((8, 1), (8,), True, False),  # yes or no, of one score
+        ((8, 1), (8,), False, True),
+        ((8, 3, 4), (8, 3, 4), False, True),
+    ],
+)
+def test_which_targets_a_loss_is_known_for(
+    shape: tuple[int, ...], target: tuple[int, ...], whole: bool, expected: bool
+) -> None:
+    assert losses.fits(shape, target, whole=whole) is expected
+    if expected:
+        output, numbers = torch.randn(shape), torch.zeros(target, dtype=torch.int64 if whole else torch.float32)
+        assert torch.isfinite((losses.cross_entropy if whole else losses.known_l2)(output, numbers))

@@ -51,7 +51,7 @@ class DistilParameters(TrainingParameters):
     hard_weight: float | None = Field(
         default=None,
         ge=0,
-        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where data are labelled, else 0. "
+        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where one is known for them, else 0. "
         "Labels of -1 (NaN for numbers) are unknown and have no share.",
     )
     student: str = Field(
@@ -114,7 +114,7 @@ class Distil(Technique):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
@@ -258,8 +258,9 @@ def _loss(work: Workspace, p: DistilParameters, teacher: Teacher, loader: Any) -
     if len(kinds) != len(work.shapes_before):
         raise UsageError(f"`match` names {len(kinds)} losses for the model's {len(work.shapes_before)} outputs.")
     matches = [_match(kind, p, teacher, loader, number, work) for number, kind in enumerate(kinds)]
-    labelled = work.dataset(train=True).labelled or bool(work.step.loader)
-    weight = p.hard_weight if p.hard_weight is not None else (HARD_WEIGHT if labelled else 0.0)
+    weight = p.hard_weight if p.hard_weight is not None else (HARD_WEIGHT if work.labelled else 0.0)
+    if work.dataset(train=True).labelled and not work.labelled:
+        work.notes.append("No loss is known for the labels: what is learnt is what the original answers.")
     if not any(matches) and not weight:
         raise UsageError("distil compares no output and looks at no label: it has nothing to learn from.")
     return losses.Distil(teacher, matches, hard=task_loss(work), hard_weight=weight)

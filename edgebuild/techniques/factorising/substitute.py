@@ -85,7 +85,7 @@ class Substitute(Technique):
 
     kind: ClassVar[str] = "substitute"
     title: ClassVar[str] = "puts depthwise-separable layers, or a smaller model, in place and teaches them"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = SubstituteParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})

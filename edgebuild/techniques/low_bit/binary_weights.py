@@ -35,7 +35,7 @@ class BinaryParameters(TrainingParameters):
     hard_weight: float | None = Field(
         default=None,
         ge=0,
-        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where data are labelled, else 0.",
+        description=f"The weight of the labels' own loss. Default: {HARD_WEIGHT} where one is known for them, else 0.",
     )
     skip: tuple[str, ...] = Field(default=(), description="Layers that stay in float; `*` stands for anything.")
 
@@ -50,7 +50,7 @@ class BinaryWeights(Technique):
 
     kind: ClassVar[str] = "binary-weights"
     title: ClassVar[str] = "trains weights of one bit each"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "numpy", "onnxruntime")
     Parameters: ClassVar = BinaryParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"grids", "values"})
@@ -86,8 +86,7 @@ class BinaryWeights(Technique):
         teacher, matches = fake_quant.answers(work, p.temperature)
         own = user_loader(work, p)
         loader = own if own is not None else array_loader(work, p)
-        labelled = work.dataset(train=True).labelled or bool(work.step.loader)
-        weight = p.hard_weight if p.hard_weight is not None else (HARD_WEIGHT if labelled else 0.0)
+        weight = p.hard_weight if p.hard_weight is not None else (HARD_WEIGHT if work.labelled else 0.0)
         loss = losses.Distil(teacher, matches, hard=task_loss(work), hard_weight=weight)
         clips = [_clip(work, name) for name in placed]
         report = learn(work, work.module, p.plan(), loader, loss, name="binary", after_step=clips)

@@ -180,7 +180,7 @@ def require_one_row_of_classes(work: Workspace) -> None:
     """Raise ``ModelError`` for a model that doesn't answer in one row of class logits, or data without labels."""
     from edgebuild.techniques.distilling.distil import is_row_of_classes
 
-    labelled = work.dataset(train=True).labelled or bool(work.step.loader)
+    labelled = work.labelled
     if len(work.shapes_before) != 1 or not is_row_of_classes(work, 0) or not labelled:
         shapes = ", ".join(str(list(shape)) for shape, _ in work.shapes_before)
         what = f"the model's outputs have the shape {shapes}" if labelled else "the data have no labels"
