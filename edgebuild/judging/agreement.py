@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.chunks import chunks
 from edgebuild.core.classes import is_class_row
-from edgebuild.judging.arrays import Floats, Outputs, chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgebuild.judging.arrays import Floats, Outputs
 
 #: Outputs that aren't class scores agree with the reference within this share of the output's RMS over the data.
 RELATIVE_TOLERANCE = 0.05

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebuild.core.chunks import chunks
 from edgebuild.core.classes import is_class_row
 from edgebuild.errors import DataError, ModelError
 
@@ -23,14 +24,6 @@ Labels: TypeAlias = Sequence[str | None] | NDArray[Any]
 
 #: Rows count as probabilities when they are not negative and sum to one within this (half precision rounds at 5e-4).
 PROBABILITY_TOLERANCE = 1e-2
-
-CHUNK_ELEMENTS = 1 << 22
-
-
-def chunks(array: NDArray[Any]) -> list[slice]:
-    """Return slices along axis 0 that hold about four million elements each, so that memory maps are streamed."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, int(np.prod(array.shape[1:], dtype=np.int64))))
-    return [slice(start, start + rows) for start in range(0, len(array), rows)]
 
 
 def pick_output(outputs: Outputs, output: str | None, metric: str) -> NDArray[Any]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.chunks import chunks
 from edgebuild.core.classes import is_class_row
 from edgebuild.core.verdict import Closeness
 from edgebuild.judging.agreement import agrees
-from edgebuild.judging.arrays import Outputs, check_pair, chunks, first_not_finite, is_probability, log_softmax
+from edgebuild.judging.arrays import Outputs, check_pair, first_not_finite, is_probability, log_softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.chunks import chunks
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.errors import DataError, ModelError
 
@@ -64,11 +65,10 @@ def check_finite(outputs: Mapping[str, NDArray[Any]], who: str) -> None:
     for name, array in outputs.items():
         if array.dtype.kind != "f":
             continue
-        for start in range(0, len(array), 4096):
-            part = array[start : start + 4096]
-            bad = ~(np.isfinite(part) | np.isneginf(part))
+        for part in chunks(array):
+            bad = ~(np.isfinite(array[part]) | np.isneginf(array[part]))
             if bad.any():
-                row = start + int(np.argwhere(bad)[0][0])
+                row = part.start + int(np.argwhere(bad)[0][0])
                 raise DataError(
                     f"{who}: output {name!r} is NaN or infinite for frame {row}.",
                     hint="Look at that sample and at the model's weights; nothing can be judged against such outputs.",
@@ -88,20 +88,27 @@ def worst_mismatch(
     for name, expected in reference.items():
         got = other[name]
         count = min(len(expected), len(got))
-        left = np.asarray(expected[:count], dtype=np.float64).reshape(count, -1)
-        right = np.asarray(got[:count], dtype=np.float64).reshape(count, -1)
-        if left.shape != right.shape:
+        if np.prod(expected.shape[1:]) != np.prod(got.shape[1:]):
             return name, 0, float("inf")
-        both = np.isneginf(left) & np.isneginf(right)
-        left, right = np.where(both, 0.0, left), np.where(both, 0.0, right)
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(left - right).max(axis=1, initial=0.0)
-            gap[~np.isfinite(gap)] = np.inf
-            # A reference of infinity makes this NaN, which argmax would take for the largest and > for none.
-            ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
-        ratio[np.isnan(ratio)] = np.inf
-        frame = int(ratio.argmax())
-        if ratio[frame] > excess:
-            excess = float(ratio[frame])
-            worst = name, frame, float(gap[frame])
+        for part in chunks(expected[:count]):
+            gap, ratio = _beyond(expected[:count][part], got[:count][part], rtol, atol)
+            frame = int(ratio.argmax())
+            if ratio[frame] > excess:
+                excess = float(ratio[frame])
+                worst = name, part.start + frame, float(gap[frame])
     return worst
+
+
+def _beyond(expected: NDArray[Any], got: NDArray[Any], rtol: float, atol: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return how far apart each frame is, and how many times its tolerance that is."""
+    left = np.asarray(expected, dtype=np.float64).reshape(len(expected), -1)
+    right = np.asarray(got, dtype=np.float64).reshape(len(got), -1)
+    both = np.isneginf(left) & np.isneginf(right)
+    left, right = np.where(both, 0.0, left), np.where(both, 0.0, right)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(left - right).max(axis=1, initial=0.0)
+        gap[~np.isfinite(gap)] = np.inf
+        # A reference of infinity makes this NaN, which argmax would take for the largest and > for none.
+        ratio = gap / (atol + rtol * np.abs(left).max(axis=1, initial=0.0))
+    ratio[np.isnan(ratio)] = np.inf
+    return gap, ratio

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from edgebuild.core import chunks
 from edgebuild.core.classes import is_class_row
 from edgebuild.core.verdict import Closeness
 from edgebuild.errors import ModelError
-from edgebuild.judging import arrays
 from edgebuild.judging.agreement import agrees
 from edgebuild.judging.closeness import MAX_SQNR_DB, closeness, kl_nats, sqnr_db
 
@@ -55,7 +55,7 @@ def test_masked_scores_count_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     logits, noisy = (np.concatenate([one, np.full((500, 1), -np.inf, np.float32)], axis=1) for one in (LOGITS, NOISY))
     plain = closeness({"y": LOGITS}, {"y": NOISY})
     for size in (1 << 22, 64):
-        monkeypatch.setattr(arrays, "CHUNK_ELEMENTS", size)
+        monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", size)
         with np.errstate(all="raise", under="ignore"):
             found = closeness({"y": logits}, {"y": noisy})
             by_number = closeness({"y": logits}, {"y": np.where(np.isneginf(noisy), np.float32(-65504), noisy)})
@@ -102,8 +102,8 @@ def test_memory_maps_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.save(tmp_path / "a.npy", LOGITS)
     np.save(tmp_path / "b.npy", NOISY)
     whole = closeness({"y": LOGITS}, {"y": NOISY})
-    monkeypatch.setattr(arrays, "CHUNK_ELEMENTS", 100)
-    assert len(arrays.chunks(LOGITS)) > 30
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 100)
+    assert len(chunks.chunks(LOGITS)) > 30
     streamed = closeness(
         {"y": np.load(tmp_path / "a.npy", mmap_mode="r")}, {"y": np.load(tmp_path / "b.npy", mmap_mode="r")}
     )

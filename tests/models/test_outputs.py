@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgebuild.core import chunks
 from edgebuild.errors import DataError
 from edgebuild.models.outputs import check_finite, worst_mismatch
 
@@ -79,3 +80,16 @@ def test_masked_scores_are_no_fault_and_hide_none() -> None:
         found = wanted.copy()
         found[2, 1] = other
         assert worst_mismatch({"y": wanted}, {"y": found}) == ("y", 2, np.inf)
+
+
+def test_large_outputs_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = np.zeros((50, 3, 4), dtype=np.float32)
+    given = wanted.copy()
+    given[17], given[31, 2, 1] = 0.5, 2.0
+    whole = worst_mismatch({"y": wanted}, {"y": given})
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 30)
+    assert worst_mismatch({"y": wanted}, {"y": given}) == whole == ("y", 31, 2.0)
+    given[44] = np.nan
+    assert worst_mismatch({"y": wanted}, {"y": given}) == ("y", 44, np.inf)
+    with pytest.raises(DataError, match="infinite for frame 44"):
+        check_finite({"y": given}, "it")
