@@ -272,12 +272,25 @@ def test_a_class_that_was_never_seen_gets_its_share_by_one_bias(tmp_path: Path) 
     assert "for class 2" in read_report(out).layers[0].after
 
 
+def test_of_a_model_that_ends_in_a_softmax_the_logits_before_it_are_set(tmp_path: Path) -> None:
+    out = distilled(tmp_path, student=f"{HERE}:probabilities", priors=[[2, 0.5]], epochs=1)
+    (x,) = zoo.feeds(zoo.ZOO["residual"], 24, seed=1)
+    with torch.no_grad():
+        answers = rebuilt(out, "residual", f"{HERE}:probabilities")(x)
+    assert torch.allclose(answers.sum(1), torch.ones(24))
+    assert int((answers.argmax(1) == 2).sum()) == 12
+
+
 def headless(original: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def misleading(original: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Tanh())
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Softmin(1))
+
+
+def probabilities(original: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Softmax(1))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ STRENGTHS = (0.25, 0.5)
 #: How firmly reconstruction holds on to the float weights, and which share it makes up of what the 8-bit input leaves
 #: missing: the best on held-out frames. Few frames overrate what is missing.
 REFITS = ((0.3, 1.0), (1.0, 1.0), (0.3, 0.3))
+#: A rung must take this much of the noise away, 0.05 dB: less is as likely the frames' doing.
+WORTHWHILE = 10**-0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,9 @@ class Ladder:
     choices: dict[str, ranges.Choice] = field(default_factory=dict)
 
     def offer(self, name: str, candidate: QuantisationState) -> bool:
-        """Keep ``candidate`` if it is better on the held-out half."""
+        """Keep ``candidate`` if it is better on the held-out half by what is worth a rung."""
         distance = self.bench.judge(candidate)
-        kept = distance.total < self.best.total
+        kept = distance.total < self.best.total * WORTHWHILE
         self.rungs.append(Rung(name=name, distance=distance, kept=kept))
         if kept:
             self.numbers, self.best = candidate, distance
