@@ -22,6 +22,7 @@ from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.core.artifact import Contract
 from edgebuild.core.values import digest_json
 from edgebuild.devices.probe import read_probe
+from edgebuild.errors import EdgebuildError
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from edgebuild.planning.plan import Plan
 
 #: Said of a model that can't be timed by itself, and of a device whose speed isn't known yet.
-ASSUMED = "the model could not be timed here: times are assumed"
+ASSUMED = "the model could not be timed here{why}: times are assumed"
 ELSEWHERE = "times of the device are taken from this machine"
 
 
@@ -176,7 +177,7 @@ def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tu
     if budget.agreement is None:
         check_output(project.metric, model.outputs)
     known = (*found.unread, *warnings(project, budget, found.described, test_level=level_for_opening(1)))
-    times = _timed(project, found)
+    times, untimed = _timed(project, found)
     plans = []
     for target in targets_of(project, options):
         at = known_device(target, project, options, here, devices)
@@ -194,14 +195,23 @@ def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tu
             frames=found.frames,
             costs=costs,
             time_s=options.time_s,
-            notes=(*(ASSUMED,) * (times is None), *(ELSEWHERE,) * (not at.here), *said),
+            notes=(*untimed, *(ELSEWHERE,) * (not at.here), *said),
         )
         plans.append(make_plan(inputs.model_copy(update={"notes": (*known, *at.notes, *inputs.notes)})))
     return tuple(plans)
 
 
-def _timed(project: Project, found: Peeked) -> probe.ModelTimes | None:
-    """Time the model as given on the first sample, where it has one."""
+def _timed(project: Project, found: Peeked) -> tuple[probe.ModelTimes | None, tuple[str, ...]]:
+    """Time the model as given on the first sample, where it has one; or say why that can't be done."""
+    why = ""
+    try:
+        times = _times(project, found)
+    except EdgebuildError as error:
+        times, why = None, f" ({error.message.removesuffix('.')})"
+    return times, () if times is not None else (ASSUMED.format(why=why),)
+
+
+def _times(project: Project, found: Peeked) -> probe.ModelTimes | None:
     first = found.first
     if first is None:
         return None

@@ -55,53 +55,45 @@ def time_frozen(prepared: ModelInputs, library: Path | None) -> ModelTimes | Non
 
     data, contract = Dataset.open(prepared.validation.path), prepared.contract
     feeds = {spec.name: data.array(spec.name)[: contract.batch] for spec in contract.inputs}
-    return time_onnx(prepared.frozen.path / "model.onnx", feeds, contract, library)
-
-
-def time_onnx(
-    path: Path, feeds: Mapping[str, NDArray[Any]], contract: Contract, library: Path | None
-) -> ModelTimes | None:
-    """Time an ONNX file, fed with frames of its first inputs, its constants and a zero state."""
-    from edgebuild.models.host_session import HostSession, constant_array, zero_state
-
-    constants = {each.name: constant_array(each) for each in contract.constants}
-    whole = {**feeds, **constants, **zero_state(contract)}
     try:
-        load_s, optimised = timed(lambda: HostSession(path, library=library, optimised=True))
-        call_s = call_seconds(lambda: optimised(whole))
-        plain = HostSession(path, library=library)
-        return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_seconds(lambda: plain(whole)))
+        return time_onnx(prepared.frozen.path / "model.onnx", feeds, contract, library)
     except EdgebuildError:
         return None
 
 
+def time_onnx(path: Path, feeds: Mapping[str, NDArray[Any]], contract: Contract, library: Path | None) -> ModelTimes:
+    """Time an ONNX file, fed with frames of its first inputs, its constants and a zero state; raises ``ModelError``."""
+    from edgebuild.models.host_session import HostSession, constant_array, zero_state
+
+    constants = {each.name: constant_array(each) for each in contract.constants}
+    whole = {**feeds, **constants, **zero_state(contract)}
+    load_s, optimised = timed(lambda: HostSession(path, library=library, optimised=True))
+    call_s = call_seconds(lambda: optimised(whole))
+    plain = HostSession(path, library=library)
+    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_seconds(lambda: plain(whole)))
+
+
 def time_torch(project: Project, frames: Mapping[str, NDArray[Any]]) -> ModelTimes | None:
-    """Time the model that the project's factory makes, on one sample; None where that can't be done here."""
+    """Time the model that the project's factory makes, on one sample; None for one with state.
+
+    Raises ``ModelError`` where it can't be called so.
+    """
     import numpy as np
-    import torch
 
     from edgebuild.building.prepare import batch_is_free
     from edgebuild.catalogue.callables import load_callable
     from edgebuild.models.host_session import constant_array
-    from edgebuild.models.torch_models import make_module
+    from edgebuild.models.torch_models import call_module, make_module
 
     factory = project.model.factory
     if factory is None or project.stateful:
         return None
-    constants = {each.name: constant_array(each) for each in project.constants}
     batch = TORCH_BATCH if batch_is_free(project) else 1
-    several = {name: np.repeat(array, batch, axis=0) for name, array in frames.items()}
-    arrays = [constants[i.name] if i.name in constants else several[i.name] for i in project.inputs]
-    try:
-        load_s, module = timed(
-            lambda: make_module(load_callable(factory, project.folder), factory, project.weights_path)
-        )
-        tensors = [torch.from_numpy(array) for array in arrays]
-        with torch.inference_mode():
-            call_s = ASSUMED_CALL_S + call_seconds(lambda: module.eval()(*tensors)) / batch
-    except (EdgebuildError, RuntimeError, TypeError, ValueError):
-        # A model that can't be called is reported by the build in its own words; here only its time stays unknown.
-        return None
+    feeds = {name: np.repeat(array, batch, axis=0) for name, array in frames.items()}
+    feeds |= {each.name: constant_array(each) for each in project.constants}
+    load_s, module = timed(lambda: make_module(load_callable(factory, project.folder), factory, project.weights_path))
+    call = call_module(module, tuple(each.name for each in project.inputs), project.model.outputs)
+    call_s = ASSUMED_CALL_S + call_seconds(lambda: call(feeds)) / batch
     return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_s)
 
 

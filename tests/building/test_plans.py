@@ -109,3 +109,24 @@ def test_a_named_recipe_that_cannot_be_carried_out_ends_a_build_before_data_are_
     assert not list((project.folder / ".edgebuild" / "store").glob("entries/*"))
     (made,) = plan(asked, Options())
     assert {candidate.recipe for candidate in made.candidates} == {""}
+
+
+FAILING = """\
+from torch import nn
+
+
+class Net(nn.Module):
+    def forward(self, image):
+        raise KeyError("pixels")
+
+
+def build():
+    return Net()
+"""
+
+
+def test_a_model_that_fails_on_the_first_sample_is_told_by_the_plan(tmp_path: Path) -> None:
+    (write_project(tmp_path, {"model": 'factory = "net:build"'}) / "net.py").write_text(FAILING)
+    (made,) = plan(load_project(tmp_path), Options(targets=("this-machine",)))
+    said = "the model could not be timed here (The model failed in the model itself: KeyError: 'pixels'): times are"
+    assert any(note.startswith(said) for note in made.notes), made.notes
