@@ -177,7 +177,12 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
             return measure(bench, protocol.apart(), arms, title=title)
         if not run.failed:
             folder.finish(
-                {"dropped": dict(run.dropped), "launches": run.next_index, "finished_at": datetime.now(UTC).isoformat()}
+                {
+                    "dropped": dict(run.dropped),
+                    "launches": run.next_index,
+                    "finished_at": datetime.now(UTC).isoformat(),
+                    "disturbed": [arm.id for arm in arms if arm.keep and _proves_nothing(run, arm)],
+                }
             )
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
@@ -190,6 +195,11 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
     )
+
+
+def _proves_nothing(run: _Run, arm: Arm) -> bool:
+    """Whether no launch of an arm counts; screening proves nothing anyway."""
+    return run.protocol.name == "certify" and not any(launch.valid for launch in run.launches.get(arm.id, ()))
 
 
 def _labels(arms: Sequence[Arm]) -> dict[str, str]:

@@ -86,6 +86,8 @@ class SessionFolder:
 def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
     """Return the newest session with this key that may be reused or resumed, else a new one.
 
+    One in which an arm to keep was disturbed throughout is neither.
+
     The newest is the one that the journal names last. One whose age isn't known is never taken: the clock was ahead
     when it was begun.
     """
@@ -96,6 +98,8 @@ def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], 
         if not line.name.startswith(f"{prefix}-") or not path.is_dir():
             continue
         found, age = _found(path), journal.age(lines, line.name)
+        if (found.extras("result") or {}).get("disturbed"):
+            continue  # nothing can be held against an arm of which no launch counts: perhaps it is quieter now
         if age is None:
             note = note or f"{line.name} isn't used again: the clock was set back since it was begun"
         elif age < (REUSE_AGE if found.whole else RESUME_AGE) and found.extras("session") is not None:

@@ -103,6 +103,16 @@ def test_one_disturbed_arm_has_all_made_again(ground: Ground, tmp_path: Path, tu
     assert not result.measurements["a"].launches[0].valid
 
 
+def test_a_reference_that_was_disturbed_throughout_is_measured_again(
+    ground: Ground, tmp_path: Path, turns: list[str]
+) -> None:
+    never = PACED.model_copy(update={"steal_ratio": -1.0, "spread_ratio": -1.0, "launches": 1, "max_launches": 1})
+    for _ in range(2):
+        turns.clear()
+        measure(ground.bench(tmp_path), never, [ground.arm("a", keep=True), ground.arm("b", threads=2)], title="t")
+        assert len(turns) == 2 * PACED.bursts
+
+
 def test_an_arm_that_crashes_in_a_set_is_tried_alone_and_leaves(
     fragile: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
