@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgebuild.devices.transport import Channel, Device
     from edgebuild.errors import DataError, DeviceError, EdgebuildError, EnvironmentGap, ModelError, UsageError
     from edgebuild.fleet.inventory import DeviceEntry
-    from edgebuild.judging.metrics import Metric
+    from edgebuild.judging.metrics import Metric, named_metric
     from edgebuild.models.dataset import Dataset
     from edgebuild.models.edits import KeepChannels, ReplaceModule
     from edgebuild.models.onnx_graphs import save as save_onnx
@@ -89,6 +89,7 @@ _WHERE = {
     "check_technique": "testing.techniques",
     "client_of": "devices.client",
     "files_of": "devices.answers",
+    "named_metric": "judging.metrics",
     "save_onnx": "models.onnx_graphs",
     "write_artifact": "backends.protocol",
     "write_notes": "backends.protocol",
@@ -142,6 +143,7 @@ __all__ = [
     "check_technique",
     "client_of",
     "files_of",
+    "named_metric",
     "save_onnx",
     "write_artifact",
     "write_notes",

@@ -62,6 +62,7 @@ PINNED = [
     "check_technique",
     "client_of",
     "files_of",
+    "named_metric",
     "save_onnx",
     "write_artifact",
     "write_notes",

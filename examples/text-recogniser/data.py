@@ -191,7 +191,7 @@ def main() -> None:
     """Print lines per split and family, and the character error rate of the unchanged model."""
     import onnxruntime
 
-    from edgebuild.judging.metrics import named_metric
+    from edgebuild.plugins import named_metric
 
     session = onnxruntime.InferenceSession(
         str(package_folder("rapidocr_onnxruntime") / MODEL), providers=["CPUExecutionProvider"]
