@@ -212,6 +212,8 @@ def _timed(project: Project, found: Peeked) -> tuple[probe.ModelTimes | None, tu
 
 
 def _times(project: Project, found: Peeked) -> probe.ModelTimes | None:
+    import numpy as np
+
     first = found.first
     if first is None:
         return None
@@ -226,4 +228,9 @@ def _times(project: Project, found: Peeked) -> probe.ModelTimes | None:
         state=project.state_links,
         state_specs=tuple(spec for spec in project.input_specs if spec.name in project.model.state),
     )
-    return probe.time_onnx(project.onnx_path, first, contract, project.custom_ops_path)
+    # A batch that the file or the project fixes is fed whole: other batches are refused by the file.
+    size = contract.inputs[0].shape[0] if contract.inputs and contract.inputs[0].shape else 1
+    batch = size if isinstance(size, int) else project.freeze.get(size, 1)
+    feeds = {name: np.repeat(array, batch, axis=0) for name, array in first.items()} if batch > 1 else first
+    times = probe.time_onnx(project.onnx_path, feeds, contract, project.custom_ops_path)
+    return times and replace(times, call_s=times.call_s / batch, plain_s=times.plain_s / batch)

@@ -22,6 +22,8 @@ UNKNOWN_SHAPE = f'["batch"]               # {PLACEHOLDER}: the file doesn\'t say
 
 #: Names that exporters give to axes by counting them: ours (``axis2``), PaddlePaddle's, torch's.
 NUMBERED_AXIS = re.compile(r"^(axis|dim_?)\d+$|DynamicDimension\.\d+$|^unk__\d+$|_dim_\d+$|^s\d+$", re.IGNORECASE)
+#: How many numbers a box has, with its score and class or without.
+BOX_COLUMNS = (4, 5, 6)
 #: The most channels that an image is thought to have.
 MOST_COLOURS = 4
 
@@ -69,7 +71,7 @@ onnx = {toml_text(onnx)}
     why = "".join(letter if letter.isprintable() else "?" for letter in unreadable)
     recipes = f"\n# No [[recipes]]: {why}.\n" if unreadable else RECIPES
     sizes = {} if states else sizes_of(inputs, sample or {})
-    metric = proposed_metric(read)
+    metric = proposed_metric(read[:1])  # the one that ``output`` names, of several
     return _document(name, model, inputs, note, names, unranked, metric=metric, sizes=sizes) + recipes
 
 
@@ -113,6 +115,8 @@ def proposed_metric(outputs: Sequence[TensorSpec]) -> tuple[str, str]:
         return "auroc", "for one score; mae or rmse for one number, with `relative` below instead of `points`"
     if len(shape) == 4 and shape[2:] != (1, 1):
         return "mean_iou", f"for a map of class scores; {others}"
+    if len(shape) == 3 and shape[2] in BOX_COLUMNS:
+        return "box_f1", f"for boxes with a score behind them, put together by `decode`; coco_map too; {others}"
     if len(shape) == 3:
         return "cer", f"for texts read by CTC; accuracy for a class per position (classes on axis 1); {others}"
     return "accuracy", f"for scores of classes; {others}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from edgebuild.backends.ort.host import OnnxRuntime
@@ -52,6 +53,18 @@ def test_a_target_without_a_device_is_planned_from_its_facts(project: Project) -
     assert {candidate.profile for candidate in made.candidates} == {"arm-onnx"}
     (same,) = plan(project, Options(targets=(BOARD,), no_measure=True))
     assert (same.candidates, same.refused) == (made.candidates, made.refused)
+
+
+def test_a_file_that_fixes_a_batch_is_timed_in_it(project: Project) -> None:
+    text = project.folder.joinpath("edgebuild.toml").read_text()
+    project.folder.joinpath("edgebuild.toml").write_text(text.replace("batch = 1", "batch = 4"))
+    path = project.folder / "model.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    (made,) = plan(load_project(project.folder), Options(targets=("quick",)))
+    assert not any(note.startswith("the model could not be timed") for note in made.notes)
 
 
 def test_this_machine_is_no_target_without_a_device(project: Project) -> None:

@@ -178,6 +178,7 @@ def test_a_checkpoint_is_explained_and_never_loaded(suffix: str) -> None:
         (("b",), "auroc"),
         (("b", 21, 64, 64), "mean_iou"),
         (("b", 40, 97), "cer"),
+        (("b", 900, 6), "box_f1"),
     ],
 )
 def test_the_metric_that_is_proposed_fits_the_output(tmp_path: Path, shape: tuple[int | str, ...], metric: str) -> None:
