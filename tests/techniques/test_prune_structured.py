@@ -14,8 +14,10 @@ from edgebuild.errors import DataError, ModelError
 from edgebuild.models import compressed_model
 from edgebuild.models.edits import AddHead
 from edgebuild.models.interpreter import apply_edits
+from edgebuild.techniques.pruning import importance
 from edgebuild.techniques.pruning.structured import PruneStructured
 from edgebuild.techniques.report import TechniqueReport, read_report
+from edgebuild.techniques.workspace import Workspace
 from tests.techniques import zoo
 from tests.techniques.zoo import CLASSES, Animal
 
@@ -307,3 +309,26 @@ def test_tuning_needs_training_data_and_no_labels() -> None:
     assert not plain.train
     assert (tuned.train, tuned.labels) == (True, False)
     assert "lightning-fabric" in tuned.modules
+
+
+def test_gradients_are_taken_of_as_many_samples_as_memory_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    animal = zoo.ZOO["residual"]
+    found = zoo.write_inputs(animal, tmp_path / "inputs")
+    step = zoo.step_of(PruneStructured, animal, keep=0.5)
+    work = Workspace.open(step, found, zoo.context(tmp_path / "scratch"))
+    each = importance.kept_bytes(work, work.module.requires_grad_(True))
+    assert each >= sum(example[0].nbytes for example in work.examples)  # the first layer keeps its input
+    asked: list[int] = []
+
+    def batches(dataset: Any, size: int, **options: Any) -> Any:
+        asked.append(size)
+        return original(dataset, size, **options)
+
+    original = work.batches
+    monkeypatch.setattr(work, "batches", batches)
+    for room in (3 * each, 1, 1000 * each):
+        monkeypatch.setattr(importance, "TAYLOR_BYTES", room)
+        importance.taylor_scores(work, 4, lambda _: [torch.ones(1)])
+    assert asked == [3, 1, importance.TAYLOR_BATCH]

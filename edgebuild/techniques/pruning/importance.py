@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from edgebuild.techniques.pruning.parameters import PruneParameters
     from edgebuild.techniques.workspace import Workspace
 
-#: Samples that gradients are taken of at once.
+#: Samples that gradients are taken of at once, at most, and what may be kept for their backward pass.
 TAYLOR_BATCH = 32
+TAYLOR_BYTES = 512 * 1024 * 1024
 
 
 def group_scores(work: Workspace, groups: list[Group], p: PruneParameters, turn: int) -> Iterator[torch.Tensor]:
@@ -65,7 +66,8 @@ def taylor_scores(
     """
     module = copy.deepcopy(work.module).requires_grad_(True)
     totals: list[torch.Tensor] = []
-    for inputs, target in work.batches(work.dataset(train=True), TAYLOR_BATCH, limit=samples, shuffle=True):
+    batch = max(1, min(TAYLOR_BATCH, TAYLOR_BYTES // max(1, kept_bytes(work, module))))
+    for inputs, target in work.batches(work.dataset(train=True), batch, limit=samples, shuffle=True):
         module.zero_grad(set_to_none=True)
         torch.autograd.backward(work.loss(work.run(module, inputs), target))
         squares = [score.pow(2) for score in of_batch(module)]
@@ -73,6 +75,26 @@ def taylor_scores(
     if not all(bool(torch.isfinite(total).all()) for total in totals):
         raise ModelError("The loss is NaN or infinite on the training data.", hint="Look at the loss and at the data.")
     return totals
+
+
+def kept_bytes(work: Workspace, module: nn.Module) -> int:
+    """Return how many bytes a sample's forward pass keeps for the backward pass, weights not counted."""
+    seen = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        results = work.run(module, work.examples)
+    samples = max((len(example) for example in work.examples if example.dim()), default=1)
+    del results
+    return kept // max(1, samples)
 
 
 def times_gradient(tensor: torch.Tensor) -> torch.Tensor:

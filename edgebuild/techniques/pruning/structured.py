@@ -27,7 +27,7 @@ class PruneStructured(Technique):
 
     kind: ClassVar[str] = "prune-structured"
     title: ClassVar[str] = "takes whole channels out of coupled layers"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "onnxruntime")
     Parameters: ClassVar = PruneParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"structure"})
