@@ -64,6 +64,18 @@ def as_logits(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
 
 
+def soft_steps(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 4.0) -> torch.Tensor:
+    """Return ``soft_targets`` of outputs (samples, steps, classes): recognisers of text or speech, read by CTC."""
+    return soft_targets(student.movedim(-1, 1), teacher.movedim(-1, 1), temperature)
+
+
+def are_steps(outputs: torch.Tensor) -> bool:
+    """Whether outputs are probabilities of classes at each of several steps, (samples, steps, classes)."""
+    if outputs.ndim != 3 or outputs.shape[-1] < 2 or not outputs.is_floating_point():
+        return False
+    return bool((outputs >= 0).all()) and bool(((outputs.sum(dim=-1) - 1.0).abs() <= SUM_TOLERANCE).all())
+
+
 def l2(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the mean squared difference: regression, boxes, logits (Ba and Caruana 2014), features."""
     same_shape(student, teacher)

@@ -237,3 +237,13 @@ def test_which_targets_a_loss_is_known_for(
     if expected:
         output, numbers = torch.randn(shape), torch.zeros(target, dtype=torch.int64 if whole else torch.float32)
         assert torch.isfinite((losses.cross_entropy if whole else losses.known_l2)(output, numbers))
+
+
+def test_steps_of_probabilities_are_compared_step_by_step() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(3, 5, 7, generator=generator).softmax(-1) for _ in range(2))
+    assert torch.isclose(losses.soft_steps(one, two), losses.soft_targets(one.flatten(0, 1), two.flatten(0, 1)))
+    assert losses.are_steps(one)
+    assert not losses.are_steps(one.log())
+    assert not losses.are_steps(one.movedim(-1, 1))  # classes on axis 1
+    assert not losses.are_steps(one[0])

@@ -45,7 +45,7 @@ class DistilParameters(TrainingParameters):
         min_length=1,
         description="How outputs are compared with the teacher's, one for all or one each: soft targets (`kl`, over "
         "axis 1, per pixel where there are any), `l2`, `l1`, `binary-kl`, `standardised-l2`, `none`; `auto` is `kl` "
-        "for a row of classes, else `l2`.",
+        "for a row of classes, and over the last axis for probabilities step by step (CTC), else `l2`.",
     )
     temperature: float = Field(default=4.0, gt=0, description="The temperature of `kl`: 8 and more for wide students.")
     hard_weight: float | None = Field(
@@ -114,7 +114,7 @@ class Distil(Technique):
 
     kind: ClassVar[str] = "distil"
     title: ClassVar[str] = "teaches the model, or a smaller one, to answer as the original does"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     tools: ClassVar[tuple[str, ...]] = ("torch", "lightning-fabric", "onnxruntime")
     Parameters: ClassVar = DistilParameters
     changes: ClassVar[frozenset[Change]] = frozenset({"values"})
@@ -274,6 +274,8 @@ def _match(
     if kind == "none":
         return None
     if kind == "auto":
+        if gives_steps(work, output):
+            return lambda student, expected: losses.soft_steps(student, expected, p.temperature)
         kind = "kl" if is_row_of_classes(work, output) else "l2"
     if kind == "kl":
         return lambda student, expected: losses.soft_targets(student, expected, p.temperature)
@@ -287,6 +289,18 @@ def is_row_of_classes(work: Workspace, output: int) -> bool:
     shape, _ = work.shapes_before[output]
     target = work.dataset(train=True).numbers
     return is_class_row(shape) and (target is None or target.dtype.kind in "iub")
+
+
+def gives_steps(work: Workspace, output: int) -> bool:
+    """Whether the original's output is probabilities of classes, step by step."""
+    import torch
+
+    from edgebuild.training.losses import are_steps
+
+    if len(work.shapes_before[output][0]) != 3:
+        return False
+    with torch.no_grad():
+        return are_steps(work.run(work.teacher(), work.examples)[output])
 
 
 def _deviation(teacher: Teacher, loader: Any, output: int, work: Workspace) -> Any:
