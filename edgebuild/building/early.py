@@ -107,7 +107,7 @@ def peek(project: Project) -> Peeked:
             try:
                 _look(project, split, found)
             except (ConfigError, DataError) as error:
-                found.unread.append(f"the {split} data can't be read: {error.message}")
+                found.unread.append(f"the {split} data can't be read: {error.message} {error.hint}".rstrip())
     return found
 
 

@@ -148,7 +148,8 @@ Convert it once, yourself, with the class that it was trained with:
     from model import build
 
     state = torch.load({str(checkpoint)!r}, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)    # trainers often wrap it
+    wraps = ("state_dict", "model_state_dict", "model_state", "model")    # as trainers often do: print(state.keys())
+    state = next((state[name] for name in wraps if name in state), state)
     model = build()
     model.load_state_dict(state)
     save_model(model, {weights!r})

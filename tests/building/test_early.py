@@ -219,3 +219,12 @@ def test_an_original_that_is_always_right_or_always_wrong_is_told_before_anythin
     )
     (wrong,) = said_of_the_reference(tmp_path / "wrong", lambda own: (own + 1) % 4)
     assert wrong.startswith("the original gets nothing right on validation (accuracy 0.0000, n = 200)")
+
+
+def test_a_split_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path) -> None:
+    data = 'calibration = "data:read"\nvalidation = "data:read"\ntest = "data:read"'
+    (write_project(tmp_path, {"data": data}) / "data.py").write_text("def read():\n    return [{}]\n")
+    assert peek(load_project(tmp_path)).unread[0] == (
+        "the calibration data can't be read: data:read yielded a dict as sample 0. "
+        "Yield edgebuild.Sample(inputs={...}, target=...)."
+    )
