@@ -222,9 +222,11 @@ def test_an_original_that_is_always_right_or_always_wrong_is_told_before_anythin
 
 
 def test_a_split_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path) -> None:
-    data = 'calibration = "data:read"\nvalidation = "data:read"\ntest = "data:read"'
-    (write_project(tmp_path, {"data": data}) / "data.py").write_text("def read():\n    return [{}]\n")
+    splits = ("calibration", "validation", "test")
+    data = "\n".join(f'{split} = "data:{split}"' for split in splits)
+    code = "".join(f"def {split}():\n    return [{{}}]\n" for split in splits)
+    (write_project(tmp_path, {"data": data}) / "data.py").write_text(code)
     assert peek(load_project(tmp_path)).unread[0] == (
-        "the calibration data can't be read: data:read yielded a dict as sample 0. "
+        "the calibration data can't be read: data:calibration yielded a dict as sample 0. "
         "Yield edgebuild.Sample(inputs={...}, target=...)."
     )
