@@ -24,7 +24,7 @@ from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.project import load_project, parse_project
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.targets import load_targets
-from edgebuild.core.artifact import Int8Scheme
+from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.steps import CacheScope, NoProgress, never_stop
 from edgebuild.errors import ConfigError, DataError, ModelError
 from edgebuild.execution.faults import Guard
@@ -101,7 +101,8 @@ def test_two_of_four_is_planned_where_kernels_skip_zeros_and_refused_elsewhere(
 
 def test_one_training_serves_every_int8_scheme_of_a_profile() -> None:
     def plan(*schemes: Int8Scheme) -> Any:
-        precisions = [SimpleNamespace(scheme=scheme) for scheme in (None, *schemes)]
+        fp32 = Precision(kind="fp32")
+        precisions = [fp32, *(Precision(kind="int8", scheme=scheme, quantiser="edgebuild") for scheme in schemes)]
         return SimpleNamespace(candidates=[SimpleNamespace(profile="p", precision=each) for each in precisions])
 
     seven, eight = Int8Scheme(activations="uint8", reduce_range=True), Int8Scheme(activations="int8")

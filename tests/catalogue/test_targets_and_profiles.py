@@ -110,7 +110,8 @@ def test_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         load_profiles(tmp_path)
     assert caught.value.problems == (
         f'{one}: requires_arch#1: must not be empty, got ""',
-        f'{one}: precisions#1: must be "fp32", "fp16", "bf16" or "int8", got "fp33"; did you mean "fp32"?',
+        f'{one}: precisions#1: must be "fp32", "fp16", "bf16", "int8", "int8-dynamic" or "int8-storage", '
+        'got "fp33"; did you mean "fp32"?',
         f'{two}: [[fp16]]#1.date: must be a date such as "2026-11-22", got "soon"',
         f"{two}: [[fp16]]#1.verified: is missing",
     )
