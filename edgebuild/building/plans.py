@@ -22,7 +22,7 @@ from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.core.artifact import Contract
 from edgebuild.core.values import digest_json
 from edgebuild.devices.probe import read_probe
-from edgebuild.errors import EdgebuildError
+from edgebuild.errors import DataError, EdgebuildError
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: Said of a model that can't be timed by itself, and of a device whose speed isn't known yet.
 ASSUMED = "the model could not be timed here{why}: times are assumed"
 ELSEWHERE = "times of the device are taken from this machine"
+#: What a plan feeds to a model to time it is no larger.
+MOST_BATCH_BYTES = 256 * 2**20
 
 
 def plan_target(context: BuildContext, prepared: ModelInputs) -> tuple[Plan, BuildContext]:
@@ -208,6 +210,8 @@ def _timed(project: Project, found: Peeked) -> tuple[probe.ModelTimes | None, tu
         times = _times(project, found)
     except EdgebuildError as error:
         times, why = None, f" ({error.message.removesuffix('.')})"
+    except MemoryError:
+        times, why = None, " (there is too little memory for it)"
     return times, () if times is not None else (ASSUMED.format(why=why),)
 
 
@@ -231,6 +235,8 @@ def _times(project: Project, found: Peeked) -> probe.ModelTimes | None:
     # A batch that the file or the project fixes is fed whole: other batches are refused by the file.
     size = contract.inputs[0].shape[0] if contract.inputs and contract.inputs[0].shape else 1
     batch = size if isinstance(size, int) else project.freeze.get(size, 1)
+    if batch * sum(array.nbytes for array in first.values()) > MOST_BATCH_BYTES:
+        raise DataError(f"a batch of {batch:,} samples is too large to try")
     feeds = {name: np.repeat(array, batch, axis=0) for name, array in first.items()} if batch > 1 else first
     times = probe.time_onnx(project.onnx_path, feeds, contract, project.custom_ops_path)
     return times and replace(times, call_s=times.call_s / batch, plain_s=times.plain_s / batch)

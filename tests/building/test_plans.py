@@ -67,6 +67,14 @@ def test_a_file_that_fixes_a_batch_is_timed_in_it(project: Project) -> None:
     assert not any(note.startswith("the model could not be timed") for note in made.notes)
 
 
+def test_a_batch_beyond_memory_is_not_tried(project: Project) -> None:
+    text = project.folder.joinpath("edgebuild.toml").read_text()
+    project.folder.joinpath("edgebuild.toml").write_text(text.replace("batch = 1", "batch = 1000000000"))
+    (made,) = plan(load_project(project.folder), Options(targets=("quick",)))
+    why = "a batch of 1,000,000,000 samples is too large to try"
+    assert f"the model could not be timed here ({why}): times are assumed" in made.notes
+
+
 def test_this_machine_is_no_target_without_a_device(project: Project) -> None:
     (made,) = plan(project, Options(targets=("quick",)))
     assert FROM_FACTS not in made.notes
