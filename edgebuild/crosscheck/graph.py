@@ -198,20 +198,6 @@ def nudges(
     return found
 
 
-def competing_axes(graph: qdq.QdqGraph, output: str) -> tuple[int, ...]:
-    """Return along which axes of an output a Softmax shares out a whole: what one place loses, any other may gain."""
-    import onnx
-
-    node = graph.nodes[graph.producer[output]] if output in graph.producer else None
-    rank = next((len(v.type.tensor_type.shape.dim) for v in graph.model.graph.output if v.name == output), 0)
-    if node is None or node.op_type != "Softmax" or not rank:
-        return ()
-    flattens = next(each.version for each in graph.model.opset_import if each.domain in {"", "ai.onnx"}) < 13
-    given = [onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == "axis"]
-    axis = (given[0] if given else (1 if flattens else -1)) % rank
-    return tuple(range(axis, rank)) if flattens else (axis,)
-
-
 def change_of(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.float64]:
     """How far each element moved; what isn't a number counts as moved by one where it changed."""
     if before.dtype.kind in "fiu":
