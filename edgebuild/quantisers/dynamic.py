@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.core.steps import RunsOn, Step
-from edgebuild.errors import EnvironmentGap, ModelError
+from edgebuild.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,15 +39,10 @@ class QuantiseDynamically(Step):
         """Quantise the model."""
         from edgebuild.models.onnx_files import load_onnx
         from edgebuild.models.onnx_graphs import save, settle
-        from edgebuild.quantisers.onnxruntime import kept_nodes, quiet
+        from edgebuild.quantisers.onnxruntime import kept_nodes, library, quiet
         from edgebuild.quantisers.own.graph import Graph, raised
 
-        try:
-            from onnxruntime import quantization
-        except ImportError as error:
-            raise EnvironmentGap(
-                "onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'"
-            ) from error
+        quantization = library()
         source, target = ctx.scratch / "raised.onnx", out_dir / "model.onnx"
         graph = Graph(raised(load_onnx(inputs["model"] / "model.onnx")))
         _rename(graph)

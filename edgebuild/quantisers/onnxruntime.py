@@ -38,17 +38,12 @@ class OrtQuantise(Step):
         from edgebuild.quantisers.calibration import all_frames, feeds, require_quantised
         from edgebuild.quantisers.own.graph import raised
 
-        try:
-            from onnxruntime import quantization
-        except ImportError as error:
-            raise EnvironmentGap(
-                "onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'"
-            ) from error
+        quantization = library()
         source, target = ctx.scratch / "raised.onnx", out_dir / "model.onnx"
         save(raised(load_onnx(inputs["model"] / "model.onnx")), source)
         frames = feeds(all_frames(inputs, self.contract, samples=self.samples, ctx=ctx), ctx)
 
-        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
             def get_next(self) -> dict[str, Any] | None:
                 return next(frames, None)
 
@@ -76,6 +71,15 @@ class OrtQuantise(Step):
                 ) from error
         settle(target, writer="onnxruntime's quantiser")
         require_quantised(target, "onnxruntime's quantiser")
+
+
+def library() -> Any:
+    """Return ``onnxruntime.quantization``; raises ``EnvironmentGap`` where it isn't installed."""
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise EnvironmentGap("onnxruntime is not installed.", hint="pip install 'edgebuild[onnxruntime]'") from error
+    return quantization
 
 
 def kept_nodes(path: Path, keep_float: tuple[str, ...]) -> list[str]:
