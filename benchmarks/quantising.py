@@ -78,7 +78,13 @@ def quantise(who: str, folder: Path, out: Path) -> dict[str, float]:
     step.run(inputs, out, StepContext(progress=NoProgress(), check=never_stop, seed=0, scratch=out))
     own, children = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-    return {"wall_s": time.monotonic() - started, "cpu_s": cpu, "peak_bytes": own.ru_maxrss * 1024}
+    return {"wall_s": time.monotonic() - started, "cpu_s": cpu, "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most that this process held; ``ru_maxrss`` counts what its parent held when it was started, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def row(net: str, who: str, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def give_back_large_blocks() -> None:
     """Let this process return large blocks to the system when they are freed, where glibc is the allocator.
 
     glibc raises the size from which it does so with each such block that is freed, up to 32 MiB (mallopt(3)); what lies
-    below then stays in heaps with gaps: a third of the memory that quantising a ResNet-50 filled.
+    below then stays in heaps with gaps, for as long as the process lives.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BYTES)
