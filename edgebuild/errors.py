@@ -10,6 +10,7 @@
     ├── BudgetMissed ........... 3   a result: no candidate stays inside the budget
     ├── Inconclusive ........... 4   a result: the data can't certify the budget
     ├── OutOfTime .............. 4   work that would have outrun the time asked for, inside a build
+    ├── NoTimeToWait ........... 4   another build keeps the device until the time asked for is over
     ├── DeviceError ............ 5   the device failed, is out of reach or spoke nonsense
     │   └── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
     ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
@@ -108,6 +109,13 @@ class OutOfTime(EdgebuildError):
 
     exit_code = 4
     fault = Fault.CANDIDATE
+
+
+class NoTimeToWait(EdgebuildError):
+    """Another build has the device, and the time asked for doesn't last until it gives it back; all made is kept."""
+
+    exit_code = 4
+    fault = Fault.SURROUNDINGS
 
 
 class DeviceError(EdgebuildError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.building.decisions import Decisions
 from edgebuild.building.runs import Runs, asked_for, resumed
-from edgebuild.building.timebox import Limits, TimeBox, box_of
+from edgebuild.building.timebox import Limits, TimeBox, box_of, wait_until
 from edgebuild.core.capabilities import BOARD
 from edgebuild.core.files import expanded, resolved
 from edgebuild.core.objective import OBJECTIVES
@@ -242,13 +242,14 @@ def open_build(
     ):
         runs = resumed(home, asked_for(project, options), started)
         client, code, turn, limits = here.client, project_code(project.folder), HostTurn(), Limits(check)
+        box = box_of(options.time_s, started)
         given: dict[str, Any] = {"progress": progress, "check": limits, "code": code, "turn": turn}
         context = BuildContext(
             **given,
             project=project,
             options=options,
             home=home,
-            executor=_executor(project, store, here, **given),
+            executor=_executor(project, store, here, box, **given),
             client=client,
             backends=table,
             probe=here.probe,
@@ -258,7 +259,7 @@ def open_build(
             can=client.device.capabilities,
             budget=budget_of(project, options),
             started=started,
-            box=box_of(options.time_s, started),
+            box=box,
             limits=limits,
             runs=runs,
         )
@@ -266,7 +267,7 @@ def open_build(
             yield context
 
 
-def _executor(project: Project, store: Store, here: Attached, **given: Any) -> Executor:
+def _executor(project: Project, store: Store, here: Attached, box: TimeBox | None, **given: Any) -> Executor:
     """Return what runs steps on this machine."""
     from edgebuild.devices.hold import holding
     from edgebuild.devices.probe import kernels_of, platform_of
@@ -278,7 +279,7 @@ def _executor(project: Project, store: Store, here: Attached, **given: Any) -> E
         isa=kernels_of(here.probe),
         device_configuration=platform_of(here.client, here.probe),
         device=here.client,
-        hold=holding(here.client, given["progress"], given["check"]),
+        hold=holding(here.client, given["progress"], given["check"], until_s=wait_until(box)),
         project=project.name,
         **given,
     )

@@ -11,6 +11,7 @@ from edgebuild.building.certify import Entrant, Screening, certify
 from edgebuild.building.evaluation import evaluations
 from edgebuild.building.losers import explain_slow
 from edgebuild.building.results import MeasurementResults, cost_of, disturbed, summarised
+from edgebuild.building.timebox import wait_until
 from edgebuild.core.candidate import Variant
 from edgebuild.core.measurement import Measurements
 from edgebuild.devices.hold import clocks_as_asked, holding
@@ -19,9 +20,11 @@ from edgebuild.judging.screening import Contender, best_settings, finalists
 from edgebuild.measuring import session, side
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
+from edgebuild.planning.account import gains, left_out
+from edgebuild.planning.costs import LEAST_RACED, least_s, raced_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from edgebuild.building.context import BuildContext
     from edgebuild.building.evaluation import Built, Evaluation
@@ -53,8 +56,10 @@ def run_race(
         return MeasurementResults()
     # Before the device is held: what it needs may have to be made on the host, which is others' turn perhaps.
     bench = make_bench(context)
+    until_s = wait_until(context.box, _least_s(made, context))
+    hold = holding(context.client, context.progress, context.check, context.turn.lent, until_s)
     with (
-        holding(context.client, context.progress, context.check, context.turn.lent)(context.project.name, False),
+        hold(context.project.name, False),
         clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,
     ):
         held = replace(context, probe=probe)
@@ -66,9 +71,42 @@ def run_race(
             if one.eligible or one is baseline
             for entrant in _entrants(one, baseline, prepared, sets_pace=one.eligible or all_pace)
         }
-        return _raced(
-            entrants, baseline, prepared.contract.batch, replace(bench, configuration=held.configuration), held
-        )
+        bench = replace(bench, configuration=held.configuration)
+        there, late = in_time(entrants, context)
+        results = _raced(there, baseline, prepared.contract.batch, bench, held)
+        return replace(results, dropped={**results.dropped, **late})
+
+
+def _least_s(made: Sequence[Evaluation], context: BuildContext) -> float:
+    if context.box is None:
+        return 0.0
+    return least_s(min(LEAST_RACED, sum(one.planned.raced for one in made)), context.box.unit)
+
+
+def in_time(entrants: Mapping[str, Entrant], context: BuildContext) -> tuple[dict[str, Entrant], dict[Variant, str]]:
+    """Return whom there is still time to measure, and why the others aren't: the wait for the device took theirs.
+
+    The reference stays, and first settings come before further ones; then what is expected to bring most.
+    """
+    gain = gains(list({one.variant.candidate: one.evaluation.planned for one in entrants.values()}.values()))
+    raced = [name for name, one in entrants.items() if one.evaluation.planned.raced]
+    first = {entrants[name].variant.candidate: name for name in reversed(list(entrants))}
+
+    def rank(name: str) -> tuple[bool, bool, float]:
+        who = entrants[name].variant.candidate
+        return not entrants[name].arm.keep, first[who] != name, -gain[who]
+
+    box, every = context.box, len(raced)
+    left_s = 0.0 if box is None else box.left_s
+    fitting = context.decisions.once("raced", lambda: every if box is None else min(every, raced_in(left_s, box.unit)))
+    gone = sorted(raced, key=rank)[fitting:]
+    if box is None or not gone:
+        return dict(entrants), {}
+    why = left_out(box.asked_s, least_s(every, box.unit), left_s)
+    context.say("settings", f"{len(gone)} of {every} artifacts and settings aren't measured: {why}")
+    return {name: one for name, one in entrants.items() if name not in gone}, {
+        entrants[name].variant: why for name in gone
+    }
 
 
 def _raced(

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edgebuild.building.timebox import wait_until
 from edgebuild.catalogue.profiles import load_profiles
 from edgebuild.catalogue.resolve import resolve
 from edgebuild.catalogue.shipped import pick
@@ -73,7 +74,7 @@ def _at(context: BuildContext, target: str, at: Attached | None, entry: DeviceEn
         here = replace(context, target=target, executor=executor)
         return replace(here, can=COMPILE_ONLY, probe={}, device_name="none") if context.options.no_measure else here
     client = at.client
-    hold = holding(client, context.progress, context.check, context.turn.lent)
+    hold = holding(client, context.progress, context.check, context.turn.lent, wait_until(context.box))
     return replace(
         context,
         target=target,

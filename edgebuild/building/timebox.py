@@ -82,6 +82,15 @@ def box_of(time_s: float | None, started_s: float) -> TimeBox | None:
     return TimeBox(asked_s=time_s, begins_s=started_s, deadline_s=started_s + time_s)
 
 
+def wait_until(box: TimeBox | None, needed_s: float = 0.0) -> float:
+    """Return the moment until which another build is waited for: so much must be left of the box then.
+
+    Whoever asks for four minutes has an answer after four, also where others measure: a build that was kept waiting
+    ends there, and goes on when it is asked for again.
+    """
+    return float("inf") if box is None else box.until_s - needed_s
+
+
 def shared(contexts: Sequence[BuildContext]) -> tuple[BuildContext, ...]:
     """Divide what is left of the time box evenly among targets, one after the other."""
     boxed = []

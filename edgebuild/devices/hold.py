@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.answers import Event, checked
 from edgebuild.devices.client import HEARTBEAT_S
-from edgebuild.devices.lock import measurement_lock
+from edgebuild.devices.lock import measurement_lock, require_time, waiting_for
 from edgebuild.devices.messages import NotAMessage, one_line, printable, read_message
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DeviceError, EdgebuildError, EnvironmentGap
@@ -35,6 +35,7 @@ def hold_device(
     shared: bool = False,
     progress: Progress | None = None,
     check: Callable[[], None] = never_stop,
+    until_s: float = float("inf"),
 ) -> Iterator[None]:
     """Hold a device for what is measured or computed on it; waits while another holds it, saying who.
 
@@ -42,7 +43,8 @@ def hold_device(
     already keeps it: what is done meanwhile may be made of parts that hold it too. On this machine, and for an emulator
     that runs here, it is the measurement lock. On a board the lock is its own kernel's: it ends with the connection,
     however that ends. The board numbers the attempts, and every request carries the number, so that the requests of a
-    host that lost its turn without noticing are refused. ``check`` is called while waiting and may raise.
+    host that lost its turn without noticing are refused. ``check`` is called while waiting and may raise. Raises
+    ``NoTimeToWait`` where it still waits at ``until_s`` (of ``time.monotonic``).
     """
     if client.held == "alone" or (shared and client.held == "shared"):
         yield
@@ -50,9 +52,9 @@ def hold_device(
     if client.held == "shared":
         raise EdgebuildError(f"{what} needs {client.device.id} alone, which is shared meanwhile.")
     if client.device.on_host:
-        turn = measurement_lock(what, shared=shared, progress=progress, check=check)
+        turn = measurement_lock(what, shared=shared, progress=progress, check=check, until_s=until_s)
     else:
-        turn = _turn(client, what, shared, progress, check)
+        turn = _turn(client, what, shared, progress, check, until_s)
     with turn:
         client.held = "shared" if shared else "alone"
         try:
@@ -63,14 +65,19 @@ def hold_device(
 
 @contextlib.contextmanager
 def _turn(
-    client: RunnerClient, what: str, shared: bool, progress: Progress | None, check: Callable[[], None]
+    client: RunnerClient,
+    what: str,
+    shared: bool,
+    progress: Progress | None,
+    check: Callable[[], None],
+    until_s: float,
 ) -> Iterator[None]:
     channel = client.start("hold", {"what": what, "shared": shared}, time_limit_s=HOLD_LIMIT_S)
     over = threading.Event()
     knocking = threading.Thread(target=_beat, args=(channel, over), name="edgebuild-hold", daemon=True)
     knocking.start()
     try:
-        client.attempt = _held(channel, client, progress or NoProgress(), check)
+        client.attempt = _held(channel, client, progress or NoProgress(), check, until_s)
         yield
     finally:
         client.attempt = None
@@ -124,14 +131,19 @@ def _beat(channel: Channel, over: threading.Event) -> None:
             return  # the link or the board is gone; the work that runs meanwhile notices
 
 
-def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None]) -> int:
+def _held(channel: Channel, client: RunnerClient, progress: Progress, check: Callable[[], None], until_s: float) -> int:
     message = _next(channel, client, check)
     if message.get("event") == "waiting":
-        with progress.task(
-            f"waiting: {one_line(str(message.get('holder')))[:200]!r} is measuring on {client.device.id}"
-        ):
+        holder = repr(one_line(str(message.get("holder")))[:200])
+        with progress.task(waiting_for(holder, client.device.id)) as task:
+
+            def waited() -> None:
+                check()
+                require_time(until_s, holder, client.device.id)
+                task.advance(0.0)
+
             while message.get("event") == "waiting":
-                message = _next(channel, client, check)
+                message = _next(channel, client, waited)
     if message.get("event") != "held" or message.get("attempt") is None:
         said = one_line(str(message.get("error") or message))[:300]
         raise DeviceError(f"{client.device.id} can't be held: {said}", hint="Try again.")
@@ -160,6 +172,7 @@ def holding(
     progress: Progress,
     check: Callable[[], None],
     lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    until_s: float = float("inf"),
 ) -> Callable[[str, bool], AbstractContextManager[None]]:
     """Return what holds the client's device, shared or not, while a step runs on it (see ``hold_device``).
 
@@ -168,7 +181,8 @@ def holding(
 
     @contextlib.contextmanager
     def hold(what: str, shared: bool) -> Iterator[None]:
-        with lent(), hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check):
+        turn = hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check, until_s=until_s)
+        with lent(), turn:
             yield
 
     return hold

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from edgebuild.planning.inputs import PlanInputs, UnitCosts
     from edgebuild.planning.recipes import RecipeStep
 
+#: The reference, and one that may beat it.
+LEAST_RACED = 2
 #: Clear losers leave after their first screening launch; about this share of the arms do.
 LEAVE_EARLY = 0.5
 
@@ -67,6 +69,18 @@ def certifying_s(arms: int, unit: UnitCosts, launches: int) -> float:
         return 0.0
     sessions_s = unit.session_s + arms * launches * unit.certify_launch_s
     return unit.certify_sessions * sessions_s + arms * unit.finalist_s
+
+
+def least_s(raced: int, unit: UnitCosts) -> float:
+    """Return the least that measuring so many takes: a round of screening, and certifying the best as it must be."""
+    screening = unit.session_s + raced * unit.screen_launch_s
+    return screening + certifying_s(min(raced, LEAST_RACED), unit, unit.certify_least) if raced else 0.0
+
+
+def raced_in(seconds: float, unit: UnitCosts) -> int:
+    """Return how many can be measured in that time at the least; the reference and one more whatever it takes."""
+    left_s = seconds - least_s(LEAST_RACED, unit)
+    return LEAST_RACED + (int(left_s / unit.screen_launch_s) if left_s > 0 < unit.screen_launch_s else 0)
 
 
 def testing_s(arms: int, unit: UnitCosts) -> float:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from edgebuild.building import conclude, race, rows
 from edgebuild.building.certify import Entrant
+from edgebuild.building.decisions import Decisions
 from edgebuild.building.emulated import finalists_of
 from edgebuild.building.evaluation import Evaluation, FailedCandidate
 from edgebuild.building.race import finalists_that_fit
 from edgebuild.building.results import CertifiedCandidate, MeasurementResults
+from edgebuild.building.timebox import TimeBox
 from edgebuild.core.artifact import Artifact, Contract, FileEntry, Fp16Meaning, Precision
 from edgebuild.core.candidate import Variant
 from edgebuild.core.measurement import LatencySummary, Measurements, ThroughputSummary
@@ -21,6 +25,7 @@ from edgebuild.core.verdict import CrossCheck, Outcome, Verdict
 from edgebuild.judging.screening import best_settings, finalists
 from edgebuild.measuring.protocols import MAX_FINALISTS, Protocol
 from edgebuild.measuring.session import Arm
+from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.plan import PlannedCandidate
 
 if TYPE_CHECKING:
@@ -144,6 +149,45 @@ class TestFinalists:
         undecided, refused = built("open", Outcome.INCONCLUSIVE), built("no", Outcome.REFUSED)
         found = finalists_of([undecided, refused, sure, base])
         assert [each.planned.id for each in found] == ["base/fp32", "sure/fp32", "open/fp32"]
+
+
+class TestLate:
+    """Another build was waited for: what there is no time for any more isn't measured."""
+
+    UNIT = UnitCosts(screen_launch_s=3, certify_launch_s=5, certify_least=2, session_s=2, finalist_s=1)
+
+    def left(self, left_s: float) -> tuple[list[str], dict[Variant, str], list[str]]:
+        base, a, b = built("p", baseline=True), built("p/a"), built("q")
+        reference = entrant(base, "one")
+        reference = replace(reference, arm=replace(reference.arm, keep=True))
+        raced = entrants(reference, entrant(base, "two"), entrant(b, "one"), entrant(a, "one"), entrant(a, "two"))
+        box = TimeBox(asked_s=240, begins_s=0, deadline_s=left_s, unit=self.UNIT, clock=lambda: 0.0)
+        said: list[str] = []
+        context = SimpleNamespace(box=box, decisions=Decisions(), say=lambda _, text: said.append(text))
+        kept, late = race.in_time(raced, cast("Any", context))
+        return sorted(kept), dict(late), said
+
+    def test_all_are_measured_where_there_is_time(self) -> None:
+        kept, late, said = self.left(1_000)
+        assert (len(kept), late, said) == (5, {}, [])
+
+    def test_first_settings_come_before_further_ones(self) -> None:
+        # 8 s for two in screening and 24 s for certifying both; 3 s for each further one.
+        kept, late, said = self.left(32 + 4)
+        assert kept == ["p/a/fp32 (at=one)", "p/fp32 (at=one)", "q/fp32 (at=one)"]
+        (why,) = set(late.values())
+        assert why == "left out to stay inside 240 s: it takes about 41 s, and 36 s are left for it"
+        assert said == [f"2 of 5 artifacts and settings aren't measured: {why}"]
+
+    def test_the_reference_and_the_most_promising_one_always_are(self) -> None:
+        kept, late, _ = self.left(-10)
+        assert kept == ["p/fp32 (at=one)", "q/fp32 (at=one)"]
+        assert len(late) == 3
+
+    def test_without_a_time_box_all_are(self) -> None:
+        context = SimpleNamespace(box=None, decisions=Decisions())
+        raced = entrants(entrant(built("p"), "one"), entrant(built("p"), "two"))
+        assert race.in_time(raced, cast("Any", context)) == (raced, {})
 
 
 class TestCosts:

@@ -11,7 +11,7 @@ import pytest
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.devices.lock import measurement_lock
-from edgebuild.errors import DeviceError, EdgebuildError, Interrupted
+from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, NoTimeToWait
 from tests.devices.sshd import Board, board, needs_sshd
 
 if TYPE_CHECKING:
@@ -103,6 +103,18 @@ def stop_soon() -> Callable[[], None]:
             raise Interrupted("stopped")
 
     return check
+
+
+def test_nobody_waits_longer_than_asked(clients: tuple[RunnerClient, RunnerClient]) -> None:
+    first, second = clients
+    with (
+        hold_device(first, "the first"),
+        pytest.raises(NoTimeToWait, match=r"\(the first\)' is measuring on"),
+        hold_device(second, "the second", until_s=time.monotonic()),
+    ):
+        raise AssertionError("it isn't alone")
+    with hold_device(second, "the second", until_s=time.monotonic() + 60):
+        pass
 
 
 def test_waiting_can_be_stopped(clients: tuple[RunnerClient, RunnerClient]) -> None:

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from edgebuild.core.steps import NoProgress
 from edgebuild.devices.lock import measurement_lock
 from edgebuild.devices.runner.turns import NAME, OVERRIDE, MachineLock, lock_path
-from edgebuild.errors import EnvironmentGap, Interrupted
+from edgebuild.errors import EnvironmentGap, Interrupted, NoTimeToWait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,21 @@ def test_waiting_can_be_interrupted_and_leaves_the_lock_to_its_holder(tmp_path: 
         with pytest.raises(Interrupted), measurement_lock("second", check=stop, path=path):
             pass
         assert b"first" in path.read_bytes()
+
+
+def test_nobody_waits_longer_than_asked_and_hears_for_whom(tmp_path: Path) -> None:
+    path, heard = tmp_path / "lock", Heard()
+    with measurement_lock("first", path=path):
+        until_s = time.monotonic() + 0.3
+        with (
+            pytest.raises(NoTimeToWait, match=rf"over while process {os.getpid()} \(first\) is measuring on this"),
+            measurement_lock("second", progress=heard, until_s=until_s, path=path),
+        ):
+            raise AssertionError("it isn't alone")
+        assert time.monotonic() > until_s
+    assert heard.titles == [f"waiting: process {os.getpid()} (first) is measuring on this machine"]
+    with measurement_lock("late, but nobody is there", until_s=time.monotonic() - 1, path=path):
+        pass
 
 
 def test_a_free_lock_is_taken_at_once_in_silence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A finished build that is asked for again, in the same time box, measures and makes nothing new."""
+"""A build that is asked for again: a finished one makes nothing new, one that was kept waiting for too long goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from edgebuild.building import race
 from edgebuild.building.context import Options
 from edgebuild.building.timebox import TimeBox
 from edgebuild.catalogue.project import load_project
+from edgebuild.devices.lock import measurement_lock
+from edgebuild.errors import NoTimeToWait
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
 from edgebuild.planning.account import TimeAccount
@@ -76,3 +78,15 @@ def test_what_the_clock_decided_stands_until_more_is_asked_for(tmp_path: Path, l
     more, _ = made(folder, replace(BOXED, time_s=3601.0))
     assert "quick/fp16-storage" in {each.id for each in more.candidates}
     assert LATE not in more.to_json()
+
+
+def test_a_build_waits_for_another_one_no_longer_than_its_box_and_goes_on_when_repeated(tmp_path: Path) -> None:
+    tables = {"build": 'targets = ["quick"]\nthreads = 1', "budget": "points = 20.0"}
+    folder = write_project(tmp_path / "project", tables)
+    write_quick(folder, profile=PROFILE)
+    with measurement_lock("the other build"), pytest.raises(NoTimeToWait, match="the other build"):
+        made(folder, replace(BOXED, time_s=5.0))
+    assert sessions(folder) == []
+    record, _ = made(folder, BOXED)
+    assert any(step.reused for step in record.steps)
+    assert record.chosen is not None
