@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Work that takes less than this needs no line of its own in a log.
 QUIET_BELOW_S = 2.0
+#: How long the rest takes is said once so much of the work is done: before that it is mostly how long beginning took,
+#: multiplied by a large number.
+LEAST_SHARE = 0.05
 
 
 class TerminalProgress:
@@ -134,11 +137,14 @@ class _LogTask:
         now = time.monotonic()
         if now - self._said >= self.EVERY_S:
             self._said = now
-            left = ""
-            if self._total and self._done:
-                remaining = (now - self._started) * max(self._total - self._done, 0.0) / self._done
-                left = f", about {remaining:.0f} s left"
-            say(f"  … {self._title}{f' ({note})' if note else ''}{left}", error=True)
+            say(f"  … {self._title}{f' ({note})' if note else ''}{self._left(now - self._started)}", error=True)
+
+    def _left(self, took_s: float) -> str:
+        """About how long it still takes; nothing where that isn't known, or there is more than was planned."""
+        total, done = self._total or 0.0, self._done
+        if not LEAST_SHARE * total <= done < total:
+            return ""
+        return f", about {took_s * (total - done) / done:.0f} s left"
 
     def __exit__(self, *exc: object) -> None:
         took, tasks = time.monotonic() - self._started, self._tasks()

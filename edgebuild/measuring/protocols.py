@@ -52,9 +52,17 @@ class Protocol(Value):
     @property
     def launch_s(self) -> float:
         """About what one launch takes, start and load included; for estimates only."""
-        if self.bursts:
-            return 1.1 * self.bursts * self.burst_s + self.warmup_min_s + 1.7
-        return self.sample_s + self.warmup_min_s + 1.2
+        return self.start_s + self.bursts * self.turn_s if self.bursts else self.sample_s + self.warmup_min_s + 1.2
+
+    @property
+    def start_s(self) -> float:
+        """About what passes before a launch takes its first burst."""
+        return self.warmup_min_s + 1.7
+
+    @property
+    def turn_s(self) -> float:
+        """About what one burst takes, with waking and stopping the process."""
+        return 1.1 * self.burst_s
 
     @property
     def looks(self) -> tuple[int, ...]:

@@ -258,19 +258,20 @@ def _run_round(run: _Run, arms: Sequence[Arm], index: int, task: Task) -> None:
     for attempt in range(run.protocol.attempts if missing else 0):
         _cool_down(run)
         last = attempt + 1 == run.protocol.attempts or time.monotonic() > run.bench.deadline_s
-        share_s = 0.0 if attempt else run.protocol.launch_s / run.protocol.bursts
-        if _take_set(run, missing, index, partial(task.advance, share_s), last=last):
+        # What a set takes is planned once: attempts that follow the first are no progress.
+        if _take_set(run, missing, index, (lambda *_: None) if attempt else task.advance, last=last):
             break
 
 
-def _take_set(run: _Run, arms: Sequence[Arm], index: int, done: Callable[[str], None], *, last: bool) -> bool:
+def _take_set(run: _Run, arms: Sequence[Arm], index: int, done: Callable[[float, str], None], *, last: bool) -> bool:
     """Launch all arms at once; return whether these launches stand.
 
     One of them disturbed, all are made again: they are worth what they say about each other. An arm that failed among
     the others is tried alone, and raises ``TooLittleRoomError`` where that works.
     """
     with LiveSet(run.bench, run.protocol, arms) as alive:
-        alive.take_bursts(run.bench.seed + index, done)
+        done(len(arms) * run.protocol.start_s, "")
+        alive.take_bursts(run.bench.seed + index, partial(done, run.protocol.turn_s))
         ended: list[tuple[Arm, Launch]] = []
         for arm in arms:
             number = run.next_index + len(ended)

@@ -58,3 +58,40 @@ def test_bars_of_a_step_and_its_work_are_drawn_as_one() -> None:
     assert step is not None
     with drawn.task("all", total=2), drawn.task("step"):
         assert [task.visible for task in drawn._progress.tasks] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("took_s", "done", "says"),
+    [
+        (35.0, 0.275, ""),  # one burst of the first set: its processes took the time to start
+        (35.0, 5.5, ", about 665 s left"),
+        (60.0, 100.0, ", about 6 s left"),
+        (90.0, 110.0, ""),
+        (90.0, 150.0, ""),  # further looks than were planned
+    ],
+)
+def test_how_long_the_rest_takes_is_said_once_enough_is_done(
+    log: Progress,
+    took_s: float,
+    done: float,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("edgebuild.cli.progress.time.monotonic", lambda: clock[0])
+    with log.task("Screening", total=110.0) as task:
+        clock[0] = took_s
+        task.advance(done)
+    assert capsys.readouterr().err.splitlines()[0] == f"  … Screening{says}"
+
+
+def test_what_has_no_total_says_only_that_it_goes_on(
+    log: Progress, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("edgebuild.cli.progress.time.monotonic", lambda: clock[0])
+    with log.task("waiting: process 1 is measuring") as task:
+        clock[0] = 31.0
+        task.advance(0.0)
+    assert capsys.readouterr().err.splitlines()[0] == "  … waiting: process 1 is measuring"

@@ -105,8 +105,9 @@ class Ground:
         )
 
     def bench(self, root: Path, **more: Any) -> MeasurementContext:
-        given = {"check": never_stop, "configuration": (Fact(name="kernel", value="6.1"),), **more}
-        return MeasurementContext(client=self.client, root=root / "measurements", progress=NoProgress(), **given)
+        facts = (Fact(name="kernel", value="6.1"),)
+        given = {"check": never_stop, "progress": NoProgress(), "configuration": facts, **more}
+        return MeasurementContext(client=self.client, root=root / "measurements", **given)
 
 
 @pytest.fixture(scope="module")

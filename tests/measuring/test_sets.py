@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebuild.core.measurement import Launch
+from edgebuild.core.steps import NoProgress
 from edgebuild.errors import Interrupted, RunnerFailed
 from edgebuild.measuring import session, sets, statistics
 from edgebuild.measuring.protocols import CERTIFY, LAYERS, SCREEN, Protocol
@@ -70,6 +71,31 @@ def test_all_arms_of_a_round_take_bursts_in_turn(
     compared = session.compare_arms(result, "c", "a")
     assert compared is not None
     assert compared.effect > 0
+
+
+class Advances(NoProgress):
+    """Keeps what was advanced of the work planned."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.amounts: list[float] = []
+
+    def task(self, title: str, total: float | None = None) -> NoProgress:
+        del title
+        self.total = total or 0.0
+        return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        del note
+        self.amounts.append(amount)
+
+
+def test_starting_the_processes_of_a_set_counts_as_work_done(ground: Ground, tmp_path: Path) -> None:
+    heard = Advances()
+    arms = [ground.arm("a"), ground.arm("b", threads=2)]
+    measure(ground.bench(tmp_path, progress=heard), PACED, arms, title="t")
+    assert next(each for each in heard.amounts if each) == pytest.approx(len(arms) * PACED.start_s)
+    assert sum(heard.amounts) == pytest.approx(heard.total)
 
 
 def test_a_whole_session_of_sets_is_reused_and_an_interrupted_one_goes_on(
