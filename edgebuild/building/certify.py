@@ -81,9 +81,10 @@ def certify(
         sessions["flight"] = _certified_session(bench, in_flight, left, entrants, crashed, lost)
     finalists = _certified_finalists(bench, sessions, order, entrants, batch, lost, crashed)
     every = (screening.session, *sessions.values())
-    passed_over = notes_on("evidence", [each.folder.note for each in every if each.folder.note])
-    if finalists and passed_over:
-        finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *passed_over))
+    passed_over = [each.folder.note for each in every if each.folder.note]
+    short = [cut for each in sessions.values() if (cut := cut_short(each))]
+    if finalists:
+        finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *notes_on("evidence", [*passed_over, *short])))
     resolutions = [f.measured.versus_reference.resolution for f in finalists if f.measured.versus_reference]
     dropped = {**screening.session.dropped, **lost, **screening.disturbed}
     return MeasurementResults(
@@ -101,6 +102,18 @@ def certify(
         sessions=tuple(each.folder.path for each in every),
         anchor_ms=tuple(ms for each in every for ms in each.anchor_ms),
         resolution=max((r for r in resolutions if r is not None), default=None),
+    )
+
+
+def cut_short(result: SessionResult) -> str:
+    """Say of a session that the time box ended it before its protocol would have; nothing of others."""
+    if not result.cut_short:
+        return ""
+    most = max(len(measured.launches) for measured in result.measurements.values())
+    planned = next((count for count in result.protocol.looks if count > most), result.protocol.max_launches)
+    return (
+        f"certifying was cut short by the time box after {most} of {planned} launches: what it says is as sure as its "
+        f"intervals, and a build with more time goes on"
     )
 
 

@@ -157,6 +157,7 @@ def make_bench(context: BuildContext) -> MeasurementContext:
         configuration=context.configuration,
         seed=context.project.build.seed,
         remeasure=context.options.remeasure,
+        as_it_was=bool(context.decisions.earlier),
         deadline_s=context.measure_until_s,
         anchor=anchor_arm(context.backends, context.executor),
         guard=context.guard,

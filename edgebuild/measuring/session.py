@@ -65,7 +65,8 @@ class Arm:
 class MeasurementContext:
     """What measuring needs of the world. No second look begins after ``deadline_s`` (of ``time.monotonic``).
 
-    ``guard`` turns the failure of one arm into a value, with a bug report where it has a folder for them.
+    ``guard`` turns the failure of one arm into a value, with a bug report where it has a folder for them. With
+    ``as_it_was`` a finished build is repeated: sessions that it cut short stay as it judged them.
     """
 
     client: RunnerClient
@@ -75,6 +76,7 @@ class MeasurementContext:
     configuration: tuple[Fact, ...]
     seed: int = 0
     remeasure: bool = False
+    as_it_was: bool = False
     deadline_s: float = float("inf")
     anchor: Arm | None = None
     guard: Guard | None = None
@@ -92,6 +94,7 @@ class SessionResult:
     """A session: measurements by arm, in launch order; ``dropped`` says why screening stopped early.
 
     ``failed`` holds the arms that crashed, hung or met a bug: they are launched again when the session is resumed.
+    One that was ``cut_short`` by the deadline holds fewer launches than its question takes, and says no more than they.
     """
 
     protocol: Protocol
@@ -101,6 +104,7 @@ class SessionResult:
     failed: Mapping[str, Failure]
     anchor_ms: tuple[float, ...]
     reused: bool
+    cut_short: bool = False
 
     def medians(self, arm: str) -> dict[int, float]:
         """Return log-free launch medians in ms by round, valid launches only."""
@@ -122,6 +126,7 @@ class _Run:
     next_index: int = 0
     cool_down: CoolDown | None = None
     round_s: float = 0.0
+    cut_short: bool = False
 
     def __post_init__(self) -> None:
         self.by_id = {arm.id: arm for arm in self.arms}
@@ -163,8 +168,10 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         "title": title,
     }
     key = session_key(bench, protocol, arms)
-    folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure)
-    run = _Run(bench=bench, protocol=protocol, arms=tuple(arms), folder=folder)
+    folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure, as_it_was=bench.as_it_was)
+    run = _Run(
+        bench=bench, protocol=protocol, arms=tuple(arms), folder=folder, cut_short=folder.whole and folder.cut_short
+    )
     known = {label: arm_id for arm_id, label in run.labels.items()}
     for launch in folder.launches():
         run.launches.setdefault(known.get(launch.arm, launch.arm), []).append(launch)
@@ -180,6 +187,7 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
                 {
                     "dropped": dict(run.dropped),
                     "launches": run.next_index,
+                    "cut_short": run.cut_short,
                     "finished_at": datetime.now(UTC).isoformat(),
                     "disturbed": [arm.id for arm in arms if arm.keep and _proves_nothing(run, arm)],
                 }
@@ -194,6 +202,7 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         failed=run.failed,
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
+        cut_short=run.cut_short,
     )
 
 
@@ -228,7 +237,8 @@ def _run_rounds(run: _Run, task: Task) -> None:
             still_open = looks.open_questions(active, run.launches, protocol, index)
             settled |= {name for name in active if name not in still_open}
             active = [name for name in active if name in still_open]
-        if not active or _out_of_time(run, index):
+        run.cut_short = bool(active) and _out_of_time(run, index)
+        if not active or run.cut_short:
             break
         started = time.monotonic()
         if run.bench.anchor is not None and index in anchor_rounds:

@@ -38,10 +38,15 @@ RESUME_AGE = timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFolder:
-    """One session's folder. ``note`` says which earlier evidence was passed over and why, if any was."""
+    """One session's folder. ``note`` says which earlier evidence was passed over and why, if any was.
+
+    One that is ``whole`` is taken as it is. One that was ``cut_short`` ended before its question was settled, because
+    time was over.
+    """
 
     path: Path
     whole: bool
+    cut_short: bool = False
     note: str = field(default="", compare=False)
 
     def launches(self) -> tuple[Launch, ...]:
@@ -83,10 +88,13 @@ class SessionFolder:
         write_atomic(self.path / "result.json", with_digest(result))
 
 
-def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool) -> SessionFolder:
+def open_session(
+    root: Path, protocol: str, key: str, plan: Mapping[str, Json], *, remeasure: bool, as_it_was: bool = False
+) -> SessionFolder:
     """Return the newest session with this key that may be reused or resumed, else a new one.
 
-    One in which an arm to keep was disturbed throughout is neither.
+    One in which an arm to keep was disturbed throughout is neither. One that was cut short is gone on with, but for
+    ``as_it_was``: then it is taken as the build that cut it short took it.
 
     The newest is the one that the journal names last. One whose age isn't known is never taken: the clock was ahead
     when it was begun.
@@ -97,7 +105,7 @@ def open_session(root: Path, protocol: str, key: str, plan: Mapping[str, Json], 
         path = root / line.name
         if not line.name.startswith(f"{prefix}-") or not path.is_dir():
             continue
-        found, age = _found(path), journal.age(lines, line.name)
+        found, age = _found(path, as_it_was), journal.age(lines, line.name)
         if (found.extras("result") or {}).get("disturbed"):
             continue  # nothing can be held against an arm of which no launch counts: perhaps it is quieter now
         if age is None:
@@ -124,15 +132,22 @@ def _stamp() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
 
 
-def _found(path: Path) -> SessionFolder:
-    """Return an earlier session: whole where it was finished and every launch that it counted is still there."""
+def _found(path: Path, as_it_was: bool) -> SessionFolder:
+    """Return an earlier session: whole where it was finished and every launch that it counted is still there.
+
+    A result that doesn't say whether the session was cut short is of an edgebuild that didn't tell.
+    """
     folder = SessionFolder(path=path, whole=False)
     count = len(folder.launches())
     result = folder.extras("result")
     unread = [file.name for file in sorted(path.glob("*.json")) if folder.extras(file.stem) is None]
     unread += [file.name for file in sorted(path.glob("launch-*.json"))[count : count + 1]]
     note = f"{path.name}/{unread[0]} is damaged or of another version: measured again" if unread else ""
-    return replace(folder, whole=result is not None and result.get("launches") == count, note=note)
+    ended = result is not None and result.get("launches") == count
+    cut = ended and bool(result.get("cut_short", True))
+    if cut and not as_it_was:
+        note = note or f"{path.name} was cut short: not used as a whole one"
+    return replace(folder, whole=ended and (not cut or as_it_was), cut_short=cut, note=note)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from edgebuild.building import conclude, race, rows
+from edgebuild.building import certify, conclude, race, rows
 from edgebuild.building.certify import Entrant
 from edgebuild.building.decisions import Decisions
 from edgebuild.building.emulated import finalists_of
@@ -23,7 +23,7 @@ from edgebuild.core.measurement import LatencySummary, Measurements, ThroughputS
 from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.verdict import CrossCheck, Outcome, Verdict
 from edgebuild.judging.screening import best_settings, finalists
-from edgebuild.measuring.protocols import MAX_FINALISTS, Protocol
+from edgebuild.measuring.protocols import CERTIFY, MAX_FINALISTS, Protocol
 from edgebuild.measuring.session import Arm
 from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.plan import PlannedCandidate
@@ -188,6 +188,14 @@ class TestLate:
         context = SimpleNamespace(box=None, decisions=Decisions())
         raced = entrants(entrant(built("p"), "one"), entrant(built("p"), "two"))
         assert race.in_time(raced, cast("Any", context)) == (raced, {})
+
+
+@pytest.mark.parametrize(("made", "said"), [(2, "2 of 6 launches"), (6, "6 of 12 launches"), (13, "13 of 24 launches")])
+def test_a_session_that_was_cut_short_says_how_much_it_holds(made: int, said: str) -> None:
+    measured = {name: SimpleNamespace(launches=[None] * count) for name, count in (("a", made), ("b", 1))}
+    session = SimpleNamespace(cut_short=True, measurements=measured, protocol=CERTIFY)
+    assert said in certify.cut_short(cast("Any", session))
+    assert certify.cut_short(cast("Any", SimpleNamespace(cut_short=False))) == ""
 
 
 class TestCosts:

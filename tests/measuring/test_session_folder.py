@@ -58,7 +58,7 @@ def clock(patch: pytest.MonkeyPatch, *, ahead: timedelta = timedelta(0), boot: s
 def whole(root: Path, count: int = 3) -> SessionFolder:
     folder = opened(root)
     launched(folder, count)
-    folder.finish({"launches": count})
+    folder.finish({"launches": count, "cut_short": False})
     return folder
 
 
@@ -75,6 +75,24 @@ def test_a_finished_session_is_reused(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert again.path == first.path
     assert again.whole
+
+
+@pytest.mark.parametrize("said", [{"cut_short": True}, {}])
+def test_one_that_was_cut_short_is_no_whole_one(
+    tmp_path: Path, said: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(tmp_path)
+    launched(first, 2)
+    first.finish({"launches": 2, **said})
+    again = opened(tmp_path)
+    assert (again.path, again.whole, len(again.launches())) == (first.path, False, 2), "it is gone on with"
+    assert again.note == f"{first.path.name} was cut short: not used as a whole one"
+    as_it_was = open_session(tmp_path, "screen", KEY, {}, remeasure=False, as_it_was=True)
+    assert (as_it_was.path, as_it_was.whole, as_it_was.cut_short, as_it_was.note) == (first.path, True, True, "")
+    present = journal.now()
+    later = present.model_copy(update={"uptime_s": present.uptime_s + (RESUME_AGE + MINUTE).total_seconds()})
+    monkeypatch.setattr(journal, "now", lambda: later)
+    assert opened(tmp_path).path != first.path, "after an hour the machine is another one"
 
 
 def test_remeasuring_starts_anew_and_keeps_the_old(tmp_path: Path) -> None:

@@ -179,6 +179,15 @@ def test_rounds_end_at_the_deadline_but_two_are_always_made(ground: Ground, tmp_
     result = measure(ground.bench(tmp_path, deadline_s=0.0), many, arms, title="t")
     assert len(result.measurements["a"].launches) == session.LEAST_ROUNDS
     assert len(turns) == 2 * session.LEAST_ROUNDS * PACED.bursts
+    assert result.cut_short
+
+    again = measure(ground.bench(tmp_path, as_it_was=True), many, arms, title="t")
+    assert (again.reused, again.cut_short, again.measurements) == (True, True, result.measurements)
+    more = measure(ground.bench(tmp_path), many, arms, title="t")
+    assert (more.reused, more.cut_short, more.folder.path) == (False, False, result.folder.path)
+    assert len(more.measurements["a"].launches) == 5
+    assert more.measurements["a"].launches[:2] == result.measurements["a"].launches
+    assert measure(ground.bench(tmp_path), many, arms, title="t").reused
 
 
 def made(*burst_ns: float) -> Launch:
