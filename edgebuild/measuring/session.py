@@ -183,15 +183,7 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         except TooLittleRoomError:
             return measure(bench, protocol.apart(), arms, title=title)
         if not run.failed:
-            folder.finish(
-                {
-                    "dropped": dict(run.dropped),
-                    "launches": run.next_index,
-                    "cut_short": run.cut_short,
-                    "finished_at": datetime.now(UTC).isoformat(),
-                    "disturbed": [arm.id for arm in arms if arm.keep and _proves_nothing(run, arm)],
-                }
-            )
+            _finish(run)
     else:
         run.dropped.update((folder.extras("result") or {}).get("dropped", {}))
     return SessionResult(
@@ -203,6 +195,18 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         anchor_ms=tuple(launch.median_ns / 1e6 for launch in run.launches.get(ANCHOR, [])),
         reused=folder.whole,
         cut_short=run.cut_short,
+    )
+
+
+def _finish(run: _Run) -> None:
+    run.folder.finish(
+        {
+            "dropped": dict(run.dropped),
+            "launches": run.next_index,
+            "cut_short": run.cut_short,
+            "finished_at": datetime.now(UTC).isoformat(),
+            "disturbed": [arm.id for arm in run.arms if arm.keep and _proves_nothing(run, arm)],
+        }
     )
 
 
