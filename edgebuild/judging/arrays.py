@@ -6,7 +6,7 @@ Axis 0 of every array is the sample (for a stateful model: the step of a sequenc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -95,22 +95,36 @@ def class_scores(scores: NDArray[Any], targets: NDArray[Any], metric: str) -> tu
     return scores, class_labels(targets, scores.shape[1], shape, metric)
 
 
+def by_parts(array: NDArray[Any], make: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    """Return what ``make`` says of each sample, some samples at a time."""
+    return np.concatenate([make(array[part]) for part in chunks(array)])
+
+
 def value_pairs(values: NDArray[Any], targets: NDArray[Any], metric: str) -> tuple[Floats, Floats]:
     """Return outputs and targets of a regression as float64 arrays of shape (samples, values)."""
+    check_values(values, targets, metric)
+    return as_values(values), as_values(targets)
+
+
+def as_values(array: NDArray[Any]) -> Floats:
+    """Return float64 of shape (samples, values)."""
+    return array.astype(np.float64).reshape(len(array), -1)
+
+
+def check_values(values: NDArray[Any], targets: NDArray[Any], metric: str) -> None:
+    """Raise ``DataError`` where outputs and targets aren't those of a regression."""
     _same_length(values, targets, metric)
-    rows = len(values)
     if values.shape != targets.shape and values.shape != (*targets.shape, 1) and targets.shape != (*values.shape, 1):
         raise DataError(f"metric {metric}: the output has shape {values.shape}, the targets {targets.shape}")
     if targets.dtype.kind not in "iubf":
         raise DataError(f"metric {metric}: targets must be numbers, they are {targets.dtype}")
     for what, array in (("output", values), ("target", targets)):
-        wrong = np.flatnonzero(~np.isfinite(array).reshape(rows, -1).all(axis=1))
+        wrong = np.flatnonzero(~by_parts(array, lambda part: np.isfinite(part).reshape(len(part), -1).all(axis=1)))
         if len(wrong):
             raise DataError(
                 f"metric {metric}: the {what} holds NaN or an infinity in {len(wrong)} samples, the first {wrong[0]}",
                 hint="leave such samples out, or use a callable metric that leaves masked values out",
             )
-    return values.astype(np.float64).reshape(rows, -1), targets.astype(np.float64).reshape(rows, -1)
 
 
 def is_probability(scores: NDArray[Any]) -> bool:
@@ -161,7 +175,7 @@ def first_not_finite(outputs: Outputs, reference: Outputs | None = None) -> tupl
         if array.dtype.kind != "f":
             continue
         bad = []
-        for part in chunks(array):
+        for part in chunks(array, *([] if reference is None else [reference[name]])):
             right = np.isfinite(array[part])
             right |= np.isneginf(array[part]) & (reference is None or np.isneginf(reference[name][part]))
             bad.append(part.start + np.flatnonzero(~right.reshape(len(right), -1).all(axis=1)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from edgebuild.errors import DataError
-from edgebuild.judging.arrays import Floats, Ints, class_scores
+from edgebuild.judging.arrays import Floats, Ints, by_parts, class_scores
 from edgebuild.judging.scores import each_pair
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def of_classes(formula: Formula) -> Prepare:
 
     def prepare(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:
         scores, labels = class_scores(output, targets, name)
-        predicted = scores.argmax(axis=1)
+        predicted = by_parts(scores, lambda part: part.argmax(axis=1))
         if labels.ndim == 1:
             return _counted_once(predicted, labels, scores.shape[1]).weighted(formula)
         flat = (each.reshape(len(labels), -1) for each in (predicted, labels))

@@ -51,7 +51,7 @@ def closeness(reference: Outputs, artifact: Outputs) -> Closeness:
 def sqnr_db(reference: NDArray[Any], artifact: NDArray[Any]) -> float | None:
     """Return the signal-to-quantisation-noise ratio in dB, at most 150; ``None`` where the reference is all zeros."""
     signal = noise = 0.0
-    for part in chunks(reference):
+    for part in chunks(reference, artifact):
         wanted, given = (np.asarray(each[part], dtype=np.float64) for each in (reference, artifact))
         counts = np.isfinite(wanted)
         wanted, given = wanted[counts], given[counts]
@@ -66,7 +66,7 @@ def kl_nats(reference: NDArray[Any], artifact: NDArray[Any]) -> float:
     """Return the mean KL(reference ‖ artifact) of (samples, classes) class scores in nats; masked by -inf: share 0."""
     probabilities = is_probability(reference)
     total = 0.0
-    for part in chunks(reference):
+    for part in chunks(reference, artifact):
         wanted, given = (_log_probabilities(one[part], probabilities) for one in (reference, artifact))
         possible = np.isfinite(wanted)  # a masked class has no share in the reference
         total += float((np.exp(wanted[possible]) * (wanted[possible] - given[possible])).sum())

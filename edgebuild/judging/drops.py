@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.chunks import let_go
 from edgebuild.errors import DataError
 from edgebuild.judging.intervals import (
     Interval,
@@ -74,12 +75,19 @@ class Pair:
 
     def part(self, rows: NDArray[np.intp]) -> Pair:
         """Return the same of some samples only."""
+        reference, artifact = _rows(self.reference, rows), _rows(self.artifact, rows)
         return Pair(
-            reference={name: array[rows] for name, array in self.reference.items()},
-            artifact={name: array[rows] for name, array in self.artifact.items()},
+            reference=reference,
+            artifact=artifact,
             targets=self.targets[rows],
             groups=None if self.groups is None else [self.groups[row] for row in rows],
         )
+
+
+def _rows(outputs: Outputs, rows: NDArray[np.intp]) -> Outputs:
+    found = {name: array[rows] for name, array in outputs.items()}
+    let_go(*outputs.values())
+    return found
 
 
 def paired_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pace | None = None) -> PairedDrop:
@@ -135,8 +143,8 @@ def score_drop(
 
 
 def _whole(pair: Pair, metric: Metric, level: float, seed: int, pace: Pace | None) -> PairedDrop:
-    score_reference = metric.prepare(pair.reference, pair.targets)
-    score_artifact = metric.prepare(pair.artifact, pair.targets)
+    score_reference = metric.prepared(pair.reference, pair.targets)
+    score_artifact = metric.prepared(pair.artifact, pair.targets)
     reference = metric.defined(score_reference(None), len(pair.targets))
     pace, own = pace or Pace(), metric.most_draws < MAX_DRAWS
     clock = pace.clock if own else pace.computing

@@ -83,6 +83,7 @@ def judge(
     pace = pace or Pace()
     if evaluated.slices is not None:
         pace = replace(pace, box_s=pace.box_s / 2)
+    pair, metric = _read(pair, metric)
     whole = _whole_drop(pair, metric, level=level, seed=seed, pace=pace)
     allowed = drop_budget(budget, whole.reference, metric)
     verdict = _verdict(whole, allowed, metric.name, metric, split)
@@ -108,6 +109,26 @@ def _not_finite(evaluated: Evaluated) -> str | None:
     return f"output {name!r} is NaN or infinite for {count} samples, first sample {first}"
 
 
+def _read(pair: Pair, metric: Metric) -> tuple[Pair, Metric]:
+    """Return predictions in place of outputs where the metric makes such first, so that each slice needn't again.
+
+    Raises as ``_whole_drop`` does.
+    """
+    if metric.reads is None:
+        return pair, metric
+    decode, plain = metric.reads
+    reference = decode(pair.reference)
+    try:
+        artifact = decode(pair.artifact)
+    except DataError as error:
+        raise _unscored(error) from error
+    return replace(pair, reference=reference, artifact=artifact), plain
+
+
+def _unscored(error: DataError) -> ModelError:
+    return ModelError(f"its outputs can't be scored, the original's can: {error.message}")
+
+
 def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pace) -> PairedDrop:
     """Return the drop over all samples. Where the reference can be scored and the artifact can't, the artifact failed.
 
@@ -117,7 +138,7 @@ def _whole_drop(pair: Pair, metric: Metric, *, level: float, seed: int, pace: Pa
         return paired_drop(pair, metric, level=level, seed=seed, pace=pace)
     except DataError as error:
         metric.value(pair.reference, pair.targets)
-        raise ModelError(f"its outputs can't be scored, the original's can: {error.message}") from error
+        raise _unscored(error) from error
 
 
 def _check_labels(evaluated: Evaluated, samples: int) -> None:

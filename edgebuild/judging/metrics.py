@@ -10,15 +10,17 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from edgebuild.core.chunks import chunks, let_go
 from edgebuild.core.metric_names import GROUP, metric_names, package_of
 from edgebuild.core.registry import Registry
 from edgebuild.errors import DataError, EnvironmentGap, UsageError
 from edgebuild.judging import boxes, class_counts, detection, scores, sequences
-from edgebuild.judging.arrays import Floats, Ints, Outputs, class_scores, pick_output, value_pairs
+from edgebuild.judging.arrays import Floats, Ints, Outputs, as_values, check_values, class_scores, pick_output
 from edgebuild.judging.resampling import MAX_DRAWS
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Metric:
     each); it is NaN where the metric is undefined, such as AUROC without negatives. ``scores`` returns one number per
     sample whose mean is the metric, where such a number exists. ``by_class`` says that targets are class labels.
     A bootstrap makes at most ``most_draws``: few where each calls code that prepares nothing.
-    ``package`` is filled in: which package brings it, and in which version.
+    ``package`` is filled in: which package brings it, and in which version. ``reads`` is what makes predictions of
+    outputs first, and the metric of those, where there is such a step: it need not be taken again for each slice.
     """
 
     name: str
@@ -50,10 +53,18 @@ class Metric:
     by_class: bool = False
     most_draws: int = MAX_DRAWS
     package: str = ""
+    reads: tuple[Callable[[Outputs], Outputs], Metric] | None = None
 
     def value(self, outputs: Outputs, targets: NDArray[Any]) -> float:
         """Return the metric over all samples. Raises ``DataError`` where it's undefined or the arrays don't fit."""
-        return self.defined(self.prepare(outputs, targets)(None), len(targets))
+        return self.defined(self.prepared(outputs, targets)(None), len(targets))
+
+    def prepared(self, outputs: Outputs, targets: NDArray[Any]) -> Scorer:
+        """Return what ``prepare`` does; what it read of mapped outputs doesn't stay in this process."""
+        try:
+            return self.prepare(outputs, targets)
+        finally:
+            let_go(*outputs.values())
 
     def defined(self, value: float, samples: int) -> float:
         """Return the value over so many samples. Raises ``DataError`` where it is no number."""
@@ -66,7 +77,10 @@ class Metric:
 
     def per_sample(self, outputs: Outputs, targets: NDArray[Any]) -> Floats | None:
         """Return scores of shape (samples,) whose mean is the metric, or ``None`` where it isn't a mean."""
-        return None if self.scores is None else self.scores(outputs, targets)
+        try:
+            return None if self.scores is None else self.scores(outputs, targets)
+        finally:
+            let_go(*outputs.values())
 
     def span(self, *values: float) -> float:
         """Return how far a sample that does anything may move the metric, as far as that can be known.
@@ -170,11 +184,19 @@ def _top_k(k: int) -> Callable[[str, NDArray[Any], NDArray[Any]], Floats]:
 
 
 def _errors(power: int) -> Callable[[str, NDArray[Any], NDArray[Any]], Floats]:
-    def per_sample(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Floats:
-        values, wanted = value_pairs(output, targets, name)
-        return np.asarray((np.abs(values - wanted) ** power).mean(axis=1))
+    return partial(_mean_gaps, lambda gap, _: gap**power)
 
-    return per_sample
+
+def _mean_gaps(
+    of_gap: Callable[[Floats, Floats], Floats], name: str, output: NDArray[Any], targets: NDArray[Any]
+) -> Floats:
+    """Return each sample's mean of something of the gaps to its target, some samples at a time."""
+    check_values(output, targets, name)
+    found = []
+    for part in chunks(output, targets):
+        wanted = as_values(targets[part])
+        found.append(of_gap(np.abs(as_values(output[part]) - wanted), wanted).mean(axis=1))
+    return np.concatenate(found)
 
 
 def _rmse(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Callable[[Ints], float]:
@@ -187,8 +209,7 @@ _SMALLEST_TARGET = 1.17e-6
 
 
 def _percentages(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Floats:
-    values, wanted = value_pairs(output, targets, name)
-    return np.asarray((np.abs(values - wanted) / np.maximum(np.abs(wanted), _SMALLEST_TARGET)).mean(axis=1))
+    return _mean_gaps(lambda gap, wanted: gap / np.maximum(np.abs(wanted), _SMALLEST_TARGET), name, output, targets)
 
 
 _CLASS_FORMULAS: dict[str, tuple[class_counts.Formula, Scale | None]] = {

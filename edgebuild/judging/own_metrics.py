@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from edgebuild.core.chunks import chunks
 from edgebuild.errors import DataError
 from edgebuild.judging.metrics import Direction, Metric, Scale, Scorer, mean_of
 from edgebuild.judging.pace import FEW_DRAWS
@@ -78,19 +80,33 @@ def by_samples(
 def decoded(metric: Metric, decode: Callable[[Outputs], Any]) -> Metric:
     """Return a metric of what ``decode(outputs)`` makes of all outputs: one prediction per sample.
 
-    Raises ``DataError`` where it raises or predictions are missing.
+    It gets some samples at a time: outputs of a whole split may be larger than memory. Raises ``DataError`` where it
+    raises or predictions are missing.
     """
 
     def outputs_of(outputs: Outputs) -> Outputs:
-        samples = len(next(iter(outputs.values())))
-        return {"decoded": _entries(_call(metric.name, decode, outputs), samples, metric.name, "decode")}
+        largest, *others = sorted(outputs.values(), key=lambda array: -array.size)
+        found = []
+        for part in chunks(largest, *others):
+            some = _call(metric.name, decode, {name: array[part] for name, array in outputs.items()})
+            _entries(some, len(largest[part]), metric.name, "decode")
+            found.append(some)
+        return {"decoded": _entries(_joined(found), len(largest), metric.name, "decode")}
 
     scores = metric.scores
     return replace(
         metric,
         prepare=lambda outputs, targets: metric.prepare(outputs_of(outputs), targets),
         scores=None if scores is None else lambda outputs, targets: scores(outputs_of(outputs), targets),
+        reads=(outputs_of, metric),
     )
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Return the predictions of all parts as code of a project's would return them at once."""
+    if len({getattr(part, "shape", (0, -1))[1:] for part in parts}) == 1 and isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return list(chain.from_iterable(parts))
 
 
 def _combined(entries: NDArray[Any], combine: Callable[[Any], Any], name: str) -> Scorer:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebuild.core.chunks import chunks
 from edgebuild.errors import DataError
 from edgebuild.judging.arrays import Floats, Ints, class_labels, class_scores, is_probability, log_softmax, value_pairs
 
@@ -21,10 +22,11 @@ Prepare: TypeAlias = Callable[[str, NDArray[Any], NDArray[Any]], Weighted]
 
 
 def each_pair(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Iterator[tuple[Any, Any]]:
-    """Return each sample's output with its target; raises ``DataError`` where one is missing, or there is none."""
+    """Yield each sample's output with its target; raises ``DataError`` where one is missing, or there is none."""
     if not len(output) or len(output) != len(targets):
         raise DataError(f"metric {name}: {len(output)} outputs for {len(targets)} targets")
-    return zip(output, targets, strict=True)
+    for part in chunks(output, targets):
+        yield from zip(output[part], targets[part], strict=True)
 
 
 def ratio_of_sums(parts: Floats, wholes: Floats) -> Weighted:
@@ -42,15 +44,18 @@ def hits(class_scores: NDArray[Any], labels: Ints, k: int) -> Floats:
 
     ``class_scores`` is (samples, classes, …), ``labels`` (samples, …). Ties go to the lower class, as argmax does.
     """
-    if k == 1:
-        hit = class_scores.argmax(axis=1) == labels
-    else:
-        wanted = np.expand_dims(labels, 1)
-        own = np.take_along_axis(class_scores, wanted, axis=1)
-        classes = np.arange(class_scores.shape[1]).reshape((1, -1) + (1,) * (class_scores.ndim - 2))
-        ahead = (class_scores > own) | ((class_scores == own) & (classes < wanted))
-        hit = ahead.sum(axis=1) < k
+    hit = np.concatenate([_hit(class_scores[part], labels[part], k) for part in chunks(class_scores)])
     return np.asarray(hit.reshape(len(hit), -1).mean(axis=1, dtype=np.float64))
+
+
+def _hit(class_scores: NDArray[Any], labels: Ints, k: int) -> NDArray[np.bool_]:
+    if k == 1:
+        return np.asarray(class_scores.argmax(axis=1) == labels)
+    wanted = np.expand_dims(labels, 1)
+    own = np.take_along_axis(class_scores, wanted, axis=1)
+    classes = np.arange(class_scores.shape[1]).reshape((1, -1) + (1,) * (class_scores.ndim - 2))
+    ahead = (class_scores > own) | ((class_scores == own) & (classes < wanted))
+    return np.asarray(ahead.sum(axis=1) < k)
 
 
 def auroc(name: str, output: NDArray[Any], targets: NDArray[Any]) -> Weighted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.core.chunks import chunks
 from edgebuild.devices.runner.chain import END
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.errors import DeviceError, ModelError
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.artifact import Artifact, TensorSpec
-
-#: Values that are checked at once.
-BLOCK_VALUES = 1 << 22
 
 
 def require_asked(answer: Mapping[str, Any], artifact: Artifact, frames: int, who: str) -> None:
@@ -64,14 +62,13 @@ def require_outputs(folder: Path, answer: Mapping[str, Any], who: str) -> None:
 
 
 def _non_finite(array: Any) -> int:
-    """Count NaN and infinities, a block at a time: outputs may be larger than memory."""
+    """Count NaN and infinities, a part at a time: outputs may be larger than memory."""
     import numpy as np
 
     if array.dtype.kind != "f":
         return 0
     flat = array.reshape(-1)
-    blocks = (flat[start : start + BLOCK_VALUES] for start in range(0, flat.size, BLOCK_VALUES))
-    return sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)
+    return sum(int(np.count_nonzero(~np.isfinite(flat[part]))) for part in chunks(flat))
 
 
 def _fits(frame: Sequence[int], spec: TensorSpec, batch: int) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebuild.core.chunks import let_go
 from edgebuild.errors import EnvironmentGap, ModelError
 from edgebuild.models.onnx_files import first_line
 from edgebuild.models.onnx_graphs import serialised
@@ -82,6 +83,7 @@ def run_dataset(
         feeds = {name: _padded(array[start:stop], batch) for name, array in arrays.items()}
         outputs = call({**feeds, **constants})
         yield {name: frames_of(name, outputs[name], batch)[: stop - start] for name in names}
+        let_go(*arrays.values())
 
 
 def _run_stateful(
@@ -106,6 +108,7 @@ def _run_stateful(
             steps.append(outputs)
         start += int(length)
         yield {name: np.concatenate([frames_of(name, step[name], 1) for step in steps]) for name in names}
+        let_go(*arrays.values())
 
 
 def frames_of(name: str, output: NDArray[Any], batch: int) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgebuild.core.chunks import chunks
+from edgebuild.core.chunks import CHUNK_ELEMENTS, chunks, let_go
 from edgebuild.devices.runner.feeding import tensor_file
 from edgebuild.errors import DataError, ModelError
 
@@ -28,7 +28,7 @@ def write_outputs(
     Raises ``ModelError`` for an output whose shape changes from batch to batch.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    done = 0
+    done = written = 0
     for batch in frames:
         size = len(batch[names[0]])
         for name in names:
@@ -44,6 +44,10 @@ def write_outputs(
                     hint="Pad it to one shape inside the model; outputs are compared frame by frame.",
                 )
             arrays[name][done : done + size] = part
+            written += part.size
+        if written >= CHUNK_ELEMENTS:
+            let_go(*arrays.values())
+            written = 0
         done += size
         task.advance(size)
     for array in arrays.values():
@@ -90,7 +94,7 @@ def worst_mismatch(
         count = min(len(expected), len(got))
         if np.prod(expected.shape[1:]) != np.prod(got.shape[1:]):
             return name, 0, float("inf")
-        for part in chunks(expected[:count]):
+        for part in chunks(expected[:count], got):
             gap, ratio = _beyond(expected[:count][part], got[:count][part], rtol, atol)
             frame = int(ratio.argmax())
             if ratio[frame] > excess:

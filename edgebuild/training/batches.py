@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from edgebuild.core.chunks import let_go
 from edgebuild.errors import DataError, EdgebuildError
 from edgebuild.training.randomness import Draws, mixed, seed_everything
 
@@ -138,7 +139,11 @@ class ArrayLoader:
         numbers = torch.from_numpy(index)
 
         def pick(array: Any) -> torch.Tensor:
-            return array[numbers] if isinstance(array, torch.Tensor) else torch.from_numpy(np.asarray(array[index]))
+            if isinstance(array, torch.Tensor):
+                return array[numbers]
+            picked = torch.from_numpy(np.asarray(array[index]))
+            let_go(array)
+            return picked
 
         inputs = _mapped(self.inputs, pick)
         if self.augment is not None:

@@ -7,7 +7,6 @@ parts), written last: an entry is whole or isn't there.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from edgebuild.core.chunks import chunks, let_go
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import ModelError, UsageError
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from edgebuild.core.values import Json
     from edgebuild.training.batches import ArrayLoader, Batch
     from edgebuild.training.losses import Teacher
-
-#: Rows read at a time where statistics are taken.
-BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class CachedTeacher:
         device = batch.index.device
         rows = tuple(torch.from_numpy(array[view, index]).to(device) for array in self.outputs)
         for array in self.outputs:
-            _let_go(array)
+            let_go(array)
         return rows
 
     def deviation(self, output: int = 0) -> torch.Tensor:
@@ -73,8 +70,8 @@ class CachedTeacher:
         array = self.outputs[output]
         rows = array.reshape(-1, *array.shape[2:])
         total, squares = 0.0, 0.0
-        for start in range(0, len(rows), BLOCK):
-            part = np.asarray(rows[start : start + BLOCK], dtype=np.float64)
+        for some in chunks(rows):
+            part = np.asarray(rows[some], dtype=np.float64)
             total, squares = total + part.sum(0), squares + (part**2).sum(0)
         mean = total / len(rows)
         return torch.from_numpy(np.sqrt(np.maximum(squares / len(rows) - mean**2, 0.0))).float()
@@ -115,13 +112,6 @@ def cached_teacher(
     return CachedTeacher(folder=entry, outputs=arrays, loader=loader)
 
 
-def _let_go(array: NDArray[Any]) -> None:
-    """Unmap the pages that were read: they stay in the system's cache, and don't pile up in this process."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def _is_whole(entry: Path, key: dict[str, Json]) -> bool:
     try:
         return bool(json.loads((entry / "labels.json").read_text())["key"] == key)
@@ -151,6 +141,7 @@ def _store(
                     arrays = arrays or _open(results, scratch, views, loader.samples)
                     for array, result in zip(arrays, results, strict=True):
                         _fill(array, view, index, result)
+                        let_go(array)
                     task.advance(len(index))
         for array in arrays:
             array.flush()

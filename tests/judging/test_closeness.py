@@ -103,7 +103,7 @@ def test_memory_maps_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.save(tmp_path / "b.npy", NOISY)
     whole = closeness({"y": LOGITS}, {"y": NOISY})
     monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 100)
-    assert len(chunks.chunks(LOGITS)) > 30
+    assert len(list(chunks.chunks(LOGITS))) > 30
     streamed = closeness(
         {"y": np.load(tmp_path / "a.npy", mmap_mode="r")}, {"y": np.load(tmp_path / "b.npy", mmap_mode="r")}
     )
