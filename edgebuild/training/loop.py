@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import DataError, EdgebuildError, Interrupted
+from edgebuild.training import footprint
 from edgebuild.training.batches import as_feed
 from edgebuild.training.hardware import open_fabric
 from edgebuild.training.randomness import deterministic, kept_randomness
@@ -69,7 +71,15 @@ def train(
             from edgebuild.training.processes import train_forked
 
             return train_forked(fabric, module, needs, total, task, check, train_here)
-        return train_here(fabric, module, needs, total, task.advance, check)
+        tell = partial(_tell_memory, say=(progress or NoProgress()).say, title=title)
+        return train_here(fabric, module, needs, total, task.advance, check, tell)
+
+
+def _tell_memory(run: Run, *, say: Callable[[str], None], title: str) -> None:
+    """Say how much memory a step takes before the first does: nobody can say it of one that was too large."""
+    said = footprint.told(run, title)
+    if said is not None:
+        say(said)
 
 
 def _total_steps(plan: TrainingPlan, feed: Feed) -> int:
@@ -93,6 +103,7 @@ def train_here(
     total: int,
     advance: Callable[[float, str], None],
     check: Callable[[], None],
+    first: Callable[[Run], None] | None = None,
 ) -> TrainReport:
     """Train in this process, alone or as one of several."""
     with ExitStack() as stack:
@@ -103,6 +114,8 @@ def train_here(
         run = Run(fabric, module, needs, total)
         run.resume()
         advance(float(run.step), "")
+        if first is not None and run.step < total:
+            first(run)
         while run.step < total:
             before = run.step
             for batch in _epoch(run, needs.feed):
