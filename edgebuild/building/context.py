@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,7 +280,7 @@ def _executor(project: Project, store: Store, here: Attached, box: TimeBox | Non
         isa=kernels_of(here.probe),
         device_configuration=platform_of(here.client, here.probe),
         device=here.client,
-        hold=holding(here.client, given["progress"], given["check"], until_s=wait_until(box)),
+        hold=holding(here.client, given["progress"], given["check"], until=partial(wait_until, box)),
         project=project.name,
         **given,
     )

@@ -56,8 +56,8 @@ def run_race(
         return MeasurementResults()
     # Before the device is held: what it needs may have to be made on the host, which is others' turn perhaps.
     bench = make_bench(context)
-    until_s = wait_until(context.box, _least_s(made, context))
-    hold = holding(context.client, context.progress, context.check, context.turn.lent, until_s)
+    until = partial(wait_until, context.box, _least_s(made, context))
+    hold = holding(context.client, context.progress, context.check, context.turn.lent, until)
     with (
         hold(context.project.name, False),
         clocks_as_asked(context.client, context.probe, pin=context.pin_clocks, check=context.check) as probe,

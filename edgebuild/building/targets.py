@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.timebox import wait_until
@@ -74,7 +75,7 @@ def _at(context: BuildContext, target: str, at: Attached | None, entry: DeviceEn
         here = replace(context, target=target, executor=executor)
         return replace(here, can=COMPILE_ONLY, probe={}, device_name="none") if context.options.no_measure else here
     client = at.client
-    hold = holding(client, context.progress, context.check, context.turn.lent, wait_until(context.box))
+    hold = holding(client, context.progress, context.check, context.turn.lent, partial(wait_until, context.box))
     return replace(
         context,
         target=target,

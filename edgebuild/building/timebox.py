@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
 
 
+#: A build that is late already, its box being too small for it, still waits for so much of the box.
+LATE_SHARE = 0.05
+
+
 class Limits:
     """``check`` of work that has a limit: raises what the caller's own does, and ``OutOfTime`` past the limit.
 
@@ -86,9 +90,9 @@ def wait_until(box: TimeBox | None, needed_s: float = 0.0) -> float:
     """Return the moment until which another build is waited for: so much must be left of the box then.
 
     Whoever asks for four minutes has an answer after four, also where others measure: a build that was kept waiting
-    ends there, and goes on when it is asked for again.
+    ends there, and goes on when it is asked for again. One that is late anyway still waits for a moment.
     """
-    return float("inf") if box is None else box.until_s - needed_s
+    return float("inf") if box is None else max(box.until_s - needed_s, box.clock() + LATE_SHARE * box.asked_s)
 
 
 def shared(contexts: Sequence[BuildContext]) -> tuple[BuildContext, ...]:

@@ -172,16 +172,16 @@ def holding(
     progress: Progress,
     check: Callable[[], None],
     lent: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-    until_s: float = float("inf"),
+    until: Callable[[], float] = lambda: float("inf"),
 ) -> Callable[[str, bool], AbstractContextManager[None]]:
     """Return what holds the client's device, shared or not, while a step runs on it (see ``hold_device``).
 
-    ``lent`` lends the host to others meanwhile.
+    ``lent`` lends the host to others meanwhile. ``until`` says, when the wait begins, until when it may last.
     """
 
     @contextlib.contextmanager
     def hold(what: str, shared: bool) -> Iterator[None]:
-        turn = hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check, until_s=until_s)
+        turn = hold_device(client, f"edgebuild: {what}", shared=shared, progress=progress, check=check, until_s=until())
         with lent(), turn:
             yield
 

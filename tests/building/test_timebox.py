@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgebuild.building import making
 from edgebuild.building.evaluation import Evaluation, FailedCandidate
 from edgebuild.building.making import make_candidates
-from edgebuild.building.timebox import Limits, TimeBox, shared
+from edgebuild.building.timebox import Limits, TimeBox, shared, wait_until
 from edgebuild.core.record import StepRecord
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.verdict import Outcome, Verdict
@@ -210,6 +210,16 @@ def test_without_a_time_box_all_are_made_in_order(monkeypatch: pytest.MonkeyPatc
     assert names(made) == ["a/fp32", f"a/{OURS.label}", "b/fp32"]
     assert made.measuring is None
     assert made.plan == plan
+
+
+def test_another_build_is_waited_for_as_long_as_the_box_lasts() -> None:
+    clock = Clock(now_s=50)
+    box = TimeBox(asked_s=100, begins_s=0, deadline_s=100, reserved_s=20, clock=clock)
+    assert wait_until(None) == float("inf")
+    assert wait_until(box) == 80
+    assert wait_until(box, 20) == 60
+    clock.now_s = 90
+    assert wait_until(box, 20) == 95, "late anyway: for a moment"
 
 
 def test_the_box_says_what_is_left() -> None:
