@@ -2,10 +2,11 @@
 
     python benchmarks/crosscheck.py [--nets fashion-mnist ...] [--qemu QEMU_X86_64] [--work FOLDER]
 
-Three examples and a trained depthwise net, five ways to quantise, each runtime on three sorts of kernels: this CPU's;
-OpenVINO's kernels for AVX2 without VNNI (its own switch, ``ONEDNN_MAX_CPU_ISA``); and with ``--qemu`` ONNX Runtime on
-an emulated Haswell, a CPU without VNNI (Debian's qemu-user 7.2). Every artifact is compiled, run and compared as in a
-build, by the same steps, on the sample that a build takes. Every step is cached in the work folder.
+Two small examples, a text recogniser and a trained depthwise net, five ways to quantise, each runtime on three sorts of
+kernels: this CPU's; OpenVINO's kernels for AVX2 without VNNI (its own switch, ``ONEDNN_MAX_CPU_ISA``); and with
+``--qemu`` ONNX Runtime on an emulated Haswell, a CPU without VNNI (Debian's qemu-user 7.2). Every artifact is compiled,
+run and compared as in a build, by the same steps, on the sample that a build takes. Every step is cached in the work
+folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from evidence import write_results
-from quantisers import ARMS, NETS, RUNTIMES, project_folder
+from quantisers import ARMS, RUNTIMES, project_folder
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import candidates, context, prepare, proving, splits
@@ -31,11 +32,11 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
-from edgebuild.crosscheck.conclusion import spread
+from edgebuild.crosscheck.conclusion import REACH_LIMIT, spread
 from edgebuild.crosscheck.steps import TakeFrames
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
-from edgebuild.errors import ModelError
+from edgebuild.errors import ModelError, RunnerFailed
 from edgebuild.planning.plan import PlannedCandidate
 from edgebuild.quantisers.registry import quantiser
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 #: The scheme for CPUs without VNNI beside the quantisers' others: weights in 7 bits can't saturate.
 SEVEN = "edgebuild, 7-bit weights"
 QUANTISERS = {**ARMS, SEVEN: ("edgebuild", Int8Scheme(activations="uint8", reduce_range=True))}
+#: The recogniser's packages: ``pip install --no-deps -r examples/text-recogniser/requirements.txt``.
+NETS = ("fashion-mnist", "silero-vad", "dwnet", "text-recogniser")
 NATIVE, NO_VNNI = "this CPU's", "no VNNI"
 
 
@@ -65,13 +68,13 @@ def _python() -> str:
 
 def _elsewhere(w: context.BuildContext, name: str, script: str) -> context.BuildContext:
     """The world with another device: this machine behind a Python of its own."""
-    root = w.home / "device" / name
-    root.mkdir(parents=True, exist_ok=True)
-    python = root / "python"
+    python = w.home / "kernels" / name / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     client = RunnerClient(
-        LocalDevice(root, str(python), name=name), {key: b.device_file for key, b in w.backends.items()}
+        LocalDevice(w.home / "device" / name, str(python), name=name),
+        {key: b.device_file for key, b in w.backends.items()},
     )
     return replace(w, client=client, executor=w.executor.on({"kernels": name}, device=client))
 
@@ -96,7 +99,10 @@ def check_net(net: str, work: Path, qemu: Path | None) -> list[dict[str, Any]]:
             for runtime in RUNTIMES:
                 for sort, there in kernels(w, runtime, qemu).items():
                     row = {"net": net, "arm": arm, "runtime": runtime, "kernels": sort}
-                    rows.append({**row, **check(there, few, model, precision, runtime)})
+                    try:
+                        rows.append({**row, **check(there, few, model, precision, runtime)})
+                    except RunnerFailed as error:
+                        rows.append({**row, "failure": error.message})
                     print(rows[-1], flush=True)
     return rows
 
@@ -137,7 +143,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if "failure" in row:
             failure = row["failure"].replace("|", "/")
-            lines.append(f"| {row['net']} | {row['arm']} | | | | | | quantiser fails: {failure} | |")
+            where = f"{row.get('runtime', '')} | {row.get('kernels', '')}"
+            lines.append(f"| {row['net']} | {row['arm']} | {where} | | | | fails: {failure} | |")
             continue
         steps = "–" if row["steps"] is None else f"{row['steps']:.2f}"
         share = "–" if row["share"] is None else f"{row['share']:.1%}"
@@ -154,19 +161,22 @@ def table(rows: list[dict[str, Any]]) -> str:
 def summary(rows: list[dict[str, Any]]) -> str:
     """What follows for the rule."""
     lines = []
+    layers = "whose layers, all right, make up what the artifact answers"
     for sort in (NATIVE, NO_VNNI):
-        part = [row for row in rows if row.get("kernels") == sort]
+        part = [row for row in rows if row.get("kernels") == sort and "failure" not in row]
         if not part:
             continue
         counts = {
             cause: sum(row["cause"] == cause for row in part) for cause in dict.fromkeys(r["cause"] for r in part)
         }
         shown = sum(row["layer"] is not None and bool(row["layer"]["why"]) for row in part)
-        rounding = max((row["reach"] for row in part if row["cause"] == "rounding"), default=0.0)
+        reaches = [row["reach"] for row in part if row["cause"] == "rounding"]
+        drawn = max((reach for reach in reaches if reach <= REACH_LIMIT), default=0.0)
+        beyond = sum(reach > REACH_LIMIT for reach in reaches)
         lines.append(
             f"- Kernels: {sort}. {len(part)} artifacts: {', '.join(f'{n} {cause}' for cause, n in counts.items())}. "
-            f"Layers named with a reason that was shown: {shown}. Largest gap taken for rounding: {rounding:.2f} of "
-            "what rounding reaches."
+            f"Layers named with a reason that was shown: {shown}. Largest gap taken for rounding: {drawn:.2f} of what "
+            f"the draws reach; beyond {REACH_LIMIT:g}, {beyond} {layers}."
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ fed it: a layer that is off by more than one step there is named.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,15 @@ def unchecked(reason: str) -> CrossCheck:
     return CrossCheck(cause="not checked", explanation=f"not compared with the unoptimised graph: {reason}")
 
 
+class _Sample(NamedTuple):
+    """What is compared: frames of validation, and the artifact's outputs, in which ``rows`` are these frames."""
+
+    data: StepResult
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    outputs: StepResult
+
+
 class _Check:
     def __init__(self, context: BuildContext, made: CompiledCandidate, data: StepResult) -> None:
         self.context, self.planned, self.contract = context, made.planned, made.contract
@@ -79,7 +88,7 @@ class _Check:
         if seen.reach is None:
             return seen
         worst = json.loads((compared / "worst.json").read_bytes())
-        return self._walked(seen, sample, worst, taken)
+        return self._walked(seen, _Sample(sample, rows, taken, outputs), worst)
 
     def _refusal(self) -> str:
         from edgebuild.models.onnx_files import load_onnx
@@ -91,20 +100,20 @@ class _Check:
             return "a recurrent model in batches leaves states that can't be distinguished"
         return ""
 
-    def _walked(self, seen: CrossCheck, sample: StepResult, worst: list[int], taken: tuple[int, ...]) -> CrossCheck:
+    def _walked(self, seen: CrossCheck, sample: _Sample, worst: list[int]) -> CrossCheck:
         reach = float(seen.reach or 0.0)
-        rows, lengths = _worst_rows(worst, taken)
         found = self.context.guard.attempt(
-            f"the layer-wise cross-check of {self.planned.id}", lambda: self._walk(sample, rows, lengths)
+            f"the layer-wise cross-check of {self.planned.id}", lambda: self._walk(sample, worst)
         )
         if isinstance(found, Failure):
             return concluded(seen, reach=reach, layer=None, tensors=0, unseen=found.with_report)
-        tensors, layer = found
-        return concluded(seen, reach=reach, layer=layer, tensors=tensors)
+        tensors, layer, composes = found
+        return concluded(seen, reach=reach, layer=layer, tensors=tensors, composes=composes)
 
-    def _walk(self, sample: StepResult, rows: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[int, LayerGap | None]:
-        """Return how many layers were compared, and the one that is off, if any."""
-        few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample}, "worst of")
+    def _walk(self, sample: _Sample, worst: list[int]) -> tuple[int, LayerGap | None, bool]:
+        """Return how many layers were compared, the one that is off, if any, and whether they make up the artifact."""
+        rows, lengths = _worst_rows(worst, sample.lengths)
+        few = self._run(steps.TakeFrames(rows=rows, lengths=lengths), {"data": sample.data}, "worst of")
         shown = self._run(steps.ShowLayers(contract=self.contract), {"model": self.model}, "layers of")
         contract = Contract.model_validate_json((shown.path / "contract.json").read_bytes())
         step = self.context.backends[self.planned.backend].compile_step(
@@ -112,13 +121,14 @@ class _Check:
         )
         compiled = self._run(step, {"model": shown}, "compile the layers of")
         outputs = self._evaluate(compiled, few)
-        inputs = {"model": self.model, "sample": few, "outputs": outputs, **self.library}
-        walked = self._run(steps.WalkLayers(contract=self.contract), inputs, "walk the layers of")
+        inputs = {"model": self.model, "sample": few, "outputs": outputs, "own": sample.outputs, **self.library}
+        walk = steps.WalkLayers(contract=self.contract, rows=tuple(sample.rows[row] for row in rows))
+        walked = self._run(walk, inputs, "walk the layers of")
         found = json.loads((walked.path / "layers.json").read_bytes())
         layer = None if found["fault"] is None else LayerGap.model_validate(found["fault"])
         if layer is not None and not layer.why:
             layer = layer.model_copy(update={"why": self._why(layer, compiled, few)})
-        return int(found["layers"]), layer
+        return int(found["layers"]), layer, bool(found["composes"])
 
     def _why(self, layer: LayerGap, compiled: StepResult, few: StepResult) -> str:
         """What the runtime says of the layer; where that can't be read, the layer is named all the same."""

@@ -81,8 +81,13 @@ def agreeing(sample: str, frames: int, output: str, steps: float) -> CrossCheck:
     )
 
 
-def concluded(seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors: int, unseen: str = "") -> CrossCheck:
-    """Conclude about a gap of more than one step. ``unseen`` says why no layer could be checked."""
+def concluded(
+    seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors: int, composes: bool = False, unseen: str = ""
+) -> CrossCheck:
+    """Conclude about a gap of more than one step.
+
+    ``composes``: the layers, all right, were seen to make up the artifact. ``unseen`` says why none could be checked.
+    """
     gap = f"output {seen.output} is up to {steps_text(seen.steps)} from the unoptimised graph's"
     if layer is not None:
         why = f": {layer.why}" if layer.why else "; why can't be shown"
@@ -96,6 +101,12 @@ def concluded(seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors
     looked = f"the layers can't be checked: {unseen}" if unseen else f"none of {tensors} layers is off by more than one"
     if reach <= REACH_LIMIT:
         explanation = f"{gap}: rounding that adds up ({reach:.2f} of what it reaches in this graph; {looked})"
+        return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": explanation})
+    if composes:
+        explanation = (
+            f"{gap}: rounding that adds up ({reach:.1f} of what its draws reach in this graph; but {looked}, and "
+            "layer by layer the model answers the same)"
+        )
         return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": explanation})
     explanation = f"{gap}, {reach:.1f} times what rounding reaches in this graph; not explained: {looked}"
     return seen.model_copy(update={"cause": "unexplained", "reach": reach, "explanation": explanation})

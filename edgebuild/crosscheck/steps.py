@@ -182,13 +182,15 @@ class WalkLayers(Step):
     """Recomputes every layer from what the artifact's own layers gave it, and compares codes.
 
     Inputs: ``model``, ``sample``, ``library`` as for the comparison, ``outputs``: those of the model with its layers
-    shown. Writes ``layers.json``: how many were checked, and the first that is off by more than one step. As inputs
-    are equal, no layer is blamed for another's fault.
+    shown, ``own``: the artifact's, in which ``rows`` are the sample's frames. Writes ``layers.json``: how many were
+    checked, the first that is off by more than one step, and whether the layers, all right, make up what the artifact
+    computes. As inputs are equal, no layer is blamed for another's fault.
     """
 
     contract: Contract
+    rows: tuple[int, ...]
     kind: ClassVar[str] = "walk-layers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
@@ -200,7 +202,12 @@ class WalkLayers(Step):
         found = read_outputs(inputs["outputs"])
         walk = Walk(graph, Loop(inputs["sample"], self.contract, found), found, inputs.get("library"), ctx)
         fault = walk.first_fault()
-        result = {"layers": len(walk.shown), "fault": None if fault is None else fault.model_dump(mode="json")}
+        own = {name: np.asarray(array)[list(self.rows)] for name, array in read_outputs(inputs["own"]).items()}
+        result = {
+            "layers": len(walk.shown),
+            "fault": None if fault is None else fault.model_dump(mode="json"),
+            "composes": fault is None and walk.composes(own),
+        }
         (out_dir / "layers.json").write_text(json.dumps(result, sort_keys=True))
 
 

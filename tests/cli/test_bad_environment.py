@@ -31,7 +31,9 @@ from .example import (
 
 def hidden(*names: str) -> dict[str, str]:
     """An environment in which Python finds neither these packages nor that they are installed."""
-    return {"PYTHONPATH": str(Path(__file__).with_name("hiding")), "HIDDEN": " ".join(names)}
+    # The repository follows: packages of others, too, bring a top-level `tests`.
+    path = os.pathsep.join([str(Path(__file__).with_name("hiding")), str(Path(__file__).parents[2])])
+    return {"PYTHONPATH": path, "HIDDEN": " ".join(names)}
 
 
 def test_the_only_runtime_is_not_installed(project: Path) -> None:
