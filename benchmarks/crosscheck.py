@@ -32,7 +32,7 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Int8Scheme, Precision
 from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.steps import NoProgress
-from edgebuild.crosscheck.conclusion import REACH_LIMIT, spread
+from edgebuild.crosscheck.conclusion import spread
 from edgebuild.crosscheck.steps import TakeFrames
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.local import LocalDevice
@@ -161,7 +161,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 def summary(rows: list[dict[str, Any]]) -> str:
     """What follows for the rule."""
     lines = []
-    layers = "whose layers, all right, make up what the artifact answers"
     for sort in (NATIVE, NO_VNNI):
         part = [row for row in rows if row.get("kernels") == sort and "failure" not in row]
         if not part:
@@ -170,13 +169,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
             cause: sum(row["cause"] == cause for row in part) for cause in dict.fromkeys(r["cause"] for r in part)
         }
         shown = sum(row["layer"] is not None and bool(row["layer"]["why"]) for row in part)
-        reaches = [row["reach"] for row in part if row["cause"] == "rounding"]
-        drawn = max((reach for reach in reaches if reach <= REACH_LIMIT), default=0.0)
-        beyond = sum(reach > REACH_LIMIT for reach in reaches)
+        rounding = [row["reach"] for row in part if row["cause"] == "rounding"]
+        drawn = max((reach for reach in rounding if reach is not None), default=0.0)
         lines.append(
             f"- Kernels: {sort}. {len(part)} artifacts: {', '.join(f'{n} {cause}' for cause, n in counts.items())}. "
-            f"Layers named with a reason that was shown: {shown}. Largest gap taken for rounding: {drawn:.2f} of what "
-            f"the draws reach; beyond {REACH_LIMIT:g}, {beyond} {layers}."
+            f"Layers named with a reason that was shown: {shown}. Taken for rounding: {rounding.count(None)} "
+            f"since their layers, all right, make up what they answer; else up to {drawn:.2f} of what rounding reaches."
         )
     return "\n".join(lines)
 

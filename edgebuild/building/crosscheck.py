@@ -17,7 +17,7 @@ from edgebuild.building.compiling import compile_request
 from edgebuild.core.artifact import Contract
 from edgebuild.core.verdict import CrossCheck, LayerGap
 from edgebuild.crosscheck import steps
-from edgebuild.crosscheck.conclusion import concluded, spread
+from edgebuild.crosscheck.conclusion import of_layer, of_reach, of_right_layers, spread
 from edgebuild.execution.faults import Failure
 from edgebuild.measuring.evaluate import EvaluateArtifact
 from edgebuild.models.qdq import QdqGraph
@@ -85,10 +85,10 @@ class _Check:
         inputs = {"model": self.model, "sample": sample, "outputs": outputs, **self.library}
         compared = self._run(compare, inputs, "compare").path
         seen = CrossCheck.model_validate_json((compared / "crosscheck.json").read_bytes())
-        if seen.reach is None:
+        if (seen.steps or 0.0) <= 1:
             return seen
         worst = json.loads((compared / "worst.json").read_bytes())
-        return self._walked(seen, _Sample(sample, rows, taken, outputs), worst)
+        return self._concluded(seen, _Sample(sample, rows, taken, outputs), worst)
 
     def _refusal(self) -> str:
         from edgebuild.models.onnx_files import load_onnx
@@ -100,15 +100,25 @@ class _Check:
             return "a recurrent model in batches leaves states that can't be distinguished"
         return ""
 
-    def _walked(self, seen: CrossCheck, sample: _Sample, worst: list[int]) -> CrossCheck:
-        reach = float(seen.reach or 0.0)
-        found = self.context.guard.attempt(
+    def _concluded(self, seen: CrossCheck, sample: _Sample, worst: list[int]) -> CrossCheck:
+        """Conclude about a gap of more than one step: from the layers, else from how far rounding reaches."""
+        walked = self.context.guard.attempt(
             f"the layer-wise cross-check of {self.planned.id}", lambda: self._walk(sample, worst)
         )
-        if isinstance(found, Failure):
-            return concluded(seen, reach=reach, layer=None, tensors=0, unseen=found.with_report)
-        tensors, layer, composes = found
-        return concluded(seen, reach=reach, layer=layer, tensors=tensors, composes=composes)
+        if isinstance(walked, Failure):
+            return of_reach(seen, reach=self._reach(sample), tensors=0, unseen=walked.with_report)
+        tensors, layer, composes = walked
+        if layer is not None:
+            return of_layer(seen, layer)
+        if composes:
+            return of_right_layers(seen, tensors)
+        return of_reach(seen, reach=self._reach(sample), tensors=tensors)
+
+    def _reach(self, sample: _Sample) -> float:
+        step = steps.ReachOfRounding(contract=self.contract, rows=sample.rows)
+        inputs = {"model": self.model, "sample": sample.data, "outputs": sample.outputs, **self.library}
+        found = json.loads((self._run(step, inputs, "reach of rounding in").path / "reach.json").read_bytes())
+        return float(found["reach"])
 
     def _walk(self, sample: _Sample, worst: list[int]) -> tuple[int, LayerGap | None, bool]:
         """Return how many layers were compared, the one that is off, if any, and whether they make up the artifact."""

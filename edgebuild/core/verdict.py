@@ -99,7 +99,7 @@ class CrossCheck(Value):
 
     ``steps`` is the largest gap in quantisation steps at ``output``, ``share`` that of the output's elements beyond one
     step. ``reach`` is the largest gap as a multiple of what rounding alone makes of that output; None where the gap is
-    at most one step.
+    at most one step, or the layers decided.
     """
 
     cause: Literal["agrees", "rounding", "layer", "unexplained", "not checked"]

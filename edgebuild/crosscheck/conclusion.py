@@ -81,35 +81,38 @@ def agreeing(sample: str, frames: int, output: str, steps: float) -> CrossCheck:
     )
 
 
-def concluded(
-    seen: CrossCheck, *, reach: float, layer: LayerGap | None, tensors: int, composes: bool = False, unseen: str = ""
-) -> CrossCheck:
-    """Conclude about a gap of more than one step.
+def of_layer(seen: CrossCheck, layer: LayerGap) -> CrossCheck:
+    """Conclude that this layer makes the gap."""
+    why = f": {layer.why}" if layer.why else "; why can't be shown"
+    found = (
+        f"{layer.op} {layer.node} diverges on identical inputs, by up to {steps_text(layer.steps)} in "
+        f"{layer.share:.2%} of its elements{why}"
+    )
+    return seen.model_copy(update={"cause": "layer", "layer": layer, "explanation": f"{_gap(seen)}; {found}"})
 
-    ``composes``: the layers, all right, were seen to make up the artifact. ``unseen`` says why none could be checked.
-    """
-    gap = f"output {seen.output} is up to {steps_text(seen.steps)} from the unoptimised graph's"
-    if layer is not None:
-        why = f": {layer.why}" if layer.why else "; why can't be shown"
-        found = (
-            f"{layer.op} {layer.node} diverges on identical inputs, by up to {steps_text(layer.steps)} in "
-            f"{layer.share:.2%} of its elements{why}"
-        )
-        return seen.model_copy(
-            update={"cause": "layer", "layer": layer, "reach": reach, "explanation": f"{gap}; {found}"}
-        )
+
+def of_right_layers(seen: CrossCheck, tensors: int) -> CrossCheck:
+    """Conclude that rounding makes the gap: the layers, all right, were seen to make up the artifact."""
+    explanation = (
+        f"{_gap(seen)}: rounding that adds up (none of {tensors} layers is off by more than one, and with its layers "
+        "shown the model answers the same)"
+    )
+    return seen.model_copy(update={"cause": "rounding", "explanation": explanation})
+
+
+def of_reach(seen: CrossCheck, *, reach: float, tensors: int, unseen: str = "") -> CrossCheck:
+    """Conclude from how far rounding reaches. ``unseen`` says why no layer could be checked."""
+    gap = _gap(seen)
     looked = f"the layers can't be checked: {unseen}" if unseen else f"none of {tensors} layers is off by more than one"
     if reach <= REACH_LIMIT:
         explanation = f"{gap}: rounding that adds up ({reach:.2f} of what it reaches in this graph; {looked})"
         return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": explanation})
-    if composes:
-        explanation = (
-            f"{gap}: rounding that adds up ({reach:.1f} of what its draws reach in this graph; but {looked}, and "
-            "layer by layer the model answers the same)"
-        )
-        return seen.model_copy(update={"cause": "rounding", "reach": reach, "explanation": explanation})
     explanation = f"{gap}, {reach:.1f} times what rounding reaches in this graph; not explained: {looked}"
     return seen.model_copy(update={"cause": "unexplained", "reach": reach, "explanation": explanation})
+
+
+def _gap(seen: CrossCheck) -> str:
+    return f"output {seen.output} is up to {steps_text(seen.steps)} from the unoptimised graph's"
 
 
 def steps_text(steps: float | None) -> str:

@@ -12,8 +12,10 @@ from edgebuild.crosscheck.conclusion import (
     ENDLESS,
     REACH_LIMIT,
     agreeing,
-    concluded,
     gap_in_steps,
+    of_layer,
+    of_reach,
+    of_right_layers,
     share_of_reach,
     spread,
 )
@@ -68,21 +70,24 @@ def test_stateless_frames_are_spread_from_first_to_last() -> None:
 
 def test_a_named_layer_counts_and_rounding_does_not() -> None:
     layer = LayerGap(node="conv1", op="Conv", tensor="t", steps=30.0, share=0.1, why="its sums saturate")
-    fault = concluded(SEEN, reach=0.5, layer=layer, tensors=4)
+    fault = of_layer(SEEN, layer)
     assert fault.counts
     assert not fault.refuses
     assert "Conv conv1" in fault.explanation
-    rounding = concluded(SEEN, reach=REACH_LIMIT, layer=None, tensors=4)
+    rounding = of_reach(SEEN, reach=REACH_LIMIT, tensors=4)
     assert (rounding.cause, rounding.counts, rounding.refuses) == ("rounding", False, False)
+    composed = of_right_layers(SEEN, 4)
+    assert (composed.cause, composed.refuses, composed.reach) == ("rounding", False, None)
+    assert "none of 4 layers is off by more than one" in composed.explanation
 
 
 def test_what_nothing_explains_refuses_and_says_why_no_layer_is_named() -> None:
-    found = concluded(SEEN, reach=REACH_LIMIT + 0.1, layer=None, tensors=0, unseen="it can't be compiled")
+    found = of_reach(SEEN, reach=REACH_LIMIT + 0.1, tensors=0, unseen="it can't be compiled")
     assert found.refuses
     assert "not explained: the layers can't be checked: it can't be compiled" in found.explanation
 
 
 def test_records_survive_endless_gaps() -> None:
     seen = agreeing("32 frames", 32, "label", ENDLESS)
-    found = concluded(seen, reach=ENDLESS, layer=None, tensors=2)
+    found = of_reach(seen, reach=ENDLESS, tensors=2)
     assert CrossCheck.model_validate_json(found.to_json()) == found
