@@ -47,9 +47,9 @@ class OnnxFacts:
     domains: tuple[str, ...]
     control_flow: bool
     macs: int | None
-    #: Convolutions and matrix products that are float32, and so can be quantised.
+    #: Convolutions and matrix products that are float32 once frozen, and so can be quantised.
     quantisable: int = 0
-    #: Bytes of the float32 weights of matrix products, LSTMs and tables.
+    #: Bytes in the file of the float weights of matrix products, LSTMs and tables.
     dense_bytes: int = 0
     #: Inputs whose shape the file doesn't say; theirs is empty here.
     unranked: tuple[str, ...] = ()
@@ -284,9 +284,17 @@ def _facts(model: Any) -> OnnxFacts:
 
 
 def _dense_bytes(nodes: Iterable[Any], tensors: Iterable[Any]) -> int:
-    """Return the bytes of the float32 (FLOAT) matrices that products, LSTMs and look-ups read; a bias is none."""
-    read = {name for node in nodes if node.op_type in DENSE for name in node.input}
-    return sum(4 * math.prod(t.dims) for t in tensors if t.name in read and t.data_type == 1 and len(t.dims) > 1)
+    """Return the bytes of the float matrices that products, LSTMs and look-ups read; a bias is none."""
+    read, kinds = {name for node in nodes if node.op_type in DENSE for name in node.input}, _float_kinds()
+    found = (t for t in tensors if t.name in read and t.data_type in kinds and len(t.dims) > 1)
+    return sum(external_data.bytes_of(tensor) or 0 for tensor in found)
+
+
+def _float_kinds() -> frozenset[int]:
+    """Return ONNX's numbers of the types that are float32 once the model is frozen: see ``widening``."""
+    import onnx
+
+    return frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16})
 
 
 def _quantised_note(counts: Mapping[str, int]) -> tuple[str, ...]:
@@ -299,25 +307,25 @@ def _quantised_note(counts: Mapping[str, int]) -> tuple[str, ...]:
 def _half_note(tensors: Iterable[Any]) -> tuple[str, ...]:
     import onnx
 
-    sizes = dict.fromkeys(("FLOAT16", "BFLOAT16"), 0)
+    said = {
+        "FLOAT16": "widened to float32 when it is frozen, where that keeps its outputs",
+        "BFLOAT16": "layers that compute in it aren't quantised",
+    }
+    sizes = dict.fromkeys(said, 0)
     for tensor in tensors:
         name = onnx.TensorProto.DataType.Name(tensor.data_type)
         if name in sizes:
             sizes[name] += math.prod(tensor.dims)
     return tuple(
-        f"{size:,} of the model's weights are {name.lower()}: layers that compute in it aren't quantised"
-        for name, size in sizes.items()
-        if size
+        f"{size:,} of the model's weights are {name.lower()}: {said[name]}" for name, size in sizes.items() if size
     )
 
 
 def _is_float(node: Any, makers: Mapping[str, Any], kinds: Mapping[str, int]) -> bool:
-    """Whether a layer computes in float32, as far as what it reads tells: no constant of another type, no codes."""
-    import onnx
-
+    """Whether a layer is float32 once frozen, as far as what it reads tells: no constant of another type, no codes."""
     made = [makers[name] for name in node.input[:2] if name in makers]
     kept = {kinds[name] for name in node.input[:2] if name in kinds}
-    return kept <= {onnx.TensorProto.FLOAT} and not any(each.op_type == "DequantizeLinear" for each in made)
+    return kept <= _float_kinds() and not any(each.op_type == "DequantizeLinear" for each in made)
 
 
 def count_macs(model: Any) -> int | None:

@@ -25,6 +25,9 @@ PARITY_BATCHES = (1, 2, 5)
 
 #: What is reported where folding didn't keep the outputs.
 NOT_FOLDED = "folding scales and shifts into the layers changed the outputs: the model is built without"
+#: What is reported of a model in float16, and where its outputs say that it must stay so.
+WIDENED = "what the model computes in float16 is computed in float32; its inputs and outputs keep their types"
+NOT_WIDENED = "computing in float32 changed the outputs: what is float16 in the model stays so, and isn't quantised"
 
 
 class MaterialiseData(Step):
@@ -209,17 +212,17 @@ class ImportOnnx(Step):
 
 
 class FreezeModel(Step):
-    """Freezes shapes and constant inputs, simplifies, folds, and compares with the reference on real samples.
+    """Freezes shapes and constant inputs, widens float16, simplifies, folds, and compares with the reference.
 
-    A folded model that differs from the reference isn't taken. Inputs: ``model`` (folder), ``samples`` (dataset
-    folder), ``reference`` (outputs of the reference on the same samples), ``library`` (custom operators, optional).
-    Writes ``model.onnx``, ``contract.json`` (shipped shapes) and ``folding.json`` (notes on what was folded).
+    A widened or folded model that differs from it on real samples isn't taken. Inputs: ``model`` (folder), ``samples``
+    (dataset folder), ``reference`` (outputs of the reference on the same samples), ``library`` (custom operators,
+    optional). Writes ``model.onnx``, ``contract.json`` (shipped shapes) and ``folding.json`` (notes).
     """
 
     contract: Contract
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...]
     kind: ClassVar[str] = "freeze-model"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
@@ -227,6 +230,21 @@ class FreezeModel(Step):
         """See ``Step``."""
         import onnx
 
+        from edgebuild.models.widening import widened
+
+        model = onnx.load(str(inputs["model"] / "model.onnx"))
+        wide = widened(model)
+        if wide is None:
+            notes = self._freeze(model, inputs, out_dir, ctx)
+        else:
+            try:
+                notes = (WIDENED, *self._freeze(wide, inputs, out_dir, ctx))
+            except ModelError:
+                notes = (NOT_WIDENED, *self._freeze(model, inputs, out_dir, ctx))
+        (out_dir / "folding.json").write_text(json.dumps(notes))
+
+    def _freeze(self, model: Any, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> tuple[str, ...]:
+        """Write the frozen model and how it is called; return the notes on folding."""
         from edgebuild.models.dataset import Dataset
         from edgebuild.models.folding.fold import fold
         from edgebuild.models.freezing import freeze, shipped_contract
@@ -236,7 +254,6 @@ class FreezeModel(Step):
         from edgebuild.models.outputs import read_outputs
 
         library = inputs.get("library")
-        model = onnx.load(str(inputs["model"] / "model.onnx"))
         frozen = freeze(model, shapes=dict(self.shapes), constants=self.contract.constants, library=library)
         path = out_dir / "model.onnx"
         contract = shipped_contract(read_facts(frozen), self.contract.model_copy(update={"constants": ()}))
@@ -253,7 +270,7 @@ class FreezeModel(Step):
             require_parity(expected, outputs_of(frozen), "the model in its shipped shape", "the reference")
             notes = (NOT_FOLDED,) if folded.changed else notes
         (out_dir / "contract.json").write_text(contract.to_json())
-        (out_dir / "folding.json").write_text(json.dumps(notes))
+        return notes
 
 
 class FreezeShapes(Step):

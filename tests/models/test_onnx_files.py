@@ -272,13 +272,18 @@ class TestFacts:
         net.graph.node.append(helper.make_node(op, [], []))
         assert f"1 {op}" in read_facts(net).notes[0]
 
-    @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
-    def test_half_weights_are_told_and_not_counted_as_float(self, kind: int) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "counted", "words"),
+        [(TensorProto.FLOAT16, 1, "float16: widened to float32"), (TensorProto.BFLOAT16, 0, "bfloat16: layers that")],
+    )
+    def test_half_weights_are_told_and_counted_where_they_are_widened(
+        self, kind: int, counted: int, words: str
+    ) -> None:
         net = nets.dense()
         net.graph.initializer[0].CopyFrom(helper.make_tensor("w", kind, [6, 2], [0.5] * 12))
         facts = read_facts(net)
-        assert facts.quantisable == 0
-        assert facts.notes[0].startswith("12 of the model's weights are ")
+        assert (facts.quantisable, facts.dense_bytes) == (counted, counted * 24)
+        assert facts.notes[0].startswith(f"12 of the model's weights are {words}")
 
     def test_a_sequence_is_no_tensor(self) -> None:
         sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [2])
