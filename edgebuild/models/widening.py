@@ -9,8 +9,8 @@ from edgebuild.models.onnx_graphs import Names, graphs_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: Attributes that say which type an operator makes.
-TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+#: Attributes that say in which type an operator answers, or computes.
+TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type"})
 
 
 def widened(model: Any) -> Any | None:

@@ -86,6 +86,21 @@ class TestWidened:
     def test_a_model_without_float16_is_left_alone(self) -> None:
         assert widened(nets.conv()) is None
 
+    def test_what_an_operator_computes_in_and_makes_on_its_own_is_widened(self) -> None:
+        nodes = [
+            helper.make_node("HannWindow", ["six"], ["window"], output_datatype=HALF),
+            helper.make_node("LayerNormalization", ["x", "w"], ["n"], stash_type=HALF),
+            helper.make_node("Mul", ["n", "window"], ["y"]),
+        ]
+        ends = [nets.value("x", [2, 6], HALF)], [nets.value("y", [2, 6], HALF)]
+        wide = sure(nets.model(nodes, *ends, [half("w", 6), numpy_helper.from_array(np.array(6), "six")]))
+        assert HALF not in kinds_within(wide)
+        x = np.stack([row["x"] for row in rows(2)])
+        plain = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+        window = np.sin(np.pi * np.arange(6) / 6) ** 2
+        expected = plain * numpy_helper.to_array(half("w", 6)) * window
+        np.testing.assert_allclose(HostSession(wide)({"x": x})["y"], expected, rtol=0.02, atol=0.02)
+
     def test_functions_are_widened(self) -> None:
         one = numpy_helper.from_array(np.array(1, np.float16))
         body = [
