@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgebuild.quantisers.own import equalise, ranges
-from edgebuild.quantisers.own.reconstruct import affordable, corrected, reconstructed
+from edgebuild.quantisers.own.reconstruct import affordable, corrected, float_layers, reconstructed
 from edgebuild.quantisers.own.statistics import observe
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def planned(graph: Graph, placement: Placement, halves: tuple[Frames, Frames], m
     strengths = len(STRENGTHS) if equalise.pairs(graph, placement) else 0
     observed = fit + held + (fit if strengths else 0)
     judged = held * (4 + strengths + len(REFITS))
-    walked = 2 * fit * (1 + len(REFITS))
+    walked = fit * (2 + len(REFITS))
     refitted = affordable(graph, placement.ops, frames, max(budget_macs, frames * macs))
     searched = ranges.planned(placement, frames, macs, budget_macs)
     return observed + judged + walked + searched + len(REFITS) * sum(refitted.values()) / max(macs, 1)
@@ -84,11 +84,12 @@ def climb(bench: Calibration) -> Ladder:
         ladder.choices = choices
     ladder.offer("clipped weights", bench.clipped(ladder.numbers))
     if bench.simulator.stages(in_eight_bits=True).only_tensors:
-        ladder.offer("bias correction", corrected(bench, ladder.numbers))
+        right = float_layers(bench, ladder.numbers)
+        ladder.offer("bias correction", corrected(bench, ladder.numbers, right))
         flat = replace(ladder.numbers, biases=ladder.numbers.float_biases)
         for ridge, share in REFITS:
             name = f"reconstruction, ridge {ridge:g}" + (f", {share:.0%} of what is missing" if share < 1 else "")
-            ladder.offer(name, reconstructed(bench, flat, ridge, share))
+            ladder.offer(name, reconstructed(bench, flat, right, ridge, share))
     return ladder
 
 

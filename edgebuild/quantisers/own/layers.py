@@ -68,10 +68,15 @@ def mean_patch(graph: Graph, op: WeightedOp, inputs: Sequence[NDArray[Any]]) -> 
     if op.kind != "Conv":
         total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in inputs)
         return np.asarray(total / sum(x.size // x.shape[-1] for x in inputs))[np.newaxis]
-    image = sum(x.sum(axis=0, keepdims=True, dtype=np.float64) for x in inputs) / sum(len(x) for x in inputs)
-    windows = _windows(graph, op, np.asarray(image))
+    image = np.zeros((1, *inputs[0].shape[1:]))
+    for x in inputs:
+        for one in x:
+            image += one
+    windows = _windows(graph, op, image / sum(len(x) for x in inputs))
     spatial = (windows.ndim - 2) // 2
-    mean: NDArray[np.float64] = windows.mean(axis=(0, *range(2, 2 + spatial)))
+    mean = np.empty((windows.shape[1], *windows.shape[2 + spatial :]))
+    for place in np.ndindex(mean.shape[1:]):  # faster than all places of the kernel at once
+        mean[:, *place] = windows[(..., *place)].mean(axis=(0, *range(2, 2 + spatial)))
     return mean.reshape(op.groups, -1)
 
 
@@ -83,7 +88,7 @@ def _windows(graph: Graph, op: WeightedOp, x: NDArray[Any]) -> NDArray[Any]:
     strides = attribute(node, "strides", [1] * spatial)
     dilations = attribute(node, "dilations", [1] * spatial)
     pads = _pads(node, x.shape[2:], kernel, strides, dilations)
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)]) if any(pads) else x
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
     windows = windows[:, :, *[slice(None, None, s) for s in strides]]
@@ -111,20 +116,33 @@ class Moments:
     """What a layer reads in 8 bits (``x``) and would read in float (``y``), per group, over sampled positions."""
 
     covariance: NDArray[np.float64]  # (groups, K, K): of x
-    #: (groups, channels per group, K): covariance of what the weight makes of y - x with x
+    #: (groups, channels per group, K): covariance with x of what the weight makes of y - x
     missing: NDArray[np.float64]
+
+
+def products(
+    graph: Graph, op: WeightedOp, weight: NDArray[Any], inputs: Sequence[NDArray[Any]], seed: int
+) -> list[NDArray[np.float32]]:
+    """Return (groups, positions, channels per group) for each input: what the weight makes of its random patches."""
+    rows = as_rows(op, weight).astype(np.float64).swapaxes(1, 2)
+    drawn = (_drawn(graph, op, y, seed, index) for index, y in enumerate(inputs))
+    return [np.matmul(some.astype(np.float64), rows).astype(np.float32) for some in drawn]
+
+
+def _drawn(graph: Graph, op: WeightedOp, x: NDArray[Any], seed: int, index: int) -> NDArray[np.float32]:
+    return patches(graph, op, x, np.random.default_rng([seed, op.node, index]))
 
 
 def moments(
     graph: Graph,
     op: WeightedOp,
     weight: NDArray[Any],
-    inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    inputs: Iterable[tuple[NDArray[Any], NDArray[np.float32]]],
     seed: int,
     *,
     centred: bool = True,
 ) -> Moments:
-    """Return the moments over pairs of (8-bit, float) inputs; the same random positions are taken from both.
+    """Return the moments over pairs of an 8-bit input and the ``products`` of the float one with the same seed.
 
     Without ``centred`` they are taken about zero: a layer without a bias can't make up for a mean.
     """
@@ -132,8 +150,8 @@ def moments(
     shape = (op.groups, rows.shape[2])
     count, sum_x, sum_gap = 0, np.zeros(shape), np.zeros(rows.shape[:2])
     xx, gap_x = np.zeros((*shape, rows.shape[2])), np.zeros(rows.shape)
-    for x, y in _together(graph, op, inputs, seed):
-        gap = np.matmul(y - x, rows.swapaxes(1, 2))  # (groups, positions, channels)
+    for x, right in _together(graph, op, inputs, seed):
+        gap = right - np.matmul(x, rows.swapaxes(1, 2))  # (groups, positions, channels)
         xx += np.matmul(x.swapaxes(1, 2), x)
         gap_x += np.matmul(gap.swapaxes(1, 2), x)
         sum_x, sum_gap, count = sum_x + x.sum(axis=1), sum_gap + gap.sum(axis=1), count + x.shape[1]
@@ -147,13 +165,12 @@ def moments(
 
 
 def _together(
-    graph: Graph, op: WeightedOp, inputs: Iterable[tuple[NDArray[Any], NDArray[Any]]], seed: int
+    graph: Graph, op: WeightedOp, inputs: Iterable[tuple[NDArray[Any], NDArray[np.float32]]], seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Yield the patches of many inputs at once: few large products are faster than many small ones."""
     waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for index, pair in enumerate(inputs):
-        drawn = [patches(graph, op, x, np.random.default_rng([seed, op.node, index])) for x in pair]
-        waiting.append((drawn[0], drawn[1]))
+    for index, (x, right) in enumerate(inputs):
+        waiting.append((_drawn(graph, op, x, seed, index), right))
         if len(waiting) == TOGETHER:
             yield _joined(waiting)
             waiting = []

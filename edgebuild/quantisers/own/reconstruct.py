@@ -8,17 +8,17 @@ then the bias that takes the mean error out. The ridge is what keeps few samples
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
 
 from edgebuild.quantisers.own.arithmetic import Codes, weight_levels
-from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows, mean_patch, moments, weight_count
+from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows, mean_patch, moments, products, weight_count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,33 +38,69 @@ BLOCK = 64
 DOUBLE = 2
 
 
-def corrected(bench: Calibration, numbers: QuantisationState) -> QuantisationState:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatLayer:
+    """What a layer sees in the float model: ``mean_patch`` of what it reads, and where it is refitted, ``products``.
+
+    ``cost`` is what refitting it takes, in MACs; None where it isn't.
+    """
+
+    mean: NDArray[np.float64]
+    products: Sequence[NDArray[np.float32]]
+    cost: int | None
+
+
+def float_layers(bench: Calibration, numbers: QuantisationState) -> dict[str, FloatLayer]:
+    """Return what the layers see in the float model of ``numbers``, by op; those that the budget has room for refitted.
+
+    It is the same for all rungs that follow, so that the float model goes through its layers once.
+    """
+    frames, found = len(bench.walkers), dict[str, FloatLayer]()
+    costs = affordable(bench.graph, bench.placement.ops, frames, max(bench.budget_macs, len(bench.fit) * bench.macs))
+
+    def keep(numbers: QuantisationState, op: WeightedOp, read: Inputs) -> QuantisationState:
+        # As many batches as hold the frames that show enough.
+        some = read[: -(-len(read) * _frames(bench.graph, op, frames) // frames)] if op.name in costs else ()
+        found[op.name] = FloatLayer(
+            mean=mean_patch(bench.graph, op, read),
+            products=products(bench.graph, op, numbers.weights[op.name], some, bench.seed),
+            cost=costs.get(op.name),
+        )
+        return numbers
+
+    bench.layer_by_layer(bench.base(numbers), keep)
+    return found
+
+
+def corrected(bench: Calibration, numbers: QuantisationState, right: Mapping[str, FloatLayer]) -> QuantisationState:
     """Return the numbers with biases that take each channel's mean error out, one layer after another."""
 
-    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs) -> QuantisationState:
-        return _with_bias(bench, numbers, op, read, right)
+    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs) -> QuantisationState:
+        return _with_bias(bench, numbers, op, read, right[op.name])
 
     return bench.layer_by_layer(numbers, change)
 
 
 def reconstructed(
-    bench: Calibration, numbers: QuantisationState, ridge: float, share: float = 1.0
+    bench: Calibration,
+    numbers: QuantisationState,
+    right: Mapping[str, FloatLayer],
+    ridge: float,
+    share: float = 1.0,
 ) -> QuantisationState:
     """Return ``numbers`` with the layers refitted in graph order that the budget has room for, and all biases.
 
     ``ridge`` is relative to the inputs' mean power. Weights make up for ``share`` of what 8-bit inputs leave missing.
     """
-    frames = len(bench.walkers)
-    costs = affordable(bench.graph, bench.placement.ops, frames, max(bench.budget_macs, len(bench.fit) * bench.macs))
 
-    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs) -> QuantisationState:
-        if op.name in costs:
-            some = slice(-(-len(read) * _frames(bench.graph, op, frames) // frames))
+    def change(numbers: QuantisationState, op: WeightedOp, read: Inputs) -> QuantisationState:
+        layer = right[op.name]
+        if layer.cost is not None:
             # Inputs far from zero that hardly vary have no covariance in float64.
             with suppress(np.linalg.LinAlgError):
-                numbers = _refitted(bench, numbers, op, (read[some], right[some]), ridge, share)
-            bench.tick(costs[op.name] / bench.macs)
-        return _with_bias(bench, numbers, op, read, right)
+                numbers = _refitted(bench, numbers, op, read, layer, ridge, share)
+            bench.tick(layer.cost / bench.macs)
+        return _with_bias(bench, numbers, op, read, layer)
 
     return bench.layer_by_layer(numbers, change)
 
@@ -98,12 +134,12 @@ def _frames(graph: Graph, op: WeightedOp, frames: int) -> int:
 
 
 def _with_bias(
-    bench: Calibration, numbers: QuantisationState, op: WeightedOp, read: Inputs, right: Inputs
+    bench: Calibration, numbers: QuantisationState, op: WeightedOp, read: Inputs, right: FloatLayer
 ) -> QuantisationState:
     """Return the numbers with a bias that makes the layer's mean what it is in float."""
     if op.bias_slot is None:
         return numbers
-    mean_x, mean_y = (mean_patch(bench.graph, op, inputs) for inputs in (read, right))
+    mean_x, mean_y = mean_patch(bench.graph, op, read), right.mean
     rows, codes = (as_rows(op, w) for w in (numbers.weights[op.name], numbers.codes[op.name].reals(op.axis)))
     error = np.einsum("goi,gi->go", rows, mean_y) - np.einsum("goi,gi->go", codes, mean_x)
     bias = numbers.float_biases[op.name]
@@ -114,12 +150,13 @@ def _refitted(
     bench: Calibration,
     numbers: QuantisationState,
     op: WeightedOp,
-    inputs: tuple[Inputs, Inputs],
+    read: Inputs,
+    right: FloatLayer,
     ridge: float,
     share: float,
 ) -> QuantisationState:
     weight = numbers.weights[op.name]
-    pairs = zip(*inputs, strict=True)
+    pairs = zip(read, right.products, strict=False)  # products of the first few inputs are enough
     found = moments(bench.graph, op, weight, pairs, bench.seed, centred=op.bias_slot is not None)
     _damp(found.covariance, ridge)
     power = np.diagonal(found.covariance, axis1=1, axis2=2).copy()
@@ -197,17 +234,18 @@ def _rounded(
     groups = np.arange(len(rows))[:, None, None]
     # Its rows give the update of what is not rounded yet.
     upper = _upper_factors(inverse[groups, order[:, :, None], order[:, None, :]])
-    left = np.take_along_axis(rows, order[:, None, :], axis=2)
+    # One input of all channels after another: so they lie in memory, too.
+    left = np.take_along_axis(rows.swapaxes(1, 2), order[:, :, None], axis=1)
     codes = np.empty_like(left)
-    for start in range(0, left.shape[2], BLOCK):
-        end = min(start + BLOCK, left.shape[2])
-        block, errors = left[:, :, start:end].copy(), np.empty((*left.shape[:2], end - start))
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        block, errors = left[:, start:end], np.empty((len(left), end - start, left.shape[2]))
         for i in range(end - start):
             at = start + i
-            codes[:, :, at] = np.clip(np.rint(block[:, :, i] / steps), -levels, levels)
-            errors[:, :, i] = (block[:, :, i] - codes[:, :, at] * steps) / upper[:, at, at, None]
-            block[:, :, i + 1 :] -= errors[:, :, i, None] * upper[:, None, at, at + 1 : end]
-        left[:, :, end:] -= np.matmul(errors, upper[:, start:end, end:])
+            codes[:, at] = np.clip(np.rint(block[:, i] / steps), -levels, levels)
+            errors[:, i] = (block[:, i] - codes[:, at] * steps) / upper[:, at, at, None]
+            block[:, i + 1 :] -= upper[:, at, at + 1 : end, None] * errors[:, None, i]
+        left[:, end:] -= np.matmul(upper[:, start:end, end:].swapaxes(1, 2), errors)
     result = np.empty_like(codes)
-    np.put_along_axis(result, order[:, None, :], codes, axis=2)
-    return result
+    np.put_along_axis(result, order[:, :, None], codes, axis=1)
+    return result.swapaxes(1, 2)

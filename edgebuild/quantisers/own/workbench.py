@@ -85,21 +85,20 @@ class Calibration:
     def layer_by_layer(
         self,
         numbers: QuantisationState,
-        change: Callable[[QuantisationState, WeightedOp, Inputs, Inputs], QuantisationState],
+        change: Callable[[QuantisationState, WeightedOp, Inputs], QuantisationState],
     ) -> QuantisationState:
-        """Return the numbers after ``change(numbers, op, read, right)`` for every op in graph order.
+        """Return the numbers after ``change(numbers, op, read)`` for every op in graph order.
 
-        ``read`` is what the op reads in 8 bits with all changes before it, ``right`` what it reads in float, both
-        batch by batch, and of a sequence only at the places that hold something.
+        ``read`` is what the op reads with all changes before it, in 8 bits if the numbers have ranges: batch by batch,
+        and of a sequence only at the places that hold something.
         """
         frames = self.walkers
         fed = [] if self.padding is None else list(frames)
-        ours, right = (self._walk(frames, in_eight_bits=eight) for eight in (True, False))
-        base, share = self.simulator.feeds(self.base(numbers)), 2 * frames.runs / len(self.placement.ops)
+        walk = self._walk(frames, in_eight_bits=bool(numbers.ranges))
         for op in self.placement.ops:
-            read = ours.step(self.simulator.feeds(numbers))
-            numbers = change(numbers, op, self._live(op, read, fed), self._live(op, right.step(base), fed))
-            self.tick(share)
+            read = walk.step(self.simulator.feeds(numbers))
+            numbers = change(numbers, op, self._live(op, read, fed))
+            self.tick(frames.runs / len(self.placement.ops))
         return numbers
 
     def _live(self, op: WeightedOp, read: Inputs, fed: Sequence[Arrays]) -> Inputs:

@@ -11,9 +11,9 @@ import pytest
 from edgebuild.core.artifact import Int8Scheme
 from edgebuild.quantisers.own import equalise, ladder, ranges
 from edgebuild.quantisers.own.graph import prepare
-from edgebuild.quantisers.own.layers import as_rows, from_rows, mean_patch, moments, patches
+from edgebuild.quantisers.own.layers import as_rows, from_rows, mean_patch, moments, patches, products
 from edgebuild.quantisers.own.placement import place
-from edgebuild.quantisers.own.reconstruct import compensated, corrected, reconstructed
+from edgebuild.quantisers.own.reconstruct import compensated, corrected, float_layers, reconstructed
 from edgebuild.quantisers.own.samples import choose_frames
 from edgebuild.quantisers.own.sessions import make_session, run_session
 from edgebuild.quantisers.own.simulator import Simulator, expose, float_numbers
@@ -106,7 +106,8 @@ def test_bias_correction_takes_the_mean_error_out(tmp_path: Path) -> None:
     bench = _bench(tmp_path, residual_net(), Int8Scheme(activations="uint8", reduce_range=True, per_channel=False))
     numbers, _ = _plain(bench)
     right = _means(bench, bench.original)
-    before, after = _means(bench, numbers), _means(bench, corrected(bench, numbers))
+    better = corrected(bench, numbers, float_layers(bench, numbers))
+    before, after = _means(bench, numbers), _means(bench, better)
     for op in bench.placement.ops:
         assert np.abs(after[op.name] - right[op.name]).mean() < 0.2 * np.abs(before[op.name] - right[op.name]).mean()
 
@@ -190,7 +191,9 @@ def test_compensated_codes_have_less_output_error_than_the_nearest(tmp_path: Pat
     walk = bench._walk(bench.fit, in_eight_bits=True)
     inputs = [walk.step(bench.simulator.feeds(numbers)) for _ in range(2)][1]
     weight = numbers.weights["c1"]
-    found = moments(bench.graph, op, weight, zip(inputs, inputs, strict=True), 0)
+    right = products(bench.graph, op, weight, inputs, 0)
+    found = moments(bench.graph, op, weight, zip(inputs, right, strict=True), 0)
+    np.testing.assert_allclose(found.missing, 0, atol=1e-5)
     covariance = found.covariance + np.eye(found.covariance.shape[-1]) * 1e-3
     inverse = np.linalg.inv(covariance).astype(np.float64)
     inputs_of = np.diagonal(covariance, axis1=1, axis2=2), inverse
@@ -206,7 +209,7 @@ def test_compensated_codes_have_less_output_error_than_the_nearest(tmp_path: Pat
 def test_a_firm_ridge_keeps_the_weights(tmp_path: Path) -> None:
     bench = _bench(tmp_path, residual_net())
     numbers, _ = _plain(bench)
-    firm = reconstructed(bench, numbers, 1e9)
+    firm = reconstructed(bench, numbers, float_layers(bench, numbers), 1e9)
     for op in bench.placement.ops:
         step = firm.codes[op.name].scale.max()
         gap = firm.codes[op.name].reals(op.axis) - numbers.weights[op.name]
