@@ -164,14 +164,14 @@ def _divergence(histogram: Histogram, parameters: Affine) -> float:
 class Codes:
     """A weight in 8 bits: ``real = scale * (codes - zero_point)``, the scale per channel or one for all."""
 
-    codes: NDArray[np.int16]
+    codes: NDArray[np.uint8] | NDArray[np.int8]
     scale: NDArray[np.float32]
     zero_point: int
 
     def reals(self, axis: int) -> NDArray[np.float32]:
         """Return the weight as it comes back from 8 bits."""
         spread = along(self.scale, self.codes.ndim, axis)
-        reals: NDArray[np.float32] = ((self.codes - self.zero_point) * spread).astype(np.float32)
+        reals: NDArray[np.float32] = ((self.codes.astype(np.int16) - self.zero_point) * spread).astype(np.float32)
         return reals
 
 
@@ -207,9 +207,14 @@ def weight_scale(
 def encode(weight: NDArray[Any], scale: NDArray[np.float32], axis: int, scheme: Int8Scheme) -> Codes:
     """Return the nearest codes of a weight."""
     levels = weight_levels(scheme)
-    zero = 128 if scheme.weights == "uint8" else 0
-    q = np.clip(np.rint(weight / along(scale, weight.ndim, axis)), -levels, levels)
-    return Codes(codes=(q + zero).astype(np.int16), scale=scale, zero_point=zero)
+    return codes_of(np.clip(np.rint(weight / along(scale, weight.ndim, axis)), -levels, levels), scale, scheme)
+
+
+def codes_of(whole: NDArray[Any], scale: NDArray[np.float32], scheme: Int8Scheme) -> Codes:
+    """Return whole numbers around zero as codes, in the one byte each that they need: several trials' are held."""
+    if scheme.weights == "uint8":
+        return Codes(codes=(whole + 128).astype(np.uint8), scale=scale, zero_point=128)
+    return Codes(codes=whole.astype(np.int8), scale=scale, zero_point=0)
 
 
 def clipped_scale(

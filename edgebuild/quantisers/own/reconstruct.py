@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
 
-from edgebuild.quantisers.own.arithmetic import Codes, weight_levels
+from edgebuild.quantisers.own.arithmetic import Codes, codes_of, weight_levels
 from edgebuild.quantisers.own.layers import POSITIONS, as_rows, from_rows, mean_patch, moments, products, weight_count
 
 if TYPE_CHECKING:
@@ -217,9 +217,7 @@ def compensated(
     steps = np.broadcast_to(scale, (op.channels,)).reshape(op.groups, -1).astype(np.float64)
     levels = weight_levels(scheme)
     codes = _rounded(rows, steps, power, inverse, levels)
-    zero = 128 if scheme.weights == "uint8" else 0
-    shaped = from_rows(op, codes, weight.shape)
-    return Codes(codes=np.ascontiguousarray(shaped + zero).astype(np.int16), scale=scale, zero_point=zero)
+    return codes_of(np.ascontiguousarray(from_rows(op, codes, weight.shape)), scale, scheme)
 
 
 def _rounded(

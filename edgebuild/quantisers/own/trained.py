@@ -9,7 +9,7 @@ import numpy as np
 
 from edgebuild.models import trained_grids
 from edgebuild.quantisers.own import ranges
-from edgebuild.quantisers.own.arithmetic import Affine, Codes, affine, weight_levels
+from edgebuild.quantisers.own.arithmetic import Affine, Codes, affine, codes_of, weight_levels
 from edgebuild.quantisers.own.ladder import Ladder, Rung, minmax_choices
 from edgebuild.quantisers.own.layers import as_rows, from_rows
 
@@ -53,9 +53,7 @@ def find_trained(graph: Graph, placement: Placement, scheme: Int8Scheme) -> Trai
         if weight is None or found is None or (name := trained_grids.digest(found[0])) not in settled:
             continue
         if np.abs(found[0]).max() <= weight_levels(scheme) and scheme.per_channel:
-            zero = 128 if scheme.weights == "uint8" else 0
-            own_codes = from_rows(op, found[0], weight.shape) + np.int16(zero)
-            codes[op.name] = Codes(codes=own_codes, scale=found[1], zero_point=zero)
+            codes[op.name] = codes_of(from_rows(op, found[0], weight.shape).astype(np.int16), found[1], scheme)
         own, group = settled[name], groups.get((op.node, 0))
         if own is not None and group is not None:
             low, high = bounds.get(group, own)
