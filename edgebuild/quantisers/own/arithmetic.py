@@ -168,10 +168,15 @@ class Codes:
     scale: NDArray[np.float32]
     zero_point: int
 
+    @property
+    def centred(self) -> NDArray[np.int16]:
+        """The codes less the zero point, which one byte doesn't hold on the way."""
+        return self.codes.astype(np.int16) - np.int16(self.zero_point)
+
     def reals(self, axis: int) -> NDArray[np.float32]:
         """Return the weight as it comes back from 8 bits."""
         spread = along(self.scale, self.codes.ndim, axis)
-        reals: NDArray[np.float32] = ((self.codes.astype(np.int16) - self.zero_point) * spread).astype(np.float32)
+        reals: NDArray[np.float32] = (self.centred * spread).astype(np.float32)
         return reals
 
 

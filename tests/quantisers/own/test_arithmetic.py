@@ -75,7 +75,8 @@ def test_weights_are_symmetric_and_narrow(weight: np.ndarray, scheme: Int8Scheme
     scale = weight_scale(weight, 0, scheme)
     codes = encode(weight, scale, 0, scheme)
     levels = weight_levels(scheme)
-    centred = codes.codes - codes.zero_point
+    centred = codes.centred
+    np.testing.assert_array_equal(centred, codes.codes.astype(int) - codes.zero_point)
     assert scale.shape == ((len(weight),) if scheme.per_channel else ())
     assert (scale > 0).all()
     assert np.isfinite(scale).all()
