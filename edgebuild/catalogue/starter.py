@@ -64,7 +64,7 @@ onnx = {toml_text(onnx)}
 # custom_ops = "libcustom.so"           # the library of its custom operators, if it has any
 {_state_lines(inputs, outputs)}"""
     states = set(_state_pairs(inputs, outputs).values())
-    read = [spec for spec in outputs if spec.name not in states]
+    read = _scores_first([spec for spec in outputs if spec.name not in states])
     names = [spec.name for spec in read]
     note = f"Outputs: {', '.join(_signature(spec) for spec in outputs)}."
     # Names in a file may hold what no comment may.
@@ -103,8 +103,14 @@ factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.
 # state = "stateN"
 """
     note = f"Outputs: {', '.join(_shape(spec) + ' ' + spec.dtype for spec in outputs)}." if outputs else ""
-    names = [spec.name for spec in outputs]
-    return _document(name, model, inputs, note, names, guessed=guessed, metric=proposed_metric(outputs[:1])) + RECIPES
+    read = _scores_first(outputs)
+    names = [spec.name for spec in read]
+    return _document(name, model, inputs, note, names, guessed=guessed, metric=proposed_metric(read[:1])) + RECIPES
+
+
+def _scores_first(outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Reals before whole numbers: of a label and its probabilities, as scikit-learn exports, the latter are judged."""
+    return sorted(outputs, key=lambda spec: not spec.dtype.startswith("float"))
 
 
 def proposed_metric(outputs: Sequence[TensorSpec]) -> tuple[str, str]:

@@ -91,6 +91,19 @@ def test_of_several_outputs_the_starter_names_the_one_that_the_metric_reads(tmp_
     assert '\n# output = "logits"' in starter_from_onnx("vad", "vad.onnx", SILERO, OUTPUTS)
 
 
+def test_of_a_label_and_its_probabilities_the_latter_are_judged(tmp_path: Path) -> None:
+    outputs = (
+        TensorSpec(name="output_label", shape=("N",), dtype="int64"),
+        TensorSpec(name="output_probability", shape=("N", 3), dtype="float32"),
+    )
+    (tmp_path / "forest.onnx").touch()
+    inputs = (TensorSpec(name="X", shape=("N", 4), dtype="float32"),)
+    (tmp_path / "edgebuild.toml").write_text(starter_from_onnx("forest", "forest.onnx", inputs, outputs))
+    project = load_project(tmp_path)
+    assert project.metric is not None
+    assert (project.metric.name, project.metric.output) == ("accuracy", "output_probability")
+
+
 def test_a_starter_for_a_factory_loads_once_its_weights_are_there(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "edgebuild.toml").write_text(starter_from_factory("net", "model:build"))
