@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from evidence import write_results
+from nets.random_nets import NETS
 
 from edgebuild.backends.protocol import CompileRequest
 from edgebuild.building import context, prepare, proving, race, results, splits
@@ -29,9 +30,6 @@ from edgebuild.devices.lock import measurement_lock
 from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.quantisers.registry import quantiser
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "nets"))
-from random_nets import NETS
 
 if TYPE_CHECKING:
     from edgebuild.execution.executor import StepResult

@@ -37,7 +37,7 @@ def timed(kind: str) -> Iterator[None]:
 
 def read(split: str) -> np.ndarray[Any, Any]:
     """The images of a split, in the order and form of the project."""
-    import data
+    import data  # type: ignore[import-not-found] # the example's, whose folder is on the path
 
     with timed("read the data"):
         return np.stack([sample.inputs["image"] for sample in getattr(data, split)()])
@@ -47,7 +47,7 @@ def export(splits: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
     """Run the torch model over the judged splits and export it."""
     with timed("import the libraries"):
         import torch
-    from model import resnet8
+    from model import resnet8  # type: ignore[import-not-found]
     from safetensors.torch import load_file
 
     module = resnet8()
@@ -59,7 +59,9 @@ def export(splits: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
                 module(torch.from_numpy(images[start : start + 64]))
     with timed("export to ONNX"), contextlib.redirect_stdout(sys.stderr):
         example = (torch.zeros(1, 1, 28, 28),)
-        torch.onnx.export(module, example, dynamo=True, input_names=["image"], output_names=["logits"]).save(path)
+        program = torch.onnx.export(module, example, dynamo=True, input_names=["image"], output_names=["logits"])
+        assert program is not None
+        program.save(path)
 
 
 def simplify(source: Path, target: Path) -> None:

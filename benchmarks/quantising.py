@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from evidence import write_results
+from nets.random_nets import NETS
 
 from edgebuild.core.artifact import Contract, Int8Scheme, Precision, TensorSpec
 from edgebuild.core.data import Sample
@@ -30,9 +31,6 @@ from edgebuild.core.steps import NoProgress, StepContext, never_stop
 from edgebuild.models.dataset import write_dataset
 from edgebuild.models.host_session import HostSession
 from edgebuild.quantisers.registry import quantiser
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "nets"))
-from random_nets import NETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -78,12 +78,12 @@ def plain(module: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: 
     module.train()
     done, total = 0, 0.0
     while done < steps:
-        for rows in torch.randperm(len(images)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(images)), BATCH):
             for group in optimiser.param_groups:
                 group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * done / steps))
             loss = functional.cross_entropy(module(images[rows]), labels[rows])
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             total += float(loss.detach())
             done += 1

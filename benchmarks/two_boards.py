@@ -24,6 +24,7 @@ from edgebuild.building import target_build
 from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.devices.runner.turns import OVERRIDE
+from edgebuild.execution import turns
 from edgebuild.fleet.inventory import save_entry
 from edgebuild.pipeline import build
 
@@ -64,7 +65,7 @@ def seconds(folder: Path, boards: list[Board], way: Callable[..., list[Any]]) ->
         lock = board.root / "machine.lock"
         python = board.program("own-lock", f'#!/bin/sh\nexec env {OVERRIDE}={lock} {board.python} "$@"\n')
         save_entry(board.entry(target, python=python))
-    target_build.side_by_side = way
+    target_build.side_by_side = way  # type: ignore[attr-defined] # it is imported there
     start = time.monotonic()
     records = build(load_project(project), Options(targets=TARGETS))
     took = time.monotonic() - start
@@ -81,7 +82,7 @@ def main() -> None:
     if reason := missing():
         raise SystemExit(reason)
     took: dict[str, list[float]] = {"one after the other": [], "side by side": []}
-    ways = {"one after the other": one_by_one, "side by side": target_build.side_by_side}
+    ways = {"one after the other": one_by_one, "side by side": turns.side_by_side}
     with (
         tempfile.TemporaryDirectory() as scratch,
         rig(Path(scratch), count=3) as (*boards, _),

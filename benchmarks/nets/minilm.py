@@ -43,10 +43,12 @@ class Layer(nn.Module):
         scores = query @ key.transpose(-1, -2) / (query.shape[-1] ** 0.5) + bias
         seen = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
         x = self.norm1(x + self.out(seen))
-        return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+        said: torch.Tensor = self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+        return said
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: torch.Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        return heads
 
 
 class MiniLM(nn.Module):

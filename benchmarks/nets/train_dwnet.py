@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import dwnet
+import dwnet  # type: ignore[import-not-found] # beside this script
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "examples" / "fashion-mnist"))
 
-import train  # noqa: E402 - found only once the example's folder is on the path
+import train  # type: ignore[import-not-found] # noqa: E402 - found once the example's folder is on the path
 
 
 def main() -> None:

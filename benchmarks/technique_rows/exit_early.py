@@ -137,10 +137,11 @@ def run(seed: int, scratch: Path) -> Mapping[str, Any]:
         "plain": compile_plain(backend, made["plain"], scratch / "plain-artifact"),
         "chain": compile_stages(backend, made["chain"], scratch / "chain-artifact"),
     }
-    right, ended = {}, []
-    for name, artifact in arms.items():
+    right: dict[str, Any] = {}
+    ended: list[tuple[int, int]] = []
+    for name, folder in arms.items():
         step = EvaluateArtifact(split="test")
-        out = _ran(step, {"artifact": artifact, "data": made["test"]}, scratch / f"{name}-test", seed, device=client)
+        out = _ran(step, {"artifact": folder, "data": made["test"]}, scratch / f"{name}-test", seed, device=client)
         target = np.asarray(Dataset.open(made["test"]).target)
         right[name] = np.asarray(read_outputs(out)["logits"]).argmax(axis=1) == target
         ended = json.loads((out / "outputs.json").read_bytes()).get("exits", ended)

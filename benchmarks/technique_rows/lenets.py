@@ -77,7 +77,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.training, self.held = fold(self.number)
         self.scratch.mkdir(parents=True, exist_ok=True)
-        names = {"factory": self.factory, "early": lambda _: self.started(self.early)}
+        names: dict[str, Callable[..., Any]] = {"factory": self.factory, "early": lambda _: self.started(self.early)}
         self.code = compressed_model.UserCode(
             factory="rows:factory", load=lambda r: names[r[5:]], modules=("rows:early",)
         )
@@ -108,7 +108,7 @@ class Bench:
     def run(self, technique: type[Technique], model: Path, name: str, **parameters: Any) -> Path:
         """Run a step of the product."""
         step = technique(
-            parameters=technique.Parameters(batch_size=BATCH, **parameters),
+            parameters=technique.Parameters.model_validate({"batch_size": BATCH, **parameters}),
             code=compressed_model.CodeNames(factory=self.code.factory, modules=self.code.modules),
             specs=IMAGE,
             contract=CONTRACT,

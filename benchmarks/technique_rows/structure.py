@@ -129,7 +129,7 @@ class Bench:
             if not (out / "technique.json").is_file():
                 out.mkdir(exist_ok=True)
                 step = technique(
-                    parameters=technique.Parameters(learning_rate=rate, **parameters),
+                    parameters=technique.Parameters.model_validate({"learning_rate": rate, **parameters}),
                     code=CodeNames(factory=FACTORY),
                     specs=SPECS,
                     contract=CONTRACT,
@@ -160,7 +160,8 @@ def hits(module: nn.Module, split: str) -> npt.NDArray[np.bool_]:
     """Say of every sample of a split whether it is answered rightly."""
     images, labels = fashion(split)
     found = [module(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(images, 20)]
-    return np.concatenate(found) == labels
+    right: npt.NDArray[np.bool_] = np.concatenate(found) == labels
+    return right
 
 
 def _fewer(folder: Path) -> float:
@@ -175,7 +176,8 @@ def _accuracy(found: npt.NDArray[np.bool_]) -> float:
 def prune(seed: int, scratch: Path) -> Mapping[str, Any]:
     """Pruned by importance, pruned at random, and the same small net from nothing; each distilled equally long."""
     bench = Bench(seed, scratch)
-    how = {"keep": 0.5, "multiple": 4, "spread": "uniform", "rounds": ROUNDS, "epochs": EPOCHS // ROUNDS}
+    how: dict[str, Any] = {"keep": 0.5, "multiple": 4, "spread": "uniform", "rounds": ROUNDS}
+    how["epochs"] = EPOCHS // ROUNDS
     chosen = bench.best("taylor", PruneStructured, importance="taylor", **how)
     control = bench.best("random", PruneStructured, importance="random", **how)
     scratch_net = bench.best("from-scratch", Distil, bench.fresh(chosen), epochs=EPOCHS, hard_weight=0.0)
