@@ -233,8 +233,7 @@ def open_build(
     from edgebuild.execution.lock import BuildLock
     from edgebuild.fleet.provider import attached
 
-    started = time.monotonic()
-    home = project.folder / HOME
+    started, home = time.monotonic(), project.folder / HOME
     table, native = backends(), project.custom_ops_path is not None
     with (
         BuildLock(home / "lock"),
