@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 #: Random draws, of the codes before an output and of the rounding of all tensors.
 DRAWS = 8
-#: Right kernels round another way than the graph only where a value lies at a tie, all but for float noise: in at most
-#: 0.04 % of a layer's elements, as seen. A kernel that cuts off instead of rounding is off by one in half of them.
-MOST_AT_TIES = 0.01
+#: Right kernels round another way than the graph only where a value lies at a tie but for float noise: this near to
+#: the middle between two codes. One that cuts off instead of rounding is off by one all over.
+TIE = 0.01
+#: Of a layer's elements, so many at most may be off by one elsewhere.
+MOST_ASTRAY = 0.001
 
 
 class Walk:
@@ -43,6 +45,8 @@ class Walk:
         self.shown = [name for name in graph.quantised if graph.shown_as(name) in found and name in self._shapes]
         self._cut = frozenset(self.shown)
         self._found = found
+        #: How many codes of each layer are another than its recomputation's without lying at a tie.
+        self._astray = dict.fromkeys(self.shown, 0)
         self._calls = [(call, {**feeds, **self._given(call)}) for call, feeds in loop.calls()]
 
     def _given(self, call: Any) -> dict[str, NDArray[Any]]:
@@ -70,14 +74,14 @@ class Walk:
     def composes(self, own: Mapping[str, NDArray[Any]]) -> bool:
         """Whether these layers, all right, are what the artifact computes: ``own``, its own outputs of these frames.
 
-        Every quantised tensor was seen and every output compared; codes differ by one at most, and only as often as
-        values lie at a tie; and the model that shows its layers answers as the artifact does, but for float noise.
+        Every quantised tensor was seen and every output compared; codes differ by one at most, and where values lie at
+        ties; and the model that shows its layers answers as the artifact does, but for float noise.
         """
         if len(self.shown) < len(self.graph.quantised) or any(not flat.size for flat in self._gaps.values()):
             return False
         if any(flat.max() > 1 for flat in self._gaps.values()):
             return False
-        if any((self._gaps[name] > 0).mean() > MOST_AT_TIES for name in self.shown):
+        if any(self._astray[name] > MOST_ASTRAY * self._gaps[name].size for name in self.shown):
             return False
         return all(
             gap_in_steps(array, np.asarray(self._found[name]), np.zeros(array.shape)).max(initial=0.0) <= 1
@@ -87,7 +91,8 @@ class Walk:
     @cached_property
     def _gaps(self) -> dict[str, NDArray[np.float64]]:
         """How far each layer's codes, and each output, are from their recomputation, in steps; empty: not compared."""
-        run = session(qdq.with_given(self.graph, self.shown), self._library)
+        real = {name: self.graph.nodes[self.graph.quantised[name].node].input[0] for name in self.shown}
+        run = session(qdq.with_given(self.graph, self.shown, reals=real.values()), self._library)
         steps = Steps(self.graph, self._loop.outputs, self._library, self._ctx.seed)
         gaps: dict[str, list[NDArray[Any]]] = {name: [] for name in (*self.shown, *self._loop.outputs)}
         for call, feeds in self._calls:
@@ -95,6 +100,9 @@ class Walk:
             values = run(feeds)
             for name in self.shown:
                 gaps[name].append(_apart(values[name], feeds[self.graph.given[name]]))
+                exact = self.graph.quantised[name].exact_codes_of({**feeds, **values}[real[name]])
+                between = np.abs(exact - np.floor(exact) - 0.5) <= TIE
+                self._astray[name] += int(((gaps[name][-1] > 0) & ~between.reshape(gaps[name][-1].shape)).sum())
             if set(steps.last) <= self._cut:
                 codes = {name: feeds[self.graph.given[name]] for name in steps.last}
                 for name, step in steps.of({**values, **codes}, feeds).items():

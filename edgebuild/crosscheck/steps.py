@@ -201,7 +201,7 @@ class WalkLayers(Step):
     contract: Contract
     rows: tuple[int, ...]
     kind: ClassVar[str] = "walk-layers"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     runs_on: ClassVar[RunsOn] = RunsOn.HOST_KERNELS
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 

@@ -48,6 +48,12 @@ class Quantised:
             return parameter.reshape(())
         return parameter.reshape([-1 if axis == self.axis % rank else 1 for axis in range(rank)])
 
+    def exact_codes_of(self, reals: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what these reals are on the scale of the codes, before they are rounded and clipped."""
+        zero, scale = (self.shaped(p, reals.ndim) for p in (self.zero_point, self.scale))
+        exact: NDArray[np.float64] = np.asarray(reals, dtype=np.float64) / scale + zero
+        return exact
+
     def codes_of(self, reals: NDArray[Any]) -> NDArray[Any]:
         """Return the codes that stand for these reals, clipped to the type."""
         zero, scale = (self.shaped(p, reals.ndim) for p in (self.zero_point, self.scale))
@@ -327,11 +333,12 @@ def _set_nodes(model: Any, nodes: list[Any]) -> None:
     model.graph.node.extend(copies)
 
 
-def with_given(graph: QdqGraph, codes: Iterable[str], *, replace: Iterable[str] = ()) -> Any:
+def with_given(graph: QdqGraph, codes: Iterable[str], *, replace: Iterable[str] = (), reals: Iterable[str] = ()) -> Any:
     """Return the model computing every segment from codes that are given, each next codes an output.
 
     ``codes`` become inputs named ``graph.given``; ``replace`` are float tensors that become inputs in the same way, in
-    place of what makes them. Beside the graph's outputs, the codes that the segments compute are outputs.
+    place of what makes them. Beside the graph's outputs, the codes that the segments compute are outputs, and
+    ``reals``, float tensors that nodes make.
     """
     from onnx import TensorProto, helper
 
@@ -346,6 +353,10 @@ def with_given(graph: QdqGraph, codes: Iterable[str], *, replace: Iterable[str] 
         model.graph.input.append(helper.make_tensor_value_info(renamed[name], _element(graph.quantised[name]), None))
     for name in replace:
         model.graph.input.append(helper.make_tensor_value_info(renamed[name], TensorProto.FLOAT, None))
+    have = {value.name for value in model.graph.output}
+    for name in dict.fromkeys(reals):
+        if name in graph.producer and name not in have:
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return model
 
 

@@ -118,7 +118,6 @@ def test_wheels_come_for_the_boards_platform_and_are_kept(index: Path, tmp_path:
     assert choose(["toyrt"], board(), cache) == lock
 
 
-@pytest.mark.proof
 def test_a_wheel_that_is_gone_or_damaged_here_is_fetched_again(index: Path, tmp_path: Path) -> None:
     make_wheel(index)
     cache = tmp_path / "cache"
@@ -201,7 +200,6 @@ def test_what_no_index_has_is_one_sentence(index: Path, tmp_path: Path) -> None:
         choose(["toyrt"], board(), tmp_path / "cache")
 
 
-@pytest.mark.proof
 def test_the_versions_that_are_here_are_preferred(index: Path, tmp_path: Path) -> None:
     from importlib.metadata import version
 
