@@ -82,6 +82,7 @@ def device(emulator: Emulator, tmp_path: Path) -> EmulatedDevice:
     return EmulatedDevice("pi", emulator, "cortex-a76", tmp_path / "device")
 
 
+@pytest.mark.proof
 def test_keeps_the_contract(device: EmulatedDevice, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     check_device(device, tmp_path / "scratch")

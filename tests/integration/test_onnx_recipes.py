@@ -83,6 +83,7 @@ def test_a_pruned_and_distilled_net_is_built_from_the_file_alone(built: tuple[Pa
     assert "head_Gemm" in notes
 
 
+@pytest.mark.proof
 def test_what_was_read_is_read_again_only_for_another_file(built: tuple[Path, Ended]) -> None:
     project, _ = built
     again = run("build", cwd=project)

@@ -80,6 +80,7 @@ def test_what_the_clock_decided_stands_until_more_is_asked_for(tmp_path: Path, l
     assert LATE not in more.to_json()
 
 
+@pytest.mark.proof
 def test_a_build_waits_for_another_one_no_longer_than_its_box_and_goes_on_when_repeated(tmp_path: Path) -> None:
     tables = {"build": 'targets = ["quick"]\nthreads = 1', "budget": "points = 20.0"}
     folder = write_project(tmp_path / "project", tables)
