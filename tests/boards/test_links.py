@@ -103,6 +103,7 @@ def test_a_session_over_a_link_of_100_ms_is_a_valid_record(board: Board, link: L
     assert found.device == "ssh-board-0"
 
 
+@pytest.mark.proof
 def test_arms_take_bursts_in_turn_over_a_slow_link(board: Board, link: Link, tmp_path: Path) -> None:
     """The way of the word for a burst is in no sample either."""
     bench, arm = bench_over(board, link, tmp_path, delay_s=0.02)

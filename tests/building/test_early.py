@@ -18,7 +18,7 @@ from edgebuild.judging.enough import too_few
 from edgebuild.judging.intervals import least_pairs, level_for_opening, paired_proportion
 from edgebuild.judging.metrics import named_metric
 from edgebuild.pipeline import build, plan
-from tests.cli.example import classifier_weights, classify, write_project
+from tests.cli.example import BOARD_TARGET, classifier_weights, classify, write_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -207,7 +207,8 @@ def said_of_the_reference(folder: Path, answers: Callable[[NDArray[Any]], NDArra
             images = arrays["image"]
         own = classify(images, classifier_weights()).argmax(axis=1)
         np.savez(folder / f"{split}.npz", image=images, target=answers(own))
-    records = build(made, Options(no_measure=True, targets=("raspberry-pi-5",)))
+    (folder / "targets" / "board.toml").write_text(BOARD_TARGET)
+    records = build(made, Options(no_measure=True, targets=("board",)))
     return [note.text for note in records[0].notes if "the original" in note.text]
 
 

@@ -6,7 +6,11 @@ A shared or noisy machine must not fail a test of behaviour, so no launch is inv
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+# Before what is installed: other distributions leave a package "tests" there.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgebuild.backends.ort.host import OnnxRuntime
 from edgebuild.measuring import evaluate, protocols, session, side

@@ -43,6 +43,17 @@ TABLES: Mapping[str, str] = {
 }
 #: One precision on one runtime: a build of a few seconds.
 QUICK_TARGET = 'title = "This machine, for tests"\nprofiles = ["quick"]\n'
+#: A board that isn't here, built for like this machine.
+BOARD_TARGET = """\
+title = "A board"
+profiles = ["quick"]
+
+[facts.arch]
+value = "aarch64"
+source = "a test"
+date = "2026-11-22"
+verified = "believed"
+"""
 QUICK_PROFILE = """\
 title = "ONNX Runtime, one candidate"
 backend = "onnxruntime"

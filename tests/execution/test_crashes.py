@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("kills", [40, pytest.param(1000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("kills", [15, pytest.param(1000, marks=pytest.mark.proof)])
 def test_kills_leave_whole_entries_or_none(tmp_path: Path, kills: int) -> None:
     child = python(
         "from execution.crashing import main, Path; import sys; main(Path(sys.argv[1]), int(sys.argv[2]))",

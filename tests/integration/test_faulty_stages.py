@@ -20,7 +20,7 @@ from edgebuild.execution.executor import Executor
 from edgebuild.measuring import session, side
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
-from tests.cli.example import CLASSES, SHAPE, copy, model_of, write_project, write_quick
+from tests.cli.example import BOARD_TARGET, CLASSES, SHAPE, copy, model_of, write_project, write_quick
 from tests.cli.short import SHORT
 from tests.golden import assert_golden
 
@@ -37,17 +37,6 @@ HERE = Options(
     certify=CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
 )
 ELSEWHERE = Options(targets=("board",), no_measure=True)
-#: A board that isn't here, built for like this machine.
-BOARD = """\
-title = "A board"
-profiles = ["quick"]
-
-[facts.arch]
-value = "aarch64"
-source = "a test"
-date = "2026-11-22"
-verified = "believed"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +47,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"build": 'targets = ["quick"]\nthreads = 1\nobjective = "size"', "budget": "points = 20.0"},
     )
     write_quick(folder, profile=PROFILE)
-    (folder / "targets" / "board.toml").write_text(BOARD)
+    (folder / "targets" / "board.toml").write_text(BOARD_TARGET)
     (record,) = build(load_project(folder), ELSEWHERE)
     assert {c.status for c in record.candidates} == {"unraced"}
     (record,) = build(load_project(folder), HERE)

@@ -9,6 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgebuild.catalogue.project import load_project
+from edgebuild.pipeline import plan
 from tests.cli.example import (
     CLASSES,
     SHAPE,
@@ -106,8 +108,9 @@ def test_what_was_read_is_read_again_only_for_another_file(built: tuple[Path, En
 
 def test_a_node_that_cannot_be_read_refuses_the_recipe_and_nothing_else(tmp_path: Path) -> None:
     project = write_onnx_project(tmp_path / "project", last="Hardmax")
-    shown = " ".join(run("plan", cwd=project).out.split())
-    assert "node '/last', a Hardmax, can't be read as torch: it is an operator that isn't known" in shown
+    (planned,) = plan(load_project(project))
+    refused = " ".join(item.reason for item in planned.refused)
+    assert "node '/last', a Hardmax, can't be read as torch: it is an operator that isn't known" in refused
     named = run("build", "--recipe", "narrow", cwd=project)
     assert named.code == 2
     assert "Recipe narrow can't be carried out" in " ".join(named.err.split())

@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from edgebuild.core import chunks
-chunks.CHUNK_ELEMENTS = 1 << 18
+chunks.CHUNK_ELEMENTS = 1 << 16
 from edgebuild.core.budget import Budget
 from edgebuild.core.steps import NoProgress
 from edgebuild.judging.closeness import closeness
@@ -41,7 +41,7 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
-what, folder, frames, width = sys.argv[1], Path(sys.argv[2]), 512, 1 << 16
+what, folder, frames, width = sys.argv[1], Path(sys.argv[2]), 512, 1 << 14
 draw = np.random.default_rng(0)
 labels = draw.integers(0, width, frames)
 metric, targets = {

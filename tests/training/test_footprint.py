@@ -53,9 +53,9 @@ def step_bytes(run):
     found["before"] = status("VmRSS")
     return found["said"]
 footprint.step_bytes = step_bytes
-images = np.random.default_rng(0).random((16, 3, 224, 224), dtype=np.float32)
+images = np.random.default_rng(0).random((8, 3, 160, 160), dtype=np.float32)
 loss = Distil(LiveTeacher(net()), [lambda student, teacher: soft_targets(student, teacher, 4.0)])
-loader = ArrayLoader(inputs=(images,), batch_size=16)
+loader = ArrayLoader(inputs=(images,), batch_size=8)
 loop.train(net(), TrainingPlan(steps=1), loader, loss, scratch=Path(sys.argv[1]))
 print(json.dumps([found["said"], status("VmHWM") - found["before"]]))
 """
