@@ -51,6 +51,7 @@ def options() -> Options:
     return Options(targets=TARGETS, screen=SCREEN.model_copy(update=SHORT), certify=CERTIFY.model_copy(update=SHORT))
 
 
+@pytest.mark.proof
 def test_a_build_for_two_boards_measures_each_on_its_own(
     boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def made(folder: Path, options: Options) -> tuple[BuildRecord, list[str]]:
     return record, sessions(folder)
 
 
+@pytest.mark.proof
 def test_what_the_clock_decided_stands_until_more_is_asked_for(tmp_path: Path, late: pytest.MonkeyPatch) -> None:
     tables = {"build": 'targets = ["quick"]\nthreads = 1', "budget": "points = 20.0"}
     folder = write_project(tmp_path / "project", tables)
