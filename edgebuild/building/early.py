@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
     from edgebuild.catalogue.project_tables import MetricTable
     from edgebuild.core.budget import Budget
+    from edgebuild.core.data import Sample
     from edgebuild.judging.metrics import Metric
     from edgebuild.models.described import Described
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 PEEK_SAMPLES = 2_000
 #: It counts the others for so long.
 COUNT_S = 5.0
-#: A sample's arrays, group and slice.
-Labelled: TypeAlias = "tuple[dict[str, NDArray[Any]], str | None, str | None]"
+#: A sample, and its arrays as a data set keeps them.
+Read: TypeAlias = "tuple[Sample, dict[str, NDArray[Any]]]"
 #: What the model learnt from, and what it is judged on.
 LEARNT: tuple[Split, ...] = ("train", "calibration")
 JUDGED: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -90,13 +91,14 @@ class Peeked:
     """What a look at the data found: what is in the first samples of each split, and why a split can't be read.
 
     ``frames`` counts those of a split where that took no longer than ``COUNT_S``, ``first`` is the first validation
-    sample's arrays, frames on axis 0.
+    sample's arrays, frames on axis 0, and ``target`` its target, as metrics get it; None without one.
     """
 
     described: dict[Split, Described] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     frames: dict[str, int] = field(default_factory=dict)
     first: dict[str, NDArray[Any]] | None = None
+    target: NDArray[Any] | None = None
 
 
 def peek(project: Project) -> Peeked:
@@ -112,17 +114,20 @@ def peek(project: Project) -> Peeked:
 
 
 def _look(project: Project, split: Split, found: Peeked) -> None:
+    from edgebuild.models.dataset import first_target
+
     samples = iter(_samples(project, split))
     first = next(samples, None)
     if first is not None and split == "validation":
-        found.first = {name: array[:1] for name, array in first[0].items() if name != "target"}
+        found.first = {name: array[:1] for name, array in first[1].items() if name != "target"}
+        found.target = first_target(*first)
     described = _described(chain(() if first is None else (first,), samples))
     found.described[split] = described
     if described.whole:
         found.frames[split] = described.frames
         return
     until, frames = time.monotonic() + COUNT_S, described.frames + 1
-    for arrays, _, _ in samples:
+    for _, arrays in samples:
         frames += len(next(iter(arrays.values())))
         if time.monotonic() > until:
             return
@@ -133,21 +138,19 @@ def _peek(project: Project, split: Split) -> Described:
     return _described(_samples(project, split))
 
 
-def _described(samples: Iterable[Labelled]) -> Described:
+def _described(samples: Iterable[Read]) -> Described:
     from edgebuild.models.described import describe
 
-    return describe(samples, limit=PEEK_SAMPLES)
+    return describe(((arrays, sample.group, sample.slice) for sample, arrays in samples), limit=PEEK_SAMPLES)
 
 
-def _samples(project: Project, split: Split) -> Iterator[Labelled]:
-    """Yield each sample's arrays, group and slice."""
+def _samples(project: Project, split: Split) -> Iterator[Read]:
     from edgebuild.models.dataset import checked_samples
     from edgebuild.models.steps import call_for_samples
 
     source, call = getattr(project.data, split), open_split(project, split)
     found = call_for_samples(call, source) if call is not None else ()
-    for sample, frames in checked_samples(found, sample_specs(project), project.stateful, source, never_stop):
-        yield frames, sample.group, sample.slice
+    return checked_samples(found, sample_specs(project), project.stateful, source, never_stop)
 
 
 def warnings(
@@ -174,6 +177,23 @@ def _few(project: Project, budget: Budget, found: Mapping[Split, Described], tes
         )
         if why is not None:
             yield f"too few {split} data: {why}"
+
+
+def unfit(project: Project, budget: Budget, found: Peeked, outputs: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """Say why the metric can't be computed of the model's outputs for the first validation sample.
+
+    A callable of the project's isn't asked: one sample may be too few for it.
+    """
+    metric = _metric(project.metric, budget)
+    if metric is None or project.metric is None or project.metric.uses_code or not outputs:
+        return
+    if found.target is None:
+        yield f"{metric.name} needs targets, and the first validation sample has none"
+        return
+    try:
+        metric.prepared(outputs, found.target)
+    except DataError as error:
+        yield f"the first validation sample: {error.message}"
 
 
 def _metric(table: MetricTable | None, budget: Budget) -> Metric | None:

@@ -14,7 +14,7 @@ from edgebuild.building.context import budget_of, targets_of
 from edgebuild.building.costs import START_S, unit_costs
 from edgebuild.building.data import materialise, sample_specs
 from edgebuild.building.decisions import FOLDER, Decisions, recalled
-from edgebuild.building.early import peek, warnings
+from edgebuild.building.early import peek, unfit, warnings
 from edgebuild.building.inspect import ModelFacts, inspect_model, plan_inputs
 from edgebuild.building.prepare import check_output
 from edgebuild.building.runs import asked_for
@@ -178,8 +178,12 @@ def plan_only(project: Project, options: Options, devices: DeviceProvider) -> tu
     budget = budget_of(project, options)
     if budget.agreement is None:
         check_output(project.metric, model.outputs)
-    known = (*found.unread, *warnings(project, budget, found.described, test_level=level_for_opening(1)))
     times, untimed = _timed(project, found)
+    known = (
+        *found.unread,
+        *warnings(project, budget, found.described, test_level=level_for_opening(1)),
+        *unfit(project, budget, found, times.outputs if times else {}),
+    )
     plans = []
     for target in targets_of(project, options):
         at = known_device(target, project, options, here, devices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.errors import EdgebuildError
@@ -34,13 +34,15 @@ ASSUMED_PLAIN = 2.0
 class ModelTimes:
     """Seconds: loading the model into a runtime, a call of the optimised model, and one of the unoptimised.
 
-    ``measured`` is false where they are only assumed. A call is one batch of the shipped shape.
+    ``measured`` is false where they are only assumed. A call is one batch of the shipped shape. ``outputs`` is what the
+    last call gave for the first frame, where one was made.
     """
 
     load_s: float
     call_s: float
     plain_s: float
     measured: bool = True
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
 
 
 def assumed(macs: int | None) -> ModelTimes:
@@ -70,7 +72,10 @@ def time_onnx(path: Path, feeds: Mapping[str, NDArray[Any]], contract: Contract,
     load_s, optimised = timed(lambda: HostSession(path, library=library, optimised=True))
     call_s = call_seconds(lambda: optimised(whole))
     plain = HostSession(path, library=library)
-    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_seconds(lambda: plain(whole)))
+    plain_s = call_seconds(lambda: plain(whole))
+    states = {link.output for link in contract.state}
+    outputs = _first({name: array for name, array in plain(whole).items() if name not in states})
+    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=plain_s, outputs=outputs)
 
 
 def time_torch(project: Project, frames: Mapping[str, NDArray[Any]]) -> ModelTimes | None:
@@ -94,7 +99,11 @@ def time_torch(project: Project, frames: Mapping[str, NDArray[Any]]) -> ModelTim
     load_s, module = timed(lambda: make_module(load_callable(factory, project.folder), factory, project.weights_path))
     call = call_module(module, tuple(each.name for each in project.inputs), project.model.outputs)
     call_s = ASSUMED_CALL_S + call_seconds(lambda: call(feeds)) / batch
-    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_s)
+    return ModelTimes(load_s=load_s, call_s=call_s, plain_s=call_s, outputs=_first(call(feeds)))
+
+
+def _first(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: array[:1] for name, array in outputs.items() if array.ndim}
 
 
 def call_seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -76,7 +76,7 @@ class Dataset:
     def target(self) -> NDArray[Any] | None:
         """The target of every frame, or None; an array of objects where their shapes differ, or they are structures."""
         kept = self.kept_target
-        return np.fromiter(map(json.loads, kept), object, len(kept)) if self.structured and kept is not None else kept
+        return _structures(kept) if self.structured and kept is not None else kept
 
     @property
     def kept_target(self) -> NDArray[Any] | None:
@@ -112,6 +112,18 @@ class Dataset:
                 parts["target"] = np.stack(list(parts["target"]))
             yield parts, group, slice_
             start += length
+
+
+def first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    """Return the target of a sample's first frame as metrics get it, of ``checked_samples``; None without one."""
+    target = arrays.get("target")
+    if target is None:
+        return None
+    return _structures(target[:1]) if is_structure(sample.target) else target[:1]
+
+
+def _structures(kept: NDArray[Any]) -> NDArray[Any]:
+    return np.fromiter(map(json.loads, kept), object, len(kept))
 
 
 def _mapped(path: Path) -> NDArray[Any]:

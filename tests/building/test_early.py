@@ -231,3 +231,29 @@ def test_a_split_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path) -> 
         "the calibration data can't be read: data:calibration yielded a dict as sample 0. "
         "Yield edgebuild.Sample(inputs={...}, target=...)."
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "said"),
+    [
+        ("accuracy", np.zeros(200), None),
+        ("accuracy", np.full(200, 7), "metric accuracy: the target of sample 0 is 7, but the model has 4 classes"),
+        ("accuracy", np.full(200, 0.5), "metric accuracy: targets must be class numbers, they are float64 values"),
+        ("mse", np.zeros(200), "metric mse: the output has shape (1, 4), the targets (1,)"),
+        ("accuracy", np.full(200, "cat"), "metric accuracy: targets must be class numbers, they are <U3 values"),
+        ("accuracy", None, "accuracy needs targets, and the first validation sample has none"),
+    ],
+)
+def test_targets_that_do_not_fit_the_metric_are_told_by_a_plan(
+    tmp_path: Path, metric: str, target: NDArray[Any] | None, said: str | None
+) -> None:
+    folder = tmp_path / "p"
+    made = project(folder, APART, tables={"metric": f'name = "{metric}"', "budget": "relative = 0.1"})
+    with np.load(folder / "validation.npz") as arrays:
+        images = arrays["image"]
+    arrays_now: dict[str, Any] = {"image": images} if target is None else {"image": images, "target": target}
+    np.savez(folder / "validation.npz", **arrays_now)
+    (planned,) = plan(made)
+    notes = [note for note in planned.notes if metric in note]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
