@@ -15,6 +15,7 @@
     │   └── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
     ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
     │   └── StoreError ......... 6   the store is full, read-only or locked by another build
+    ├── ReleaseError ........... 7   a release that was changed, isn't trusted, or doesn't fit this device
     └── Interrupted ............ 130 Ctrl-C, or a time limit of the user's
 
 A message is one sentence that says what went wrong and where; ``hint`` says how to fix it.
@@ -137,6 +138,13 @@ class RunnerFailed(DeviceError):
         super().__init__(f"{message}\nThe end of its error output:\n{said}" if said else message, hint=hint)
         self.sentence = message
         self.said = said
+
+
+class ReleaseError(EdgebuildError):
+    """A release that was changed since it was made, isn't signed by whom it should be, or doesn't fit this device."""
+
+    exit_code = 7
+    fault = Fault.USER
 
 
 class EnvironmentGap(EdgebuildError):
