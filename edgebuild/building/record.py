@@ -1,8 +1,9 @@
 """Writes a build's record with its evidence, and finds earlier ones.
 
 ``<home>/builds/<build id>/``: ``build.json`` (the record, written last), ``artifact/`` (the chosen artifact, ready to
-ship), ``samples/<candidate>/`` (raw latencies of every finalist). ``<home>/builds/journal.jsonl`` says in which order
-builds were recorded, and ``<home>/builds/latest.json`` names the newest build of each target.
+ship), ``samples/`` (latencies of every finalist), and of a chosen one what a release needs (``building/golden.py``).
+``<home>/builds/journal.jsonl`` says in which order builds were recorded, and ``<home>/builds/latest.json`` names the
+newest build of each target.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgebuild.building.evidence import SAMPLES, evidence_of
+from edgebuild.building.golden import keep_for_release
 from edgebuild.core.artifact_files import MANIFEST, NOTES, artifact_text
+from edgebuild.core.evidence import SAMPLES, evidence_of
 from edgebuild.core.files import read_plain
 from edgebuild.core.measurement import Fact
 from edgebuild.core.record import BuildRecord, KeptSamples, Note
@@ -77,6 +79,11 @@ def write_record(
     folder = _begin(context, plan.target, started)
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
+    if conclusion.chosen is not None:
+        keep = partial(keep_for_release, target, names[conclusion.chosen].evaluation, folder)
+        kept = context.guard.attempt("what a release needs", keep)
+        if isinstance(kept, Failure):
+            context.say("evidence", f"a release can't be made of this build: {kept.with_report}")
     unkept = _keep_all_samples(context, names, folder / SAMPLES)
     launches = next((finalist.launches for finalist in race.finalists), ())
     record = BuildRecord(

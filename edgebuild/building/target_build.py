@@ -30,6 +30,7 @@ class TargetBuild:
 
     context: BuildContext
     plan: Plan
+    prepared: ModelInputs
     validation: JudgedSplit
     built: tuple[Built, ...]
     race: MeasurementResults
@@ -64,4 +65,6 @@ def build_target(plan: Plan, context: BuildContext, models: Models, prepared: Mo
     validation = way.split("validation", prepared.validation, prepared.reference, prepared, context)
     made = make_candidates(plan, models, prepared, validation, context)
     race = way.measure(made.built, prepared, validation, replace(context, box=made.measuring))
-    return TargetBuild(context=context, plan=made.plan, validation=validation, built=made.built, race=race)
+    return TargetBuild(
+        context=context, plan=made.plan, prepared=prepared, validation=validation, built=made.built, race=race
+    )

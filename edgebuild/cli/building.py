@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.building.context import BUGS, HOME
-from edgebuild.building.evidence import changed
 from edgebuild.building.record import find_build, load_record, load_samples
 from edgebuild.cli.console import interrupt, say_error, stop_if_interrupted
 from edgebuild.cli.output import make_console
+from edgebuild.core.evidence import changed
 from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.core.steps import never_stop
 from edgebuild.errors import BudgetMissed, Inconclusive, UsageError

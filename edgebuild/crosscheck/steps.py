@@ -48,21 +48,10 @@ class TakeFrames(Step):
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        from edgebuild.devices.runner.feeding import tensor_file
-        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.dataset import Dataset, take_frames
 
-        data = Dataset.open(inputs["data"])
-        for name in data.inputs:
-            ctx.check()
-            np.save(out_dir / tensor_file(name), np.ascontiguousarray(data.array(name)[list(self.rows)]))
-        np.save(out_dir / "lengths.npy", np.array(self.lengths, dtype=np.int64))
-        facts = {
-            "samples": len(self.lengths),
-            "frames": len(self.rows),
-            "inputs": list(data.inputs),
-            "labelled": False,
-        }
-        (out_dir / "data.json").write_text(json.dumps(facts, sort_keys=True))
+        ctx.check()
+        take_frames(Dataset.open(inputs["data"]), self.rows, self.lengths, out_dir)
 
 
 class CompareWithGraph(Step):

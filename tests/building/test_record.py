@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from edgebuild.building.evidence import changed, evidence_of
 from edgebuild.building.record import find_build, load_record, load_samples, sealed_text
 from edgebuild.core.budget import Budget
+from edgebuild.core.evidence import changed, evidence_of
 from edgebuild.core.record import BuildRecord, Evidence
 from edgebuild.core.values import canonical_json, digest_json
 from edgebuild.errors import UsageError
