@@ -35,7 +35,9 @@ NEXT_TO_NOTHING = 1e-5
 def keep_for_release(target: TargetBuild, chosen: Evaluation, folder: Path) -> None:
     """Keep what a release needs in a build's folder, of a candidate that was evaluated."""
     _keep_golden(target, chosen, folder / GOLDEN)
-    shutil.copytree(target.prepared.frozen.path, folder / FALLBACK, copy_function=copy_file)
+    # The model and, where it is too large for one file, its external data; not what freezing says of itself.
+    told = shutil.ignore_patterns("*.json")
+    shutil.copytree(target.prepared.frozen.path, folder / FALLBACK, copy_function=copy_file, ignore=told)
 
 
 def _keep_golden(target: TargetBuild, chosen: Evaluation, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgebuild.cli.devices import app as devices_app
+from edgebuild.cli.releases import app as releases_app
 
 if TYPE_CHECKING:
     from edgebuild.building.context import Options
@@ -28,6 +29,7 @@ app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, help="The store of finished steps.")
 app.add_typer(store_app, name="store")
 app.add_typer(devices_app, name="device")
+app.add_typer(releases_app, name="release")
 
 ProjectOption = Annotated[
     Path,

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,8 +24,8 @@ from edgebuild.errors import ReleaseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"
 VERSION_NAME = "org.opencontainers.image.ref.name"
@@ -75,7 +75,7 @@ class Index(Document):
     """Several manifests: an index of OCI's."""
 
     schemaVersion: int = Field(default=2, ge=2, le=2)  # noqa: N815
-    mediaType: str = INDEX_TYPE  # noqa: N815
+    mediaType: Literal["application/vnd.oci.image.index.v1+json"] = INDEX_TYPE  # noqa: N815
     manifests: tuple[Descriptor, ...] = Field(max_length=MAX_DESCRIPTORS)
     annotations: dict[str, str] = Field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Manifest(Document):
     """Several blobs: a manifest of OCI's. ``subject`` is what a signature is of."""
 
     schemaVersion: int = Field(default=2, ge=2, le=2)  # noqa: N815
-    mediaType: str = MANIFEST_TYPE  # noqa: N815
+    mediaType: Literal["application/vnd.oci.image.manifest.v1+json"] = MANIFEST_TYPE  # noqa: N815
     artifactType: str  # noqa: N815
     config: Descriptor
     layers: tuple[Descriptor, ...] = Field(max_length=MAX_DESCRIPTORS)
@@ -227,10 +227,7 @@ class Layout:
     def _document(self, descriptor: Descriptor, kind: type[Any], media_type: str) -> Any:
         if descriptor.mediaType != media_type:
             raise ReleaseError(f"{self._name(descriptor)} should be a {media_type}, it is listed as another type.")
-        found = self._parsed(self.read(descriptor), kind, self._name(descriptor))
-        if found.mediaType != media_type:
-            raise ReleaseError(f"{self._name(descriptor)} says that it is another type than it is listed as.")
-        return found
+        return self._parsed(self.read(descriptor), kind, self._name(descriptor))
 
     def _small(self, name: str) -> bytes:
         try:

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from edgebuild.catalogue.project import load_project
+from edgebuild.errors import EdgebuildError
+from edgebuild.pipeline import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -311,6 +316,20 @@ def refused(
     assert runners(folder) == ()
     assert_as_before(before, root)
     return ended
+
+
+def refused_build(folder: Path, *, message: str, hint: str) -> None:
+    """Build in this process what must be refused with exactly this, leaving the store as it was.
+
+    That the command line prints such an error is ``refused``'s to show.
+    """
+    root = folder / ".edgebuild" / "store"
+    before = stored(root)
+    with pytest.raises(EdgebuildError) as caught:
+        build(load_project(folder))
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+    assert caught.value.exit_code == 2
+    assert_as_before(before, root)
 
 
 def told(err: str) -> str:

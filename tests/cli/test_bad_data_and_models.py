@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from .example import CLASSES, SHAPE, classifier, classifier_weights, model_of, refused, toml
+from .example import CLASSES, SHAPE, classifier, classifier_weights, model_of, refused, refused_build, toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ DATA_PROBLEMS = {
 def test_data(name: str, project: Path) -> None:
     line, message, hint = DATA_PROBLEMS[name]
     (project / "data.py").write_text(DATA.format(line=line))
-    refused(project, "build", code=2, message=message, hint=hint)
+    refused_build(project, message=message, hint=hint)
 
 
 def test_a_data_file_that_is_none(project: Path) -> None:
@@ -113,7 +113,7 @@ def test_metric(name: str, built: Path) -> None:
     table, body, message = METRIC_PROBLEMS[name]
     (built / "edgebuild.toml").write_text(toml({"metric": table}))
     (built / "metric.py").write_text(f"def score(outputs, targets):\n    {body or 'return 1.0'}\n")
-    refused(built, "build", code=2, message=message, hint="")
+    refused_build(built, message=message, hint="")
 
 
 def save(model: onnx.ModelProto, project: Path) -> None:
@@ -136,10 +136,8 @@ def test_an_operator_that_the_opset_does_not_have(project: Path) -> None:
 
 def test_an_operator_of_a_library_that_nobody_named(project: Path) -> None:
     save(with_operator("my.ops"), project)
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message=f"{project}/model.onnx uses operators of my.ops, which no runtime brings.",
         hint="Name the shared library that has them as [model].custom_ops, or export the model without them.",
     )
@@ -149,10 +147,8 @@ def test_an_operator_of_a_library_that_nobody_named(project: Path) -> None:
 def test_a_file_that_is_no_model(content: bytes | None, project: Path) -> None:
     path = project / "model.onnx"
     path.write_bytes(content if content is not None else path.read_bytes()[:500])
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message=f"{path} can't be read as ONNX: "
         "Error parsing message with type 'onnx.ModelProto': Wire format was corrupt",
         hint="Is it complete, and an .onnx file?",
@@ -164,10 +160,8 @@ def test_outputs_that_are_not_finite(project: Path) -> None:
     poisoned: NDArray[np.float32] = weights["c"].copy()
     poisoned[1] = np.inf
     save(classifier({**weights, "c": poisoned}), project)
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message="the reference model on the validation data: output 'logits' is NaN or infinite for frame 0.",
         hint="Look at that sample and at the model's weights; nothing can be judged against such outputs.",
     )
@@ -177,10 +171,8 @@ def test_inputs_that_the_model_does_not_have(project: Path) -> None:
     (project / "edgebuild.toml").write_text(
         toml({"[inputs]": 'name = "imgae"\nshape = ["batch", 1, 9, 8]\ndtype = "int32"'})
     )
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message="edgebuild.toml and the ONNX model disagree: the model's input 'image' is missing from [[inputs]]; "
         "[[inputs]] names 'imgae', the model's inputs are image.",
         hint="`edgebuild init MODEL.onnx` writes [[inputs]] as the file has them.",
@@ -188,10 +180,8 @@ def test_inputs_that_the_model_does_not_have(project: Path) -> None:
     (project / "edgebuild.toml").write_text(
         toml({"[inputs]": 'name = "image"\nshape = ["batch", 1, 9, 8]\ndtype = "int32"'})
     )
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message="edgebuild.toml and the ONNX model disagree: "
         "input 'image' is int32 in edgebuild.toml and float32 in the model; "
         "input 'image' is ['batch', 1, 9, 8] in edgebuild.toml and ['batch', 1, 8, 8] in the model.",
@@ -254,10 +244,8 @@ def test_a_factory_that_can_not_be_imported(project: Path) -> None:
 
 def test_a_layer_of_another_shape_is_named(project: Path) -> None:
     write_net(project, width=60)
-    refused(
+    refused_build(
         project,
-        "build",
-        code=2,
         message="The model failed in 'body.1': RuntimeError: "
         "mat1 and mat2 shapes cannot be multiplied (64x64 and 60x4)",
         hint="forward() gets a tensor for each of [[inputs]] in edgebuild.toml, in that order: check their shapes and "

@@ -1,0 +1,298 @@
+"""Writes a bundle from build folders, whole or not at all, and reads one: see docs/adr/0023 for its form."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from edgebuild.backends.table import backends
+from edgebuild.core.artifact import path_problem
+from edgebuild.core.artifact_files import MANIFEST, check_files, list_files, read_artifact
+from edgebuild.core.golden import FALLBACK, GOLDEN
+from edgebuild.core.values import canonical_json
+from edgebuild.devices.bundle import build_bundle
+from edgebuild.errors import ReleaseError, UsageError
+from edgebuild.releasing import layout
+from edgebuild.releasing.card import model_card
+from edgebuild.releasing.describe import ARTIFACT, describe
+from edgebuild.releasing.layout import Descriptor, Index, Layout, LayoutWriter, Manifest, Platform
+from edgebuild.releasing.rules import unreleasable
+from edgebuild.releasing.sbom import sbom
+from edgebuild.releasing.values import TargetRelease
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from edgebuild.core.artifact import Artifact
+    from edgebuild.releasing.values import BuildFolder
+
+MODEL_MANIFEST = "application/vnd.cncf.model.manifest.v1+json"
+MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
+_KIND = "application/vnd.cncf.model.{}.v1.raw"
+WEIGHTS, SETTINGS = _KIND.format("weight"), _KIND.format("weight.config")
+DOCUMENT, CODE, DATA = _KIND.format("doc"), _KIND.format("code"), _KIND.format("dataset")
+FILE_PATH = "org.cncf.model.filepath"
+TARGET, PARENT = "dev.edgebuild.target", "dev.edgebuild.parent"
+TITLE, VERSION, CREATED = (f"org.opencontainers.image.{name}" for name in ("title", "version", "created"))
+
+RELEASE_FILE, SBOM_FILE, CARD_FILE, RUNNER_FILE = "release.json", "sbom.cdx.json", "MODEL_CARD.md", "runner.pyz"
+#: What ModelPack calls the precisions.
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+MAX_VERSION_CHARACTERS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetPart:
+    """One target of a bundle that was read: where its manifest is, the manifest, and what the release says of it."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    release: TargetRelease
+
+    def files(self) -> dict[str, Descriptor]:
+        """Return its files by path."""
+        return {layer.annotations[FILE_PATH]: layer for layer in self.manifest.layers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that was read: every document checked, every other blob still to be held against its digest."""
+
+    layout: Layout
+    descriptor: Descriptor
+    index: Index
+    targets: tuple[TargetPart, ...]
+    signatures: tuple[tuple[Descriptor, Manifest], ...]
+
+    @property
+    def version(self) -> str:
+        """The release's version."""
+        return self.index.annotations[VERSION]
+
+    @property
+    def project(self) -> str:
+        """The project's name."""
+        return self.index.annotations[TITLE]
+
+    def descriptors(self) -> Iterator[Descriptor]:
+        """Yield everything that belongs to the bundle."""
+        yield self.descriptor
+        for part in self.targets:
+            yield from (part.descriptor, part.manifest.config, *part.manifest.layers)
+        for descriptor, manifest in self.signatures:
+            yield from (descriptor, manifest.config, *manifest.layers)
+
+    def check_all(self) -> None:
+        """Read every blob and hold it against its digest; raise ``ReleaseError`` for anything else that lies there."""
+        known = {each.digest: each for each in self.descriptors()}
+        self.layout.require_nothing_else(known.values())
+        for each in known.values():
+            self.layout.check(each)
+
+
+def require_version(version: str) -> str:
+    """Return a version that a registry takes as a tag; raises ``UsageError``."""
+    plain = version.replace(".", "").replace("-", "").replace("_", "")
+    if not plain.isascii() or not plain.isalnum() or not version[0].isalnum() or len(version) > MAX_VERSION_CHARACTERS:
+        raise UsageError(
+            f"{version!r} can't be a release's version.",
+            hint="Use letters, digits, dots, dashes and underscores, such as 1.4.0 or 2026.12-rc1.",
+        )
+    return version
+
+
+def create(builds: Sequence[BuildFolder], out: Path, *, version: str, parent: str | None = None) -> Bundle:
+    """Write a bundle of builds, one for each target, into the new folder ``out``, and return it, read back.
+
+    Equal builds give equal bytes. Raises ``ReleaseError`` with every reason why one may not be released,
+    ``UsageError`` for two builds of one target, of several projects, or an ``out`` that is there already.
+    """
+    require_version(version)
+    _require_fitting(builds)
+    if out.exists():
+        raise UsageError(f"{out} is there already.", hint="A release is never changed: name another folder or version.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        made = scratch / "bundle"
+        made.mkdir()
+        writer = LayoutWriter(made)
+        parts = [_add_target(writer, build, version) for build in sorted(builds, key=lambda each: each.record.target)]
+        annotations = {
+            TITLE: builds[0].record.project,
+            VERSION: version,
+            CREATED: max(build.record.started_at for build in builds),
+        }
+        annotations |= {} if parent is None else {PARENT: parent}
+        index = writer.add_value(
+            Index(manifests=tuple(parts), annotations=annotations), annotations={layout.VERSION_NAME: version}
+        )
+        writer.finish([index])
+        read_bundle(made).check_all()
+        _sync(made)
+        made.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return read_bundle(out)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle's documents. Raises ``ReleaseError`` where they aren't those of one."""
+    found = Layout(folder)
+    if not found.index.manifests:
+        raise ReleaseError(f"{folder} holds no release.")
+    first, *referrers = found.index.manifests
+    index = found.nested(first)
+    names = {TITLE, VERSION, CREATED}
+    if not names <= index.annotations.keys() or first.annotations != {layout.VERSION_NAME: index.annotations[VERSION]}:
+        raise ReleaseError(f"{folder} doesn't say which project and version it is of, or says two things.")
+    parts = tuple(_read_target(found, each, index) for each in index.manifests)
+    targets = [part.release.target for part in parts]
+    if targets != sorted(set(targets)) or not targets:
+        raise ReleaseError(f"{folder} lists a target twice, or none, or in another order than releases have.")
+    signatures = tuple((each, _signature(found, each)) for each in referrers)
+    return Bundle(layout=found, descriptor=first, index=index, targets=parts, signatures=signatures)
+
+
+def _require_fitting(builds: Sequence[BuildFolder]) -> None:
+    if not builds:
+        raise UsageError("A release needs at least one build.", hint="`--build ID`; `edgebuild build` makes one.")
+    targets, projects = ([getattr(b.record, name) for b in builds] for name in ("target", "project"))
+    if len(set(targets)) < len(targets):
+        raise UsageError("Two of the builds are for the same target.", hint="A release has one build for each target.")
+    if len(set(projects)) > 1:
+        raise UsageError(f"The builds are of several projects: {', '.join(sorted(set(projects)))}.")
+    problems = [f"{each.record.build_id}: {reason}" for each in builds for reason in unreleasable(each)]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ReleaseError(
+            f"This can't be released:\n{listed}",
+            hint="A release holds what was measured and accepted, and nothing else.",
+        )
+
+
+def _add_target(writer: LayoutWriter, build: BuildFolder, version: str) -> Descriptor:
+    folder = build.folder / ARTIFACT
+    artifact = read_artifact(folder)
+    check_files(folder, artifact, list_files(folder))
+    chosen = build.chosen
+    if chosen is None or artifact.digest() != chosen.artifact_digest:
+        raise ReleaseError(f"The artifact in {folder} isn't the one that the record says was measured.")
+    release = describe(build, artifact, version)
+    layers = [*_documents(writer, build, release, artifact), *_files(writer, build)]
+    layers.sort(key=lambda each: each.annotations[FILE_PATH])
+    config = writer.add(_config(release, artifact, layers), MODEL_CONFIG)
+    manifest = Manifest(artifactType=MODEL_MANIFEST, config=config, layers=tuple(layers))
+    return writer.add_value(
+        manifest,
+        artifactType=MODEL_MANIFEST,
+        platform=Platform(architecture=_oci_architecture(release.requires.architecture), os=release.requires.os),
+        annotations={TARGET: release.target},
+    )
+
+
+def _documents(
+    writer: LayoutWriter, build: BuildFolder, release: TargetRelease, artifact: Artifact
+) -> Iterator[Descriptor]:
+    backend = backends()[artifact.backend]
+    distribution = next(iter(backend.distributions), artifact.backend)
+    for path, data, kind in (
+        (RELEASE_FILE, release.to_json().encode(), SETTINGS),
+        (SBOM_FILE, sbom(release, artifact, build.record.versions, distribution), DOCUMENT),
+        (CARD_FILE, model_card(release, build), DOCUMENT),
+        (RUNNER_FILE, build_bundle({artifact.backend: backend.device_file}), CODE),
+    ):
+        yield writer.add(data, kind, annotations={FILE_PATH: path})
+
+
+def _files(writer: LayoutWriter, build: BuildFolder) -> Iterator[Descriptor]:
+    """Add the files of the build: the artifact, the fallback, golden vectors and all evidence."""
+    fallback = build.folder / FALLBACK
+    wanted = [(f"{FALLBACK}/{each.path}", fallback / each.path, WEIGHTS) for each in list_files(fallback)]
+    wanted += [
+        (f"{ARTIFACT}/{each.path}", build.folder / ARTIFACT / each.path, SETTINGS if each.path == MANIFEST else WEIGHTS)
+        for each in list_files(build.folder / ARTIFACT)
+    ]
+    golden = build.folder / GOLDEN
+    wanted += [(f"{GOLDEN}/{each.path}", golden / each.path, DATA) for each in list_files(golden)]
+    wanted.append(("evidence/build.json", build.folder / "build.json", DOCUMENT))
+    for evidence in build.record.evidence:
+        folder = build.home / evidence.path
+        name = "samples" if folder.parent == build.folder else evidence.path
+        wanted += [(f"evidence/{name}/{each.path}", folder / each.path, DOCUMENT) for each in list_files(folder)]
+    for path, source, kind in wanted:
+        try:
+            yield writer.add_file(source, kind, annotations={FILE_PATH: path})
+        except OSError as error:
+            raise ReleaseError(f"{source} can't be read: {error.strerror or error}.") from error
+
+
+def _config(release: TargetRelease, artifact: Artifact, layers: Iterable[Descriptor]) -> bytes:
+    kind = artifact.precision.kind
+    document = {
+        "descriptor": {
+            "createdAt": release.created,
+            "name": release.project,
+            "version": release.version,
+            "title": f"{release.project} for {release.target}",
+        },
+        "config": {"format": artifact.backend, "precision": PRECISIONS.get(kind, kind.partition("-")[0])},
+        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
+    }
+    return canonical_json(document).encode()
+
+
+def _oci_architecture(machine: str) -> str:
+    """Return what OCI calls an architecture."""
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}.get(machine, machine)
+
+
+def _read_target(found: Layout, descriptor: Descriptor, index: Index) -> TargetPart:
+    manifest = found.manifest(descriptor)
+    if manifest.artifactType != MODEL_MANIFEST or descriptor.artifactType != MODEL_MANIFEST or manifest.subject:
+        raise ReleaseError(f"{descriptor.digest} is no manifest of a model.")
+    paths = [layer.annotations.get(FILE_PATH, "") for layer in manifest.layers]
+    bad = next((path for path in paths if path_problem(path)), None)
+    if bad is not None or paths != sorted(set(paths)) or RELEASE_FILE not in paths:
+        what = f"names a file {bad!r}" if bad is not None else "lists its files twice, in another order, or not all"
+        raise ReleaseError(f"{descriptor.digest} {what}.", hint="It wasn't made by `edgebuild release create`.")
+    for path in paths:
+        if any(other.startswith(f"{path}/") for other in paths):
+            raise ReleaseError(f"{descriptor.digest} has {path!r} both as a file and as a folder.")
+    try:
+        layer = manifest.layers[paths.index(RELEASE_FILE)]
+        release = TargetRelease.model_validate_json(found.read(layer))
+    except ValidationError as error:
+        raise ReleaseError(
+            f"The {RELEASE_FILE} of {descriptor.digest} can't be read: {error.errors()[0]['msg']}."
+        ) from error
+    said = {TARGET: release.target}
+    if (release.version, release.project) != (index.annotations[VERSION], index.annotations[TITLE]) or said != (
+        descriptor.annotations
+    ):
+        raise ReleaseError(f"{descriptor.digest} says that it is of another release or target than it is listed under.")
+    return TargetPart(descriptor=descriptor, manifest=manifest, release=release)
+
+
+def _signature(found: Layout, descriptor: Descriptor) -> Manifest:
+    manifest = found.manifest(descriptor)
+    if manifest.subject is None or manifest.artifactType != descriptor.artifactType or descriptor.annotations:
+        raise ReleaseError(f"{descriptor.digest} is listed beside the release and is no signature of it.")
+    return manifest
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder of files to the disk."""
+    for parent, _, names in os.walk(folder):
+        for path in (*(Path(parent, name) for name in names), Path(parent)):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
