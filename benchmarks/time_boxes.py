@@ -1,10 +1,10 @@
 """Does `--time` hold? Builds projects from nothing in time boxes, and prints how long each really took.
 
-    python benchmarks/time_boxes.py [--projects fashion-mnist resnet] [--boxes 60 180 600]
+    python benchmarks/time_boxes.py [--projects fashion-mnist resnet] [--boxes 60 180 600] [--page]
 
 `resnet` is a ResNet of ten layers with random weights (20 MB, 0.9 GMAC at 224 x 224), judged on agreement: it says
 nothing about accuracy. Prints for each box the wall time of the whole command, what the plan said, how many candidates
-were measured of those made and left out, and the outcome. The machine should do nothing else.
+were measured of those made and left out, and the outcome. ``--page`` writes docs/results/time-boxes.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from evidence import write_results
+
 from edgebuild.building.context import HOME
 from edgebuild.building.record import find_build, load_record
 from edgebuild.errors import UsageError
@@ -27,6 +29,11 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BOXES = (60, 180, 600)
 #: By how much a box may be outrun.
 ALLOWED = 1.1
+HEAD = "| project | box, s | planned | wall, s | wall / box | CPU, s | made | certified | left out | outcome |"
+WHAT = (
+    "Each row is a build from nothing, in a copy of the project without a store: wall time of the whole command, what "
+    "its plan said beforehand, how many candidates were made, certified, and left out for want of time."
+)
 TOML = """\
 [project]
 name = "resnet"
@@ -133,15 +140,22 @@ def main() -> None:
     parser.add_argument("--projects", nargs="+", default=["fashion-mnist", "resnet"])
     parser.add_argument("--boxes", nargs="+", type=int, default=list(BOXES), help="seconds")
     parser.add_argument("--folder", type=Path, help="where projects and logs are left; default: a temporary folder")
+    parser.add_argument("--page", action="store_true", help="write docs/results/time-boxes.md")
     given = parser.parse_args()
-    print("| project | box, s | planned | wall, s | wall / box | CPU, s | made | certified | left out | outcome |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    lines = [HEAD, "|---|---|---|---|---|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory(prefix="edgebuild-boxes-") as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name in given.projects:
             for box_s in given.boxes:
-                print(run(name, box_s, folder), flush=True)
+                lines.append(run(name, box_s, folder))
+                print(lines[-1], flush=True)
+    if given.page:
+        command = f"python benchmarks/time_boxes.py --page --projects {' '.join(given.projects)} --boxes "
+        command += " ".join(map(str, given.boxes))
+        text = "\n".join([WHAT, "", *lines])
+        print(write_results("time-boxes", "Does `--time` hold?", command, text, {"rows": lines[2:]}))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,34 @@ def create(
     say(f"Next: edgebuild release sign {where} --key KEY.pem")
 
 
+@app.command()
+def gate(
+    new: Annotated[Path, typer.Argument(help="The bundle of the new release.")],
+    against: Annotated[Path, typer.Option(help="The bundle of the release that it is to follow.")],
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--target", "-t", help="Only this target. Default: all that both have."),
+    ] = None,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Device of the inventory. Default: this machine."),
+    ] = None,
+    native: Annotated[
+        bool,
+        typer.Option("--allow-native-libraries", help="Let the artifacts run the native code that they bring, as you."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    junit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a JUnit report to this file, too. Default: none."),
+    ] = None,
+) -> None:
+    """Compare two releases, interleaved on one device. Exit code 0: no figure is worse, 3: one is, 4: one is open."""
+    from edgebuild.cli.gating import run_gate
+
+    raise typer.Exit(run_gate(new, against, target=target, device=device, native=native, as_json=json, junit=junit))
+
+
 def _builds(home: Path, names: Sequence[str | None]) -> tuple[BuildFolder, ...]:
     from edgebuild.building.record import find_build, load_record
     from edgebuild.core.evidence import changed

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from edgebuild.building.context import Options
 from edgebuild.building.golden import tolerance
@@ -88,7 +90,9 @@ def test_it_holds_the_build_and_says_what_it_needs(built: BuildFolder, made: Bun
 
 def test_the_sbom_names_the_exact_runtime(made: Bundle) -> None:
     (part,) = made.targets
-    sbom = json.loads(made.layout.read(part.files()["sbom.cdx.json"]))
+    text = made.layout.read(part.files()["sbom.cdx.json"]).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    sbom = json.loads(text)
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
     version = part.release.requires.runtime_version
     assert f"pkg:pypi/onnxruntime@{version}" in {each["purl"] for each in sbom["components"]}

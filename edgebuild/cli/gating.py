@@ -1,0 +1,135 @@
+"""`release gate`: measures two releases in one session a target, and prints what that came to."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
+
+from edgebuild.cli.console import stop_if_interrupted
+from edgebuild.cli.output import make_console, say
+from edgebuild.errors import UsageError
+from edgebuild.releasing.bundle import read_bundle
+from edgebuild.releasing.describe import ARTIFACT
+from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
+from edgebuild.releasing.unpack import part_of, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgebuild.benching.bench import BenchResult
+    from edgebuild.releasing.bundle import Bundle
+    from edgebuild.releasing.gate import GateOutcome, Row
+
+#: What the command ends with.
+EXIT_CODES: Mapping[GateOutcome, int] = {"better": 0, "equivalent": 0, "worse": 3, "inconclusive": 4}
+
+
+def run_gate(
+    new: Path,
+    old: Path,
+    *,
+    target: str | None,
+    device: str | None,
+    native: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> int:
+    """Compare, print and return the exit code: 0 where no figure is worse, 3 where one is, 4 where one is open."""
+    one, other = read_bundle(new), read_bundle(old)
+    for bundle in (one, other):
+        bundle.check_all()
+    targets = [target] if target is not None else _common(one, other)
+    if device is not None and len(targets) > 1:
+        raise UsageError("--device measures one target.", hint=f"Name it with --target: {', '.join(targets)}.")
+    tables = {each: _rows(one, other, each, device=device, native=native) for each in targets}
+    outcome = concluded(row for rows in tables.values() for row in rows)
+    if as_json:
+        plain = {each: [asdict(row) for row in rows] for each, rows in tables.items()}
+        print(json.dumps({"new": one.version, "old": other.version, "outcome": outcome, "targets": plain}, indent=2))
+    else:
+        _show(one, other, tables)
+        say(f"{one.project} {one.version} against {other.version}: {outcome}")
+    if junit is not None:
+        junit.write_text(junit_text(one, tables), encoding="utf-8")
+    return EXIT_CODES[outcome]
+
+
+def _common(one: Bundle, other: Bundle) -> list[str]:
+    names = {part.release.target for part in other.targets}
+    found = [part.release.target for part in one.targets if part.release.target in names]
+    if not found:
+        raise UsageError(
+            "The two releases have no target in common.", hint="`--against` names one of the same targets."
+        )
+    return found
+
+
+def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native: bool) -> tuple[Row, ...]:
+    from edgebuild.benching.bench import BenchRequest
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.pipeline import bench
+
+    new, old = part_of(one, target), part_of(other, target)
+    drops = new.release.accuracy, old.release.accuracy
+    if (new.release.artifact_digest, new.release.settings) == (old.release.artifact_digest, old.release.settings):
+        return same_artifact(*drops)
+    with tempfile.TemporaryDirectory(prefix="edgebuild-gate-") as scratch:
+        folders = (Path(scratch) / f"new-{one.version}", Path(scratch) / f"old-{other.version}")
+        for bundle, part, folder in ((one, new, folders[0]), (other, old, folders[1])):
+            unpack(bundle, part, folder, lambda path: path.startswith(f"{ARTIFACT}/"))
+        request = BenchRequest(
+            model=folders[0] / ARTIFACT,
+            against=folders[1] / ARTIFACT,
+            device=device,
+            native_libraries=native,
+        )
+        report = bench(request, progress=make_progress(), check=stop_if_interrupted)
+    comparison = report.comparison
+    if comparison is None:
+        raise UsageError(f"Nothing was compared for {target}.")
+    return rows_of(_figures(report.results[0]), _figures(report.results[1]), comparison, drops)
+
+
+def _figures(result: BenchResult) -> Figures:
+    return Figures(
+        latency_ms=result.summary.point_ms,
+        memory_bytes=result.memory.peak_bytes,
+        size_bytes=result.size_bytes,
+        load_ms=result.summary.load_ms,
+    )
+
+
+def _show(one: Bundle, other: Bundle, tables: Mapping[str, tuple[Row, ...]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = make_console()
+    for target, rows in tables.items():
+        table = Table(target, one.version, other.version, "", "why", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(Text, (row.what, row.new, row.old, row.outcome, row.why)))
+        console.print(table)
+
+
+def junit_text(bundle: Bundle, tables: Mapping[str, tuple[Row, ...]]) -> str:
+    """Return a JUnit report: a suite for each target, a case for each figure; one that is open counts as skipped."""
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>"]
+    for target, rows in tables.items():
+        failed, open_ = (sum(row.outcome == each for row in rows) for each in ("worse", "inconclusive"))
+        lines.append(
+            f"<testsuite name={quoteattr(f'{bundle.project} {bundle.version} on {target}')} tests="
+            f'"{len(rows)}" failures="{failed}" skipped="{open_}">'
+        )
+        for row in rows:
+            said = quoteattr(f"{row.new} against {row.old}: {row.outcome}{f' ({row.why})' if row.why else ''}")
+            inner = {"worse": f"<failure message={said}/>", "inconclusive": f"<skipped message={said}/>"}
+            lines.append(
+                f"<testcase classname={quoteattr(target)} name={quoteattr(row.what)}>{inner.get(row.outcome, '')}"
+                "</testcase>"
+            )
+        lines.append("</testsuite>")
+    return "\n".join([*lines, "</testsuites>"]) + "\n"

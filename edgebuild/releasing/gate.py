@@ -1,0 +1,114 @@
+"""May a release follow another? A pure comparison, figure by figure, of what one session on one device said of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from edgebuild.core.measurement import Comparison
+    from edgebuild.core.verdict import Drop
+
+#: ``worse`` blocks, ``inconclusive`` leaves open, the others pass.
+GateOutcome: TypeAlias = Literal["better", "equivalent", "worse", "inconclusive"]
+MIB = 2**20
+#: By how much figures may differ that were taken of a few processes each, as a share and in their own unit.
+MEMORY_NOISE, LOAD_NOISE, SIZE_NOISE = (0.05, 1.0), (0.2, 10.0), (0.05, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure of two releases: ``new`` and ``old`` in words, and what is concluded."""
+
+    what: str
+    new: str
+    old: str
+    outcome: GateOutcome
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one session says of a release: memory in bytes, size in bytes, loading in ms."""
+
+    latency_ms: float
+    memory_bytes: int
+    size_bytes: int
+    load_ms: float
+
+
+def concluded(rows: Iterable[Row]) -> GateOutcome:
+    """Return what all figures come to: worse where one is, inconclusive where one is open, better where one is."""
+    outcomes = {row.outcome for row in rows}
+    order: tuple[GateOutcome, ...] = ("worse", "inconclusive", "better")
+    return next((each for each in order if each in outcomes), "equivalent")
+
+
+def rows_of(
+    new: Figures, old: Figures, comparison: Comparison, accuracy: tuple[Drop | None, Drop | None]
+) -> tuple[Row, ...]:
+    """Return the table of a gate."""
+    return tuple(_rows(new, old, comparison, accuracy))
+
+
+def _rows(
+    new: Figures, old: Figures, comparison: Comparison, accuracy: tuple[Drop | None, Drop | None]
+) -> Iterator[Row]:
+    yield accuracy_row(*accuracy)
+    ratio, low, high = (math.exp(value) for value in (comparison.effect, comparison.low, comparison.high))
+    yield Row(
+        what="latency, ms",
+        new=f"{new.latency_ms:.4g}",
+        old=f"{old.latency_ms:.4g}",
+        outcome=comparison.outcome,
+        why=f"{ratio:.3f}x [{low:.3f}, {high:.3f}], {comparison.pairs} pairs in one session",
+    )
+    yield _by_noise("peak memory, MiB", new.memory_bytes / MIB, old.memory_bytes / MIB, MEMORY_NOISE)
+    yield _by_noise("size, MiB", new.size_bytes / MIB, old.size_bytes / MIB, SIZE_NOISE)
+    yield _by_noise("load, ms", new.load_ms, old.load_ms, LOAD_NOISE)
+
+
+def _by_noise(what: str, new: float, old: float, noise: tuple[float, float]) -> Row:
+    """Compare figures that have no interval: only a difference beyond their noise counts."""
+    share, least = noise
+    allowed = max(share * old, least)
+    outcome: GateOutcome = "equivalent"
+    if abs(new - old) > allowed:
+        outcome = "worse" if new > old else "better"
+    return Row(
+        what=what, new=f"{new:.4g}", old=f"{old:.4g}", outcome=outcome, why=f"a difference counts beyond {share:.0%}"
+    )
+
+
+def same_artifact(new: Drop | None, old: Drop | None) -> tuple[Row, ...]:
+    """Return the table where both ship the very same artifact with the same settings: nothing can differ but words."""
+    same = Row(what="artifact", new="the same", old="the same", outcome="equivalent", why="equal digests: not measured")
+    return accuracy_row(new, old), same
+
+
+def accuracy_row(new: Drop | None, old: Drop | None) -> Row:
+    """Compare what both lost against the same original on the same test set.
+
+    The intervals are of one release each and not paired with each other: their difference is bounded by the sum of
+    both, so a difference that is called one is one, and a small one stays open.
+    """
+    if new is None or old is None:
+        return Row(what="accuracy", new="–", old="–", outcome="inconclusive", why="one of them has no such figure")
+    what = f"{new.metric} on the test set"
+    shown = f"{new.artifact:.4f}", f"{old.artifact:.4f}"
+    if (new.metric, new.samples, new.reference) != (old.metric, old.samples, old.reference):
+        why = "they were judged against another original, or on other test data"
+        return Row(what=what, new=shown[0], old=shown[1], outcome="inconclusive", why=why)
+    low, high = new.low - old.high, new.high - old.low
+    outcome: GateOutcome = "inconclusive"
+    if low > 0:
+        outcome = "worse"
+    elif high < 0:
+        outcome = "better"
+    elif high <= new.budget:
+        outcome = "equivalent"
+    why = f"{new.drop - old.drop:+.4f} [{low:+.4f}, {high:+.4f}] worse; the budget is {new.budget:.4g}"
+    return Row(what=what, new=shown[0], old=shown[1], outcome=outcome, why=why)
