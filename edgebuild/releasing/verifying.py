@@ -1,0 +1,203 @@
+"""Verifying a bundle: its signatures by a policy or by keys, then every byte that they lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgebuild.errors import ReleaseError, UsageError
+from edgebuild.releasing.chain import check_contents, read_release
+from edgebuild.releasing.dsse import parse_bundle, parse_statement
+from edgebuild.releasing.model_signing import require_same_files, signed_files
+from edgebuild.releasing.signing import PROVENANCE_TYPE
+from edgebuild.releasing.trust import policy_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from edgebuild.releasing.chain import Release, StoredSignature
+    from edgebuild.releasing.dsse import SignatureBundle, Statement
+    from edgebuild.releasing.keys import PublicKey
+    from edgebuild.releasing.trust import Policy, Signer
+
+Kind = Literal["release index", "model files"]
+_COPY = "Pull or copy the release again, and ask who made it."
+
+
+@dataclass(frozen=True)
+class CheckedSignature:
+    """A signature that is over what lies there, and whose it is.
+
+    ``target`` is None where it is over the release index. ``signer`` is the policy's name for the key, None where
+    there is no policy or it doesn't know the key. ``counts_for`` are the targets that it counts for; where it counts
+    for none, ``why_not`` says why. ``provenance`` is the predicate over the release index, as signed by a key that
+    counts.
+    """
+
+    kind: Kind
+    target: str | None
+    hint: str | None
+    signer: str | None
+    counts_for: tuple[str, ...]
+    why_not: str
+    provenance: dict[str, Any] | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether a signer that is trusted with it made it."""
+        return bool(self.counts_for)
+
+    @property
+    def over(self) -> str:
+        """What it is over, for people."""
+        return self.kind if self.target is None else f"{self.kind} of {self.target!r}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A release that is whole and signed as it has to be; ``unverified`` says what nobody vouched for."""
+
+    project: str
+    version: str
+    index_digest: str
+    targets: tuple[str, ...]
+    signatures: tuple[CheckedSignature, ...]
+    unverified: tuple[str, ...]
+
+
+def verify(folder: Path, *, keys: Sequence[PublicKey] = (), policy: Policy | None = None) -> Verified:
+    """Verify a bundle from anywhere, either by a policy or by keys, of which one signature by any will do.
+
+    Only signatures over the release index decide, since digests lead from it to every byte; each target needs as many
+    different signers as the policy says. Signatures over model files are checked, and told. One by an unknown or a
+    revoked key doesn't count, and does no harm where others suffice: it may be another team's, or an older key's.
+    A signature that is wrong is refused whoever made it.
+
+    Raises ``ReleaseError``; ``UsageError`` where neither or both of ``keys`` and ``policy`` are given.
+    """
+    if bool(keys) == (policy is not None):
+        raise UsageError(
+            "A release is verified by public keys or by a trust policy, one of the two.",
+            hint="`--key team.pub`, or `--policy trust.toml`.",
+        )
+    trusted = policy or policy_of(keys)
+    release = read_release(folder)
+    known = trusted.by_hint()
+    checked = tuple(_checked(release, each, known, named=policy is not None) for each in release.signatures)
+    _require_enough(release, checked, trusted, known)
+    check_contents(release)
+    targets = tuple(each.name for each in release.targets)
+    unverified = tuple(_unverified(release, checked))
+    return Verified(release.project, release.version, release.descriptor.sha256, targets, checked, unverified)
+
+
+def _checked(
+    release: Release, stored: StoredSignature, known: dict[str, tuple[Signer, PublicKey]], *, named: bool
+) -> CheckedSignature:
+    bundle = parse_bundle(release.layout.read(stored.blob))
+    statement = parse_statement(bundle.payload)
+    _require_subject(release, stored, statement)
+    kind: Kind = "release index" if stored.target is None else "model files"
+    target = stored.target.name if stored.target else None
+    owner = _owner(bundle, known)
+    if owner is None:
+        why = (
+            f"by a {bundle.method}, which isn't verified here"
+            if bundle.method != "key"
+            else "by a key that isn't known"
+        )
+        return CheckedSignature(kind, target, bundle.hint, None, (), why, None)
+    signer, key = owner
+    if not key.verifies(bundle.signature, bundle.signed):
+        raise ReleaseError(
+            f"The signature over the {kind} of {release.name} in the name of {_who(signer, key)} is wrong.", hint=_COPY
+        )
+    possible = [target] if target is not None else [each.name for each in release.targets]
+    counts_for = tuple(each for each in possible if signer.may_sign(release.project, each))
+    provenance = statement.predicate if counts_for and target is None else None
+    return CheckedSignature(
+        kind, target, key.hint, signer.name if named else None, counts_for, _why_not(signer, counts_for), provenance
+    )
+
+
+def _require_subject(release: Release, stored: StoredSignature, statement: Statement) -> None:
+    """Raise unless a statement is over what its signature is stored with."""
+    if stored.target is not None:
+        require_same_files(signed_files(statement), stored.target.files, stored.target.name)
+        return
+    if statement.predicate_type != PROVENANCE_TYPE:
+        raise ReleaseError(
+            f"A signature over the release index is of the type {statement.predicate_type!r}, not {PROVENANCE_TYPE}.",
+            hint=_COPY,
+        )
+    if (statement.name, statement.sha256) != (release.name, release.descriptor.sha256):
+        raise ReleaseError(
+            f"A signature in {release.layout.folder} is over another release: {statement.name!r}, whose index is "
+            f"sha256:{statement.sha256}.",
+            hint=_COPY,
+        )
+
+
+def _owner(bundle: SignatureBundle, known: dict[str, tuple[Signer, PublicKey]]) -> tuple[Signer, PublicKey] | None:
+    """Return whose signature a bundle says that it is; where it says nothing, whose it turns out to be."""
+    if bundle.method != "key":
+        return None
+    if bundle.hint is not None:
+        return known.get(bundle.hint)
+    return next((each for each in known.values() if each[1].verifies(bundle.signature, bundle.signed)), None)
+
+
+def _why_not(signer: Signer, counts_for: tuple[str, ...]) -> str:
+    if counts_for:
+        return ""
+    return "its key is revoked" if signer.revoked else "the policy doesn't let this signer sign it"
+
+
+def _require_enough(
+    release: Release,
+    checked: tuple[CheckedSignature, ...],
+    policy: Policy,
+    known: dict[str, tuple[Signer, PublicKey]],
+) -> None:
+    """Raise unless every target has the signers that the policy asks for."""
+    over_index = [each for each in checked if each.kind == "release index"]
+    if not over_index:
+        raise ReleaseError(
+            f"{release.name} isn't signed: no signature is over its index.", hint="`edgebuild release sign` signs it."
+        )
+    for target in release.targets:
+        names = {known[each.hint][0].name for each in over_index if each.hint and target.name in each.counts_for}
+        if len(names) >= policy.threshold:
+            continue
+        others = [_refused(each, target.name) for each in over_index if target.name not in each.counts_for]
+        raise ReleaseError(
+            f"{release.name} isn't trusted for target {target.name!r}: {len(names)} of {policy.threshold} signers that "
+            f"are needed signed its index" + (f"; {'; '.join(others)}." if others else "."),
+            hint="The policy, or the key given, says who has to sign.",
+        )
+
+
+def _refused(signature: CheckedSignature, target: str) -> str:
+    who = signature.signer or "one signature"
+    why = signature.why_not or f"the policy doesn't let this signer sign for {target!r}"
+    return f"{who} ({_short(signature.hint)}) doesn't count: {why}"
+
+
+def _unverified(release: Release, checked: tuple[CheckedSignature, ...]) -> Iterator[str]:
+    for each in checked:
+        if not each.counts:
+            yield f"the signature over the {each.over} ({_short(each.hint)}): {each.why_not}"
+    signed = {each.target for each in checked if each.kind == "model files" and each.counts}
+    for target in release.targets:
+        if target.name not in signed:
+            yield f"no trusted signature is over the model files of {target.name!r}; the release index covers them"
+    yield "when it was signed: keys say who, and no log or timestamp was asked"
+
+
+def _who(signer: Signer, key: PublicKey) -> str:
+    return f"key {_short(key.hint)}" if signer.name == key.hint else f"{signer.name} (key {_short(key.hint)})"
+
+
+def _short(hint: str | None) -> str:
+    return f"key {hint[:16]}" if hint else "no key named"
