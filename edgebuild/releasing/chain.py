@@ -97,6 +97,8 @@ def read_release(folder: Path) -> Release:
     """Read a bundle down to its manifests; contents of files aren't read."""
     layout = Layout(folder)
     first, *others = layout.index.manifests or (None,)
+    if layout.index != Index(manifests=layout.index.manifests):
+        raise ReleaseError(f"{INDEX_FILE} in {folder} says more than where the release is.", hint=_NOT_OURS)
     if first is None or first.mediaType != INDEX_TYPE:
         raise ReleaseError(f"{INDEX_FILE} in {folder} doesn't begin with the index of a release.", hint=_NOT_OURS)
     index = layout.nested(first)

@@ -36,7 +36,7 @@ class _Serialization(BaseModel):
 
     method: Literal["files"]
     hash_type: Literal["sha256"]
-    allow_symlinks: Literal[False]
+    allow_symlinks: bool
     ignore_paths: list[str] | None = None
 
 
@@ -69,6 +69,8 @@ def signed_files(statement: Statement) -> dict[str, str]:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ReleaseError(f"What was signed isn't a model's files as this version reads them: {reason}.") from error
+    if found.serialization.allow_symlinks:
+        raise ReleaseError("What was signed are a model's files with links followed; releases hold none.")
     files = {each.name: each.digest for each in found.resources}
     if len(files) != len(found.resources):
         raise ReleaseError("What was signed lists a file of the model twice.")

@@ -196,7 +196,7 @@ def _unverified(release: Release, checked: tuple[CheckedSignature, ...]) -> Iter
 
 
 def _who(signer: Signer, key: PublicKey) -> str:
-    return f"key {_short(key.hint)}" if signer.name == key.hint else f"{signer.name} (key {_short(key.hint)})"
+    return _short(key.hint) if signer.name == key.hint else f"{signer.name} ({_short(key.hint)})"
 
 
 def _short(hint: str | None) -> str:

@@ -7,9 +7,24 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from edgebuild.releasing.chain import FILE_PATH, MODEL_TYPE, TARGET, TITLE, VERSION
+from edgebuild.core.values import digest_bytes
+from edgebuild.releasing.chain import FILE_PATH, MODEL_TYPE, TARGET, TITLE, VERSION, signature_manifest
+from edgebuild.releasing.dsse import BUNDLE_TYPE, PAYLOAD_TYPE, Statement, bundle_bytes, pae, statement_bytes
 from edgebuild.releasing.keys import SigningKey, load_signing_key
-from edgebuild.releasing.layout import VERSION_NAME, Index, LayoutWriter, Manifest, Platform
+from edgebuild.releasing.layout import (
+    EMPTY,
+    MANIFEST_TYPE,
+    VERSION_NAME,
+    Descriptor,
+    Index,
+    Layout,
+    LayoutWriter,
+    Manifest,
+    Platform,
+    descriptor_of,
+    oci_bytes,
+    write_index,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,3 +96,20 @@ def unpack(files: Mapping[str, bytes], target: str, into: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
     return into
+
+
+def attach(bundle: Path, signature: bytes, subject: Descriptor) -> None:
+    """Add a signature, whatever it is, to a bundle as signing does."""
+    layout = Layout(bundle)
+    manifest = signature_manifest(descriptor_of(signature, BUNDLE_TYPE), subject)
+    listed = descriptor_of(oci_bytes(manifest), MANIFEST_TYPE, artifactType=BUNDLE_TYPE)
+    for data in (EMPTY, signature, oci_bytes(manifest)):
+        (bundle / "blobs/sha256" / digest_bytes(data)).write_bytes(data)
+    first, *others = layout.index.manifests
+    write_index(bundle, [first, *sorted([*others, listed], key=lambda each: each.digest)])
+
+
+def signed(key: SigningKey, statement: Statement, *, hint: str | None = None) -> bytes:
+    """Return the signature of any statement, in the name of any key."""
+    payload = statement_bytes(statement)
+    return bundle_bytes(payload, key.sign(pae(PAYLOAD_TYPE, payload)), hint or key.public.hint)
