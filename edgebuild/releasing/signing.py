@@ -12,7 +12,6 @@ from edgebuild.core.artifact import is_digest
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ReleaseError, UsageError
 from edgebuild.execution.disk import is_folder, sync_folder, write_atomically
-from edgebuild.releasing.chain import MAX_SIGNATURES, read_release, signature_manifest
 from edgebuild.releasing.dsse import (
     BUNDLE_TYPE,
     PAYLOAD_TYPE,
@@ -33,15 +32,16 @@ from edgebuild.releasing.layout import (
     oci_bytes,
 )
 from edgebuild.releasing.model_signing import model_statement
+from edgebuild.releasing.provenance import PREDICATE_TYPE
+from edgebuild.releasing.referrers import MAX_SIGNATURES, digests_of, read_signed, release_name, signature_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from edgebuild.releasing.chain import Release
+    from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.keys import SigningKey
 
-PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 #: What a kill may leave beside the index (see ``write_staged``).
 _LITTER = ".new-"
 
@@ -72,28 +72,30 @@ def sign(folder: Path, key: SigningKey, *, provenance: dict[str, Any]) -> Signed
     ``UsageError`` for a provenance that is no plain JSON.
     """
     with _alone(folder):
-        release = read_release(folder)
-        kept = [each for each in release.signatures if _hint(release, each.blob) != key.public.hint]
-        if len(kept) + 1 + len(release.targets) > MAX_SIGNATURES:
-            raise ReleaseError(f"{release.name} has {len(kept)} signatures; {MAX_SIGNATURES} is the most there may be.")
+        bundle, signatures = read_signed(folder)
+        kept = [each for each in signatures if _hint(bundle, each.blob) != key.public.hint]
+        if len(kept) + 1 + len(bundle.targets) > MAX_SIGNATURES:
+            raise ReleaseError(
+                f"{release_name(bundle)} has {len(kept)} signatures; {MAX_SIGNATURES} is the most there may be."
+            )
         blobs = [EMPTY]
         listed = [each.descriptor for each in kept]
-        for statement, subject in _statements(release, provenance):
+        for statement, subject in _statements(bundle, provenance):
             data = _signed(statement, key)
             manifest = signature_manifest(descriptor_of(data, BUNDLE_TYPE), subject)
             blobs += [data, oci_bytes(manifest)]
             listed.append(descriptor_of(blobs[-1], manifest.mediaType, artifactType=BUNDLE_TYPE))
-        _store(folder, blobs, [release.descriptor, *sorted(listed, key=lambda each: each.digest)])
-    replaced = len(release.signatures) - len(kept)
-    targets = tuple(each.name for each in release.targets)
-    return Signed(release.name, release.descriptor.sha256, key.public.hint, targets, replaced)
+        _store(folder, blobs, [bundle.descriptor, *sorted(listed, key=lambda each: each.digest)])
+    targets = tuple(part.release.target for part in bundle.targets)
+    replaced = len(signatures) - len(kept)
+    return Signed(release_name(bundle), bundle.descriptor.sha256, key.public.hint, targets, replaced)
 
 
-def _statements(release: Release, provenance: dict[str, Any]) -> Iterator[tuple[Statement, Descriptor]]:
-    index = release.descriptor
-    yield Statement(release.name, index.sha256, PROVENANCE_TYPE, provenance), index
-    for target in release.targets:
-        yield model_statement(target.name, target.files), target.descriptor
+def _statements(bundle: Bundle, provenance: dict[str, Any]) -> Iterator[tuple[Statement, Descriptor]]:
+    index = bundle.descriptor
+    yield Statement(release_name(bundle), index.sha256, PREDICATE_TYPE, provenance), index
+    for part in bundle.targets:
+        yield model_statement(part.release.target, digests_of(part)), part.descriptor
 
 
 def _signed(statement: Statement, key: SigningKey) -> bytes:
@@ -109,8 +111,8 @@ def _signed(statement: Statement, key: SigningKey) -> bytes:
     return data
 
 
-def _hint(release: Release, blob: Descriptor) -> str | None:
-    return parse_bundle(release.layout.read(blob)).hint
+def _hint(bundle: Bundle, blob: Descriptor) -> str | None:
+    return parse_bundle(bundle.layout.read(blob)).hint
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def _store(folder: Path, blobs: Sequence[bytes], listed: Sequence[Descriptor]) -
 
 def _sweep(folder: Path) -> None:
     """Remove blobs that nothing lists any more, and what a killed signing left."""
-    listed = {each.sha256 for each in read_release(folder).parts()}
+    listed = {each.sha256 for each in read_signed(folder)[0].descriptors()}
     into = folder / BLOBS / "sha256"
     for path in into.iterdir():
         if is_digest(path.name) and path.name not in listed and not is_folder(path):

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.errors import ReleaseError, UsageError
-from edgebuild.releasing.chain import check_contents, read_release
 from edgebuild.releasing.dsse import parse_bundle, parse_statement
 from edgebuild.releasing.model_signing import require_same_files, signed_files
-from edgebuild.releasing.signing import PROVENANCE_TYPE
+from edgebuild.releasing.provenance import PREDICATE_TYPE
+from edgebuild.releasing.referrers import digests_of, read_signed, release_name
 from edgebuild.releasing.trust import policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from edgebuild.releasing.chain import Release, StoredSignature
+    from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.dsse import SignatureBundle, Statement
     from edgebuild.releasing.keys import PublicKey
+    from edgebuild.releasing.referrers import StoredSignature
     from edgebuild.releasing.trust import Policy, Signer
 
 Kind = Literal["release index", "model files"]
@@ -82,70 +83,75 @@ def verify(folder: Path, *, keys: Sequence[PublicKey] = (), policy: Policy | Non
             hint="`--key team.pub`, or `--policy trust.toml`.",
         )
     trusted = policy or policy_of(keys)
-    release = read_release(folder)
+    bundle, stored = read_signed(folder)
     known = trusted.by_hint()
-    checked = tuple(_checked(release, each, known, named=policy is not None) for each in release.signatures)
-    _require_enough(release, checked, trusted, known)
-    check_contents(release)
-    targets = tuple(each.name for each in release.targets)
-    unverified = tuple(_unverified(release, checked))
-    return Verified(release.project, release.version, release.descriptor.sha256, targets, checked, unverified)
+    checked = tuple(_checked(bundle, each, known, named=policy is not None) for each in stored)
+    _require_enough(bundle, checked, trusted, known)
+    bundle.check_all()
+    targets = _targets(bundle)
+    unverified = tuple(_unverified(targets, checked))
+    return Verified(bundle.project, bundle.version, bundle.descriptor.sha256, targets, checked, unverified)
+
+
+def _targets(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(part.release.target for part in bundle.targets)
 
 
 def _checked(
-    release: Release, stored: StoredSignature, known: dict[str, tuple[Signer, PublicKey]], *, named: bool
+    bundle: Bundle, stored: StoredSignature, known: dict[str, tuple[Signer, PublicKey]], *, named: bool
 ) -> CheckedSignature:
-    bundle = parse_bundle(release.layout.read(stored.blob))
-    statement = parse_statement(bundle.payload)
-    _require_subject(release, stored, statement)
-    kind: Kind = "release index" if stored.target is None else "model files"
-    target = stored.target.name if stored.target else None
-    owner = _owner(bundle, known)
+    signature = parse_bundle(bundle.layout.read(stored.blob))
+    statement = parse_statement(signature.payload)
+    _require_subject(bundle, stored, statement)
+    kind: Kind = "release index" if stored.part is None else "model files"
+    target = stored.part.release.target if stored.part else None
+    owner = _owner(signature, known)
     if owner is None:
         why = (
-            f"by a {bundle.method}, which isn't verified here"
-            if bundle.method != "key"
+            f"by a {signature.method}, which isn't verified here"
+            if signature.method != "key"
             else "by a key that isn't known"
         )
-        return CheckedSignature(kind, target, bundle.hint, None, (), why, None)
+        return CheckedSignature(kind, target, signature.hint, None, (), why, None)
     signer, key = owner
-    if not key.verifies(bundle.signature, bundle.signed):
+    if not key.verifies(signature.signature, signature.signed):
         raise ReleaseError(
-            f"The signature over the {kind} of {release.name} in the name of {_who(signer, key)} is wrong.", hint=_COPY
+            f"The signature over the {kind} of {release_name(bundle)} in the name of {_who(signer, key)} is wrong.",
+            hint=_COPY,
         )
-    possible = [target] if target is not None else [each.name for each in release.targets]
-    counts_for = tuple(each for each in possible if signer.may_sign(release.project, each))
+    possible = (target,) if target is not None else _targets(bundle)
+    counts_for = tuple(each for each in possible if signer.may_sign(bundle.project, each))
     provenance = statement.predicate if counts_for and target is None else None
     return CheckedSignature(
         kind, target, key.hint, signer.name if named else None, counts_for, _why_not(signer, counts_for), provenance
     )
 
 
-def _require_subject(release: Release, stored: StoredSignature, statement: Statement) -> None:
+def _require_subject(bundle: Bundle, stored: StoredSignature, statement: Statement) -> None:
     """Raise unless a statement is over what its signature is stored with."""
-    if stored.target is not None:
-        require_same_files(signed_files(statement), stored.target.files, stored.target.name)
+    if stored.part is not None:
+        require_same_files(signed_files(statement), digests_of(stored.part), stored.part.release.target)
         return
-    if statement.predicate_type != PROVENANCE_TYPE:
+    if statement.predicate_type != PREDICATE_TYPE:
         raise ReleaseError(
-            f"A signature over the release index is of the type {statement.predicate_type!r}, not {PROVENANCE_TYPE}.",
+            f"A signature over the release index is of the type {statement.predicate_type!r}, not {PREDICATE_TYPE}.",
             hint=_COPY,
         )
-    if (statement.name, statement.sha256) != (release.name, release.descriptor.sha256):
+    if (statement.name, statement.sha256) != (release_name(bundle), bundle.descriptor.sha256):
         raise ReleaseError(
-            f"A signature in {release.layout.folder} is over another release: {statement.name!r}, whose index is "
+            f"A signature in {bundle.layout.folder} is over another release: {statement.name!r}, whose index is "
             f"sha256:{statement.sha256}.",
             hint=_COPY,
         )
 
 
-def _owner(bundle: SignatureBundle, known: dict[str, tuple[Signer, PublicKey]]) -> tuple[Signer, PublicKey] | None:
+def _owner(signature: SignatureBundle, known: dict[str, tuple[Signer, PublicKey]]) -> tuple[Signer, PublicKey] | None:
     """Return whose signature a bundle says that it is; where it says nothing, whose it turns out to be."""
-    if bundle.method != "key":
+    if signature.method != "key":
         return None
-    if bundle.hint is not None:
-        return known.get(bundle.hint)
-    return next((each for each in known.values() if each[1].verifies(bundle.signature, bundle.signed)), None)
+    if signature.hint is not None:
+        return known.get(signature.hint)
+    return next((each for each in known.values() if each[1].verifies(signature.signature, signature.signed)), None)
 
 
 def _why_not(signer: Signer, counts_for: tuple[str, ...]) -> str:
@@ -155,7 +161,7 @@ def _why_not(signer: Signer, counts_for: tuple[str, ...]) -> str:
 
 
 def _require_enough(
-    release: Release,
+    bundle: Bundle,
     checked: tuple[CheckedSignature, ...],
     policy: Policy,
     known: dict[str, tuple[Signer, PublicKey]],
@@ -164,16 +170,17 @@ def _require_enough(
     over_index = [each for each in checked if each.kind == "release index"]
     if not over_index:
         raise ReleaseError(
-            f"{release.name} isn't signed: no signature is over its index.", hint="`edgebuild release sign` signs it."
+            f"{release_name(bundle)} isn't signed: no signature is over its index.",
+            hint="`edgebuild release sign` signs it.",
         )
-    for target in release.targets:
-        names = {known[each.hint][0].name for each in over_index if each.hint and target.name in each.counts_for}
+    for target in _targets(bundle):
+        names = {known[each.hint][0].name for each in over_index if each.hint and target in each.counts_for}
         if len(names) >= policy.threshold:
             continue
-        others = [_refused(each, target.name) for each in over_index if target.name not in each.counts_for]
+        others = [_refused(each, target) for each in over_index if target not in each.counts_for]
         raise ReleaseError(
-            f"{release.name} isn't trusted for target {target.name!r}: {len(names)} of {policy.threshold} signers that "
-            f"are needed signed its index" + (f"; {'; '.join(others)}." if others else "."),
+            f"{release_name(bundle)} isn't trusted for target {target!r}: "
+            f"{'; '.join([f'{len(names)} of {policy.threshold} signers needed', *others])}.",
             hint="The policy, or the key given, says who has to sign.",
         )
 
@@ -184,14 +191,14 @@ def _refused(signature: CheckedSignature, target: str) -> str:
     return f"{who} ({_short(signature.hint)}) doesn't count: {why}"
 
 
-def _unverified(release: Release, checked: tuple[CheckedSignature, ...]) -> Iterator[str]:
+def _unverified(targets: tuple[str, ...], checked: tuple[CheckedSignature, ...]) -> Iterator[str]:
     for each in checked:
         if not each.counts:
             yield f"the signature over the {each.over} ({_short(each.hint)}): {each.why_not}"
     signed = {each.target for each in checked if each.kind == "model files" and each.counts}
-    for target in release.targets:
-        if target.name not in signed:
-            yield f"no trusted signature is over the model files of {target.name!r}; the release index covers them"
+    for target in targets:
+        if target not in signed:
+            yield f"no trusted signature is over the model files of {target!r}; the release index covers them"
     yield "when it was signed: keys say who, and no log or timestamp was asked"
 
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from edgebuild.core.artifact import Contract, TensorSpec
+from edgebuild.core.budget import Budget
+from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import digest_bytes
-from edgebuild.releasing.chain import FILE_PATH, MODEL_TYPE, TARGET, TITLE, VERSION, signature_manifest
+from edgebuild.releasing.bundle import CREATED, FILE_PATH, MODEL_CONFIG, MODEL_MANIFEST, TARGET, TITLE, VERSION, WEIGHTS
 from edgebuild.releasing.dsse import BUNDLE_TYPE, PAYLOAD_TYPE, Statement, bundle_bytes, pae, statement_bytes
 from edgebuild.releasing.keys import SigningKey, load_signing_key
 from edgebuild.releasing.layout import (
@@ -25,22 +28,48 @@ from edgebuild.releasing.layout import (
     oci_bytes,
     write_index,
 )
+from edgebuild.releasing.referrers import signature_manifest
+from edgebuild.releasing.values import Requires, TargetRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: A dot sorts before a slash by code point, and after it by the parts of a path.
+#: Beside ``release.json``. A dot sorts before a slash by code point, and after it by the parts of a path.
 FILES = {
     "artifact/model.bin": b"weights",
     "artifact.json": b"{}",
     "golden/inputs/0.npy": b"\x93NUMPY",
-    "release.json": b'{"target":"any"}',
     "übung/€.txt": b"",
 }
 PROVENANCE: dict[str, Any] = {"buildDefinition": {"buildType": "https://example.org/edgebuild"}, "runDetails": {}}
 CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 KINDS = (*CURVES, "Ed25519")
+
+
+def files_of(
+    target: str, files: Mapping[str, bytes] = FILES, *, project: str = "doors", version: str = "1.4.0"
+) -> dict[str, bytes]:
+    """Return what a release holds for a target."""
+    tensors = (TensorSpec(name="x", shape=(1, 3), dtype="float32"),)
+    release = TargetRelease(
+        project=project,
+        version=version,
+        target=target,
+        device="a board",
+        build_id="20261201-1",
+        created="2026-12-01T00:00:00Z",
+        candidate="int8",
+        precision="int8",
+        artifact="model.bin",
+        artifact_digest="ab" * 32,
+        size_bytes=7,
+        contract=Contract(inputs=tensors, outputs=tensors),
+        requires=Requires(architecture="aarch64", runtime="onnxruntime", runtime_version="1.32.0"),
+        budget=Budget(points=1),
+        test_set=SealedSetAccess(number=1, opened_at="2026-12-01T00:00:00Z", artifacts=("ab" * 32,), level=0.95),
+    )
+    return {**files, "release.json": release.to_json().encode()}
 
 
 def make_bundle(
@@ -51,22 +80,19 @@ def make_bundle(
     project: str = "doors",
     version: str = "1.4.0",
 ) -> Path:
-    """Write an unsigned bundle; each target has a file of its own."""
+    """Write an unsigned bundle."""
     writer = LayoutWriter(folder)
     manifests = []
     for target in targets:
-        whole = {**files, "release.json": target.encode()}
-        layers = tuple(
-            writer.add(whole[path], "application/vnd.cncf.model.weight.v1.raw", annotations={FILE_PATH: path})
-            for path in sorted(whole)
-        )
-        config = writer.add(b'{"descriptor":{}}', "application/vnd.cncf.model.config.v1+json")
-        manifest = Manifest(artifactType=MODEL_TYPE, config=config, layers=layers)
+        whole = files_of(target, files, project=project, version=version)
+        layers = tuple(writer.add(whole[path], WEIGHTS, annotations={FILE_PATH: path}) for path in sorted(whole))
+        config = writer.add(b'{"descriptor":{}}', MODEL_CONFIG)
+        manifest = Manifest(artifactType=MODEL_MANIFEST, config=config, layers=layers)
         platform = Platform(architecture="arm64", os="linux")
         manifests.append(
-            writer.add_value(manifest, artifactType=MODEL_TYPE, platform=platform, annotations={TARGET: target})
+            writer.add_value(manifest, artifactType=MODEL_MANIFEST, platform=platform, annotations={TARGET: target})
         )
-    index = Index(manifests=tuple(manifests), annotations={TITLE: project, VERSION: version})
+    index = Index(manifests=tuple(manifests), annotations={TITLE: project, VERSION: version, CREATED: "2026"})
     writer.finish([writer.add_value(index, annotations={VERSION_NAME: version})])
     return folder
 
@@ -91,7 +117,7 @@ def write_key(path: Path, kind: str = "P-256", passphrase: bytes | None = None) 
 
 def unpack(files: Mapping[str, bytes], target: str, into: Path) -> Path:
     """Write a target's files as an installed release has them."""
-    for path, data in {**files, "release.json": target.encode()}.items():
+    for path, data in files_of(target, files).items():
         place = into / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)

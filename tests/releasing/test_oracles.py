@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.errors import ReleaseError
-from edgebuild.releasing.chain import read_release
+from edgebuild.releasing.bundle import read_bundle
 from edgebuild.releasing.dsse import parse_bundle, parse_statement
 from edgebuild.releasing.keys import load_public_key
 from edgebuild.releasing.model_signing import signed_files
+from edgebuild.releasing.referrers import digests_of, read_signed
 from edgebuild.releasing.signing import sign
 from edgebuild.releasing.verifying import verify
 from tests import needs
@@ -41,10 +42,9 @@ def _they_sign(model: Path, signature: Path, key: Path) -> None:
 
 
 def _signature_of(bundle: Path, target: str | None) -> bytes:
-    release = read_release(bundle)
-    found = [each for each in release.signatures if (each.target.name if each.target else None) == target]
-    assert len(found) == 1
-    return release.layout.read(found[0].blob)
+    found, signatures = read_signed(bundle)
+    (one,) = [each for each in signatures if (each.part.release.target if each.part else None) == target]
+    return found.layout.read(one.blob)
 
 
 @model_signing_needed
@@ -82,10 +82,10 @@ def test_we_verify_what_model_signing_signs(kind: str, tmp_path: Path) -> None:
     assert load_public_key(tmp_path / "team.pub").verifies(found.signature, found.signed)
 
     bundle = make_bundle(tmp_path / "bundle", ("pi5",))
-    target = read_release(bundle).targets[0]
-    assert signed_files(parse_statement(found.payload)) == target.files
+    (part,) = read_bundle(bundle).targets
+    assert signed_files(parse_statement(found.payload)) == digests_of(part)
     sign(bundle, write_key(tmp_path / "release.key"), provenance=PROVENANCE)
-    attach(bundle, data, target.descriptor)
+    attach(bundle, data, part.descriptor)
     keys = [load_public_key(tmp_path / name) for name in ("team.pub", "release.pub")]
     assert [each.hint for each in verify(bundle, keys=keys).signatures if each.kind == "model files"].count(
         key.public.hint
@@ -98,7 +98,7 @@ def test_we_find_what_was_changed_of_what_model_signing_signed(tmp_path: Path) -
     model = unpack({**FILES, "artifact/model.bin": b"Weights"}, "pi5", tmp_path / "pi5")
     _they_sign(model, tmp_path / "model.sig", tmp_path / "team.key")
     bundle = make_bundle(tmp_path / "bundle", ("pi5",))
-    attach(bundle, (tmp_path / "model.sig").read_bytes(), read_release(bundle).targets[0].descriptor)
+    attach(bundle, (tmp_path / "model.sig").read_bytes(), read_bundle(bundle).targets[0].descriptor)
     public = load_public_key(tmp_path / "team.pub")
     with pytest.raises(ReleaseError, match=r"'artifact/model\.bin' isn't what was signed"):
         verify(bundle, keys=[public])
