@@ -37,9 +37,12 @@ if TYPE_CHECKING:
 
 #: Beside ``release.json``. A dot sorts before a slash by code point, and after it by the parts of a path.
 FILES = {
+    "artifact/artifact.json": b"{}",
     "artifact/model.bin": b"weights",
     "artifact.json": b"{}",
+    "golden/golden.json": b"{}",
     "golden/inputs/0.npy": b"\x93NUMPY",
+    "runner.pyz": b"PK",
     "übung/€.txt": b"",
 }
 PROVENANCE: dict[str, Any] = {"buildDefinition": {"buildType": "https://example.org/edgebuild"}, "runDetails": {}}
@@ -61,7 +64,7 @@ def files_of(
         created="2026-12-01T00:00:00Z",
         candidate="int8",
         precision="int8",
-        artifact="model.bin",
+        artifact="artifact",
         artifact_digest="ab" * 32,
         size_bytes=7,
         contract=Contract(inputs=tensors, outputs=tensors),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,12 @@ def test_no_bytes_make_it_fail_otherwise(data: bytes, at: int, flipped: int) -> 
     for each in (data, bytes(whole), b"-----BEGIN PUBLIC KEY-----\n" + data):
         with suppress(ValueError):
             public_key(each)
+
+
+def test_without_cryptography_it_is_said_what_brings_it() -> None:
+    code = "import sys; sys.modules['cryptography'] = None; import edgebuild.releasing.keys"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "EnvironmentGap: cryptography is not installed." in done.stderr
 
 
 def _pem(key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey) -> bytes:

@@ -1,4 +1,4 @@
-"""Others agree: `model-signing`, the reference of OpenSSF Model Signing, and the openssl that boards have."""
+"""Others agree: `model-signing`, the reference of OpenSSF Model Signing, openssl, and what is sent to boards."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.errors import ReleaseError
+from edgebuild.releasing.board import reading, signatures
+from edgebuild.releasing.board.documents import Problem
 from edgebuild.releasing.bundle import read_bundle
 from edgebuild.releasing.dsse import parse_bundle, parse_statement
 from edgebuild.releasing.keys import load_public_key
 from edgebuild.releasing.model_signing import signed_files
 from edgebuild.releasing.referrers import digests_of, read_signed
 from edgebuild.releasing.signing import sign
+from edgebuild.releasing.trust import Policy, Signer
 from edgebuild.releasing.verifying import verify
 from tests import needs
 from tests.releasing.bundles import CURVES, FILES, KINDS, PROVENANCE, attach, make_bundle, unpack, write_key
@@ -129,3 +132,39 @@ def test_openssl_verifies_both_signatures_of_a_bundle(kind: str, tmp_path: Path)
         assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
         (tmp_path / "signed").write_bytes(head.encode() + payload.replace(b"sha256", b"sha255"))
         assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0
+
+
+def _board(bundle: Path, trust: Path, target: str) -> set[str]:
+    found = reading.Bundle(bundle)
+    policy = signatures.trust_of_policy(str(trust))
+    vouched = signatures.verify_signatures(found, found.targets[target], policy, files=True)
+    names = {each.name for each in vouched.over_index}
+    assert names == {each.name for each in vouched.over_files}
+    return names
+
+
+def test_a_board_believes_whom_the_host_believes(tmp_path: Path) -> None:
+    needs.skip_without(needs.program("openssl", "openssl"))
+    bundle = make_bundle(tmp_path / "bundle")
+    signers = []
+    for kind in KINDS:
+        key = write_key(tmp_path / f"{kind}.key", kind)
+        sign(bundle, key, provenance=PROVENANCE)
+        signers.append(Signer(name=kind, public_key=key.public.pem))
+    policy = Policy(schema_version=1, threshold=4, signers=tuple(signers))
+    trust = tmp_path / "trust.json"
+    trust.write_text(policy.to_json())
+    verified = verify(bundle, policy=policy)
+    assert {each.signer for each in verified.signatures if each.counts} == set(KINDS)
+    assert _board(bundle, trust, "pi5") == set(KINDS)
+
+    signers[0] = signers[0].model_copy(update={"targets": ("jetson",)})
+    signers[1] = signers[1].model_copy(update={"revoked": True})
+    signers[2] = signers[2].model_copy(update={"projects": ("windows",)})
+    policy = Policy(schema_version=1, threshold=2, signers=tuple(signers))
+    trust.write_text(policy.to_json())
+    assert _board(bundle, trust, "jetson") == {"P-256", "Ed25519"}
+    with pytest.raises(Problem, match="1 of the asked signers signed the release index, 2 must have"):
+        _board(bundle, trust, "pi5")
+    with pytest.raises(ReleaseError, match="'pi5': 1 of 2 signers needed"):
+        verify(bundle, policy=policy)
