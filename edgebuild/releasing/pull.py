@@ -1,0 +1,178 @@
+"""A release on its way out of a registry: nothing that comes is believed before its digest says so.
+
+Sizes are bounded by descriptors, and every byte is held against a digest that leads back to the release index. What
+comes is written next to the new folder, which gets its name when all is there; an interrupted pull goes on within the
+blob that it was at. What an older bundle holds is taken from it. Whether the release is *trusted* is for ``verify`` to
+say: a registry can keep signatures back, it can't make any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgebuild.core.steps import NoProgress, never_stop
+from edgebuild.errors import ReleaseError
+from edgebuild.releasing.blobs import require_room, staged
+from edgebuild.releasing.contents import (
+    SIGNATURE_TYPE,
+    Contents,
+    as_referrer,
+    named,
+    parse_document,
+    require_bounded,
+    version_of,
+)
+from edgebuild.releasing.layout import INDEX_TYPE, MAX_JSON_BYTES, Descriptor, Index, Manifest, descriptor_of
+from edgebuild.releasing.registry import changed, open_registry, require_index, require_named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgebuild.core.steps import Progress
+    from edgebuild.releasing.blobs import Staging
+    from edgebuild.releasing.registries.port import Registry
+    from edgebuild.releasing.registries.reference import Reference
+
+#: More signatures than anybody's policy asks for.
+MAX_SIGNATURES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What a pull brought. ``fetched_bytes`` came from the registry; ``left_out`` are signatures of other tools."""
+
+    digest: str
+    version: str
+    fetched_bytes: int
+    taken_bytes: int
+    signatures: int
+    left_out: int
+
+
+def pull(
+    what: str,
+    folder: Path,
+    *,
+    older: Path | None = None,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    check: Callable[[], None] = never_stop,
+) -> Pulled:
+    """Fetch a release into a new folder: a bundle that ``Layout`` reads, all of it checked by digest.
+
+    ``older`` is a bundle whose blobs are taken instead of fetched, linked where the disk can. An interrupted pull of
+    the same into the same folder goes on. Raises ``ReleaseError`` for whatever isn't what it should be.
+    """
+    reference = require_named(what)
+    registry = registry or open_registry(reference, check=check)
+    with staged(folder) as staging:
+        bundle, left_out = _fetch_documents(registry, reference, staging, check)
+        blobs = bundle.blobs()
+        total = sum(each.size for each in blobs)
+        require_room(staging.folder, total)
+        fetched = taken = 0
+        with (progress or NoProgress()).task(
+            f"pull {reference}", total=float(sum(each.size for each in blobs))
+        ) as task:
+
+            def count(size: int) -> None:
+                check()
+                task.advance(size)
+
+            for blob in blobs:
+                if staging.has(blob, count) or (older and staging.take(blob, older, count)):
+                    taken += blob.size
+                else:
+                    fetched += _fetch_blob(registry, blob, staging, count)
+        listed = (bundle.release, *sorted((each for each, _ in bundle.signatures), key=lambda each: each.digest))
+        staging.finish(listed, (*bundle.documents(), *blobs), folder)
+    return Pulled(
+        digest=bundle.release.digest,
+        version=bundle.version,
+        fetched_bytes=fetched,
+        taken_bytes=taken,
+        signatures=len(bundle.signatures),
+        left_out=left_out,
+    )
+
+
+def _fetch_documents(
+    registry: Registry, reference: Reference, staging: Staging, check: Callable[[], None]
+) -> tuple[Contents, int]:
+    """Fetch the release index and all manifests; also how many signatures were left out."""
+    data = require_index(registry, reference)
+    release = descriptor_of(data, INDEX_TYPE)
+    index = parse_document(data, Index, str(reference))
+    release = named(release, version_of(index))
+    require_bounded((release, *index.manifests))
+    _keep(staging, release, data)
+    targets: list[tuple[Descriptor, Manifest]] = []
+    for each in index.manifests:
+        check()
+        data = _fetch_document(registry, each)
+        targets.append((each, parse_document(data, Manifest, each.digest)))
+        _keep(staging, each, data)
+    signatures, left_out = _fetch_signatures(registry, (release, *index.manifests), staging, check)
+    bundle = Contents(release=release, index=index, targets=tuple(targets), signatures=signatures)
+    require_bounded(tuple(bundle.documents()))
+    return bundle, left_out
+
+
+def _fetch_signatures(
+    registry: Registry, subjects: tuple[Descriptor, ...], staging: Staging, check: Callable[[], None]
+) -> tuple[tuple[tuple[Descriptor, Manifest], ...], int]:
+    """Fetch what signs the release or a target; other tools sign too, in their own form, which is left out."""
+    found: dict[str, tuple[Descriptor, Manifest]] = {}
+    seen: list[Descriptor] = []
+    for subject in subjects:
+        for each in registry.referrers(subject.digest):
+            check()
+            if each.artifactType != SIGNATURE_TYPE:
+                continue
+            seen.append(each)
+            if len(seen) > MAX_SIGNATURES:
+                raise ReleaseError(f"{subject.digest} has more than {MAX_SIGNATURES} signatures.", hint="Remove some.")
+            require_bounded(tuple(seen))
+            data = _fetch_document(registry, each)
+            if (manifest := _signature_in(data, subject)) is not None:
+                _keep(staging, each, data)
+                found[each.digest] = (as_referrer(each, manifest), manifest)
+    return tuple(found.values()), len(seen) - len(found)
+
+
+def _signature_in(data: bytes, subject: Descriptor) -> Manifest | None:
+    try:
+        manifest = parse_document(data, Manifest, "")
+    except ReleaseError:
+        return None
+    about = manifest.subject
+    small = sum(each.size for each in (manifest.config, *manifest.layers)) <= MAX_JSON_BYTES
+    return manifest if small and about is not None and about.digest == subject.digest else None
+
+
+def _fetch_document(registry: Registry, wanted: Descriptor) -> bytes:
+    data = registry.manifest(wanted.digest)
+    if data is None:
+        raise ReleaseError(f"{wanted.digest} is missing in the registry.", hint="Push the release again.")
+    if len(data) != wanted.size:
+        raise changed(wanted)
+    return data
+
+
+def _fetch_blob(registry: Registry, blob: Descriptor, staging: Staging, count: Callable[[int], None]) -> int:
+    """Fetch a blob, going on where an earlier pull ended; returns how many bytes came from the registry."""
+    offset, hasher = staging.begun(blob)
+    count(offset)
+    if staging.append(blob, offset, hasher, registry.read_blob(blob, offset), count):
+        return blob.size - offset
+    # What an earlier pull left may have been spoilt by a cut of power.
+    if offset and staging.write(blob, registry.read_blob(blob, 0), lambda _: count(0)):
+        return blob.size
+    raise changed(blob)
+
+
+def _keep(staging: Staging, descriptor: Descriptor, data: bytes) -> None:
+    if not staging.write(descriptor, [data], lambda _: None):
+        raise changed(descriptor)

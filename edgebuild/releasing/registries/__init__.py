@@ -1,0 +1,1 @@
+"""Where releases lie: what a registry is asked for, and the two kinds of them."""
