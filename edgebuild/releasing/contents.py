@@ -31,7 +31,9 @@ FILE_PATH = "org.cncf.model.filepath"
 SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 #: All manifests of a bundle together: they are held in memory.
 MAX_DOCUMENTS_BYTES = 64 << 20
-_OTHER = "Only releases that edgebuild made are read."
+_OTHER = (
+    "Only releases that edgebuild wrote are read; tools that copy images may rewrite an index, pull and push don't."
+)
 
 D = TypeVar("D", Index, Manifest)
 
@@ -126,7 +128,6 @@ def as_referrer(data: Descriptor, manifest: Manifest) -> Descriptor:
         digest=data.digest,
         size=data.size,
         artifactType=manifest.artifactType,
-        annotations=manifest.annotations,
     )
 
 

@@ -255,10 +255,11 @@ def _words(error: Exception) -> str:
         (exceptions.LocationValueError, "it leads to what is no address"),
         (exceptions.SSLError, "the TLS certificate isn't trusted, or there is no TLS"),
         (exceptions.ProxyError, "the proxy can't be used"),
+        (exceptions.NewConnectionError, "the connection was refused"),
         (exceptions.ConnectTimeoutError, "it doesn't answer"),
         (exceptions.ReadTimeoutError, "it stopped answering"),
     )
-    return next((words for kind, words in known if isinstance(error, kind)), "the connection was refused or broke off")
+    return next((words for kind, words in known if isinstance(error, kind)), "the connection broke off")
 
 
 def _finish(response: BaseHTTPResponse) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from edgebuild.core.values import canonical_json
@@ -14,9 +15,11 @@ from edgebuild.releasing.layout import (
     VERSION_NAME,
     Descriptor,
     Index,
+    Layout,
     LayoutWriter,
     Manifest,
     Platform,
+    write_index,
 )
 
 if TYPE_CHECKING:
@@ -86,3 +89,15 @@ def sign(writer: LayoutWriter, subject: Descriptor, signer: str) -> Descriptor:
 def tree(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def add_signature(folder: Path, signer: str) -> None:
+    """Sign the release of a bundle that is there."""
+    release, *others = Layout(folder).index.manifests
+    scratch = folder.parent / f"{folder.name}.signing"
+    writer = LayoutWriter(scratch)
+    made = sign(writer, release, signer)
+    for path in (scratch / "blobs" / "sha256").iterdir():
+        path.replace(folder / "blobs" / "sha256" / path.name)
+    shutil.rmtree(scratch)
+    write_index(folder, [release, *sorted([*others, made], key=lambda each: each.digest)])
