@@ -12,6 +12,7 @@ import typer
 
 from edgebuild.cli.devices import app as devices_app
 from edgebuild.cli.releases import app as releases_app
+from edgebuild.cli.releases import install_release
 
 if TYPE_CHECKING:
     from edgebuild.building.context import Options
@@ -30,6 +31,7 @@ store_app = typer.Typer(no_args_is_help=True, help="The store of finished steps.
 app.add_typer(store_app, name="store")
 app.add_typer(devices_app, name="device")
 app.add_typer(releases_app, name="release")
+app.command("install")(install_release)
 
 ProjectOption = Annotated[
     Path,

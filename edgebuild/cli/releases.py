@@ -24,6 +24,28 @@ ProjectOption = Annotated[
     ),
 ]
 HERE = Path()
+BundleArgument = Annotated[Path, typer.Argument(help="The folder of the release.")]
+KeysOption = Annotated[
+    Optional[list[Path]],  # noqa: UP045 - typer reads it when the program runs
+    typer.Option("--key", help="A public key in PEM; one of several is enough. Default: no signature is asked for."),
+]
+PolicyOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="A trust policy: who may sign what, and how many must. Default: none."),
+]
+DeviceOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Device of the inventory. Default: this machine."),
+]
+TargetOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--target", "-t", help="Target of the release. Default: the one that fits the device."),
+]
+RootOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder of the installed releases there. Default on a device: beside its own, -releases/NAME."),
+]
+NameOption = Annotated[str, typer.Option("--name", help="The project's name, where --root isn't given.")]
 
 
 @app.command()
@@ -59,6 +81,85 @@ def create(
         say(f"  {part.release.target}: {part.release.candidate}, {files} files, {size / 2**20:.1f} MiB")
     say(f"Bundle: {where}")
     say(f"Next: edgebuild release sign {where} --key KEY.pem")
+
+
+@app.command()
+def sign(
+    bundle: BundleArgument,
+    key: Annotated[Path, typer.Option(help="The private key, a PEM file: EC P-256, P-384, P-521 or Ed25519.")],
+) -> None:
+    """Sign a bundle: its index with provenance, and each target's files by OpenSSF Model Signing."""
+    from edgebuild.cli.trusting import sign_bundle
+
+    sign_bundle(bundle, key)
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    key: KeysOption = None,
+    policy: PolicyOption = None,
+    device: DeviceOption = None,
+    target: TargetOption = None,
+    here: Annotated[bool, typer.Option("--here", help="Let this machine be the device.")] = False,
+) -> None:
+    """Check every byte and who signed it; with a device also that it fits there, answers right and takes as long."""
+    from edgebuild.cli.trusting import run_there, verify_bundle
+
+    verify_bundle(bundle, key or [], policy)
+    if device is not None or here:
+        words = [] if target is None else ["--target", target]
+        code = run_there("check", device=device, bundle=bundle, keys=key or [], policy=policy, arguments=words)
+        raise typer.Exit(code)
+
+
+@app.command()
+def installed(device: DeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+    """Say what is installed on a device, and whether it is whole."""
+    from edgebuild.cli.trusting import run_there
+
+    raise typer.Exit(run_there("status", device=device, root=root, project=project))
+
+
+@app.command("roll-back")
+def roll_back(device: DeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+    """Make the previous release the current one on a device, where it answers right."""
+    from edgebuild.cli.trusting import run_there
+
+    raise typer.Exit(run_there("roll-back", device=device, root=root, project=project))
+
+
+def install_release(
+    bundle: BundleArgument,
+    device: DeviceOption = None,
+    root: RootOption = None,
+    key: KeysOption = None,
+    policy: PolicyOption = None,
+    target: TargetOption = None,
+    allow_downgrade: Annotated[
+        bool, typer.Option("--allow-downgrade", help="Allow a version older than the installed one.")
+    ] = False,
+) -> None:
+    """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
+    from edgebuild.cli.trusting import run_there, verify_bundle
+    from edgebuild.releasing.bundle import read_bundle
+
+    verify_bundle(bundle, key or [], policy)
+    words = [] if target is None else ["--target", target]
+    words += ["--allow-downgrade"] if allow_downgrade else []
+    project = read_bundle(bundle).project
+    raise typer.Exit(
+        run_there(
+            "install",
+            device=device,
+            bundle=bundle,
+            root=root,
+            project=project,
+            keys=key or [],
+            policy=policy,
+            arguments=words,
+        )
+    )
 
 
 @app.command()

@@ -19,6 +19,7 @@ from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.errors import ReleaseError, UsageError
 from edgebuild.releasing import layout
+from edgebuild.releasing.board_script import board_script
 from edgebuild.releasing.card import model_card
 from edgebuild.releasing.describe import ARTIFACT, describe
 from edgebuild.releasing.layout import Descriptor, Index, Layout, LayoutWriter, Manifest, Platform
@@ -41,7 +42,8 @@ FILE_PATH = "org.cncf.model.filepath"
 TARGET, PARENT = "dev.edgebuild.target", "dev.edgebuild.parent"
 TITLE, VERSION, CREATED = (f"org.opencontainers.image.{name}" for name in ("title", "version", "created"))
 
-RELEASE_FILE, SBOM_FILE, CARD_FILE, RUNNER_FILE = "release.json", "sbom.cdx.json", "MODEL_CARD.md", "runner.pyz"
+RELEASE_FILE, SBOM_FILE, CARD_FILE = "release.json", "sbom.cdx.json", "MODEL_CARD.md"
+RUNNER_FILE, BOARD_FILE = "runner.pyz", "verify.py"
 #: What ModelPack calls the precisions.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 MAX_VERSION_CHARACTERS = 64
@@ -207,6 +209,7 @@ def _documents(
         (SBOM_FILE, sbom(release, artifact, build.record.versions, distribution), DOCUMENT),
         (CARD_FILE, model_card(release, build), DOCUMENT),
         (RUNNER_FILE, build_bundle({artifact.backend: backend.device_file}), CODE),
+        (BOARD_FILE, board_script(), CODE),
     ):
         yield writer.add(data, kind, annotations={FILE_PATH: path})
 

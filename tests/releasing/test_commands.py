@@ -1,0 +1,88 @@
+"""From a build to a rolled-back device, as a user does it: this machine is the device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.example import Ended, run, write_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make a key with openssl, as docs/release.md does; return the private and the public file."""
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    return private, public
+
+
+def ok(*words: object, cwd: Path) -> Ended:
+    ended = run(*map(str, words), cwd=cwd)
+    assert ended.code == 0, ended
+    return ended
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built project with two signed releases, 1.0 and 1.1, and a key of somebody else's."""
+    folder = write_project(tmp_path_factory.mktemp("commands") / "project")
+    ok("build", cwd=folder)
+    private, _ = keys(folder, "team")
+    keys(folder, "other")
+    for version in ("1.0", "1.1"):
+        ok("release", "create", "--version", version, cwd=folder)
+        ok("release", "sign", f"releases/tiny-{version}", "--key", private, cwd=folder)
+    return folder
+
+
+def test_what_was_signed_is_installed_and_rolled_back(project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "device"
+    shown = ok("install", "releases/tiny-1.0", "--key", "team.pub", "--root", root, cwd=project).out
+    assert "answers right" not in shown, "told by the check, not by installing"
+    assert "signed: release index" in shown
+    ok("install", "releases/tiny-1.1", "--key", "team.pub", "--root", root, cwd=project)
+    assert json.loads((root / "current" / "release.json").read_bytes())["version"] == "1.1"
+    refused = run("install", "releases/tiny-1.0", "--key", "team.pub", "--root", str(root), cwd=project)
+    assert refused.code == 7
+    assert "1.1" in refused.err
+    shown = ok("release", "roll-back", "--root", root, cwd=project).out
+    assert "tiny 1.0 for quick" in shown
+    assert json.loads((root / "current" / "release.json").read_bytes())["version"] == "1.0"
+    shown = ok("release", "installed", "--root", root, cwd=project).out
+    assert "current   tiny 1.0 for quick" in shown
+    assert "previous  tiny 1.1 for quick" in shown
+
+
+def test_verifying_on_the_device_runs_the_golden_vectors_there(project: Path) -> None:
+    shown = ok("release", "verify", "releases/tiny-1.1", "--key", "team.pub", "--here", cwd=project).out
+    assert "answers   right on 4 frames" in shown
+    assert "latency" in shown
+
+
+def test_somebody_elses_key_is_refused_before_anything_is_sent(project: Path, tmp_path: Path) -> None:
+    for words in (
+        ("release", "verify", "releases/tiny-1.1", "--key", "other.pub"),
+        ("install", "releases/tiny-1.1", "--key", "other.pub", "--root", str(tmp_path / "device")),
+    ):
+        ended = run(*words, cwd=project)
+        assert ended.code == 7, ended
+        assert "Traceback" not in ended.err
+    assert not (tmp_path / "device").exists()
+
+
+def test_this_machine_wants_a_folder_named(project: Path) -> None:
+    ended = run("install", "releases/tiny-1.1", cwd=project)
+    assert ended.code == 2
+    assert "Name one with --root." in ended.err
+
+
+def test_a_gate_of_the_same_artifact_measures_nothing(project: Path) -> None:
+    ended = ok("release", "gate", "releases/tiny-1.1", "--against", "releases/tiny-1.0", "--json", cwd=project)
+    found = json.loads(ended.out)
+    assert (found["new"], found["old"], found["outcome"]) == ("1.1", "1.0", "equivalent")
