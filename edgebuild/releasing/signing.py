@@ -124,14 +124,23 @@ def _alone(folder: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or error
         raise ReleaseError(f"{folder} is no bundle: it can't be opened as a folder ({reason}).") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, folder)
         yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ReleaseError(
             f"{folder} is being signed by another process.", hint="Sign again when it is done."
         ) from error
-    finally:
-        os.close(handle)
+    except OSError as error:
+        raise ReleaseError(
+            f"{folder} can't be locked: {error.strerror or error}.", hint="Sign a copy on another file system."
+        ) from error
 
 
 def _store(folder: Path, blobs: Sequence[bytes], listed: Sequence[Descriptor]) -> None:

@@ -107,11 +107,8 @@ def _checked(
     target = stored.part.release.target if stored.part else None
     owner = _owner(signature, known)
     if owner is None:
-        why = (
-            f"by a {signature.method}, which isn't verified here"
-            if signature.method != "key"
-            else "by a key that isn't known"
-        )
+        by_key = signature.method == "key"
+        why = "by a key that isn't known" if by_key else "by a certificate, and only keys are verified here"
         return CheckedSignature(kind, target, signature.hint, None, (), why, None)
     signer, key = owner
     if not key.verifies(signature.signature, signature.signed):

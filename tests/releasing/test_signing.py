@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
@@ -168,15 +169,15 @@ sign(Path(sys.argv[1]), load_signing_key(Path(sys.argv[2])), provenance={{"secon
 """
 
 
-def test_a_kill_leaves_the_old_signatures_or_the_new(tmp_path: Path) -> None:
-    """At every third moment at which a file of the bundle is opened, renamed or removed."""
-    key = write_key(tmp_path / "team.key")
-    seen, step = set(), 1
-    while True:
-        bundle = make_bundle(tmp_path / f"bundle-{step}", ("pi5",))
+def _kills(folder: Path, every: int) -> int:
+    """Kill signing when it opens, renames or removes a file of the bundle; return at how many such moments."""
+    key = write_key(folder / "team.key")
+    seen: set[bool] = set()
+    for number in itertools.count():
+        bundle = make_bundle(folder / f"bundle-{number}", ("pi5",))
         sign(bundle, key, provenance={"second": False})
-        script = _KILLED.format(bundle=bundle)
-        command = [sys.executable, "-c", script, str(bundle), str(tmp_path / "team.key"), str(step)]
+        moment = str(1 + number * every)
+        command = [sys.executable, "-c", _KILLED.format(bundle=bundle), str(bundle), str(folder / "team.key"), moment]
         code = subprocess.run(command, check=False, timeout=60).returncode
         found, signatures = read_signed(bundle)
         payloads = [parse_bundle(found.layout.read(each.blob)).payload for each in signatures]
@@ -187,8 +188,17 @@ def test_a_kill_leaves_the_old_signatures_or_the_new(tmp_path: Path) -> None:
         if code == 0:
             break
         assert code == 9
-        step += 3
     assert seen == {False, True}
+    return number
+
+
+def test_a_kill_leaves_the_old_signatures_or_the_new(tmp_path: Path) -> None:
+    assert _kills(tmp_path, 9) > 2
+
+
+@pytest.mark.proof
+def test_a_kill_at_any_moment_leaves_the_old_signatures_or_the_new(tmp_path: Path) -> None:
+    assert _kills(tmp_path, 1) > 30
 
 
 def test_there_is_a_bound_on_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

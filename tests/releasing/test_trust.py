@@ -121,6 +121,7 @@ def test_files_that_are_no_policy(tmp_path: Path) -> None:
         ("c.json", "[" * 100_000, "not the JSON of a policy"),
         ("d.json", " " * (1 << 20) + " {}", "larger than 1 MiB"),
         ("e.json", '{"schema_version":1,"threshold":true,"signers":[]}', "threshold: must be a whole number, got true"),
+        ("g.json", '{"schema_version":1,"threshold":1,"signers":[{"name":"\\u001b[2J"}]}', "name: must be printable"),
         ("f.json", '{"schema_version":1,"threshold":1,"signers":"me"}', 'signers: must be a list, got "me"'),
     ):
         path = tmp_path / name
