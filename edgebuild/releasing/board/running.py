@@ -21,7 +21,9 @@ from .documents import (
     Blob,
     Problem,
     canonical,
+    is_count,
     is_plain_path,
+    is_sha256,
     load_json,
     need,
     open_plain,
@@ -31,6 +33,7 @@ from .reading import GOLDEN_FILE, RUNNER_FILE, Target, machine_name
 from .vectors import MAX_VECTOR_BYTES, excess, vector_of
 
 PROTOCOL = 2
+ANSWER = "The runner's answer"
 MAX_LINE_BYTES = 4 << 20
 MAX_RUNNER_BYTES = 64 << 20
 PROBE_LIMIT_S, RUN_LIMIT_S = 300.0, 1800.0
@@ -85,20 +88,23 @@ class Runner:
         """Return what the artifact answers to the golden inputs: files of numpy's, by output."""
         out = self.root / "outputs"
         answer = self._call("evaluate", {**self._what(), "outputs": str(out)}, RUN_LIMIT_S)
-        found = {}
-        for each in answer["outputs"]:
-            blob = Blob("", each["sha256"], each["size_bytes"], {})
-            need(is_plain_path(each["file"]) and "/" not in each["file"], "file of an output", "The runner's answer")
-            found[each["name"]] = read_exactly(out / each["file"], blob, each["file"], MAX_VECTOR_BYTES)
+        outputs, found = answer.get("outputs"), {}
+        need(isinstance(outputs, list), "outputs", ANSWER)
+        for each in outputs if isinstance(outputs, list) else []:
+            need(isinstance(each, dict) and is_plain_path(each.get("file")) and "/" not in each["file"], "file", ANSWER)
+            name, size, digest = (each.get(field) for field in ("name", "size_bytes", "sha256"))
+            need(isinstance(name, str) and is_count(size) and is_sha256(digest), "output", ANSWER)
+            found[name] = read_exactly(out / each["file"], Blob("", digest, size, {}), each["file"], MAX_VECTOR_BYTES)
         return found
 
     def latency_ms(self) -> float:
         """Return the median of the medians of a few launches."""
-        medians = []
+        medians: List[float] = []
         for launch in range(LAUNCHES):
             out = str(self.root / ("launch-%d" % launch))
             answer = self._call("measure", {**self._what(), **LAUNCH, "out": out}, RUN_LIMIT_S)
-            medians.append(float(answer["median_ns"]) / 1e6)
+            need(is_count(answer.get("median_ns")), "median_ns", ANSWER)
+            medians.append(answer["median_ns"] / 1e6)
         return sorted(medians)[LAUNCHES // 2]
 
     def _what(self) -> Dict[str, Any]:
@@ -136,7 +142,7 @@ class Runner:
                 raise _silent(op, process, self.root) from None
             for answer in _lines(process, op, limit_s):
                 for field in {"result", "error"} & set(answer):
-                    need(isinstance(answer[field], dict), field, "The runner's answer")
+                    need(isinstance(answer[field], dict), field, ANSWER)
                 if "result" in answer:
                     result: Dict[str, Any] = answer["result"]
                     return result
@@ -184,7 +190,7 @@ def _lines(process: Any, op: str, limit_s: float) -> Iterator[Dict[str, Any]]:
             if len(rest) > MAX_LINE_BYTES:
                 raise Problem("The runner's %s says too much." % op)
             for line in whole:
-                yield load_json(line, "The runner's answer", exact=False)
+                yield load_json(line, ANSWER, exact=False)
 
 
 def _silent(op: str, process: Any, root: Path) -> Problem:

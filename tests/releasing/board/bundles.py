@@ -160,7 +160,8 @@ class Maker:
     """Makes a bundle; every field is something that a hostile maker may change.
 
     ``targets`` holds the files of each target and what its release.json says; ``layers`` and ``index`` may change what
-    is listed before it is written. ``by`` signs the release index, ``files_by`` the files of each target.
+    is listed before it is written. ``by`` signs the release index, ``files_by`` the files of each target; ``forge``
+    changes a signature.
     """
 
     targets: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, Any]]]
@@ -169,6 +170,7 @@ class Maker:
     by: Sequence[Key] = ()
     files_by: Sequence[Key] = ()
     subject: str | None = None
+    forge: Callable[[bytes], bytes] = lambda data: data
 
     def make(self, folder: Path) -> Path:
         writer = LayoutWriter(folder)
@@ -233,7 +235,7 @@ class Maker:
         manifest = Manifest(
             artifactType=SIGNATURE_TYPE,
             config=writer.add(EMPTY, EMPTY_TYPE),
-            layers=(writer.add(data, SIGNATURE_TYPE),),
+            layers=(writer.add(self.forge(data), SIGNATURE_TYPE),),
             subject=subject,
         )
         return writer.add_value(manifest, artifactType=SIGNATURE_TYPE)
