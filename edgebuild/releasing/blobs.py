@@ -15,6 +15,7 @@ from edgebuild.core.values import CHUNK_BYTES
 from edgebuild.errors import ReleaseError
 from edgebuild.execution.disk import is_folder, remove, sync_file, sync_folder
 from edgebuild.releasing.layout import BLOBS, LAYOUT_FILE, LAYOUT_TEXT, write_index
+from edgebuild.releasing.referrers import read_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -105,7 +106,10 @@ class Staging:
         return self.folder / PARTIAL / blob.sha256
 
     def finish(self, listed: Iterable[Descriptor], known: Iterable[Descriptor], place: Path) -> None:
-        """Throw away what no manifest lists, write the index, and give the whole its final name."""
+        """Throw away what no manifest lists, write the index, and give the whole its final name.
+
+        Raises ``ReleaseError`` where the whole can't be read as a signed bundle.
+        """
         wanted = {each.sha256 for each in known}
         for path in (self.folder / BLOBS / "sha256").iterdir():
             if path.name not in wanted:
@@ -118,6 +122,7 @@ class Staging:
         write_index(self.folder, listed)
         for folder in (self.folder / BLOBS / "sha256", self.folder / BLOBS, self.folder):
             sync_folder(folder)
+        read_signed(self.folder)
         self.folder.rename(place)
         sync_folder(place.parent)
 

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ReleaseError
 from edgebuild.releasing.blobs import require_room, staged
-from edgebuild.releasing.contents import (
-    SIGNATURE_TYPE,
-    Contents,
-    as_referrer,
-    named,
-    parse_document,
-    require_bounded,
-    version_of,
+from edgebuild.releasing.contents import blobs_of, parse_document, require_bounded, version_of
+from edgebuild.releasing.dsse import BUNDLE_TYPE
+from edgebuild.releasing.layout import (
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    MAX_JSON_BYTES,
+    VERSION_NAME,
+    Descriptor,
+    Index,
+    Manifest,
+    descriptor_of,
 )
-from edgebuild.releasing.layout import INDEX_TYPE, MAX_JSON_BYTES, Descriptor, Index, Manifest, descriptor_of
+from edgebuild.releasing.referrers import MAX_SIGNATURES, signature_manifest
 from edgebuild.releasing.registry import changed, open_registry, require_index, require_named
 
 if TYPE_CHECKING:
@@ -35,13 +38,10 @@ if TYPE_CHECKING:
     from edgebuild.releasing.registries.port import Registry
     from edgebuild.releasing.registries.reference import Reference
 
-#: More signatures than anybody's policy asks for.
-MAX_SIGNATURES = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """What a pull brought. ``fetched_bytes`` came from the registry; ``left_out`` are signatures of other tools."""
+    """What a pull brought. ``taken_bytes`` were here already; ``left_out`` signatures have the form of other tools."""
 
     digest: str
     version: str
@@ -60,52 +60,54 @@ def pull(
     progress: Progress | None = None,
     check: Callable[[], None] = never_stop,
 ) -> Pulled:
-    """Fetch a release into a new folder: a bundle that ``Layout`` reads, all of it checked by digest.
+    """Fetch a release into a new folder: a bundle that reads as one, all of it checked by digest.
 
     ``older`` is a bundle whose blobs are taken instead of fetched, linked where the disk can. An interrupted pull of
     the same into the same folder goes on. Raises ``ReleaseError`` for whatever isn't what it should be.
     """
-    reference = require_named(what)
-    registry = registry or open_registry(reference, check=check)
+    wanted = require_named(what)
+    registry = registry or open_registry(wanted, check=check)
     with staged(folder) as staging:
-        bundle, left_out = _fetch_documents(registry, reference, staging, check)
-        blobs = bundle.blobs()
+        found = _fetch_documents(registry, wanted, staging, check)
+        blobs = blobs_of(found.manifests)
         total = sum(each.size for each in blobs)
         require_room(staging.folder, total)
-        fetched = taken = 0
-        with (progress or NoProgress()).task(
-            f"pull {reference}", total=float(sum(each.size for each in blobs))
-        ) as task:
+        fetched = 0
+        with (progress or NoProgress()).task(f"pull {wanted}", total=float(total)) as task:
 
             def count(size: int) -> None:
                 check()
                 task.advance(size)
 
             for blob in blobs:
-                if staging.has(blob, count) or (older and staging.take(blob, older, count)):
-                    taken += blob.size
-                else:
+                if not staging.has(blob, count) and not (older and staging.take(blob, older, count)):
                     fetched += _fetch_blob(registry, blob, staging, count)
-        listed = (bundle.release, *sorted((each for each, _ in bundle.signatures), key=lambda each: each.digest))
-        staging.finish(listed, (*bundle.documents(), *blobs), folder)
+        staging.finish((found.release, *found.signatures), (found.release, *found.listed, *blobs), folder)
     return Pulled(
-        digest=bundle.release.digest,
-        version=bundle.version,
+        digest=found.release.digest,
+        version=found.release.annotations[VERSION_NAME],
         fetched_bytes=fetched,
-        taken_bytes=taken,
-        signatures=len(bundle.signatures),
-        left_out=left_out,
+        taken_bytes=total - fetched,
+        signatures=len(found.signatures),
+        left_out=found.left_out,
     )
 
 
-def _fetch_documents(
-    registry: Registry, reference: Reference, staging: Staging, check: Callable[[], None]
-) -> tuple[Contents, int]:
-    """Fetch the release index and all manifests; also how many signatures were left out."""
-    data = require_index(registry, reference)
-    release = descriptor_of(data, INDEX_TYPE)
-    index = parse_document(data, Index, str(reference))
-    release = named(release, version_of(index))
+@dataclass(frozen=True, kw_only=True)
+class _Documents:
+    """The release index, all other manifests, which of them are signatures, and how many were left out."""
+
+    release: Descriptor
+    listed: tuple[Descriptor, ...]
+    manifests: tuple[Manifest, ...]
+    signatures: tuple[Descriptor, ...]
+    left_out: int
+
+
+def _fetch_documents(registry: Registry, wanted: Reference, staging: Staging, check: Callable[[], None]) -> _Documents:
+    data = require_index(registry, wanted)
+    index = parse_document(data, Index, str(wanted))
+    release = descriptor_of(data, INDEX_TYPE, annotations={VERSION_NAME: version_of(index)})
     require_bounded((release, *index.manifests))
     _keep(staging, release, data)
     targets: list[tuple[Descriptor, Manifest]] = []
@@ -115,21 +117,26 @@ def _fetch_documents(
         targets.append((each, parse_document(data, Manifest, each.digest)))
         _keep(staging, each, data)
     signatures, left_out = _fetch_signatures(registry, (release, *index.manifests), staging, check)
-    bundle = Contents(release=release, index=index, targets=tuple(targets), signatures=signatures)
-    require_bounded(tuple(bundle.documents()))
-    return bundle, left_out
+    whole = [*targets, *signatures]
+    return _Documents(
+        release=release,
+        listed=tuple(each for each, _ in whole),
+        manifests=tuple(manifest for _, manifest in whole),
+        signatures=tuple(sorted((each for each, _ in signatures), key=lambda each: each.digest)),
+        left_out=left_out,
+    )
 
 
 def _fetch_signatures(
     registry: Registry, subjects: tuple[Descriptor, ...], staging: Staging, check: Callable[[], None]
-) -> tuple[tuple[tuple[Descriptor, Manifest], ...], int]:
+) -> tuple[list[tuple[Descriptor, Manifest]], int]:
     """Fetch what signs the release or a target; other tools sign too, in their own form, which is left out."""
-    found: dict[str, tuple[Descriptor, Manifest]] = {}
+    found: list[tuple[Descriptor, Manifest]] = []
     seen: list[Descriptor] = []
     for subject in subjects:
         for each in registry.referrers(subject.digest):
             check()
-            if each.artifactType != SIGNATURE_TYPE:
+            if each.artifactType != BUNDLE_TYPE:
                 continue
             seen.append(each)
             if len(seen) > MAX_SIGNATURES:
@@ -137,19 +144,20 @@ def _fetch_signatures(
             require_bounded(tuple(seen))
             data = _fetch_document(registry, each)
             if (manifest := _signature_in(data, subject)) is not None:
-                _keep(staging, each, data)
-                found[each.digest] = (as_referrer(each, manifest), manifest)
-    return tuple(found.values()), len(seen) - len(found)
+                made = descriptor_of(data, MANIFEST_TYPE, artifactType=BUNDLE_TYPE)
+                _keep(staging, made, data)
+                found.append((made, manifest))
+    return found, len(seen) - len(found)
 
 
 def _signature_in(data: bytes, subject: Descriptor) -> Manifest | None:
+    """Return what a signature says, where it is one as releases have them."""
     try:
         manifest = parse_document(data, Manifest, "")
     except ReleaseError:
         return None
-    about = manifest.subject
-    small = sum(each.size for each in (manifest.config, *manifest.layers)) <= MAX_JSON_BYTES
-    return manifest if small and about is not None and about.digest == subject.digest else None
+    ours = len(manifest.layers) == 1 and manifest == signature_manifest(manifest.layers[0], subject)
+    return manifest if ours and manifest.layers[0].size <= MAX_JSON_BYTES else None
 
 
 def _fetch_document(registry: Registry, wanted: Descriptor) -> bytes:

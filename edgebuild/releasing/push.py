@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import UsageError
-from edgebuild.releasing.contents import as_referrer, read_contents
-from edgebuild.releasing.layout import INDEX_TYPE, Layout
+from edgebuild.releasing.contents import blobs_of
+from edgebuild.releasing.layout import INDEX_TYPE
+from edgebuild.releasing.referrers import read_signed
 from edgebuild.releasing.registries.reference import is_tag, parse_reference
 from edgebuild.releasing.registry import open_registry, require_free
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.steps import Progress
-    from edgebuild.releasing.contents import Contents
+    from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.registries.port import Registry
 
 
@@ -56,35 +57,31 @@ def push(
     if reference.digest:
         raise UsageError(f"{to!r} names a digest; a release is pushed under a tag.", hint="Leave out what follows @.")
     registry = registry or open_registry(reference, check=check)
-    layout = Layout(folder)
-    bundle = read_contents(layout)
+    bundle, _ = read_signed(folder)
+    layout, release = bundle.layout, bundle.descriptor
     tag = reference.tag or bundle.version
     if not is_tag(tag):
         raise UsageError(f"The version {tag!r} can't be a tag.", hint="Name the tag, as in REGISTRY/NAME:TAG.")
     if not replace:
-        require_free(registry, reference, tag, bundle.release.digest)
-    sent, there = _send_blobs(
-        layout, bundle, registry, f"push {reference.where}:{tag}", progress or NoProgress(), check
-    )
-    for each, _ in bundle.targets:
-        registry.put_manifest(each.digest, layout.read(each), each.mediaType)
-    index = layout.read(bundle.release)
-    registry.put_manifest(bundle.release.digest, index, INDEX_TYPE)
+        require_free(registry, reference, tag, release.digest)
+    sent, there = _send_blobs(bundle, registry, f"push {reference.where}:{tag}", progress or NoProgress(), check)
+    for part in bundle.targets:
+        registry.put_manifest(part.descriptor.digest, layout.read(part.descriptor), part.descriptor.mediaType)
+    index = layout.read(release)
+    registry.put_manifest(release.digest, index, INDEX_TYPE)
     for each, manifest in bundle.signatures:
         check()
         if manifest.subject is not None:
-            registry.attach(as_referrer(each, manifest), layout.read(each), manifest.subject.digest)
+            registry.attach(each, layout.read(each), manifest.subject.digest)
     registry.put_manifest(tag, index, INDEX_TYPE)
-    return Pushed(
-        digest=bundle.release.digest, tag=tag, sent_bytes=sent, there_bytes=there, signatures=len(bundle.signatures)
-    )
+    return Pushed(digest=release.digest, tag=tag, sent_bytes=sent, there_bytes=there, signatures=len(bundle.signatures))
 
 
 def _send_blobs(
-    layout: Layout, bundle: Contents, registry: Registry, title: str, progress: Progress, check: Callable[[], None]
+    bundle: Bundle, registry: Registry, title: str, progress: Progress, check: Callable[[], None]
 ) -> tuple[int, int]:
     sent = there = 0
-    blobs = bundle.blobs()
+    blobs = blobs_of([*(part.manifest for part in bundle.targets), *(each for _, each in bundle.signatures)])
     with progress.task(title, total=float(sum(each.size for each in blobs))) as task:
 
         def count(size: int) -> None:
@@ -96,6 +93,6 @@ def _send_blobs(
                 there += blob.size
                 count(blob.size)
             else:
-                registry.put_blob(blob, lambda blob=blob: layout.open(blob), count)  # type: ignore[misc]
+                registry.put_blob(blob, lambda blob=blob: bundle.layout.open(blob), count)  # type: ignore[misc]
                 sent += blob.size
     return sent, there

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.steps import never_stop
 from edgebuild.errors import ReleaseError, UsageError
-from edgebuild.releasing.contents import (
-    CREATED,
-    SIGNATURE_TYPE,
-    parse_document,
-    target_of,
-    version_of,
-)
+from edgebuild.releasing.bundle import CREATED
+from edgebuild.releasing.contents import parse_document, target_of, version_of
+from edgebuild.releasing.dsse import BUNDLE_TYPE
 from edgebuild.releasing.layout import INDEX_TYPE, Descriptor, Index, descriptor_of
 from edgebuild.releasing.registries.credentials import find_credentials
 from edgebuild.releasing.registries.folder import FolderRegistry
@@ -101,7 +97,7 @@ def listed(
             created=index.annotations.get(CREATED, ""),
             tags=tuple(tags[digest]),
             targets=tuple(target_of(each) for each in index.manifests),
-            signatures=sum(each.artifactType == SIGNATURE_TYPE for each in registry.referrers(digest)),
+            signatures=sum(each.artifactType == BUNDLE_TYPE for each in registry.referrers(digest)),
         )
         for digest, index in indexes.items()
     ]

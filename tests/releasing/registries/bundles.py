@@ -1,35 +1,17 @@
-"""Small bundles as ADR 0023 has them: two targets, and a signature over the release and over one target."""
+"""Small bundles with several targets, and signatures that nobody looks into here."""
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from edgebuild.core.values import canonical_json
-from edgebuild.releasing.contents import CREATED, FILE_PATH, SIGNATURE_TYPE, TARGET, VERSION
-from edgebuild.releasing.layout import (
-    EMPTY,
-    EMPTY_TYPE,
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    VERSION_NAME,
-    Descriptor,
-    Index,
-    Layout,
-    LayoutWriter,
-    Manifest,
-    Platform,
-    write_index,
-)
+from edgebuild.releasing.bundle import CREATED, FILE_PATH, MODEL_CONFIG, MODEL_MANIFEST, TARGET, TITLE, VERSION, WEIGHTS
+from edgebuild.releasing.layout import VERSION_NAME, Descriptor, Index, Layout, LayoutWriter, Manifest, Platform
+from tests.releasing.bundles import attach, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
-DOC = "application/vnd.cncf.model.doc.v1.raw"
-MODEL = "application/vnd.cncf.model.manifest.v1+json"
-CONFIG = "application/vnd.cncf.model.config.v1+json"
 
 
 def sbom(**versions: str) -> bytes:
@@ -45,59 +27,36 @@ def make_bundle(
     version: str = "1.4.0",
     created: str = "2026-12-01T00:00:00Z",
     signers: tuple[str, ...] = ("team",),
-) -> Descriptor:
-    """Write a bundle with these files of each target, and return its release index's descriptor."""
+) -> Path:
+    """Write a bundle with these files of each target; each signer signs the release and the first target."""
     writer = LayoutWriter(folder)
-    targets = [_target(writer, name, files[name]) for name in sorted(files)]
-    index = Index(manifests=tuple(targets), annotations={VERSION: version, CREATED: created})
-    release = writer.add_value(index)
-    signatures = [sign(writer, release, signer) for signer in signers]
-    signatures += [sign(writer, targets[0], signer) for signer in signers]
-    named = Descriptor(
-        mediaType=INDEX_TYPE, digest=release.digest, size=release.size, annotations={VERSION_NAME: version}
-    )
-    writer.finish([named, *sorted(signatures, key=lambda each: each.digest)])
-    return named
+    targets = []
+    for name in sorted(files):
+        whole = sorted(files_of(name, files[name], version=version).items())
+        layers = tuple(writer.add(data, WEIGHTS, annotations={FILE_PATH: path}) for path, data in whole)
+        config = writer.add(b'{"descriptor":{}}', MODEL_CONFIG)
+        targets.append(
+            writer.add_value(
+                Manifest(artifactType=MODEL_MANIFEST, config=config, layers=layers),
+                artifactType=MODEL_MANIFEST,
+                platform=Platform(architecture="arm64", os="linux"),
+                annotations={TARGET: name},
+            )
+        )
+    index = Index(manifests=tuple(targets), annotations={TITLE: "doors", VERSION: version, CREATED: created})
+    writer.finish([writer.add_value(index, annotations={VERSION_NAME: version})])
+    for signer in signers:
+        add_signature(folder, signer)
+        add_signature(folder, signer, targets[0])
+    return folder
 
 
-def _target(writer: LayoutWriter, name: str, files: Mapping[str, bytes]) -> Descriptor:
-    layers = tuple(
-        writer.add(data, DOC if path.endswith(".json") else WEIGHT, annotations={FILE_PATH: path})
-        for path, data in sorted(files.items())
-    )
-    config = writer.add(canonical_json({"descriptor": {"name": name}}).encode(), CONFIG)
-    return writer.add_value(
-        Manifest(artifactType=MODEL, config=config, layers=layers),
-        artifactType=MODEL,
-        platform=Platform(architecture="arm64", os="linux"),
-        annotations={TARGET: name},
-    )
-
-
-def sign(writer: LayoutWriter, subject: Descriptor, signer: str) -> Descriptor:
-    """Add what looks like a signature: nothing here looks into one."""
-    manifest = Manifest(
-        artifactType=SIGNATURE_TYPE,
-        config=writer.add(EMPTY, EMPTY_TYPE),
-        layers=(writer.add(canonical_json({"of": subject.digest, "by": signer}).encode(), SIGNATURE_TYPE),),
-        subject=Descriptor(mediaType=subject.mediaType, digest=subject.digest, size=subject.size),
-    )
-    added = writer.add_value(manifest)
-    return Descriptor(mediaType=MANIFEST_TYPE, digest=added.digest, size=added.size, artifactType=SIGNATURE_TYPE)
+def add_signature(folder: Path, signer: str, subject: Descriptor | None = None) -> None:
+    """Add what looks like a signature of a target, or of the release."""
+    of = subject or Layout(folder).index.manifests[0]
+    attach(folder, canonical_json({"of": of.digest, "by": signer}).encode(), of)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def add_signature(folder: Path, signer: str) -> None:
-    """Sign the release of a bundle that is there."""
-    release, *others = Layout(folder).index.manifests
-    scratch = folder.parent / f"{folder.name}.signing"
-    writer = LayoutWriter(scratch)
-    made = sign(writer, release, signer)
-    for path in (scratch / "blobs" / "sha256").iterdir():
-        path.replace(folder / "blobs" / "sha256" / path.name)
-    shutil.rmtree(scratch)
-    write_index(folder, [release, *sorted([*others, made], key=lambda each: each.digest)])

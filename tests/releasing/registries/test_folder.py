@@ -36,7 +36,7 @@ def test_releases_go_in_and_out(tmp_path: Path) -> None:
     pull(f"{share}:prod", tmp_path / "pulled", older=tmp_path / "1.0")
     assert tree(tmp_path / "pulled") == tree(tmp_path / "1.1")
     Layout(tmp_path / "share")
-    with pytest.raises(ReleaseError, match="isn't the bundle of one release"):
+    with pytest.raises(ReleaseError, match="listed as another type"):
         push(tmp_path / "share", f"{tmp_path}/other")
 
 
