@@ -130,7 +130,7 @@ def roll_back(device: DeviceOption = None, root: RootOption = None, project: Nam
 
 
 def install_release(
-    bundle: BundleArgument,
+    bundle: Annotated[str, typer.Argument(help="The folder of the release, or HOST/REPOSITORY:TAG.")],
     device: DeviceOption = None,
     root: RootOption = None,
     key: KeysOption = None,
@@ -141,25 +141,73 @@ def install_release(
     ] = False,
 ) -> None:
     """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
+    from edgebuild.cli.travelling import at_hand
     from edgebuild.cli.trusting import run_there, verify_bundle
     from edgebuild.releasing.bundle import read_bundle
 
-    verify_bundle(bundle, key or [], policy)
     words = [] if target is None else ["--target", target]
     words += ["--allow-downgrade"] if allow_downgrade else []
-    project = read_bundle(bundle).project
-    raise typer.Exit(
-        run_there(
+    with at_hand(bundle) as folder:
+        verify_bundle(folder, key or [], policy)
+        code = run_there(
             "install",
             device=device,
-            bundle=bundle,
+            bundle=folder,
             root=root,
-            project=project,
+            project=read_bundle(folder).project,
             keys=key or [],
             policy=policy,
             arguments=words,
         )
-    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def push(
+    bundle: BundleArgument,
+    to: Annotated[str, typer.Argument(help="HOST/REPOSITORY[:TAG], or a folder ./… of bundles. The tag: the version.")],
+) -> None:
+    """Send a bundle to a registry; parts that are there aren't sent again, and an interrupted push goes on."""
+    from edgebuild.cli.travelling import push_bundle
+
+    push_bundle(bundle, to)
+
+
+@app.command()
+def pull(
+    release: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST.")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="The new folder. Default: named after the release, here."),
+    ] = None,
+    older: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A bundle whose parts are taken instead of fetched. Default: none."),
+    ] = None,
+) -> None:
+    """Fetch a release, checked by digest as it comes; an interrupted pull goes on."""
+    from edgebuild.cli.travelling import pull_bundle
+
+    pull_bundle(release, folder, older)
+
+
+@app.command()
+def promote(
+    release: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST.")],
+    tag: Annotated[str, typer.Argument(help="The tag that is to mean this release, such as prod.")],
+) -> None:
+    """Let a tag mean a release; nothing else is sent."""
+    from edgebuild.cli.travelling import promote_release
+
+    promote_release(release, tag)
+
+
+@app.command("list")
+def list_(where: Annotated[str, typer.Argument(help="HOST/REPOSITORY, or a folder ./… of bundles.")]) -> None:
+    """Show the releases of a repository, with their tags and targets."""
+    from edgebuild.cli.travelling import list_releases
+
+    list_releases(where)
 
 
 @app.command()

@@ -65,6 +65,24 @@ def test_verifying_on_the_device_runs_the_golden_vectors_there(project: Path) ->
     assert "latency" in shown
 
 
+def test_a_release_travels_through_a_folder_of_releases_and_is_installed_by_its_tag(
+    project: Path, tmp_path: Path
+) -> None:
+    share, root = tmp_path / "share", tmp_path / "device"
+    shown = ok("release", "push", "releases/tiny-1.0", share, cwd=project).out
+    assert "as 1.0, with 2 signatures" in shown
+    shown = ok("release", "push", "releases/tiny-1.1", share, cwd=project).out
+    ok("release", "promote", f"{share}:1.0", "prod", cwd=project)
+    listed = ok("release", "list", share, cwd=project).out
+    assert [line.split()[0] for line in listed.splitlines()] == ["version", "1.0", "1.1"]
+    assert "prod" in listed.splitlines()[1]
+    ok("install", f"{share}:prod", "--key", "team.pub", "--root", root, cwd=project)
+    assert json.loads((root / "current" / "release.json").read_bytes())["version"] == "1.0"
+    shown = ok("release", "pull", f"{share}:1.1", tmp_path / "got", "--older", "releases/tiny-1.0", cwd=project).out
+    assert "taken from what was here" in shown
+    ok("release", "verify", tmp_path / "got", "--key", "team.pub", cwd=project)
+
+
 def test_somebody_elses_key_is_refused_before_anything_is_sent(project: Path, tmp_path: Path) -> None:
     for words in (
         ("release", "verify", "releases/tiny-1.1", "--key", "other.pub"),

@@ -1,0 +1,80 @@
+"""`release push | pull | promote | list`: bundles on their way."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebuild.cli.console import stop_if_interrupted
+from edgebuild.cli.output import say
+from edgebuild.releasing.layout import LAYOUT_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def push_bundle(folder: Path, to: str) -> None:
+    """Send a bundle and say how much of it was there already."""
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.push import push
+
+    done = push(folder, to, progress=make_progress(), check=stop_if_interrupted)
+    say(f"Pushed {done.digest} as {done.tag}, with {done.signatures} signatures")
+    say(f"  {_size(done.sent_bytes)} sent, {_size(done.there_bytes)} were there")
+
+
+def pull_bundle(what: str, folder: Path | None, older: Path | None) -> None:
+    """Fetch a release into a new folder."""
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.pull import pull
+
+    into = folder or Path(Path(what.replace("@sha256:", "-").replace(":", "-")).name)
+    done = pull(what, into, older=older, progress=make_progress(), check=stop_if_interrupted)
+    say(f"Pulled {done.digest} into {into}")
+    say(f"  {_size(done.fetched_bytes)} fetched, {_size(done.taken_bytes)} taken from what was here")
+
+
+def promote_release(what: str, tag: str) -> None:
+    """Move a tag to a release."""
+    from edgebuild.releasing.registry import promote
+
+    digest, before = promote(what, tag)
+    say(f"{tag} is {digest}" + (f", and was {before}" if before and before != digest else ""))
+
+
+def list_releases(where: str) -> None:
+    """Print the releases of a repository."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgebuild.cli.output import make_console
+    from edgebuild.releasing.registry import listed
+
+    table = Table("version", "tags", "targets", "signatures", "digest", box=None, pad_edge=False)
+    for each in listed(where, check=stop_if_interrupted):
+        words = each.version, ", ".join(each.tags), ", ".join(each.targets), str(each.signatures), each.digest[:19]
+        table.add_row(*map(Text, words))
+    make_console().print(table)
+
+
+@contextlib.contextmanager
+def at_hand(bundle: str) -> Iterator[Path]:
+    """Yield a bundle's folder: the one that is named, or one into which the release is pulled."""
+    if (Path(bundle) / LAYOUT_FILE).is_file():
+        yield Path(bundle)
+        return
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.pull import pull
+
+    with tempfile.TemporaryDirectory(prefix="edgebuild-pull-") as scratch:
+        folder = Path(scratch, "bundle")
+        pull(bundle, folder, progress=make_progress(), check=stop_if_interrupted)
+        yield folder
+
+
+def _size(count: int) -> str:
+    from edgebuild.reporting.formatting import bytes_text
+
+    return bytes_text(count)
