@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .bundles import real_files
+from .bundles import Maker, real_files, release
+from .installs import answering_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
 @pytest.fixture(scope="session")
 def bundle(real: Mapping[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that answers on this machine."""
-    from .bundles import Maker, release
-
     return Maker({"pi": (real, release())}).make(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture
+def parrot(tmp_path: Path, real: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The files of a target that answers right at once, without the runtime."""
+    monkeypatch.setenv("EXPECTED", str(tmp_path / "logits.npy"))
+    return answering_from(tmp_path / "logits.npy", real)

@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import random
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebuild.releasing.board.slots import version_key
 
-from .bundles import HERE, Key, Maker, make_key, npy, release
+from .bundles import Key, Maker, make_key, npy, release
+from .installs import assert_answers, bundle_of, installed, status, version_of, versions
 from .script import command, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from .script import Ended
-
-
-def bundle_of(folder: Path, files: Mapping[str, bytes], version: str = "1.4.0", **said: Any) -> Path:
-    said = release(version=version, **said)
-    return Maker({said["target"]: (files, said)}).make(folder / f"bundle-{version}")
-
-
-def installed(tmp_path: Path, bundle: Path, *words: object) -> Ended:
-    ended = verify(tmp_path, "install", bundle, "--root", tmp_path / "root", *words)
-    assert ended.code == 0, ended
-    return ended
-
-
-def status(tmp_path: Path) -> Ended:
-    return verify(tmp_path, "status", "--root", tmp_path / "root")
-
-
-def version_of(tmp_path: Path, link: str = "current") -> str | None:
-    found = status(tmp_path).report[link]
-    return found and str(found["version"])
-
-
-def assert_answers(root: Path) -> None:
-    """The current release answers its golden vectors, here and now, opened by its path as a user does."""
-    current = root / "current"
-    session = onnxruntime.InferenceSession(str(current / "artifact/model.onnx"), providers=["CPUExecutionProvider"])
-    images = np.load(current / "golden/inputs/image.npy")
-    expected = np.load(current / "golden/outputs/logits.npy")
-    answers = np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
-    assert np.allclose(answers, expected, rtol=1e-3, atol=1e-4)
 
 
 def wrong_answers(real: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -140,39 +104,6 @@ def test_wrong_answers_in_the_slot_change_nothing(tmp_path: Path, real: Mapping[
     assert not kept & {path.name for path in after if path.parent.name == "sha256"} - {path.name for path in before}
 
 
-#: A runner of ours that answers from a file, and needs no runtime. Once the file TURNED is there it answers wrong.
-PARROT = """
-import hashlib, json, os, shutil, sys
-request = json.loads(sys.stdin.readline())
-if request["op"] == "probe":
-    result = FACTS
-else:
-    os.makedirs(request["outputs"])
-    turned = os.environ.get("TURNED", "")
-    with open(os.environ["EXPECTED"], "rb") as file:
-        data = file.read()
-    data = data[:-16] + bytes(16) if os.path.exists(turned) else data
-    if turned:
-        open(turned, "w").close()
-    with open(os.path.join(request["outputs"], "logits.npy"), "wb") as file:
-        file.write(data)
-    output = {"name": "logits", "file": "logits.npy", "size_bytes": len(data)}
-    result = {"outputs": [{**output, "sha256": hashlib.sha256(data).hexdigest()}]}
-print(json.dumps({"result": result}), flush=True)
-"""
-
-
-@pytest.fixture
-def parrot(tmp_path: Path, real: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The files of a target that answers right at once, without the runtime."""
-    expected = tmp_path / "logits.npy"
-    expected.write_bytes(real["golden/outputs/logits.npy"])
-    monkeypatch.setenv("EXPECTED", str(expected))
-    facts = {"arch": HERE["architecture"], "runtime": {"onnxruntime": HERE["runtime_version"]}, "isa": []}
-    code = PARROT.replace("FACTS", repr({**facts, "memory_bytes": 1 << 40}))
-    return {**real, "runner.pyz": code.encode()}
-
-
 def test_wrong_answers_after_the_switch_are_rolled_back(
     tmp_path: Path, real: Mapping[str, bytes], parrot: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,10 +134,6 @@ def test_the_newest_are_kept_and_never_the_two_in_use_removed(tmp_path: Path, re
     links = {path: path.stat().st_nlink for path in (tmp_path / "root" / "blobs" / "sha256").iterdir()}
     assert min(links.values()) > 1
     assert_answers(tmp_path / "root")
-
-
-def versions(tmp_path: Path) -> list[str]:
-    return sorted(each["version"] for each in status(tmp_path).report["releases"])
 
 
 @pytest.mark.parametrize("path", ["artifact/model.onnx", "release.json", "runner.pyz"])
@@ -290,105 +217,6 @@ def test_links_and_litter_of_others_in_the_folder_are_no_way_out(tmp_path: Path,
     current.symlink_to(victim)
     assert verify(tmp_path, "status", "--root", root).code == 7
     assert verify(tmp_path, "install", bundle, "--root", root).code == 7
-
-
-def killed_somewhere(tmp_path: Path, first: Path, second: Path, kills: int, seed: int) -> set[str]:
-    """Kill installs of either release at random moments; return the versions that were current after one."""
-    root, generator = tmp_path / "root", random.Random(seed)
-    started = time.monotonic()
-    installed(tmp_path, first)
-    whole_s = time.monotonic() - started
-    seen = set()
-    for _ in range(kills):
-        bundle = generator.choice((first, second))
-        words = command(tmp_path, "install", bundle, "--root", root, "--allow-downgrade", "--keep", "1")
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(generator.uniform(0.0, whole_s))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        found = status(tmp_path)
-        assert found.code == 0, found
-        assert_answers(root)
-        seen.add(str(found.report["current"]["version"]))
-    installed(tmp_path, second, "--allow-downgrade", "--keep", "1")
-    assert not list((root / "tmp").iterdir())
-    assert len(versions(tmp_path)) <= 2
-    assert len(list((root / "releases").iterdir())) == 2 * len(versions(tmp_path))
-    assert min(path.stat().st_nlink for path in (root / "blobs" / "sha256").iterdir()) > 1
-    return seen
-
-
-def test_a_kill_at_any_moment_leaves_a_working_release(
-    tmp_path: Path, real: Mapping[str, bytes], other: Mapping[str, bytes]
-) -> None:
-    first, second = bundle_of(tmp_path, real, "1.0"), bundle_of(tmp_path, other, "2.0")
-    assert killed_somewhere(tmp_path, first, second, 10, seed=1) <= {"1.0", "2.0"}
-
-
-@pytest.mark.proof
-def test_two_hundred_kills_leave_a_working_release(
-    tmp_path: Path, real: Mapping[str, bytes], other: Mapping[str, bytes]
-) -> None:
-    first, second = bundle_of(tmp_path, real, "1.0"), bundle_of(tmp_path, other, "2.0")
-    assert killed_somewhere(tmp_path, first, second, 200, seed=2) == {"1.0", "2.0"}
-
-
-#: Runs verify.py, and ends it by SIGKILL right before the n-th time that it writes, renames, links or removes.
-KILLED = """
-import os, runpy, signal, sys
-left = int(sys.argv[1])
-WRITES = os.O_WRONLY | os.O_RDWR
-
-def hook(event, arguments):
-    global left
-    if event == "open" and not arguments[2] & WRITES:
-        return
-    if event in ("open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sys.argv = sys.argv[2:]
-sys.addaudithook(hook)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def killed_at_each(tmp_path: Path, parrot: Mapping[str, bytes], every: int) -> int:
-    """Kill an install that replaces and removes releases before each of its writes; return how many there are."""
-    for version in ("1.0", "2.0"):
-        installed(tmp_path, bundle_of(tmp_path, parrot, version))
-    start, root = tmp_path / "start", tmp_path / "root"
-    root.rename(start)
-    newest = bundle_of(tmp_path, {**parrot, "artifact/more": b"more"}, "3.0")
-    (tmp_path / "killed.py").write_text(KILLED)
-    for number in range(1, 10_000, every):
-        subprocess.run(["cp", "-a", str(start), str(root)], check=True)
-        python, *words = command(tmp_path, "install", newest, "--root", root, "--keep", "1")
-        ended = subprocess.run(
-            [python, *words[:2], str(tmp_path / "killed.py"), str(number), *words[2:]], capture_output=True, check=False
-        )
-        assert ended.returncode in (0, -signal.SIGKILL), ended
-        assert version_of(tmp_path) in ("2.0", "3.0")
-        assert status(tmp_path).code == 0
-        assert_answers(root)
-        installed(tmp_path, newest, "--keep", "1")
-        assert (version_of(tmp_path), version_of(tmp_path, "previous")) in (("3.0", "2.0"), ("3.0", "1.0"))
-        assert not list((root / "tmp").iterdir())
-        assert min(path.stat().st_nlink for path in (root / "blobs" / "sha256").iterdir()) > 1
-        shutil.rmtree(root)
-        if ended.returncode == 0:
-            return number
-    raise AssertionError("it never ended")
-
-
-def test_a_kill_before_any_of_its_writes_leaves_a_working_release(tmp_path: Path, parrot: dict[str, bytes]) -> None:
-    assert killed_at_each(tmp_path, parrot, every=17) > 50
-
-
-@pytest.mark.proof
-def test_a_kill_before_each_of_its_writes_leaves_a_working_release(tmp_path: Path, parrot: dict[str, bytes]) -> None:
-    assert killed_at_each(tmp_path, parrot, every=1) > 50
 
 
 def test_a_bundle_that_changes_while_it_is_installed_is_refused(tmp_path: Path, bundle: Path) -> None:
