@@ -92,7 +92,7 @@ class Bundle:
 
     def check_all(self) -> None:
         """Read every blob and hold it against its digest; raise ``ReleaseError`` for anything else that lies there."""
-        known = {each.digest: each for each in self.descriptors()}
+        known = {(each.digest, each.size): each for each in self.descriptors()}
         self.layout.require_nothing_else(known.values())
         for each in known.values():
             self.layout.check(each)
@@ -152,8 +152,12 @@ def read_bundle(folder: Path) -> Bundle:
     first, *referrers = found.index.manifests
     index = found.nested(first)
     names = {TITLE, VERSION, CREATED}
-    if not names <= index.annotations.keys() or first.annotations != {layout.VERSION_NAME: index.annotations[VERSION]}:
-        raise ReleaseError(f"{folder} doesn't say which project and version it is of, or says two things.")
+    if not names <= index.annotations.keys():
+        raise ReleaseError(f"{folder} doesn't say which project and version it is of.")
+    said = {layout.VERSION_NAME: index.annotations[VERSION]}
+    plain = Descriptor(mediaType=first.mediaType, digest=first.digest, size=first.size, annotations=said)
+    if first != plain or found.index != Index(manifests=found.index.manifests):
+        raise ReleaseError(f"{layout.INDEX_FILE} in {folder} says more than where the release is, or another version.")
     parts = tuple(_read_target(found, each, index) for each in index.manifests)
     targets = [part.release.target for part in parts]
     if targets != sorted(set(targets)) or not targets:

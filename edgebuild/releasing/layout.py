@@ -20,6 +20,7 @@ from edgebuild.core.artifact import is_digest
 from edgebuild.core.artifact_files import open_plain
 from edgebuild.core.values import CHUNK_BYTES, canonical_json, digest_bytes
 from edgebuild.errors import ReleaseError
+from edgebuild.execution.disk import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -147,11 +148,7 @@ class LayoutWriter:
 
 def write_index(folder: Path, manifests: Iterable[Descriptor]) -> None:
     """Write a layout's index, whole or not at all."""
-    new = folder / f".{INDEX_FILE}.new"
-    new.write_bytes(oci_bytes(Index(manifests=tuple(manifests))))
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(folder / INDEX_FILE)
+    write_atomically(folder / INDEX_FILE, oci_bytes(Index(manifests=tuple(manifests))), staging=folder)
 
 
 class Layout:

@@ -256,7 +256,7 @@ def test_what_says_another_thing_than_was_signed_is_found(bundle: Path, team: Te
             verify(bundle, keys=[team.alice.public])
 
     newer = first.model_copy(update={"annotations": {VERSION_NAME: "1.5.0"}})
-    refused("says two things", newer, *others)
+    refused("says more than where the release is", newer, *others)
     refused("says more than where the release is", first.model_copy(update={"artifactType": "application/x"}), *others)
     refused("isn't sorted, or lists a signature twice", first, *reversed(others))
     refused("isn't sorted, or lists a signature twice", first, *others, others[-1])
