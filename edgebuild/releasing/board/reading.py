@@ -45,16 +45,18 @@ LAYOUT_FILE, INDEX_FILE = "oci-layout", "index.json"
 BLOBS = "blobs/sha256"
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 RELEASE_FILE, RUNNER_FILE, GOLDEN_FILE = "release.json", "runner.pyz", "golden/golden.json"
+#: Files that several targets share are listed several times.
+MAX_LISTED = 10 * MAX_BLOBS
 #: OCI's names for what Linux calls otherwise.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l"}
-MAX_SIGNATURES = 1024
+MAX_TARGETS, MAX_SIGNATURES = 256, 1024
 
 
 class Signature(NamedTuple):
-    """A Sigstore bundle as it lies there, and the digest of what it is stored as a signature of."""
+    """A Sigstore bundle, unread, and the digest of what it is stored as a signature of."""
 
     subject: str
-    data: bytes
+    blob: Blob
 
 
 class Target(NamedTuple):
@@ -139,7 +141,7 @@ class Bundle:
         need(self.project and self.version, "title or version", name)
         need(self.index.fields == {"annotations": {REF_NAME: self.version}}, "version", INDEX_FILE)
         names = [blob.fields.get("annotations", {}).get(TARGET_NAME, "") for blob in index["manifests"]]
-        need(names and "" not in names and names == sorted(set(names)), "targets", name)
+        need(0 < len(names) <= MAX_TARGETS and "" not in names and names == sorted(set(names)), "targets", name)
         for target, blob in zip(names, index["manifests"]):
             self.targets[target] = self._read_target(target, blob)
 
@@ -150,6 +152,7 @@ class Bundle:
         manifest, files = target_files(data, where)
         need(blob.fields.get("artifactType", MODEL_TYPE) == MODEL_TYPE, "artifactType", where)
         self._known += [manifest["config"], *files.values()]
+        need(len(self._known) <= MAX_LISTED, "number of files", where)
         load_json(self.read(manifest["config"]), "The config of target %r" % name)
         release = release_of(self.read(files[RELEASE_FILE]), files)
         said = {"project": self.project, "version": self.version, "target": name}
@@ -183,7 +186,7 @@ class Bundle:
         need(len(layers) == 1 and layers[0].media_type == SIGNATURE_TYPE, "layers", name)
         need(subject[:3] == known.get(subject.sha256, ())[:3], "subject", name)
         self._known += [blob, config, layers[0]]
-        return Signature(subject.sha256, self.read(layers[0]))
+        return Signature(subject.sha256, layers[0])
 
     def _check_every_byte(self) -> None:
         sizes: Dict[str, int] = {}

@@ -163,7 +163,7 @@ def verify_signatures(bundle: Bundle, target: Target, trust: Trust, files: bool)
     with tempfile.TemporaryDirectory(prefix="edgebuild-verify-") as scratch:
         for signature in bundle.signatures:
             if signature.subject in over:
-                envelope = opened_envelope(signature.data)
+                envelope = opened_envelope(bundle.read(signature.blob))
                 named = [each for each in trust.signers if each.is_named(envelope.material)]
                 for signer in named:
                     _require_right(checker, signer, signature.subject, envelope, bundle, target, Path(scratch))

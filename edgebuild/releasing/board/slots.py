@@ -31,8 +31,6 @@ MARKER = ".edgebuild-releases"
 MARKER_TEXT = b"The releases that verify.py installed here. It alone writes in this folder.\n"
 RELEASES, TEMPORARY, CURRENT, PREVIOUS = "releases", "tmp", "current", "previous"
 NAME_DIGITS = 16
-#: Folders of everybody's.
-NEVER = (Path("/"), Path.home().resolve())
 _VERSION = re.compile(r"v?(\d{1,18}(?:\.\d{1,18})*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 
 
@@ -230,6 +228,7 @@ class Slots:
             (self.releases / (name + ".json")).unlink()
         with contextlib.suppress(FileNotFoundError):
             (self.releases / name).rename(self.temporary / name)
+            sync(self.releases)
             shutil.rmtree(str(self.temporary / name), ignore_errors=True)
 
     def tidy(self) -> None:
@@ -283,10 +282,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def is_everybodys(root: Path) -> bool:
+    """Whether a folder is no place for releases, whatever lies there."""
+    try:
+        return root in (Path("/"), Path.home().resolve())
+    except RuntimeError:  # a user without a home
+        return root == Path("/")
+
+
 def slots_in(folder: str) -> Slots:
     """Return the slots in a folder that is ours; raises for any other one. Nothing is written."""
     root = Path(folder).resolve()
-    if root in NEVER:
+    if is_everybodys(root):
         raise Problem("%s is no place for releases." % root, "Name a folder of its own with --root.", USAGE)
     if not (root / MARKER).is_file():
         raise Problem("Nothing was installed in %s: it has no %s." % (root, MARKER), "Check --root.", USAGE)
@@ -297,7 +304,7 @@ def slots_in(folder: str) -> Slots:
 def opened_slots(folder: str, new: bool = False) -> Iterator[Slots]:
     """Yield the slots in a folder for writing, alone and tidied; with ``new`` it is made where there is none."""
     root = Path(folder).resolve()
-    if new and root not in NEVER:
+    if new and not is_everybodys(root):
         root.mkdir(parents=True, exist_ok=True)
         if not any(root.iterdir()):
             (root / MARKER).write_bytes(MARKER_TEXT)

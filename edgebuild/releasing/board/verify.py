@@ -8,8 +8,10 @@
     verify.py status --root FOLDER
 
 Exit codes: 0 all is as it should be; 7 refused (changed, not trusted, for another device, wrong answers); 6 something
-is missing on this machine; 2 the command makes no sense. A verify.py that came in a bundle says of that bundle what the
-bundle's maker wants it to say: keep one from a maker whom you trust, and check bundles with that.
+is missing on this machine; 2 the command makes no sense; 130 stopped by Ctrl-C.
+
+A verify.py that came in a bundle says of that bundle what the bundle's maker wants it to say: keep one from a maker
+whom you trust, and check bundles with that.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .signatures import Signer, Trust, Vouched, trust_in_keys, trust_of_policy, 
 from .slots import Slot, opened_slots, slots_in
 
 KEEP = 3
+INTERRUPTED = 130
 
 
 def main(words: Optional[List[str]] = None) -> int:
@@ -45,12 +48,16 @@ def main(words: Optional[List[str]] = None) -> int:
     except OSError as error:
         code = LACKING
         report.update(message="This machine stops it: %s." % error, hint="Check the disk's room and the rights.")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        report.update(message="It was stopped.", hint="")
     report.update(ok=code == 0, exit_code=code)
     if options.json:
         print(json.dumps(report, sort_keys=True, allow_nan=False))
     else:
-        for line in told(report):
-            print(line, file=sys.stderr if code else sys.stdout)
+        out = sys.stderr if code else sys.stdout
+        for line in "\n".join(told(report)).split("\n"):
+            print(harmless(line, out.encoding or "ascii"), file=out)
     return code
 
 
@@ -242,6 +249,11 @@ def told(report: Dict[str, Any]) -> List[str]:
         lines.append("verify.py: %s" % report["message"])
         lines += ["  how to fix it: %s" % report["hint"]] if report["hint"] else []
     return lines
+
+
+def harmless(line: str, encoding: str) -> str:
+    """Return a line that can be printed there, and in which a bundle's words don't move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding)
 
 
 if __name__ == "__main__":
