@@ -1,6 +1,7 @@
 # `make demo` and `make test` work on a fresh clone; everything else is for those who change edgebuild.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := examples/fashion-mnist/releases
 
 .PHONY: setup demo test lint format proofs proof-gpu step-lock docs clean
 
@@ -18,6 +19,12 @@ demo: setup
 	$(BIN)/edgebuild build --project examples/fashion-mnist --target this-machine --recipe none --time 4m
 	@echo
 	$(BIN)/edgebuild report --project examples/fashion-mnist
+	@echo
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	openssl genpkey -algorithm ed25519 -out $(DEMO)/demo.key && openssl pkey -in $(DEMO)/demo.key -pubout -out $(DEMO)/demo.pub
+	$(BIN)/edgebuild release create --project examples/fashion-mnist --version 1.0 --out $(DEMO)/fashion-mnist-1.0
+	$(BIN)/edgebuild release sign $(DEMO)/fashion-mnist-1.0 --key $(DEMO)/demo.key
+	$(BIN)/edgebuild release verify $(DEMO)/fashion-mnist-1.0 --key $(DEMO)/demo.pub --here
 
 # A process a core, four at most: most tests wait for processes of their own. One file's tests share what they built.
 # Compiled first: the tests start edgebuild hundreds of times, also where Python is told to write no bytecode.
