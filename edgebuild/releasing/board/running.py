@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from .documents import (
     CHUNK_BYTES,
@@ -44,6 +44,14 @@ LAUNCHES = 3
 #: A launch here is short, and a shared machine is noisy: a median this far off the recorded interval is still inside.
 LATENCY_FACTOR = 1.5
 LAUNCH = {"warmup_min_s": 0.3, "warmup_cap_s": 5.0, "sample_s": 1.0}
+
+
+#: CPU features by which runtimes choose kernels, as Linux names them.
+KERNEL_FEATURES = frozenset((
+    "sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512vl",
+    "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp",
+    "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16",
+))  # fmt: skip
 
 
 class Source(NamedTuple):
@@ -225,8 +233,7 @@ def misfits(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
         if here != wanted:
             there = "isn't here, or doesn't tell" if here in (None, "unknown") else "is %s here" % (here,)
             found.append("%s must be %s, it %s" % (name, wanted, there))
-    isa = facts.get("isa")
-    lacking = sorted(set(requires["isa"]) - set(isa if isinstance(isa, list) else []))
+    lacking = sorted(set(requires["isa"]) - _features(facts))
     if lacking:
         found.append("the CPU lacks %s" % ", ".join(lacking))
     memory, wanted_bytes = facts.get("memory_bytes"), requires.get("memory_bytes")
@@ -235,18 +242,32 @@ def misfits(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
     return found
 
 
+def surplus(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
+    """Return the CPU features here by which a runtime may choose other kernels than where it was measured."""
+    return sorted((_features(facts) & KERNEL_FEATURES) - set(requires["isa"]))
+
+
+def _features(facts: Dict[str, Any]) -> Set[str]:
+    found = facts.get("isa")
+    return set(map(str, found)) if isinstance(found, list) else set()
+
+
 def _megabytes(count: Any) -> str:
     return "%d" % (count / 1e6) if isinstance(count, int) else "an unknown number"
 
 
-def require_fit(source: Source, how: How, scratch: Path) -> Runner:
-    """Return the runner of a release that this machine fits; raises with everything in which it doesn't."""
+def require_fit(source: Source, how: How, scratch: Path) -> Tuple[Runner, List[str]]:
+    """Return the runner of a release that this machine fits, and which kernel features it has beyond those required.
+
+    Raises with everything in which it doesn't fit.
+    """
     runner = Runner(source, how, scratch)
-    different = misfits(source.target.release["requires"], runner.facts())
+    requires, facts = source.target.release["requires"], runner.facts()
+    different = misfits(requires, facts)
     if different:
         message = "Target %s is for another device: %s." % (source.target.name, "; ".join(different))
         raise Problem(message, "Build for this device, or bring it to what was measured.")
-    return runner
+    return runner, surplus(requires, facts)
 
 
 class Answers(NamedTuple):

@@ -194,7 +194,7 @@ def _who(vouched: Vouched, what: str) -> List[Dict[str, str]]:
 def _fitting(bundle: Bundle, trust: Optional[Trust], options: Any, report: Dict[str, Any]) -> Iterator[Any]:
     """Yield where the files of the one target are that fits this device, and its runner; it isn't opened yet."""
     named = [_named(bundle, options.target)] if options.target else list(bundle.targets.values())
-    fits: List[Tuple[Source, Runner]] = []
+    fits: List[Tuple[Source, Runner, List[str]]] = []
     refused: List[Problem] = []
     with tempfile.TemporaryDirectory(prefix="edgebuild-verify-") as scratch:
         for number, target in enumerate(named):
@@ -203,17 +203,21 @@ def _fitting(bundle: Bundle, trust: Optional[Trust], options: Any, report: Dict[
             folder.mkdir()
             try:
                 _vouch(bundle, target, trust, options, report)
-                fits.append((source, require_fit(source, _how(options), folder)))
+                fits.append((source, *require_fit(source, _how(options), folder)))
             except Problem as error:
                 refused.append(error)
         if not fits:
             code = REFUSED if len({each.code for each in refused}) > 1 else refused[0].code
             raise Problem("\n".join(each.message for each in refused), refused[0].hint, code)
         if len(fits) > 1:
-            names = ", ".join(source.target.name for source, _ in fits)
+            names = ", ".join(source.target.name for source, _, _ in fits)
             raise Problem("Several targets fit this device: %s." % names, "Choose one with --target.", USAGE)
-        report["target"] = fits[0][0].target.name
-        yield fits[0]
+        source, runner, more = fits[0]
+        report["target"] = source.target.name
+        if more:
+            text = "the CPU has %s, and what was measured hadn't: the runtime may take other kernels"
+            report["warnings"].append(text % ", ".join(more))
+        yield source, runner
 
 
 def _how(options: Any) -> How:

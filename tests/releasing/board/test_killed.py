@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -80,6 +81,38 @@ sys.argv = sys.argv[2:]
 sys.addaudithook(hook)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+#: Runs verify.py, and keeps the inodes that are on the disk when ``current`` is switched.
+SYNCED = """
+import json, os, runpy, sys
+fsync, synced = os.fsync, []
+
+def record(handle):
+    fsync(handle)
+    synced.append(os.fstat(handle).st_ino)
+
+def hook(event, arguments):
+    if event == "os.rename" and os.fspath(arguments[1]).endswith("/current"):
+        with open(told, "w") as file:
+            json.dump(synced, file)
+
+os.fsync = record
+told, sys.argv = sys.argv[1], sys.argv[2:]
+sys.addaudithook(hook)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_everything_is_on_the_disk_before_the_switch(tmp_path: Path, parrot: dict[str, bytes]) -> None:
+    """What a power cut can undo is what wasn't written yet: nothing of the new release, its folders' names included."""
+    (tmp_path / "synced.py").write_text(SYNCED)
+    root, told = tmp_path / "root", tmp_path / "told.json"
+    python, *words = command(tmp_path, "install", bundle_of(tmp_path, parrot), "--root", root)
+    subprocess.run([python, *words[:2], str(tmp_path / "synced.py"), str(told), *words[2:]], check=True)
+    slot = (root / "current").resolve()
+    needed = [root, root / "releases", root / "blobs" / "sha256", slot, slot.with_suffix(".json"), *slot.rglob("*")]
+    assert {path.stat().st_ino for path in needed} <= set(json.loads(told.read_bytes()))
 
 
 def killed_at_each(tmp_path: Path, parrot: Mapping[str, bytes], every: int) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgebuild.core.values import canonical_json
-from edgebuild.releasing.board.running import misfits
+from edgebuild.releasing import describe as described
+from edgebuild.releasing.board.running import KERNEL_FEATURES, misfits, surplus
 
 from .bundles import HERE, Maker, npy, release
 from .script import PYTHON, command, verify
@@ -133,6 +134,14 @@ def test_a_misfit_is_any_difference_in_what_is_required() -> None:
     for wrong in wrongs:
         assert len(misfits(requires, {**facts, **wrong})) == 1, wrong
     assert len(misfits({**requires, "os": "freebsd"}, facts)) == 1
+
+
+def test_a_cpu_with_more_is_told(tmp_path: Path, bundle: Path) -> None:
+    assert KERNEL_FEATURES == described.KERNEL_FEATURES
+    assert surplus(HERE, {"isa": ["avx2", "fpu", "amx_int8"]}) == ["amx_int8", "avx2"]
+    assert surplus({**HERE, "isa": ["avx2"]}, {"isa": ["avx2", "fpu"]}) == surplus(HERE, {"isa": "unknown"}) == []
+    warnings = verify(tmp_path, "check", bundle, "--no-latency").report["warnings"]
+    assert any("and what was measured hadn't" in text for text in warnings)
 
 
 def test_the_target_that_fits_is_taken_and_one_of_several_is_asked_for(
