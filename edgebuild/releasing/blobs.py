@@ -53,6 +53,7 @@ class Staging:
     def take(self, blob: Descriptor, source: Path, read: Callable[[int], None]) -> bool:
         """Link or copy a blob from another layout; False where that hasn't got it, or not whole."""
         found, place = blob_path(source, blob), blob_path(self.folder, blob)
+        place.unlink(missing_ok=True)
         try:
             os.link(found, place, follow_symlinks=False)
         except FileNotFoundError:
