@@ -193,12 +193,15 @@ class Slots:
         self._link(self.blobs / target.manifest.sha256, self.releases / (name + ".json"))
         slot = Slot(name, self.releases / name, target)
         for path in self.damage(slot):
+            if path not in target.files:
+                (slot.folder / path).unlink()
+        # Asked again: what lay behind a link to another folder is missing now.
+        for path in self.damage(slot):
             place = slot.folder / path
-            if path in target.files:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self._link(self.blobs / target.files[path].sha256, place)
-            else:
-                place.unlink()
+            if place.is_dir():
+                shutil.rmtree(str(place))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._link(self.blobs / target.files[path].sha256, place)
             sync(place.parent)
 
     def _link(self, source: Path, place: Path) -> None:

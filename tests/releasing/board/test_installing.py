@@ -159,6 +159,24 @@ def test_what_was_added_to_a_slot_or_removed_from_it_is_damage(tmp_path: Path, b
     assert status(tmp_path).code == 0
 
 
+def test_links_folders_and_files_in_each_others_places_are_repaired(tmp_path: Path, bundle: Path) -> None:
+    slot = Path(installed(tmp_path, bundle).report["slot"])
+    elsewhere = tmp_path / "elsewhere"
+    (slot / "artifact").rename(elsewhere)
+    (slot / "artifact").symlink_to(elsewhere)
+    (slot / "release.json").rename(tmp_path / "release.json")
+    (slot / "release.json").symlink_to(tmp_path / "release.json")
+    shutil.rmtree(slot / "golden")
+    (slot / "golden").write_bytes(b"a file")
+    (slot / "verify.py").unlink()
+    (slot / "verify.py" / "deep").mkdir(parents=True)
+    assert status(tmp_path).code == 7
+    installed(tmp_path, bundle)
+    assert status(tmp_path).code == 0
+    assert (elsewhere / "model.onnx").exists()
+    assert_answers(tmp_path / "root")
+
+
 def test_no_roll_back_to_what_is_damaged_or_not_there(tmp_path: Path, real: Mapping[str, bytes]) -> None:
     root = ("--root", tmp_path / "root")
     slot = Path(installed(tmp_path, bundle_of(tmp_path, real, "1.0")).report["slot"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -174,6 +175,21 @@ def test_without_openssl_a_key_is_no_use(tmp_path: Path, keys: dict[str, Key], m
     ended = verify(tmp_path, "check", bundle, "--no-run", "--key", keys["anna"].public)
     assert (ended.code, ended.message) == (6, "There is no openssl here, and so no signature can be verified.")
     assert verify(tmp_path, "check", bundle, "--no-run").code == 0
+
+
+def test_an_openssl_that_is_too_old_for_a_key_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL 1.1.1, as JetPack 5 has it, verifies EC keys but can't be asked about Ed25519."""
+    old = tmp_path / "bin" / "openssl"
+    old.parent.mkdir()
+    real = shutil.which("openssl")
+    old.write_text(f'#!/bin/sh\n[ "$1" = version ] && echo "OpenSSL 1.1.1f  31 Mar 2020" || exec {real} "$@"\n')
+    old.chmod(0o755)
+    keys = {kind: make_key(tmp_path, kind, kind) for kind in ("P-384", "ED25519")}
+    bundle = tiny(tmp_path / "bundle", by=tuple(keys.values()))
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    ended = verify(tmp_path, "check", bundle, "--no-run", "--key", keys["ED25519"].public)
+    assert (ended.code, ended.message.startswith("The openssl here can't verify signatures by Ed25519")) == (6, True)
+    assert verify(tmp_path, "check", bundle, "--no-run", "--key", keys["P-384"].public).code == 0
 
 
 def test_what_is_signed_is_what_dsse_says() -> None:
