@@ -78,30 +78,39 @@ def listed(
     """
     reference = parse_reference(where)
     registry = registry or open_registry(reference, check=check)
-    tags: dict[str, list[str]] = {}
-    indexes: dict[str, Index] = {}
-    for tag in registry.tags():
-        check()
-        data = registry.manifest(tag)
-        if data is None or (index := _release_in(data)) is None:
-            continue
-        digest = descriptor_of(data, INDEX_TYPE).digest
-        indexes[digest] = index
-        tags.setdefault(digest, []).append(tag)
-    if not indexes:
-        raise ReleaseError(f"{reference.where} holds no releases.", hint="Check its name, and that you may read it.")
     found = [
         Listed(
             digest=digest,
             version=version_of(index),
             created=index.annotations.get(CREATED, ""),
-            tags=tuple(tags[digest]),
+            tags=tags,
             targets=tuple(target_of(each) for each in index.manifests),
             signatures=sum(each.artifactType == BUNDLE_TYPE for each in registry.referrers(digest)),
         )
-        for digest, index in indexes.items()
+        for digest, (index, tags) in find_releases(registry, reference, check).items()
     ]
     return tuple(sorted(found, key=lambda each: (each.created, each.version, each.digest)))
+
+
+def find_releases(
+    registry: Registry, reference: Reference, check: Callable[[], None]
+) -> dict[str, tuple[Index, tuple[str, ...]]]:
+    """Return the index and the tags of each release of a repository, or of the one that ``reference`` names.
+
+    What else is tagged there is left out. Raises ``ReleaseError`` where there is no release.
+    """
+    found: dict[str, tuple[Index, tuple[str, ...]]] = {}
+    for name in (reference.name,) if reference.name else registry.tags():
+        check()
+        data = registry.manifest(name)
+        if data is None or (index := _release_in(data)) is None:
+            continue
+        digest = descriptor_of(data, INDEX_TYPE).digest
+        _, tags = found.get(digest, (index, ()))
+        found[digest] = index, (*tags, *(() if name == reference.digest else (name,)))
+    if not found:
+        raise ReleaseError(f"{reference} holds no releases.", hint="Check its name, and that you may read it.")
+    return found
 
 
 def read_small(registry: Registry, blob: Descriptor, limit: int) -> bytes:
