@@ -237,14 +237,21 @@ def misfits(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
     if lacking:
         found.append("the CPU lacks %s" % ", ".join(lacking))
     memory, wanted_bytes = facts.get("memory_bytes"), requires.get("memory_bytes")
-    if wanted_bytes is not None and not (isinstance(memory, int) and memory >= wanted_bytes):
-        found.append("%d MB of memory are needed, there are %s" % (wanted_bytes / 1e6, _megabytes(memory)))
+    if isinstance(memory, int) and wanted_bytes is not None and memory < wanted_bytes:
+        found.append("%d MB of memory are needed, there are %d" % (wanted_bytes / 1e6, memory / 1e6))
     return found
 
 
-def surplus(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
-    """Return the CPU features here by which a runtime may choose other kernels than where it was measured."""
-    return sorted((_features(facts) & KERNEL_FEATURES) - set(requires["isa"]))
+def doubts(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
+    """Return in what this machine fits but may differ all the same."""
+    found = []
+    more = sorted((_features(facts) & KERNEL_FEATURES) - set(requires["isa"]))
+    if more:
+        text = "the CPU has %s, and what was measured hadn't: the runtime may take other kernels"
+        found.append(text % ", ".join(more))
+    if requires.get("memory_bytes") is not None and not isinstance(facts.get("memory_bytes"), int):
+        found.append("%d MB of memory are needed, and this machine tells none" % (requires["memory_bytes"] / 1e6))
+    return found
 
 
 def _features(facts: Dict[str, Any]) -> Set[str]:
@@ -252,12 +259,8 @@ def _features(facts: Dict[str, Any]) -> Set[str]:
     return set(map(str, found)) if isinstance(found, list) else set()
 
 
-def _megabytes(count: Any) -> str:
-    return "%d" % (count / 1e6) if isinstance(count, int) else "an unknown number"
-
-
 def require_fit(source: Source, how: How, scratch: Path) -> Tuple[Runner, List[str]]:
-    """Return the runner of a release that this machine fits, and which kernel features it has beyond those required.
+    """Return the runner of a release that this machine fits, and what is in doubt all the same.
 
     Raises with everything in which it doesn't fit.
     """
@@ -267,7 +270,7 @@ def require_fit(source: Source, how: How, scratch: Path) -> Tuple[Runner, List[s
     if different:
         message = "Target %s is for another device: %s." % (source.target.name, "; ".join(different))
         raise Problem(message, "Build for this device, or bring it to what was measured.")
-    return runner, surplus(requires, facts)
+    return runner, doubts(requires, facts)
 
 
 class Answers(NamedTuple):

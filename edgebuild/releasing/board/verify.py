@@ -212,11 +212,9 @@ def _fitting(bundle: Bundle, trust: Optional[Trust], options: Any, report: Dict[
         if len(fits) > 1:
             names = ", ".join(source.target.name for source, _, _ in fits)
             raise Problem("Several targets fit this device: %s." % names, "Choose one with --target.", USAGE)
-        source, runner, more = fits[0]
+        source, runner, doubtful = fits[0]
         report["target"] = source.target.name
-        if more:
-            text = "the CPU has %s, and what was measured hadn't: the runtime may take other kernels"
-            report["warnings"].append(text % ", ".join(more))
+        report["warnings"] += doubtful
         yield source, runner
 
 

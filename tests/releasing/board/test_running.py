@@ -14,7 +14,7 @@ import pytest
 
 from edgebuild.core.values import canonical_json
 from edgebuild.releasing import describe as described
-from edgebuild.releasing.board.running import KERNEL_FEATURES, misfits, surplus
+from edgebuild.releasing.board.running import KERNEL_FEATURES, doubts, misfits
 
 from .bundles import HERE, Maker, npy, release
 from .script import PYTHON, command, verify
@@ -128,7 +128,7 @@ def test_a_misfit_is_any_difference_in_what_is_required() -> None:
     assert misfits({**requires, "memory_bytes": None, "facts": {}}, facts) == []
     wrongs: list[dict[str, Any]] = [
         {"arch": "x86_64"}, {"isa": "unknown"}, {"isa": ["i8mm"]}, {"runtime": {"onnxruntime": "1.20.1"}},
-        {"runtime": {}}, {"runtime": None}, {"memory_bytes": "unknown"}, {"memory_bytes": 1},
+        {"runtime": {}}, {"runtime": None}, {"memory_bytes": 1},
         {"l4t": "36.3.0"}, {"l4t": None},
     ]  # fmt: skip
     for wrong in wrongs:
@@ -138,8 +138,10 @@ def test_a_misfit_is_any_difference_in_what_is_required() -> None:
 
 def test_a_cpu_with_more_is_told(tmp_path: Path, bundle: Path) -> None:
     assert KERNEL_FEATURES == described.KERNEL_FEATURES
-    assert surplus(HERE, {"isa": ["avx2", "fpu", "amx_int8"]}) == ["amx_int8", "avx2"]
-    assert surplus({**HERE, "isa": ["avx2"]}, {"isa": ["avx2", "fpu"]}) == surplus(HERE, {"isa": "unknown"}) == []
+    (said,) = doubts({**HERE, "isa": ["fma"]}, {"isa": ["avx2", "fma", "fpu", "amx_int8"], "memory_bytes": 1 << 32})
+    assert said.startswith("the CPU has amx_int8, avx2, and what was measured hadn't")
+    assert doubts({**HERE, "isa": ["avx2"]}, {"isa": ["avx2", "fpu"], "memory_bytes": 1 << 32}) == []
+    assert doubts(HERE, {"isa": "unknown"}) == ["1 MB of memory are needed, and this machine tells none"]
     warnings = verify(tmp_path, "check", bundle, "--no-latency").report["warnings"]
     assert any("and what was measured hadn't" in text for text in warnings)
 
