@@ -31,6 +31,8 @@ MAX_WAIT_S = 60.0
 #: Nothing larger is read of what says why something failed, or of a token.
 MAX_WORDS_BYTES = 1 << 16
 _CONNECT_S, _READ_S = 10.0, 60.0
+_SENT_AT_ONCE_BYTES = 1 << 18
+_FOR_EVER_S = 1_000_000_000
 _BUSY = frozenset({429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -101,7 +103,7 @@ class Http:
         """Wait before the next try, as long as a registry asks; raises ``ReleaseError`` where that is too long."""
         seconds = float(1 << attempt) / 2
         with suppress(ValueError):  # nothing, or a date: the default serves
-            seconds = max(0.0, float(int(asked)))
+            seconds = float(min(max(0, int(asked)), _FOR_EVER_S))
         if seconds > MAX_WAIT_S:
             raise ReleaseError(f"{self.host} is busy and asks to come back in {seconds:,.0f} s.", hint="Try then.")
         self._check()
@@ -156,7 +158,8 @@ class Http:
 
     def _require_safe(self, url: str) -> None:
         scheme, name, _ = origin = _origin(url)
-        ours = self._plain and (origin == _origin(self.origin) or is_loopback(f"[{name}]" if ":" in name else name))
+        local = is_loopback(self.host) and is_loopback(f"[{name}]" if ":" in name else name)
+        ours = self._plain and (local or origin == _origin(self.origin))
         if scheme != "https" and not (scheme == "http" and ours):
             raise ReleaseError(
                 f"{self.host} leads to {scheme}://{name}, which isn't followed.",
@@ -230,7 +233,11 @@ def _pools(host: str, origin: str) -> PoolManager:
             "Registries need the package urllib3.", hint="Install it: pip install 'edgebuild[release]'."
         ) from error
 
-    settings: dict[str, Any] = {"timeout": urllib3.Timeout(connect=_CONNECT_S, read=_READ_S), "retries": False}
+    settings: dict[str, Any] = {
+        "timeout": urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+        "retries": False,
+        "blocksize": _SENT_AT_ONCE_BYTES,
+    }
     proxy = None
     if not is_loopback(host) and not proxy_bypass(host):
         proxy = getproxies().get(origin.partition(":")[0])

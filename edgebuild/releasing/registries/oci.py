@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: A repository with more is no project's.
 MAX_TAGS = 10_000
 _MAX_PAGES = 200
+_MAX_LINK_CHARACTERS = 4096
 _DAMAGED = "The bundle was changed since it was made: make it or pull it again."
 _ASK_AGAIN = "Ask whoever runs it; nothing of this is believed."
 
@@ -95,7 +96,7 @@ class OciRegistry:
             begins = position if response.status == 206 else 0
             if begins and not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
                 raise ReleaseError(f"{self._http.host} sends another part than was asked for.", hint=_ASK_AGAIN)
-            while chunk := response.read(min(CHUNK_BYTES, blob.size - begins + 1)):
+            while chunk := response.read1(min(CHUNK_BYTES, blob.size - begins + 1)):
                 skipped = max(0, min(position - begins, len(chunk)))
                 begins += len(chunk)
                 if begins > blob.size:
@@ -183,7 +184,7 @@ class OciRegistry:
             if status == 404:
                 return
             yield data
-            following = re.search(r'<([^<>]+)>\s*;[^,]*\brel="?next"?', headers.get("Link", ""))
+            following = re.search(r'<([^<>]+)>\s*;[^,]*\brel="?next"?', headers.get("Link", "")[:_MAX_LINK_CHARACTERS])
             if not following:
                 return
             url = following[1]

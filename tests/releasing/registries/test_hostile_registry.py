@@ -327,6 +327,38 @@ def test_a_busy_registry_is_asked_again_when_it_says(made: Path, tmp_path: Path)
     assert waits == [7.0, 0.0, 2.0]
 
 
+@pytest.mark.parametrize("asked", ["9" * 400, "9" * 5000, "-5", "soon"])
+def test_a_wait_that_makes_no_sense_is_harmless(tmp_path: Path, asked: str) -> None:
+    with (
+        liar(says(429, Retry_After=asked)) as server,
+        pytest.raises(ReleaseError, match=r"come back in 1,000,000,000 s|answered with 429"),
+    ):
+        pull(f"{server.host}/doors:prod", tmp_path / "pulled", registry=client(server.host))
+
+
+def test_a_proxy_is_used_for_other_machines_only(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with liar(honest(made)) as proxy, liar(honest(made)) as server:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+        pull(f"{server.host}/doors:prod", tmp_path / "direct", registry=client(server.host))
+        assert not proxy.asked
+        far = "registry.example:5000"
+        pull(f"{far}/doors:prod", tmp_path / "proxied", registry=client(far, plain=True))
+    assert proxy.asked[0].path == f"http://{far}/v2/doors/manifests/prod"
+
+
+def test_a_registry_elsewhere_doesnt_reach_into_this_machine(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
+        reply(handler, 307, Location="http://localhost:631/")
+
+    with liar(instead(made, weights(made), answer)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+        far = "registry.example:5000"
+        with pytest.raises(ReleaseError, match="isn't followed"):
+            pull(f"{far}/doors:prod", tmp_path / "pulled", registry=client(far, plain=True))
+
+
 def test_a_registry_that_is_busy_for_long_or_for_ever_is_left(tmp_path: Path) -> None:
     with (
         liar(says(429, Retry_After="86400")) as server,
