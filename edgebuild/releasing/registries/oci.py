@@ -134,7 +134,8 @@ class OciRegistry:
     def attach(self, manifest: Descriptor, data: bytes, subject: str) -> None:
         """Store a manifest that is about another; where the registry doesn't list those itself, by the fallback tag.
 
-        The tag's index is read again afterwards: another may have written it at the same time.
+        The tag's index is read again afterwards, since another may have written it at the same time. Registries lock
+        nothing: of two who write at once one may still be lost, until that one pushes again.
         """
         if "OCI-Subject" in self._put(manifest.digest, data, manifest.mediaType):
             return
