@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
-
 OLD = random.Random(1).randbytes(300_000)
 SMALL = b"threshold: 0.5\n"
 
