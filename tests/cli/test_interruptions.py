@@ -58,7 +58,7 @@ from edgebuild import Sample
 
 def read(seed):
     generator = np.random.default_rng(seed)
-    for _ in range(80):
+    for _ in range(48):
         yield Sample(inputs={"image": generator.standard_normal((1, 8, 8)).astype(np.float32)}, target=0)
 
 def calibration():
