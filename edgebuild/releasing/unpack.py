@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgebuild.core.artifact_files import list_files
 from edgebuild.errors import ReleaseError
+from edgebuild.execution.disk import copy_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,3 +39,11 @@ def unpack(bundle: Bundle, part: TargetPart, folder: Path, wanted: Callable[[str
             for chunk in bundle.layout.chunks(descriptor):
                 out.write(chunk)
         new.replace(to)
+
+
+def place_folder(source: Path, folder: Path) -> None:
+    """Copy the plain files of a folder, links refused; that they are right is to be checked afterwards."""
+    for entry in list_files(source):
+        to = folder / entry.path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(str(source / entry.path), str(to))

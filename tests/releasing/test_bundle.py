@@ -11,6 +11,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from edgebuild import runtime
 from edgebuild.building.context import Options
 from edgebuild.building.golden import tolerance
 from edgebuild.building.record import find_build, load_record
@@ -18,11 +19,12 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.evidence import changed
 from edgebuild.core.golden import Golden
 from edgebuild.core.values import digest_bytes
-from edgebuild.errors import ReleaseError, UsageError
+from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.models.host_session import HostSession
 from edgebuild.pipeline import build
 from edgebuild.releasing.bundle import create, read_bundle
+from edgebuild.releasing.unpack import part_of, unpack
 from edgebuild.releasing.values import BuildFolder
 from tests.cli.example import run, write_project
 from tests.cli.short import SHORT
@@ -206,3 +208,49 @@ def test_the_command_writes_it_once(built: BuildFolder) -> None:
     again = run("release", "create", "--version", "2.0", cwd=project)
     assert again.code == 2
     assert "is there already" in again.err
+
+
+@pytest.fixture
+def slot(made: Bundle, tmp_path: Path) -> Path:
+    """A target's files in a folder, as an installed release has them."""
+    unpack(made, part_of(made, None), tmp_path / "slot", lambda _: True)
+    return tmp_path / "slot"
+
+
+@pytest.mark.parametrize("form", ["bundle", "slot"])
+def test_opened_in_python_it_answers_as_it_did_on_the_device(
+    form: str, made: Bundle, slot: Path, request: pytest.FixtureRequest
+) -> None:
+    model = runtime.load(made.layout.folder if form == "bundle" else slot)
+    request.addfinalizer(model.close)
+    images = np.load(slot / "golden" / "inputs" / "image.npy")
+    for image, expected in zip(images, np.load(slot / "golden" / "outputs" / "logits.npy"), strict=True):
+        assert np.array_equal(model({"image": image[np.newaxis]})["logits"][0], expected)
+    with pytest.raises(ReleaseError, match="takes image; given were picture"):
+        model({"picture": images[:1]})
+    with pytest.raises(ReleaseError, match=r"must be float32 of shape \[1, 1, 8, 8\], it is float64"):
+        model({"image": images[:1].astype(np.float64)})
+
+
+def changed_release(slot: Path, **changes: object) -> None:
+    path = slot / "release.json"
+    fields = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**fields, "requires": {**fields["requires"], **changes}}))
+
+
+def test_what_was_changed_or_is_for_another_device_is_not_opened(slot: Path, tmp_path: Path) -> None:
+    changed_release(slot, runtime_version="0.1", isa=["avx9"])
+    with pytest.raises(ReleaseError, match=r"onnxruntime must be 0\.1, it is .* here; the CPU lacks avx9"):
+        runtime.load(slot)
+    changed_release(slot, runtime="litert")
+    with pytest.raises(EnvironmentGap, match="has no backend 'litert'"):
+        runtime.load(slot)
+    with pytest.raises(ReleaseError, match="neither a bundle nor an installed release"):
+        runtime.load(tmp_path)
+
+
+def test_a_damaged_model_is_not_opened(slot: Path) -> None:
+    path = slot / "artifact" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ReleaseError, match=r"model\.onnx"):
+        runtime.load(slot)
