@@ -162,6 +162,7 @@ def test_the_target_that_fits_is_taken_and_one_of_several_is_asked_for(
     assert (ended.code, ended.message) == (2, "Several targets fit this device: near, next.")
 
 
+@pytest.mark.proof
 def test_a_latency_that_is_not_as_recorded_is_a_warning_or_refused(tmp_path: Path, real: Mapping[str, bytes]) -> None:
     recorded = {"point_ms": 1e6, "low_ms": None, "high_ms": None}
     ended = checked(tmp_path, real, latency=recorded)

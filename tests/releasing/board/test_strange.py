@@ -66,7 +66,7 @@ def changed(data: st.DataObject, content: bytes) -> bytes:
     return canonical_json(put(value, place, data.draw(VALUES))).encode()
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_document_that_says_anything_is_read_or_refused(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,7 +105,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
     return make_key(tmp_path_factory.mktemp("key"), "team")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_signature_or_a_policy_that_says_anything_is_read_or_refused(key: Key, data: st.DataObject) -> None:
     with contextlib.suppress(Problem):
