@@ -141,16 +141,24 @@ def staged(place: Path) -> Iterator[Staging]:
         hidden.mkdir(parents=True, exist_ok=True)
         handle = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = os.path.samestat(os.fstat(handle), hidden.lstat())
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            if not mine:
+            if not _locked(handle, hidden):
                 raise ReleaseError(f"Another process is writing {place}.", hint="Wait for it.")
-            yield Staging(hidden)
+            try:
+                yield Staging(hidden)
+            finally:
+                if is_folder(hidden) and not any(path.is_file() for path in hidden.rglob("*")):
+                    remove(hidden)
         finally:
             os.close(handle)
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Whether an open folder is this process's alone from now on, and still the one of that name."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), folder.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
         push(made, f"{home}/letter.txt/x")
     with pytest.raises(ReleaseError, match="There is no release"):
         pull(f"{tmp_path}/nowhere:1", tmp_path / "pulled")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_two_pulls_into_one_folder_dont_meet(tmp_path: Path) -> None:
