@@ -58,6 +58,38 @@ def run_gate(
     return EXIT_CODES[outcome]
 
 
+def run_replay(folder: Path, *, target: str | None, device: str | None, native: bool) -> int:
+    """Measure a release again and say whether that agrees with its record: 0 yes, 3 no, 4 can't be told."""
+    from edgebuild.benching.bench import BenchRequest
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.pipeline import bench
+    from edgebuild.releasing.replay import compared
+
+    bundle = read_bundle(folder)
+    bundle.check_all()
+    part = part_of(bundle, target)
+    recorded = part.release.latency
+    if recorded is None:
+        raise UsageError(f"{bundle.project} {bundle.version} has no latency on record for {part.release.target}.")
+    with tempfile.TemporaryDirectory(prefix="edgebuild-replay-") as scratch:
+        unpack(bundle, part, Path(scratch), lambda path: path.startswith(f"{ARTIFACT}/"))
+        request = BenchRequest(model=Path(scratch) / ARTIFACT, device=device, native_libraries=native)
+        report = bench(request, progress=make_progress(), check=stop_if_interrupted)
+    now = report.results[0].summary
+    say(f"on record: {_interval(recorded.point_ms, recorded.low_ms, recorded.high_ms)} on {part.release.device}")
+    say(f"now:       {_interval(now.point_ms, now.low_ms, now.high_ms)} on {report.device}, on random inputs")
+    found = compared(recorded, now)
+    if found is None:
+        say("inconclusive: one of them has no interval")
+        return 4
+    say(f"{found.agreement}: {found.ratio:.3f}x [{found.low:.3f}, {found.high:.3f}]")
+    return {"agrees": 0, "disagrees": 3, "inconclusive": 4}[found.agreement]
+
+
+def _interval(point: float, low: float | None, high: float | None) -> str:
+    return f"{point:.4g} ms" + (f" [{low:.4g}, {high:.4g}]" if low is not None and high is not None else "")
+
+
 def _common(one: Bundle, other: Bundle) -> list[str]:
     names = {part.release.target for part in other.targets}
     found = [part.release.target for part in one.targets if part.release.target in names]

@@ -45,6 +45,10 @@ RootOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder of the installed releases there. Default on a device: beside its own, -releases/NAME."),
 ]
+NativeOption = Annotated[
+    bool,
+    typer.Option("--allow-native-libraries", help="Let the artifacts run the native code that they bring, as you."),
+]
 NameOption = Annotated[str, typer.Option("--name", help="The project's name, where --root isn't given.")]
 
 
@@ -211,6 +215,54 @@ def list_(where: Annotated[str, typer.Argument(help="HOST/REPOSITORY, or a folde
 
 
 @app.command()
+def delta(
+    old: Annotated[Path, typer.Argument(help="The bundle that the receiver has.")],
+    new: Annotated[Path, typer.Argument(help="The bundle that it is to have.")],
+    out: Annotated[Path, typer.Argument(help="The new folder of the delta.")],
+) -> None:
+    """Write what makes one bundle of another: unchanged parts left out, large ones as zstd patches."""
+    from edgebuild.cli.travelling import make_delta
+
+    make_delta(old, new, out)
+
+
+@app.command()
+def apply(
+    old: Annotated[Path, typer.Argument(help="The bundle that the delta was made against.")],
+    delta: Annotated[Path, typer.Argument(help="The folder of the delta.")],
+    out: Annotated[Path, typer.Argument(help="The new folder of the bundle.")],
+) -> None:
+    """Make the new bundle of an old one and a delta, every part of it checked by digest."""
+    from edgebuild.cli.travelling import apply_delta
+
+    apply_delta(old, delta, out)
+
+
+@app.command()
+def affected(
+    component: Annotated[str, typer.Option(help='A component and its versions, such as "onnxruntime<1.33".')],
+    places: Annotated[list[str], typer.Argument(help="Repositories, releases in them, or folders of bundles.")],
+) -> None:
+    """Say which releases carry a component, by their SBOMs. Exit code 0: none, 3: some, 4: only doubts are left."""
+    from edgebuild.cli.travelling import show_affected
+
+    raise typer.Exit(show_affected(component, places))
+
+
+@app.command()
+def replay(
+    bundle: BundleArgument,
+    target: TargetOption = None,
+    device: DeviceOption = None,
+    native: NativeOption = False,
+) -> None:
+    """Measure a release again and say whether that agrees with its record. Exit code 0: yes, 3: no, 4: can't tell."""
+    from edgebuild.cli.gating import run_replay
+
+    raise typer.Exit(run_replay(bundle, target=target, device=device, native=native))
+
+
+@app.command()
 def gate(
     new: Annotated[Path, typer.Argument(help="The bundle of the new release.")],
     against: Annotated[Path, typer.Option(help="The bundle of the release that it is to follow.")],
@@ -222,10 +274,7 @@ def gate(
         Optional[str],  # noqa: UP045
         typer.Option(help="Device of the inventory. Default: this machine."),
     ] = None,
-    native: Annotated[
-        bool,
-        typer.Option("--allow-native-libraries", help="Let the artifacts run the native code that they bring, as you."),
-    ] = False,
+    native: NativeOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     junit: Annotated[
         Optional[Path],  # noqa: UP045

@@ -12,7 +12,7 @@ from edgebuild.cli.output import say
 from edgebuild.releasing.layout import LAYOUT_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 def push_bundle(folder: Path, to: str) -> None:
@@ -57,6 +57,45 @@ def list_releases(where: str) -> None:
         words = each.version, ", ".join(each.tags), ", ".join(each.targets), str(each.signatures), each.digest[:19]
         table.add_row(*map(Text, words))
     make_console().print(table)
+
+
+def make_delta(old: Path, new: Path, out: Path) -> None:
+    """Write what makes one bundle of another."""
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.delta import delta
+
+    made = delta(old, new, out, progress=make_progress(), check=stop_if_interrupted)
+    say(f"Delta from {made.start} to {made.end}: {out}")
+    say(
+        f"  {_size(made.patch_bytes)} of patches make {_size(made.patched_bytes)}; {_size(made.whole_bytes)} whole, "
+        f"{_size(made.taken_bytes)} taken from the old one"
+    )
+
+
+def apply_delta(old: Path, delta: Path, out: Path) -> None:
+    """Make the new bundle."""
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.delta import apply
+
+    digest = apply(old, delta, out, progress=make_progress(), check=stop_if_interrupted)
+    say(f"Made {digest}: {out}")
+    say("Nobody vouches for it by that: verify it as any bundle.")
+
+
+def show_affected(component: str, places: Sequence[str]) -> int:
+    """Print which releases carry a component; return 0 for none, 3 for some, 4 where only doubts are left."""
+    from edgebuild.releasing.affected import affected
+
+    here = [str(Path(each).absolute()) if (Path(each) / LAYOUT_FILE).is_file() else each for each in places]
+    survey = affected(component, here, check=stop_if_interrupted)
+    for each in survey.carried:
+        tags = f" ({', '.join(each.tags)})" if each.tags else ""
+        what = f"can't be told: {each.unclear}" if each.unclear else f"carries {each.found}"
+        say(f"{each.where} {each.version}{tags}, {each.target}: {what}")
+    say(f"{len(survey.carried)} of {survey.targets} targets of {survey.releases} releases, for {survey.component}")
+    if any(not each.unclear for each in survey.carried):
+        return 3
+    return 4 if survey.carried else 0
 
 
 @contextlib.contextmanager

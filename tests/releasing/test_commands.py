@@ -83,6 +83,28 @@ def test_a_release_travels_through_a_folder_of_releases_and_is_installed_by_its_
     ok("release", "verify", tmp_path / "got", "--key", "team.pub", cwd=project)
 
 
+def test_a_delta_makes_the_new_bundle_of_the_old_one(project: Path, tmp_path: Path) -> None:
+    ok("release", "delta", "releases/tiny-1.0", "releases/tiny-1.1", tmp_path / "delta", cwd=project)
+    ok("release", "apply", "releases/tiny-1.0", tmp_path / "delta", tmp_path / "made", cwd=project)
+    ok("release", "verify", tmp_path / "made", "--key", "team.pub", cwd=project)
+    refused = run("release", "apply", "releases/tiny-1.1", str(tmp_path / "delta"), str(tmp_path / "no"), cwd=project)
+    assert refused.code == 7
+
+
+def test_who_carries_a_runtime_is_told(project: Path) -> None:
+    ended = run("release", "affected", "--component", "onnxruntime<99", "releases/tiny-1.0", cwd=project)
+    assert ended.code == 3, ended
+    assert "1.0 (1.0), quick: carries" in ended.out
+    ok("release", "affected", "--component", "onnxruntime<0.1", "releases/tiny-1.0", cwd=project)
+
+
+def test_a_replay_says_whether_it_agrees(project: Path) -> None:
+    ended = run("release", "replay", "releases/tiny-1.1", cwd=project)
+    assert ended.code in {0, 3, 4}, ended
+    assert "on record: " in ended.out
+    assert ended.out.splitlines()[-1].split(":")[0] in {"agrees", "disagrees", "inconclusive"}
+
+
 def test_somebody_elses_key_is_refused_before_anything_is_sent(project: Path, tmp_path: Path) -> None:
     for words in (
         ("release", "verify", "releases/tiny-1.1", "--key", "other.pub"),
