@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgebuild.catalogue.project import Project
 
 
-def load_project(path: Path) -> Project:
+def load_project(path: str | Path) -> Project:
     """Return the project whose folder or ``edgebuild.toml`` is ``path``; imports no user code.
 
     Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing

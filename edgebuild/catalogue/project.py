@@ -88,7 +88,7 @@ class Project(ProjectFile):
         return self.folder / self.model.custom_ops if self.model.custom_ops else None
 
 
-def load_project(path: Path, *, techniques: Techniques | None = None) -> Project:
+def load_project(path: str | Path, *, techniques: Techniques | None = None) -> Project:
     """Return the project whose folder or ``edgebuild.toml`` is ``path``.
 
     Reads the file and looks whether the files that it names exist; imports no user code. ``techniques`` gives the
@@ -96,6 +96,7 @@ def load_project(path: Path, *, techniques: Techniques | None = None) -> Project
     Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing
     files.
     """
+    path = Path(path)
     file = path / PROJECT_FILE if path.is_dir() else path
     return parse_project(read_toml(file), resolved(file).parent, source=str(file), techniques=techniques)
 

@@ -67,15 +67,22 @@ def list_files(folder: Path) -> tuple[FileEntry, ...]:
     Raises ``ModelError`` for links, special files and names that can't be sent: nothing outside is ever read.
     """
     found = []
-    for path in _plain_files(folder):
-        relative = path.relative_to(folder).as_posix()
-        if problem := path_problem(relative):
-            raise ModelError(f"{relative!r} in {folder} can't be used: {problem}.", hint="Rename or remove it.")
+    for relative in plain_paths(folder):
+        path = folder / relative
         try:
             found.append(_entry(path, relative))
         except OSError as error:
             raise ModelError(f"Can't read {path}: {error.strerror or error}.") from error
-    return tuple(sorted(found, key=lambda entry: entry.path))
+    return tuple(found)
+
+
+def plain_paths(folder: Path) -> tuple[str, ...]:
+    """Return the relative path of every file below ``folder``, sorted; raises as ``list_files``, and reads none."""
+    found = [path.relative_to(folder).as_posix() for path in _plain_files(folder)]
+    for relative in found:
+        if problem := path_problem(relative):
+            raise ModelError(f"{relative!r} in {folder} can't be used: {problem}.", hint="Rename or remove it.")
+    return tuple(sorted(found))
 
 
 def check_files(folder: Path, artifact: Artifact, files: tuple[FileEntry, ...]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from edgebuild.backends.table import backends
-from edgebuild.core.artifact import path_problem
-from edgebuild.core.artifact_files import MANIFEST, check_files, list_files, read_artifact
+from edgebuild.core.artifact import FileEntry, path_problem
+from edgebuild.core.artifact_files import MANIFEST, check_files, plain_paths, read_artifact
 from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
@@ -186,13 +186,13 @@ def _require_fitting(builds: Sequence[BuildFolder]) -> None:
 def _add_target(writer: LayoutWriter, build: BuildFolder, version: str) -> Descriptor:
     folder = build.folder / ARTIFACT
     artifact = read_artifact(folder)
-    check_files(folder, artifact, list_files(folder))
     chosen = build.chosen
     if chosen is None or artifact.digest() != chosen.artifact_digest:
         raise ReleaseError(f"The artifact in {folder} isn't the one that the record says was measured.")
     release = describe(build, artifact, version)
     layers = [*_documents(writer, build, release, artifact), *_files(writer, build)]
     layers.sort(key=lambda each: each.annotations[FILE_PATH])
+    check_files(folder, artifact, _shipped(layers))  # as they were read: a large file is read once
     config = writer.add(_config(release, artifact, layers), MODEL_CONFIG)
     manifest = Manifest(artifactType=MODEL_MANIFEST, config=config, layers=tuple(layers))
     return writer.add_value(
@@ -220,24 +220,36 @@ def _documents(
 
 def _files(writer: LayoutWriter, build: BuildFolder) -> Iterator[Descriptor]:
     """Add the files of the build: the artifact, the fallback, golden vectors and all evidence."""
-    fallback = build.folder / FALLBACK
-    wanted = [(f"{FALLBACK}/{each.path}", fallback / each.path, WEIGHTS) for each in list_files(fallback)]
+    wanted = [(f"{FALLBACK}/{path}", build.folder / FALLBACK / path, WEIGHTS) for path in _paths(build, FALLBACK)]
     wanted += [
-        (f"{ARTIFACT}/{each.path}", build.folder / ARTIFACT / each.path, SETTINGS if each.path == MANIFEST else WEIGHTS)
-        for each in list_files(build.folder / ARTIFACT)
+        (f"{ARTIFACT}/{path}", build.folder / ARTIFACT / path, SETTINGS if path == MANIFEST else WEIGHTS)
+        for path in _paths(build, ARTIFACT)
     ]
-    golden = build.folder / GOLDEN
-    wanted += [(f"{GOLDEN}/{each.path}", golden / each.path, DATA) for each in list_files(golden)]
+    wanted += [(f"{GOLDEN}/{path}", build.folder / GOLDEN / path, DATA) for path in _paths(build, GOLDEN)]
     wanted.append(("evidence/build.json", build.folder / "build.json", DOCUMENT))
     for evidence in build.record.evidence:
         folder = build.home / evidence.path
         name = "samples" if folder.parent == build.folder else evidence.path
-        wanted += [(f"evidence/{name}/{each.path}", folder / each.path, DOCUMENT) for each in list_files(folder)]
+        wanted += [(f"evidence/{name}/{path}", folder / path, DOCUMENT) for path in plain_paths(folder)]
     for path, source, kind in wanted:
         try:
             yield writer.add_file(source, kind, annotations={FILE_PATH: path})
         except OSError as error:
             raise ReleaseError(f"{source} can't be read: {error.strerror or error}.") from error
+
+
+def _paths(build: BuildFolder, name: str) -> tuple[str, ...]:
+    return plain_paths(build.folder / name)
+
+
+def _shipped(layers: Iterable[Descriptor]) -> tuple[FileEntry, ...]:
+    """Return the files of the artifact as they are in the bundle."""
+    start = f"{ARTIFACT}/"
+    return tuple(
+        FileEntry(path=path.removeprefix(start), sha256=each.sha256, size_bytes=each.size)
+        for each in layers
+        if (path := each.annotations[FILE_PATH]).startswith(start)
+    )
 
 
 def _config(release: TargetRelease, artifact: Artifact, layers: Iterable[Descriptor]) -> bytes:
