@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgebuild.cli.exporting import export_release
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -285,6 +287,9 @@ def gate(
     from edgebuild.cli.gating import run_gate
 
     raise typer.Exit(run_gate(new, against, target=target, device=device, native=native, as_json=json, junit=junit))
+
+
+app.command("export")(export_release)
 
 
 def _builds(home: Path, names: Sequence[str | None]) -> tuple[BuildFolder, ...]:
