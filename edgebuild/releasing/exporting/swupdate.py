@@ -94,6 +94,8 @@ def _signature(data: bytes, cert: Path, key: Path) -> bytes:
     try:
         private = serialization.load_pem_private_key(read_plain(key, MAX_KEY_BYTES), None)
         signer = x509.load_pem_x509_certificate(read_plain(cert, MAX_KEY_BYTES))
+        if signer.public_key() != private.public_key():
+            raise ValueError("the certificate is of another key")
         # cryptography's types name RSA and EC keys, and others raise TypeError.
         builder = pkcs7.PKCS7SignatureBuilder().set_data(data).add_signer(signer, private, hashes.SHA256())  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:

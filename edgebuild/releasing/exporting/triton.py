@@ -6,16 +6,16 @@ was compiled for one version, one processor or with options of ours isn't opened
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from edgebuild.core.artifact import TensorSpec
-from edgebuild.core.artifact_files import MANIFEST, read_artifact
+from edgebuild.core.artifact_files import MANIFEST, MAX_MANIFEST_BYTES, read_artifact
 from edgebuild.core.golden import FALLBACK, FALLBACK_MODEL
 from edgebuild.errors import ModelError, ReleaseError
 from edgebuild.models.onnx_files import load_onnx, read_facts
 from edgebuild.releasing.exporting.pbtxt import config_text
 from edgebuild.releasing.exporting.values import strange
-from edgebuild.releasing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,16 +88,19 @@ def called_with(contract: Contract) -> tuple[tuple[TensorSpec, ...], tuple[Tenso
 
 
 def _artifact(wish: Wish, scratch: Path) -> Artifact:
-    """Read what the artifact's manifest says; it alone is unpacked for that, and removed again."""
-    folder = wish.part.release.artifact
-    path = f"{folder}/{MANIFEST}"
-    unpack(wish.bundle, wish.part, scratch, lambda each: each == path)
+    """Return what the artifact's manifest says, read from a copy in ``scratch``, which is removed again."""
+    target = wish.part.release.target
+    descriptor = wish.part.files().get(f"{wish.part.release.artifact}/{MANIFEST}")
+    if descriptor is None:
+        raise strange(f"The release for {target} has no artifact where it says.")
+    scratch.mkdir()
+    (scratch / MANIFEST).write_bytes(wish.bundle.layout.read(descriptor, limit=MAX_MANIFEST_BYTES))
     try:
-        return read_artifact(scratch / folder)
+        return read_artifact(scratch)
     except ModelError as error:
-        raise ReleaseError(f"The artifact for {wish.part.release.target} can't be read: {error.message}") from error
+        raise ReleaseError(f"The artifact for {target} can't be read: {error.message}") from error
     finally:
-        _remove(scratch, scratch / path)
+        shutil.rmtree(scratch)
 
 
 def _place(wish: Wish, folder: str, digests: Mapping[str, str] | None, to: Path) -> None:
@@ -129,11 +132,3 @@ def _interface(model: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
     if facts.unranked:
         raise ReleaseError(f"The release's fallback model doesn't say the shape of {', '.join(facts.unranked)}.")
     return facts.inputs, facts.outputs
-
-
-def _remove(scratch: Path, file: Path) -> None:
-    file.unlink(missing_ok=True)
-    folder = file.parent
-    while folder != scratch.parent:
-        folder.rmdir()
-        folder = folder.parent

@@ -112,6 +112,10 @@ def test_half_a_key_and_a_wrong_one_are_refused(tmp_path: Path) -> None:
         exported(bundle, "swupdate", tmp_path / "out.swu", cert=key, key=cert)
     with pytest.raises(UsageError, match="can't sign"):
         exported(bundle, "swupdate", tmp_path / "out.swu", cert=cert, key=tmp_path / "no.key")
+    (tmp_path / "other").mkdir()
+    _, other = certificate(tmp_path / "other")
+    with pytest.raises(UsageError, match="of another key"):
+        exported(bundle, "swupdate", tmp_path / "out.swu", cert=cert, key=other)
 
 
 @pytest.mark.parametrize("board", ["pi5", "raspberrypi4-64", "a_b"])

@@ -18,8 +18,9 @@ from edgebuild.errors import ReleaseError
 from edgebuild.releasing.exporting.pbtxt import TYPES, config_text, quoted
 from tests import needs
 from tests.cli.example import CLASSES, SHAPE, classifier, classifier_weights
+from tests.releasing.board.bundles import Maker, tiny_files
 
-from .samples import CONTRACT, TENSORS, artifact_files, bundle_of, exported
+from .samples import CONTRACT, TENSORS, artifact_files, bundle_of, exported, said
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,6 +153,19 @@ def test_a_release_without_what_is_needed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="can't be read"):
         exported(bundle_of(tmp_path / "plain"), "triton", tmp_path / "out")
     assert not list(tmp_path.glob("*export*"))
+
+
+@pytest.mark.parametrize("place", ["../../outside", "OUTSIDE", "artifact/../artifact", ""])
+def test_an_artifact_elsewhere_is_neither_read_nor_removed(place: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "artifact.json").write_bytes(artifact_files({"model.onnx": b"m"})["artifact/artifact.json"])
+    place = place.replace("OUTSIDE", str(outside))
+    files = {**tiny_files(), **artifact_files({"model.onnx": b"m"})}
+    bundle = Maker({"pi": (files, said(artifact=place))}).make(tmp_path / "bundle")
+    with pytest.raises(ReleaseError, match="has no artifact where it says"):
+        exported(bundle, "triton", tmp_path / "out")
+    assert (outside / "artifact.json").exists()
 
 
 def test_states_and_constants_are_the_clients(tmp_path: Path) -> None:
