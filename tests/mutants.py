@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 #: How many mutants a fuzz test tries.
-COUNTS = (pytest.param(150, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.proof))
+COUNTS = (pytest.param(100, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.proof))
 
 #: Numbers at the edges of what fields, sizes and counters hold.
 _EDGES = (0, 1, 0x7F, 0x80, 0xFF)

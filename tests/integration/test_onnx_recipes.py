@@ -9,8 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgebuild.building.context import Options
 from edgebuild.catalogue.project import load_project
-from edgebuild.pipeline import plan
+from edgebuild.errors import UsageError
+from edgebuild.pipeline import build, plan
 from tests.cli.example import (
     CLASSES,
     SHAPE,
@@ -71,6 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     return folder, run("build", cwd=folder)
 
 
+@pytest.mark.proof
 def test_a_pruned_and_distilled_net_is_built_from_the_file_alone(built: tuple[Path, Ended]) -> None:
     project, ended = built
     assert ended.code == 0, ended
@@ -111,6 +114,5 @@ def test_a_node_that_cannot_be_read_refuses_the_recipe_and_nothing_else(tmp_path
     (planned,) = plan(load_project(project))
     refused = " ".join(item.reason for item in planned.refused)
     assert "node '/last', a Hardmax, can't be read as torch: it is an operator that isn't known" in refused
-    named = run("build", "--recipe", "narrow", cwd=project)
-    assert named.code == 2
-    assert "Recipe narrow can't be carried out" in " ".join(named.err.split())
+    with pytest.raises(UsageError, match="Recipe narrow can't be carried out"):
+        build(load_project(project), Options(recipes=("narrow",)))

@@ -98,6 +98,7 @@ def test_who_carries_a_runtime_is_told(project: Path) -> None:
     ok("release", "affected", "--component", "onnxruntime<0.1", "releases/tiny-1.0", cwd=project)
 
 
+@pytest.mark.proof
 def test_a_replay_says_whether_it_agrees(project: Path) -> None:
     ended = run("release", "replay", "releases/tiny-1.1", cwd=project)
     assert ended.code in {0, 3, 4}, ended

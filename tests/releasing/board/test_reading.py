@@ -68,17 +68,18 @@ def test_it_reads_what_was_made(signed: Path) -> None:
     assert {each.subject for each in found.signatures} == {found.index.sha256, found.targets["pi"].manifest.sha256}
 
 
-def test_no_single_byte_can_change(bundle: Path) -> None:
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.proof)])
+def test_no_single_byte_can_change(bundle: Path, every: int) -> None:
     count = 0
     for path in files_of(bundle):
         data = path.read_bytes()
-        for at in range(len(data)):
+        for at in range(0, len(data), every):
             path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
             with pytest.raises(Problem):
                 Bundle(bundle)
             count += 1
         path.write_bytes(data)
-    assert count > 5_000
+    assert count > 5_000 / every
     Bundle(bundle)
 
 
