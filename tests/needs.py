@@ -27,6 +27,7 @@ COMMANDS = {
     "apt": "apt-get update && apt-get install -y {}",
     "pip": ".venv/bin/python -m pip install {}",
     "pyenv": "pyenv install --skip-existing {}",
+    "git": "git clone --depth 1 {} && export ONNXRUNTIME_INCLUDE_DIR=$PWD/onnxruntime/include/onnxruntime/core/session",
 }
 
 

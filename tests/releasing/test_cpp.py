@@ -1,0 +1,369 @@
+"""The C++ loader, built here: it passes golden vectors in both runtimes, and opens only what is as it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edgebuild.building.context import Options
+from edgebuild.building.record import find_build, load_record
+from edgebuild.catalogue.project import load_project
+from edgebuild.core.artifact import Artifact
+from edgebuild.core.artifact_files import SEAL, list_files, read_artifact, write_manifest
+from edgebuild.core.values import canonical_json, digest_bytes
+from edgebuild.measuring.protocols import CERTIFY, SCREEN
+from edgebuild.pipeline import build
+from edgebuild.releasing.bundle import create
+from edgebuild.releasing.values import BuildFolder
+from tests import needs
+from tests.backends.nets import Bench, data_folder
+from tests.backends.test_running import recurrent
+from tests.cli.example import QUICK_PROFILE, write_project, write_quick
+from tests.cli.short import SHORT
+
+from .board.script import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCES = Path(__file__).resolve().parents[2] / "cpp"
+RUNTIMES = ("onnxruntime", "openvino")
+OPENVINO_PROFILE = """\
+title = "OpenVINO, one candidate"
+backend = "openvino"
+requires_arch = ["x86_64", "aarch64"]
+precisions = ["fp32"]
+
+[[settings]]
+hint = "latency"
+threads = 1
+"""
+PROFILES = {"onnxruntime": QUICK_PROFILE, "openvino": OPENVINO_PROFILE}
+QUICK = Options(
+    screen=SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1}),
+    certify=CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
+)
+#: Of each of the two documents.
+MUTANTS = 150
+#: OpenVINO's threads load a library in a way that AddressSanitizer refuses, unless they are told of it.
+SANITIZERS = {"UBSAN_OPTIONS": "print_stacktrace=1", "TBB_ENABLE_SANITIZERS": "1"}
+
+
+def header_folder() -> Path | None:
+    """Return where ONNX Runtime's header is: its wheel has none."""
+    given = os.environ.get("ONNXRUNTIME_INCLUDE_DIR")
+    places = [Path(given)] if given else [Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime")]
+    return next((place for place in places if (place / "onnxruntime_c_api.h").is_file()), None)
+
+
+def debian_header(path: str, package: str) -> needs.Need | None:
+    return None if any(Path("/usr/include").glob(path)) else needs.Need(Path(path).name, "apt", package)
+
+
+def header_need() -> needs.Need | None:
+    where = "https://github.com/microsoft/onnxruntime"
+    return None if header_folder() else needs.Need("onnxruntime_c_api.h", "git", where)
+
+
+pytestmark = [
+    pytest.mark.proof,
+    needs.marked(
+        needs.program("g++", "g++"),
+        needs.program("cmake", "cmake"),
+        debian_header("nlohmann/json.hpp", "nlohmann-json3-dev"),
+        debian_header("openssl/evp.h", "libssl-dev"),
+        needs.module("openvino", "openvino"),
+        header_need(),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example program, with both runtimes and, where the compiler has them, sanitizers."""
+    folder = tmp_path_factory.mktemp("cpp")
+    packages = {name: Path(str(spec.origin)).parent for name in RUNTIMES if (spec := find_spec(name))}
+    (library,) = (packages["onnxruntime"] / "capi").glob("libonnxruntime.so.*")
+    # What it calls itself, and is looked for by; the wheel has no such file.
+    (folder / "libonnxruntime.so.1").symlink_to(library)
+    (folder / "probe.cpp").write_text("int main() { return 0; }\n")
+    flags = ["g++", "-fsanitize=address,undefined", str(folder / "probe.cpp"), "-o", str(folder / "probe")]
+    sanitized = subprocess.run(flags, check=False, capture_output=True).returncode == 0
+    words = [
+        f"-DONNXRUNTIME_INCLUDE_DIR={header_folder()}",
+        f"-DONNXRUNTIME_LIBRARY={folder / 'libonnxruntime.so.1'}",
+        f"-DOpenVINO_DIR={packages['openvino'] / 'cmake'}",
+        f"-DEDGEBUILD_SANITIZE={'ON' if sanitized else 'OFF'}",
+    ]
+    for command in (["cmake", "-S", str(SOURCES), "-B", str(folder / "build"), *words], ["cmake", "--build", "build"]):
+        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "build" / "golden"
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of the tiny project for a runtime."""
+    project = write_project(tmp_path_factory.mktemp("built") / "project")
+    write_quick(project, profile=PROFILES[request.param])
+    (record,) = build(load_project(project), QUICK)
+    found = BuildFolder(home=project / ".edgebuild", folder=find_build(project / ".edgebuild"), record=record)
+    assert load_record(found.folder) == record
+    return create([found], tmp_path_factory.mktemp("bundles") / "tiny-1.0", version="1.0").layout.folder
+
+
+@pytest.fixture(scope="module")
+def installed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that it was installed in by ``verify.py``. Only to be copied."""
+    folder = tmp_path_factory.mktemp("installed")
+    ended = verify(folder, "install", bundle, "--root", folder / "root")
+    assert ended.code == 0, ended
+    return folder / "root"
+
+
+@pytest.fixture
+def root(installed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(installed, tmp_path / "root", symlinks=True)
+
+
+@pytest.fixture
+def slot(installed: Path, tmp_path: Path) -> Path:
+    """The files of a release where no manifest of a slot lies next to them, so that a test can change what they say."""
+    return shutil.copytree((installed / "current").resolve(), tmp_path / "slot")
+
+
+def opened(golden: Path, folder: Path, leaks: int = 1) -> tuple[int, str]:
+    """Return the exit code and what was said; whatever a sanitizer finds fails."""
+    env = {**os.environ, **SANITIZERS, "ASAN_OPTIONS": f"detect_leaks={leaks}"}
+    done = subprocess.run([str(golden), str(folder)], check=False, capture_output=True, env=env, timeout=120)
+    said = (done.stdout + done.stderr).decode("utf-8", "replace")
+    assert done.returncode in (0, 7), said
+    assert "Sanitizer" not in said, said
+    assert "runtime error" not in said, said
+    return done.returncode, said
+
+
+def refused(golden: Path, folder: Path) -> str:
+    code, said = opened(golden, folder)
+    assert code == 7, said
+    assert said.count("\n") == 1, said
+    return said.strip()
+
+
+def say(slot: Path, **changes: Any) -> None:
+    """Change release.json; a dict changes fields of a field."""
+    path = slot / "release.json"
+    fields = json.loads(path.read_bytes())
+    for name, value in changes.items():
+        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+    path.write_text(canonical_json(fields))
+
+
+def seal(slot: Path, fields: dict[str, Any]) -> None:
+    """Write artifact.json with its seal, and let release.json name it."""
+    fields = {name: value for name, value in fields.items() if name != SEAL}
+    digest = digest_bytes(canonical_json(fields).encode())
+    (slot / "artifact" / "artifact.json").write_text(canonical_json({**fields, SEAL: digest}) + "\n")
+    say(slot, artifact_digest=digest)
+
+
+def manifest(slot: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((slot / "artifact" / "artifact.json").read_bytes())
+    return fields
+
+
+def test_an_installed_release_passes_its_golden_vectors(golden: Path, installed: Path) -> None:
+    code, said = opened(golden, installed / "current")
+    assert code == 0, said
+    assert said.startswith("tiny 1.0 for quick in o")
+    assert "off by 0 of what is allowed" in said
+
+
+def test_a_wrong_answer_is_seen(golden: Path, slot: Path) -> None:
+    path = slot / "golden" / "outputs" / "logits.npy"
+    np.save(path, np.load(path) * np.float32(1.1))
+    code, said = opened(golden, slot)
+    assert (code, "answers wrong" in said) == (7, True), said
+
+
+def test_a_flipped_byte_anywhere_is_refused(golden: Path, root: Path) -> None:
+    current = (root / "current").resolve()
+    paths = [current / "release.json", current.with_suffix(".json"), *sorted((current / "artifact").iterdir())]
+    generator = random.Random(0)
+    for path in paths:
+        data = path.read_bytes()
+        for at in (0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(4))):
+            path.chmod(0o644)
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1 << generator.randrange(8)]) + data[at + 1 :])
+            assert " can't " not in refused(golden, root / "current")
+        path.write_bytes(data)
+    assert opened(golden, root / "current")[0] == 0
+
+
+def test_files_that_come_go_or_turn_into_links_are_refused(golden: Path, root: Path) -> None:
+    current = (root / "current").resolve()
+    extra = current / "artifact" / "extra.bin"
+    extra.write_bytes(b"x")
+    assert "is none of the release's files" in refused(golden, root / "current")
+    extra.unlink()
+    extra.symlink_to("/etc/hostname")
+    assert "a link or a special file" in refused(golden, root / "current")
+    extra.unlink()
+    os.mkfifo(extra)
+    assert "a link or a special file" in refused(golden, root / "current")
+    extra.unlink()
+    current.with_suffix(".json").unlink()
+    assert "can't be read: No such file" in refused(golden, root / "current")
+    assert "is no installed release" in refused(golden, root / "nothing")
+
+
+def test_another_device_is_refused_with_all_that_differs_before_anything_is_opened(golden: Path, slot: Path) -> None:
+    fields = manifest(slot)
+    (slot / "artifact" / fields["entry"]).write_bytes(b"no runtime opens this")
+    files = {entry.path: entry.model_dump() for entry in list_files(slot / "artifact")}
+    seal(slot, {**fields, "files": [files[each["path"]] for each in fields["files"]]})
+    # OpenVINO tries all formats that it knows, and doesn't free all that this took.
+    assert f"can't {'load' if fields['backend'] == 'onnxruntime' else 'read'}" in opened(golden, slot, leaks=0)[1]
+    say(slot, requires={"runtime_version": "0.1"})
+    assert f"{fields['backend']} must be 0.1, it is " in refused(golden, slot)
+    say(slot, requires={"architecture": "riscv64", "isa": ["avx9"], "facts": {"l4t": "36.4"}, "memory_bytes": 1 << 62})
+    said = refused(golden, slot)
+    assert "architecture must be riscv64" in said
+    assert "the CPU lacks avx9" in said
+    assert "l4t must be 36.4, which this loader can't look up" in said
+    assert "MB of memory are needed" in said
+
+
+def test_what_it_does_not_do_is_refused_with_a_sentence(golden: Path, slot: Path) -> None:
+    fields = manifest(slot)
+    for changes, why in (
+        ({"load": [["weights", fields["entry"]], ["weights_bytes", 1]]}, "ships its weights in a weights file"),
+        ({"load": [["libraries", fields["entry"]]]}, "brings native code"),
+        ({"load": [["later", True]]}, "has the setting later, which this loader doesn't know"),
+        ({"stages": [{"exit": None, "folder": "a"}]}, "a chain of models with early exits"),
+        ({"backend": "tensorrt"}, "wrong runtime"),
+    ):
+        seal(slot, {**fields, **changes})
+        assert why in refused(golden, slot)
+    seal(slot, {**fields, "backend": "tensorrt"})
+    say(slot, requires={"runtime": "tensorrt"})
+    assert "was built without it" in refused(golden, slot)
+    seal(slot, fields)
+    say(slot, requires={"runtime": fields["backend"]}, settings={"threads": -1})
+    assert "no count that a runtime takes" in refused(golden, slot)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_state_and_constants_are_fed(golden: Path, slot: Path, tmp_path: Path, batch: int) -> None:
+    bench = Bench.open(tmp_path)
+    net, contract = recurrent(batch)
+    shutil.rmtree(slot / "artifact")
+    shutil.rmtree(slot / "golden")
+    name = json.loads((slot / "release.json").read_bytes())["requires"]["runtime"]
+    artifact = bench.compile(name, net, contract)
+    frames = np.random.default_rng(3).standard_normal((9, 3)).astype(np.float32)
+    inputs = data_folder(slot / "golden" / "inputs", {"x:0": frames}, [4, 2, 3])
+    outputs, _ = bench.evaluate(artifact, inputs)
+    (slot / "golden" / "outputs").mkdir()
+    for output, array in outputs.items():
+        np.save(slot / "golden" / "outputs" / f"{output}.npy", array)
+    described = [{"name": output, "file": f"{output}.npy", "rtol": 1e-5, "atol": 1e-6} for output in outputs]
+    (slot / "golden" / "golden.json").write_text(json.dumps({"frames": 9, "outputs": described}))
+    shutil.copytree(artifact, slot / "artifact")
+    write_manifest(slot / "artifact", read_artifact(artifact).with_settings((("threads", 1),)))
+    seal(slot, manifest(slot))
+    assert opened(golden, slot)[0] == 0
+    np.save(inputs / "lengths.npy", np.array([9], dtype=np.int64))
+    assert "answers wrong" in opened(golden, slot)[1]
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every place in a document: a list or an object, and an index or a name."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from places(value[key])
+
+
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 1 << 31, 1 << 63, (1 << 64) - 1, 1 << 70, 1e308, -0.5, "", "..", "../../etc/passwd", "é\u0000",
+    "x" * 70000, [], {}, [[]], [-1], [1 << 40, 1 << 40], {"": {}},
+)  # fmt: skip
+
+
+def mutant(fields: dict[str, Any], generator: random.Random) -> dict[str, Any]:
+    """Return the document with one to three of its places changed, gone or doubled."""
+    fields = json.loads(json.dumps(fields))
+    for _ in range(generator.randint(1, 3)):
+        holder, key = generator.choice(list(places(fields)))
+        how = generator.random()
+        if how < 0.15:
+            del holder[key]
+        elif how < 0.3 and isinstance(holder, list):
+            holder.append(holder[key])
+        else:
+            holder[key] = generator.choice(ODD)
+    return fields
+
+
+def test_hostile_documents_end_in_a_sentence(golden: Path, slot: Path) -> None:
+    generator = random.Random(7)
+    said, whole = manifest(slot), json.loads((slot / "release.json").read_bytes())
+    constant = {"name": "gain", "dtype": "int8", "shape": [2, 2], "value": [1, 2]}
+    state = {
+        "state": [{"input": "h", "output": "logits"}],
+        "state_specs": [{**said["contract"]["inputs"][0], "name": "h"}],
+    }
+    richer = {**said, "contract": {**said["contract"], **state, "constants": [constant]}}
+    codes = []
+    for turn in range(MUTANTS):
+        (slot / "release.json").write_text(canonical_json(whole))
+        seal(slot, mutant(richer if turn % 2 else said, generator))
+        codes.append(opened(golden, slot))
+    seal(slot, said)
+    for _ in range(MUTANTS):
+        (slot / "release.json").write_text(json.dumps(mutant(whole, generator)))
+        codes.append(opened(golden, slot))
+    sentences = [text for code, text in codes if code == 7]
+    assert all(text.count("\n") == 1 for text in sentences)
+    assert len(sentences) > MUTANTS
+
+
+def test_hostile_bytes_end_in_a_sentence(golden: Path, slot: Path) -> None:
+    generator = random.Random(8)
+    for name in ("release.json", "artifact/artifact.json"):
+        path = slot / name
+        data = path.read_bytes()
+        odd = [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"[" * 100000,
+            b'{"a":' * 100000,
+            b"\xff\xfe",
+            b'{"a":1,"a":2}',
+            b'{"sha256":"',
+        ]
+        odd += [data[: generator.randrange(len(data))] for _ in range(10)]
+        odd += [
+            b'{"sha256":"' + b"0" * 64,
+            b'{"sha256":"' + b"0" * 64 + b'"',
+            b'{"sha256":"' + b"0" * 64 + b'"}',
+            b'{"\\',
+        ]
+        for each in odd:
+            path.write_bytes(each)
+            refused(golden, slot)
+        path.write_bytes(data)
+    assert opened(golden, slot)[0] == 0
+    assert isinstance(read_artifact(slot / "artifact"), Artifact)
