@@ -49,7 +49,7 @@ def run_gate(
     outcome = concluded(row for rows in tables.values() for row in rows)
     if as_json:
         plain = {each: [asdict(row) for row in rows] for each, rows in tables.items()}
-        print(json.dumps({"new": one.version, "old": other.version, "outcome": outcome, "targets": plain}, indent=2))
+        say(json.dumps({"new": one.version, "old": other.version, "outcome": outcome, "targets": plain}, indent=2))
     else:
         _show(one, other, tables)
         say(f"{one.project} {one.version} against {other.version}: {outcome}")
