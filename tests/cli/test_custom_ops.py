@@ -44,6 +44,7 @@ def custom(project: Path) -> Path:
     return project
 
 
+@pytest.mark.proof
 def test_a_named_library_is_shipped_and_runs(custom: Path) -> None:
     shutil.copyfile(LIBRARY, custom / "libcustom.so")
     (custom / "edgebuild.toml").write_text(toml({"model": 'onnx = "model.onnx"\ncustom_ops = "libcustom.so"'}))

@@ -251,6 +251,7 @@ def test_a_second_build_reuses_everything_and_remeasure_measures_anew(mine: Path
     assert found["test_set"] == first["test_set"]
 
 
+@pytest.mark.proof
 def test_scoring_another_artifact_is_another_opening(mine: Path) -> None:
     (mine / "targets" / "other.toml").write_text('title = "Another setting"\nprofiles = ["other"]\n')
     (mine / "profiles" / "other.toml").write_text(QUICK_PROFILE.replace("arena = true", "arena = false"))

@@ -97,6 +97,7 @@ def test_technique_and_device_keep_their_contracts(everything: Any, tmp_path: Pa
     check_device(device, tmp_path)
 
 
+@pytest.mark.proof
 def test_a_build_with_all_of_them(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device of that kind, compiled by that backend, quantised by that quantiser, judged by that metric."""
     project = write_project(tmp_path / "project", {"metric": 'name = "sure_accuracy"'})
