@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgebuild.building.context import Options
 from edgebuild.building.record import find_build, load_record
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact
 from edgebuild.core.artifact_files import SEAL, list_files, read_artifact, write_manifest
 from edgebuild.core.values import canonical_json, digest_bytes
-from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
 from edgebuild.releasing.bundle import create
 from edgebuild.releasing.values import BuildFolder
@@ -28,9 +26,9 @@ from tests import needs
 from tests.backends.nets import Bench, data_folder
 from tests.backends.test_running import recurrent
 from tests.cli.example import QUICK_PROFILE, write_project, write_quick
-from tests.cli.short import SHORT
 
 from .board.script import verify
+from .test_bundle import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +46,6 @@ hint = "latency"
 threads = 1
 """
 PROFILES = {"onnxruntime": QUICK_PROFILE, "openvino": OPENVINO_PROFILE}
-QUICK = Options(
-    screen=SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1}),
-    certify=CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
-)
 #: Of each of the two documents.
 MUTANTS = 150
 #: OpenVINO's threads load a library in a way that AddressSanitizer refuses, unless they are told of it.
@@ -209,6 +203,51 @@ def test_a_flipped_byte_anywhere_is_refused(golden: Path, root: Path) -> None:
     assert opened(golden, root / "current")[0] == 0
 
 
+def test_the_seal_and_the_release_cover_an_artifact_without_a_manifest_of_a_slot(golden: Path, slot: Path) -> None:
+    generator = random.Random(1)
+    for path in sorted((slot / "artifact").iterdir()):
+        data = path.read_bytes()
+        path.chmod(0o644)
+        for at in (0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(12))):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1 << generator.randrange(8)]) + data[at + 1 :])
+            assert " can't " not in refused(golden, slot)
+        path.write_bytes(data)
+    assert opened(golden, slot)[0] == 0
+    said = (slot / "release.json").read_bytes()
+    seal(slot, {**manifest(slot), "settings": [["threads", 2]]})
+    assert opened(golden, slot)[0] == 0
+    (slot / "release.json").write_bytes(said)
+    assert "artifact.json isn't that of the release" in refused(golden, slot)
+
+
+LOADS: dict[str, list[dict[str, Any]]] = {
+    "onnxruntime": [{"load": [[key, True]]} for key in ("optimized", "bf16", "unpack")]
+    + [{"load": [["disabled", "GeluFusionL1,ConvActivationFusion"]]}],
+    "openvino": [{"precision": {"kind": kind}} for kind in ("int8-storage", "fp32")]
+    + [{"precision": {"kind": "fp16", "fp16": "storage"}}],
+}
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "onnxruntime": [{}, {"arena": False, "requests": 2, "spinning": True, "threads": 2}],
+    "openvino": [
+        {},
+        {"hint": "throughput", "pinning": True, "streams": 2, "threads": 2},
+        {"inference_precision": "f32"},
+    ],
+}
+
+
+def test_every_way_to_load_and_every_setting_is_taken(golden: Path, slot: Path) -> None:
+    fields = manifest(slot)
+    for changes in LOADS[fields["backend"]]:
+        seal(slot, {**fields, **changes})
+        assert opened(golden, slot)[0] == 0, changes
+    path = slot / "release.json"
+    said = json.loads(path.read_bytes())
+    for settings in SETTINGS[fields["backend"]]:
+        path.write_text(canonical_json({**said, "settings": settings}))
+        assert opened(golden, slot)[0] == 0, settings
+
+
 def test_files_that_come_go_or_turn_into_links_are_refused(golden: Path, root: Path) -> None:
     current = (root / "current").resolve()
     extra = current / "artifact" / "extra.bin"
@@ -338,29 +377,19 @@ def test_hostile_documents_end_in_a_sentence(golden: Path, slot: Path) -> None:
     assert len(sentences) > MUTANTS
 
 
+ZEROS = b'{"sha256":"' + b"0" * 64
+ODD_BYTES = (
+    b"", b"{", b"[]", b"null", b"[" * 100000, b'{"a":' * 100000, b"\xff\xfe", b'{"a":1,"a":2}', b'{"sha256":"', ZEROS,
+    ZEROS + b'"', ZEROS + b'"}', b'{"\\',
+)  # fmt: skip
+
+
 def test_hostile_bytes_end_in_a_sentence(golden: Path, slot: Path) -> None:
     generator = random.Random(8)
     for name in ("release.json", "artifact/artifact.json"):
         path = slot / name
         data = path.read_bytes()
-        odd = [
-            b"",
-            b"{",
-            b"[]",
-            b"null",
-            b"[" * 100000,
-            b'{"a":' * 100000,
-            b"\xff\xfe",
-            b'{"a":1,"a":2}',
-            b'{"sha256":"',
-        ]
-        odd += [data[: generator.randrange(len(data))] for _ in range(10)]
-        odd += [
-            b'{"sha256":"' + b"0" * 64,
-            b'{"sha256":"' + b"0" * 64 + b'"',
-            b'{"sha256":"' + b"0" * 64 + b'"}',
-            b'{"\\',
-        ]
+        odd = [*ODD_BYTES, *(data[: generator.randrange(len(data))] for _ in range(10))]
         for each in odd:
             path.write_bytes(each)
             refused(golden, slot)
