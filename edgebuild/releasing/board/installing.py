@@ -37,18 +37,22 @@ def install(slots: Slots, bundle: Bundle, target: Target, how: How, allow_downgr
             switch(slots, name)
             health(slots, slots.slot(slots.pointed(CURRENT)), how)
     except BaseException:
+        slots.clear()  # first of all: a full disk has no room for what follows
         restore(slots, before)
         if name not in known and name not in before:
             slots.remove(name)
+        slots.sweep()
         raise
     return slot
 
 
 def switch(slots: Slots, name: str) -> None:
-    """Make a slot the current one, and the current one the previous."""
+    """Make a slot the current one, and the current one the previous: a whole one, since one rolls back to it."""
     current = slots.pointed(CURRENT)
-    if current:
+    if current and not slots.broken(current):
         slots.point(PREVIOUS, current)
+    elif slots.pointed(PREVIOUS) == name:
+        slots.point(PREVIOUS, slots.fallback(name, current))
     slots.point(CURRENT, name)
 
 
@@ -85,8 +89,9 @@ def roll_back(slots: Slots, how: How) -> Slot:
         raise Problem("%s has no previous release to roll back to." % slots.root)
     slot = slots.slot(before[1])
     health(slots, slot, how)
+    before_it = before[0] if not slots.broken(before[0]) else slots.fallback(*before)
     slots.point(CURRENT, before[1])
-    slots.point(PREVIOUS, before[0])
+    slots.point(PREVIOUS, before_it)
     return slot
 
 

@@ -121,6 +121,8 @@ class Slots:
 
     def damage(self, slot: Slot) -> List[str]:
         """Return the paths in a slot that are missing, changed, or not the release's; every byte is read."""
+        if slot.folder.is_symlink():
+            return sorted(slot.target.files)  # whatever lies behind a link isn't ours
         found = set()
         for path, blob in slot.target.files.items():
             found.add(path)
@@ -144,12 +146,13 @@ class Slots:
         sync(self.blobs)
         if name in self.names() and name in (self.pointed(CURRENT), self.pointed(PREVIOUS)):
             self._repair(name, target)
-        elif name not in self.names() or self._broken(name):
+        elif name not in self.names() or self.broken(name):
             self.remove(name)
             self._build(name, target)
         return self.slot(name)
 
-    def _broken(self, name: str) -> bool:
+    def broken(self, name: str) -> bool:
+        """Whether a slot is damaged, or can't be read."""
         try:
             return bool(self.damage(self.slot(name)))
         except Problem:
@@ -192,6 +195,9 @@ class Slots:
         """Put a slot in use right, file by file, so that what was right in it never isn't."""
         self._link(self.blobs / target.manifest.sha256, self.releases / (name + ".json"))
         slot = Slot(name, self.releases / name, target)
+        if slot.folder.is_symlink() or not slot.folder.is_dir():
+            slot.folder.unlink()
+            slot.folder.mkdir()
         for path in self.damage(slot):
             if path not in target.files:
                 (slot.folder / path).unlink()
@@ -234,21 +240,29 @@ class Slots:
             sync(self.releases)
             shutil.rmtree(str(self.temporary / name), ignore_errors=True)
 
-    def tidy(self) -> None:
-        """Remove what was left half made, and see to it that ``previous`` isn't ``current``."""
+    def clear(self) -> None:
+        """Remove what is half made."""
         for each in self.temporary.iterdir():
             if each.is_dir() and not each.is_symlink():
                 shutil.rmtree(str(each), ignore_errors=True)
             else:
                 each.unlink()
+
+    def tidy(self) -> None:
+        """Remove what was left half made, and see to it that ``previous`` isn't ``current``."""
+        self.clear()
         current, previous, whole = self.pointed(CURRENT), self.pointed(PREVIOUS), self.names()
         for entry in list(self.releases.iterdir()):
             name = entry.name[:NAME_DIGITS]
             if name not in whole and name not in (current, previous) and is_slot_name(name):
                 self.remove(name)
         if previous == current or previous not in whole:
-            others = [name for name in self._by_version() if name != current]
-            self.point(PREVIOUS, others[-1] if current and others else "")
+            self.point(PREVIOUS, self.fallback(current) if current else "")
+
+    def fallback(self, *others: str) -> str:
+        """Return the newest whole slot besides others, or nothing."""
+        names = (name for name in reversed(self._by_version()) if name not in others and not self.broken(name))
+        return next(names, "")
 
     def collect(self, keep: int) -> List[str]:
         """Keep the newest releases by version, and the two that are pointed at; return the names of what went."""
@@ -257,10 +271,14 @@ class Slots:
         gone = [name for name in self.names() if name not in kept]
         for name in gone:
             self.remove(name)
-        for blob in list(self.blobs.iterdir()):
-            if blob.lstat().st_nlink == 1:  # no slot has it
-                blob.unlink()
+        self.sweep()
         return gone
+
+    def sweep(self) -> None:
+        """Remove the blobs that no slot has."""
+        for blob in list(self.blobs.iterdir()):
+            if blob.lstat().st_nlink == 1:
+                blob.unlink()
 
     def _by_version(self) -> List[str]:
         """Return the names of the slots that can be read, the newest version last."""
@@ -293,25 +311,58 @@ def is_everybodys(root: Path) -> bool:
         return root == Path("/")
 
 
-def slots_in(folder: str) -> Slots:
-    """Return the slots in a folder that is ours; raises for any other one. Nothing is written."""
+def root_of(folder: str) -> Path:
+    """Return the folder that --root names; raises where it names none, or one that is no place for releases."""
+    if not folder.strip():
+        raise Problem("--root is empty: it names no folder.", "Name the folder of the installed releases.", USAGE)
     root = Path(folder).resolve()
     if is_everybodys(root):
         raise Problem("%s is no place for releases." % root, "Name a folder of its own with --root.", USAGE)
-    if not (root / MARKER).is_file():
-        raise Problem("Nothing was installed in %s: it has no %s." % (root, MARKER), "Check --root.", USAGE)
-    return Slots(root)
+    return root
+
+
+def marker_in(root: Path) -> bytes:
+    """Return what the marker of a folder holds; raises where there is none, or it is no plain file."""
+    try:
+        with open_plain(root / MARKER) as file:
+            data: bytes = file.read(len(MARKER_TEXT) + 1)
+    except OSError as error:
+        message = "Nothing was installed in %s: it has no %s of ours." % (root, MARKER)
+        raise Problem(message, "Check --root.", USAGE) from error
+    return data
+
+
+def slots_in(folder: str) -> Slots:
+    """Return the slots in a folder that is ours; raises for any other one. Nothing is written."""
+    root = root_of(folder)
+    if marker_in(root) != MARKER_TEXT:
+        raise Problem("%s isn't ours: its %s says something else." % (root, MARKER), "Check --root.", USAGE)
+    slots = Slots(root)
+    for each in (slots.blobs.parent, slots.blobs, slots.releases, slots.temporary):
+        if os.path.lexists(str(each)) and not stat.S_ISDIR(each.lstat().st_mode):
+            message = "%s is no folder of ours, but a link or a file." % each
+            raise Problem(message, "Look at what put it there, and remove it.")
+    return slots
+
+
+def mark(root: Path) -> None:
+    """Make an empty folder ours; one with a marker that was cut short, as a power cut leaves it, is empty too."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = os.listdir(str(root))
+    if not names or (names == [MARKER] and MARKER_TEXT.startswith(marker_in(root))):
+        with (root / MARKER).open("wb") as file:
+            file.write(MARKER_TEXT)
+            file.flush()
+            os.fsync(file.fileno())
+        sync(root.parent)
 
 
 @contextlib.contextmanager
 def opened_slots(folder: str, new: bool = False) -> Iterator[Slots]:
     """Yield the slots in a folder for writing, alone and tidied; with ``new`` it is made where there is none."""
-    root = Path(folder).resolve()
-    if new and not is_everybodys(root):
-        root.mkdir(parents=True, exist_ok=True)
-        if not any(root.iterdir()):
-            (root / MARKER).write_bytes(MARKER_TEXT)
-            sync(root.parent)
+    root = root_of(folder)
+    if new:
+        mark(root)
     slots = slots_in(folder)
     handle = os.open(str(root / MARKER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
