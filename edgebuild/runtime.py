@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgebuild.backends.table import backends
-from edgebuild.core.artifact_files import list_files
+from edgebuild.core.artifact_files import list_files, read_artifact
 from edgebuild.core.values import digest_json
 from edgebuild.devices.bundle import module_of
 from edgebuild.devices.runner.artifact import Opened
@@ -43,7 +45,7 @@ class Model:
     def __init__(self, release: TargetRelease, opened: Opened, scratch: tempfile.TemporaryDirectory[str]) -> None:
         self.release = release
         self._scratch = scratch
-        self._session = opened.session()
+        self._session: Any = opened.session()
         self._loop = Loop(self._session, opened.contract)
         outputs = [spec.name for spec in release.contract.outputs]
         self._places = {name: self._session.output_names.index(name) for name in outputs}
@@ -51,22 +53,26 @@ class Model:
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the outputs of one call by name. Raises ``ReleaseError`` for inputs that the contract doesn't know."""
+        if self._session is None:
+            raise ReleaseError(f"{self.release.project} was closed.", hint="Load it again.")
         if set(inputs) != set(self._inputs):
             raise ReleaseError(
                 f"{self.release.project} takes {', '.join(sorted(self._inputs))}; given were "
                 f"{', '.join(sorted(inputs)) or 'none'}."
             )
+        named = {name: np.asarray(array) for name, array in inputs.items()}
         for name, spec in self._inputs.items():
-            array = inputs[name]
+            array = named[name]
             fits = len(array.shape) == len(spec.shape) and all(
                 not isinstance(want, int) or want == size for want, size in zip(spec.shape, array.shape, strict=True)
             )
-            if not fits or array.dtype.name != spec.dtype:
+            # By dtype, not by its name: a big-endian array has the same name and other bytes.
+            if not fits or array.dtype != np.dtype(spec.dtype):
                 raise ReleaseError(
-                    f"Input {name!r} must be {spec.dtype} of shape {list(spec.shape)}, it is {array.dtype.name} of "
-                    f"{list(array.shape)}."
+                    f"Input {name!r} must be {spec.dtype} of shape {list(spec.shape)}, it is {array.dtype.str} "
+                    f"({array.dtype.name}) of {list(array.shape)}."
                 )
-        found = self._loop.call(self._loop.feed(dict(inputs)))
+        found = self._loop.call(self._loop.feed(named))
         return {name: found[place] for name, place in self._places.items()}
 
     def reset(self) -> None:
@@ -75,17 +81,20 @@ class Model:
 
     def close(self) -> None:
         """Give back the runtime's session and the files; the model can't be called any more."""
-        self._session.close()
-        self._scratch.cleanup()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+            self._scratch.cleanup()
 
 
 def load(release: str | Path, *, target: str | None = None, native_libraries: bool = False) -> Model:
     """Open a bundle, or the folder of an installed release such as ``ROOT/current``.
 
     ``target`` names one of a bundle's targets. Default: the only one. ``native_libraries`` lets the artifact run the
-    native code that it brings. Every byte is checked against its digest, and this machine against what the release
-    requires, before anything is opened; signatures aren't asked for: ``edgebuild install`` does. Raises
-    ``ReleaseError`` where something doesn't fit, ``EnvironmentGap`` where the runtime isn't installed.
+    native code that it brings. Every byte of the artifact is checked against the digest that the release states, and
+    this machine against what it requires, before anything is opened. That the release itself is as its maker left it
+    is for `edgebuild release verify`, `install` and `release installed` to say. Raises ``ReleaseError`` where
+    something doesn't fit, ``EnvironmentGap`` where the runtime isn't installed.
     """
     folder = Path(release)
     # The folder lives as long as the model: runtimes map their files.
@@ -115,6 +124,8 @@ def _placed(folder: Path, scratch: Path, target: str | None) -> tuple[TargetRele
         described = _described(folder)
         place_folder(folder / ARTIFACT, scratch / ARTIFACT)
     entries = list_files(scratch / ARTIFACT)
+    if read_artifact(scratch / ARTIFACT).digest() != described.artifact_digest:
+        raise ReleaseError(f"{folder} doesn't hold the artifact that it says was measured.")
     named = scratch / digest_json([entry.model_dump(mode="json") for entry in entries])
     (scratch / ARTIFACT).rename(named)
     return described, named

@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 from edgebuild.cli.console import stop_if_interrupted
 from edgebuild.cli.output import make_console, say
 from edgebuild.errors import UsageError
-from edgebuild.releasing.bundle import read_bundle
+from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
 from edgebuild.releasing.describe import ARTIFACT
 from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
 from edgebuild.releasing.unpack import part_of, unpack
@@ -40,8 +40,12 @@ def run_gate(
 ) -> int:
     """Compare, print and return the exit code: 0 where no figure is worse, 3 where one is, 4 where one is open."""
     one, other = read_bundle(new), read_bundle(old)
+    if one.project != other.project:
+        raise UsageError(f"{new} is a release of {one.project}, and {old} one of {other.project}.")
     for bundle in (one, other):
         bundle.check_all()
+    if junit is not None:
+        write_report(junit, "")  # before minutes of measuring: whether it can be written at all
     targets = [target] if target is not None else _common(one, other)
     if device is not None and len(targets) > 1:
         raise UsageError("--device measures one target.", hint=f"Name it with --target: {', '.join(targets)}.")
@@ -54,8 +58,16 @@ def run_gate(
         _show(one, other, tables)
         say(f"{one.project} {one.version} against {other.version}: {outcome}")
     if junit is not None:
-        junit.write_text(junit_text(one, tables), encoding="utf-8")
+        write_report(junit, junit_text(one, tables))
     return EXIT_CODES[outcome]
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a report; raises ``UsageError`` where that can't be done."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
 
 
 def run_replay(folder: Path, *, target: str | None, device: str | None, native: bool) -> int:
@@ -68,6 +80,7 @@ def run_replay(folder: Path, *, target: str | None, device: str | None, native: 
     bundle = read_bundle(folder)
     bundle.check_all()
     part = part_of(bundle, target)
+    require_measured_artifact(bundle, part)
     recorded = part.release.latency
     if recorded is None:
         raise UsageError(f"{bundle.project} {bundle.version} has no latency on record for {part.release.target}.")
@@ -106,11 +119,13 @@ def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native
     from edgebuild.pipeline import bench
 
     new, old = part_of(one, target), part_of(other, target)
+    for bundle, part in ((one, new), (other, old)):
+        require_measured_artifact(bundle, part)
     drops = new.release.accuracy, old.release.accuracy
     if (new.release.artifact_digest, new.release.settings) == (old.release.artifact_digest, old.release.settings):
         return same_artifact(*drops)
     with tempfile.TemporaryDirectory(prefix="edgebuild-gate-") as scratch:
-        folders = (Path(scratch) / f"new-{one.version}", Path(scratch) / f"old-{other.version}")
+        folders = (Path(scratch) / "new", Path(scratch) / "old")
         for bundle, part, folder in ((one, new, folders[0]), (other, old, folders[1])):
             unpack(bundle, part, folder, lambda path: path.startswith(f"{ARTIFACT}/"))
         request = BenchRequest(

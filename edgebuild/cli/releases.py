@@ -74,11 +74,15 @@ def create(
     """Write a bundle: artifacts with golden vectors, evidence, SBOM and card. Equal builds give equal bytes."""
     from edgebuild.building.projects import load_project
     from edgebuild.cli.output import say
+    from edgebuild.errors import UsageError
     from edgebuild.releasing import bundle
 
     loaded = load_project(project)
     builds = _builds(loaded.folder / ".edgebuild", build or [None])
-    parent = None if against is None else bundle.read_bundle(against).descriptor.digest
+    before = None if against is None else bundle.read_bundle(against)
+    if before is not None and before.project != loaded.name:
+        raise UsageError(f"{against} is a release of {before.project}, and this project is {loaded.name}.")
+    parent = None if before is None else before.descriptor.digest
     where = out or loaded.folder / "releases" / f"{loaded.name}-{bundle.require_version(version)}"
     made = bundle.create(builds, where, version=version, parent=parent)
     say(f"{made.project} {made.version}: {made.descriptor.digest}")

@@ -53,7 +53,7 @@ def list_releases(where: str) -> None:
     from edgebuild.releasing.registry import listed
 
     table = Table("version", "tags", "targets", "signatures", "digest", box=None, pad_edge=False)
-    for each in listed(where, check=stop_if_interrupted):
+    for each in (found for place in _bundles_in(where) for found in listed(place, check=stop_if_interrupted)):
         words = each.version, ", ".join(each.tags), ", ".join(each.targets), str(each.signatures), each.digest[:19]
         table.add_row(*map(Text, words))
     make_console().print(table)
@@ -86,7 +86,7 @@ def show_affected(component: str, places: Sequence[str]) -> int:
     """Print which releases carry a component; return 0 for none, 3 for some, 4 where only doubts are left."""
     from edgebuild.releasing.affected import affected
 
-    here = [str(Path(each).absolute()) if (Path(each) / LAYOUT_FILE).is_file() else each for each in places]
+    here = [place for each in places for place in _bundles_in(each)]
     survey = affected(component, here, check=stop_if_interrupted)
     for each in survey.carried:
         tags = f" ({', '.join(each.tags)})" if each.tags else ""
@@ -111,6 +111,15 @@ def at_hand(bundle: str) -> Iterator[Path]:
         folder = Path(scratch, "bundle")
         pull(bundle, folder, progress=make_progress(), check=stop_if_interrupted)
         yield folder
+
+
+def _bundles_in(where: str) -> tuple[str, ...]:
+    """Return the bundles in a folder that `release create` writes into; anything else as it is."""
+    folder = Path(where)
+    if (folder / LAYOUT_FILE).is_file():
+        return (str(folder.absolute()),)
+    found = sorted(path.parent for path in folder.glob(f"*/{LAYOUT_FILE}")) if folder.is_dir() else []
+    return tuple(str(each.absolute()) for each in found) or (where,)
 
 
 def _size(count: int) -> str:

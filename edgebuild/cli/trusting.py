@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.cli.console import stop_if_interrupted
@@ -14,7 +15,6 @@ from edgebuild.errors import ReleaseError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from edgebuild.devices.client import RunnerClient
     from edgebuild.releasing.bundle import Bundle
@@ -43,13 +43,15 @@ def sign_bundle(folder: Path, key: Path) -> None:
 
 def verify_bundle(folder: Path, keys: Sequence[Path], policy: Path | None) -> None:
     """Verify every byte, and the signatures where it is said whose they have to be."""
-    from edgebuild.releasing.bundle import read_bundle
+    from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
     from edgebuild.releasing.keys import load_public_key
     from edgebuild.releasing.trust import read_policy
     from edgebuild.releasing.verifying import verify
 
+    bundle = read_bundle(folder)
+    for part in bundle.targets:
+        require_measured_artifact(bundle, part)
     if not keys and policy is None:
-        bundle = read_bundle(folder)
         bundle.check_all()
         say(f"{bundle.project} {bundle.version}: every byte is as released ({bundle.descriptor.digest})")
         say("nobody vouches for it: give --key or --policy to check who signed it")
@@ -104,11 +106,17 @@ def run_there(
     arguments: Sequence[str] = (),
 ) -> int:
     """Have a device (this machine without a name) check, install or roll back by itself; return the exit code."""
+    from edgebuild.releasing.bundle import is_name
     from edgebuild.releasing.on_device import run_on_device
     from edgebuild.releasing.trust import policy_of, read_policy
 
-    if device is None and root is None and command != "check":
-        raise UsageError("This machine has no folder for releases by itself.", hint="Name one with --root.")
+    if command != "check" and not root:
+        if device is None or root is not None:
+            raise UsageError("This machine has no folder for releases by itself.", hint="Name one with --root.")
+        if not is_name(project):
+            raise UsageError(f"{project!r} names no project.", hint="Name it with --name, or the folder with --root.")
+    if root and device is None:
+        root = str(Path(root).absolute())
     trust = read_policy(policy) if policy is not None else None
     if keys:
         from edgebuild.releasing.keys import load_public_key
@@ -117,7 +125,7 @@ def run_there(
     files = {} if trust is None else {"--policy": trust.to_json().encode()}
     with _client(device) as client:
         words = list(arguments)
-        if root is not None or command != "check":
+        if command != "check":
             words += ["--root", root or f"{client.device.root}-releases/{project}"]
         answer = run_on_device(client, command, words, bundle=bundle, files=files, check=stop_if_interrupted)
         _tell(answer, client.device.id)

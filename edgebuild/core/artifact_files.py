@@ -61,6 +61,15 @@ def read_artifact(folder: Path) -> Artifact:
         raise ModelError(f"{path} is no artifact of this version of edgebuild: {reason}.", hint=_COPY) from error
 
 
+def artifact_of(data: bytes, where: str = MANIFEST) -> Artifact:
+    """Return the artifact that the bytes of a manifest describe; raises as ``read_artifact``."""
+    try:
+        return _parsed(data.decode("utf-8"), Path(where))
+    except (ValueError, RecursionError) as error:
+        reason = _reason(error)
+        raise ModelError(f"{where} is no artifact of this version of edgebuild: {reason}.", hint=_COPY) from error
+
+
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Digest every file below ``folder``, sorted by path.
 

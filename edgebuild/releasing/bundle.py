@@ -13,11 +13,18 @@ from pydantic import ValidationError
 
 from edgebuild.backends.table import backends
 from edgebuild.core.artifact import FileEntry, path_problem
-from edgebuild.core.artifact_files import MANIFEST, check_files, plain_paths, read_artifact
+from edgebuild.core.artifact_files import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    artifact_of,
+    check_files,
+    plain_paths,
+    read_artifact,
+)
 from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
-from edgebuild.errors import ReleaseError, UsageError
+from edgebuild.errors import ModelError, ReleaseError, UsageError
 from edgebuild.releasing import layout
 from edgebuild.releasing.board_script import board_script
 from edgebuild.releasing.card import model_card
@@ -44,9 +51,11 @@ TITLE, VERSION, CREATED = (f"org.opencontainers.image.{name}" for name in ("titl
 
 RELEASE_FILE, SBOM_FILE, CARD_FILE = "release.json", "sbom.cdx.json", "MODEL_CARD.md"
 RUNNER_FILE, BOARD_FILE = "runner.pyz", "verify.py"
+NOT_OURS = "It wasn't made by `edgebuild release create`."
 #: What ModelPack calls the precisions.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 MAX_VERSION_CHARACTERS = 64
+MAX_NAME_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +108,26 @@ class Bundle:
 
 
 def require_version(version: str) -> str:
-    """Return a version that a registry takes as a tag; raises ``UsageError``."""
-    plain = version.replace(".", "").replace("-", "").replace("_", "")
-    if not plain.isascii() or not plain.isalnum() or not version[0].isalnum() or len(version) > MAX_VERSION_CHARACTERS:
+    """Return a version that a registry takes as a tag, and a folder as a name; raises ``UsageError``."""
+    if not is_version(version):
         raise UsageError(
-            f"{version!r} can't be a release's version.",
-            hint="Use letters, digits, dots, dashes and underscores, such as 1.4.0 or 2026.12-rc1.",
+            f"{version[:MAX_NAME_CHARACTERS]!r} can't be a release's version.",
+            hint=f"Use up to {MAX_VERSION_CHARACTERS} letters, digits, dots, dashes and underscores, such as 1.4.0 or "
+            "2026.12-rc1, a letter or digit first.",
         )
     return version
+
+
+def is_version(text: str) -> bool:
+    """Whether a text can be a release's version."""
+    plain = text.replace(".", "").replace("-", "").replace("_", "")
+    return plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) <= MAX_VERSION_CHARACTERS
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a project or a target: it is printed, and part of paths."""
+    plain = text.isprintable() and not {"/", "\\"} & set(text) and text.strip(".") != ""
+    return plain and len(text) <= MAX_NAME_CHARACTERS
 
 
 def create(builds: Sequence[BuildFolder], out: Path, *, version: str, parent: str | None = None) -> Bundle:
@@ -119,8 +140,12 @@ def create(builds: Sequence[BuildFolder], out: Path, *, version: str, parent: st
     _require_fitting(builds)
     if out.exists():
         raise UsageError(f"{out} is there already.", hint="A release is never changed: name another folder or version.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{out} can't be made: {reason}.", hint="Name another folder with --out.") from error
     try:
         made = scratch / "bundle"
         made.mkdir()
@@ -154,16 +179,36 @@ def read_bundle(folder: Path) -> Bundle:
     names = {TITLE, VERSION, CREATED}
     if not names <= index.annotations.keys():
         raise ReleaseError(f"{folder} doesn't say which project and version it is of.")
+    if not is_version(index.annotations[VERSION]) or not is_name(index.annotations[TITLE]):
+        raise ReleaseError(f"{folder} names its project or its version as no release does.", hint=NOT_OURS)
     said = {layout.VERSION_NAME: index.annotations[VERSION]}
     plain = Descriptor(mediaType=first.mediaType, digest=first.digest, size=first.size, annotations=said)
     if first != plain or found.index != Index(manifests=found.index.manifests):
         raise ReleaseError(f"{layout.INDEX_FILE} in {folder} says more than where the release is, or another version.")
     parts = tuple(_read_target(found, each, index) for each in index.manifests)
     targets = [part.release.target for part in parts]
+    if not all(map(is_name, targets)):
+        raise ReleaseError(f"{folder} names a target as no release does.", hint=NOT_OURS)
     if targets != sorted(set(targets)) or not targets:
         raise ReleaseError(f"{folder} lists a target twice, or none, or in another order than releases have.")
     signatures = tuple((each, _signature(found, each)) for each in referrers)
     return Bundle(layout=found, descriptor=first, index=index, targets=parts, signatures=signatures)
+
+
+def require_measured_artifact(bundle: Bundle, part: TargetPart) -> None:
+    """Raise ``ReleaseError`` where a target ships another artifact than the one that it says was measured."""
+    layer = part.files().get(f"{ARTIFACT}/{MANIFEST}")
+    if layer is None:
+        raise ReleaseError(f"{part.descriptor.digest} ships no artifact.", hint=NOT_OURS)
+    try:
+        artifact = artifact_of(bundle.layout.read(layer, limit=MAX_MANIFEST_BYTES))
+    except ModelError as error:
+        raise ReleaseError(f"The artifact of {part.descriptor.digest} can't be read: {error.message}") from error
+    listed = {each.path: (each.sha256, each.size_bytes) for each in artifact.files}
+    shipped = {each.path: (each.sha256, each.size_bytes) for each in _shipped(part.manifest.layers)}
+    shipped.pop(MANIFEST)
+    if artifact.digest() != part.release.artifact_digest or listed != shipped:
+        raise ReleaseError(f"{part.descriptor.digest} doesn't ship the artifact that it says was measured.")
 
 
 def _require_fitting(builds: Sequence[BuildFolder]) -> None:

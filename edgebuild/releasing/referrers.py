@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 #: Far more than any release has; each of them is verified.
 MAX_SIGNATURES = 1024
-MAX_NAME_CHARACTERS = 200
 _NOT_OURS = "A bundle is the folder that `edgebuild release create` makes; copy or pull it again."
 
 
@@ -43,9 +42,6 @@ def read_signed(folder: Path) -> tuple[Bundle, tuple[StoredSignature, ...]]:
     """Read a bundle with its signatures, none of them verified yet. Raises ``ReleaseError``."""
     bundle = read_bundle(folder)
     others = bundle.layout.index.manifests[1:]
-    for name in (bundle.project, bundle.version, *(part.release.target for part in bundle.targets)):
-        if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
-            raise ReleaseError(f"{folder} names its project, version or a target {name!r}.", hint=_NOT_OURS)
     if len(others) > MAX_SIGNATURES:
         raise ReleaseError(f"{folder} holds {len(others)} signatures; {MAX_SIGNATURES} is the most there may be.")
     digests = [each.digest for each in others]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.models.host_session import HostSession
 from edgebuild.pipeline import build
-from edgebuild.releasing.bundle import create, read_bundle
+from edgebuild.releasing.bundle import create, is_name, read_bundle
 from edgebuild.releasing.unpack import part_of, unpack
 from edgebuild.releasing.values import BuildFolder
 from tests.cli.example import run, write_project
@@ -31,7 +32,6 @@ from tests.cli.short import SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edgebuild.releasing.bundle import Bundle
 
@@ -228,8 +228,10 @@ def test_opened_in_python_it_answers_as_it_did_on_the_device(
         assert np.array_equal(model({"image": image[np.newaxis]})["logits"][0], expected)
     with pytest.raises(ReleaseError, match="takes image; given were picture"):
         model({"picture": images[:1]})
-    with pytest.raises(ReleaseError, match=r"must be float32 of shape \[1, 1, 8, 8\], it is float64"):
+    with pytest.raises(ReleaseError, match=r"must be float32 of shape \[1, 1, 8, 8\], it is <f8 \(float64\)"):
         model({"image": images[:1].astype(np.float64)})
+    with pytest.raises(ReleaseError, match=r"it is >f4"):
+        model({"image": images[:1].astype(">f4")})
 
 
 def changed_release(slot: Path, **changes: object) -> None:
@@ -247,6 +249,35 @@ def test_what_was_changed_or_is_for_another_device_is_not_opened(slot: Path, tmp
         runtime.load(slot)
     with pytest.raises(ReleaseError, match="neither a bundle nor an installed release"):
         runtime.load(tmp_path)
+
+
+def test_what_ships_another_artifact_than_was_measured_is_not_opened(slot: Path) -> None:
+    path = slot / "release.json"
+    fields = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**fields, "artifact_digest": "0" * 64}))
+    with pytest.raises(ReleaseError, match="doesn't hold the artifact that it says was measured"):
+        runtime.load(slot)
+
+
+def test_a_closed_model_says_so(slot: Path) -> None:
+    model = runtime.load(slot)
+    model.close()
+    model.close()
+    with pytest.raises(ReleaseError, match="was closed"):
+        model({"image": np.zeros((1, 1, 8, 8), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "../x", "a\nb", "x" * 201])
+def test_names_that_could_be_paths_or_lines_are_none(name: str) -> None:
+    assert not is_name(name)
+    assert is_name("doors 2, übung")
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(built: BuildFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for out in (tmp_path / "file" / "x", Path("/proc/edgebuild-release")):
+        with pytest.raises(UsageError, match="can't be made"):
+            create([built], out, version="1.0")
 
 
 def test_a_damaged_model_is_not_opened(slot: Path) -> None:

@@ -117,6 +117,25 @@ def test_somebody_elses_key_is_refused_before_anything_is_sent(project: Path, tm
     assert not (tmp_path / "device").exists()
 
 
+def test_a_relative_root_is_here_and_an_empty_one_is_none(project: Path) -> None:
+    ok("install", "releases/tiny-1.0", "--key", "team.pub", "--root", "here", cwd=project)
+    assert json.loads((project / "here" / "current" / "release.json").read_bytes())["version"] == "1.0"
+    ended = run("install", "releases/tiny-1.0", "--key", "team.pub", "--root", "", cwd=project)
+    assert ended.code == 2
+
+
+def test_a_folder_of_bundles_is_listed(project: Path) -> None:
+    listed = ok("release", "list", "releases", cwd=project).out
+    assert [line.split()[0] for line in listed.splitlines()] == ["version", "1.0", "1.1"]
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_measured(project: Path) -> None:
+    words = ("release", "gate", "releases/tiny-1.1", "--against", "releases/tiny-1.0", "--junit", "no/where.xml")
+    ended = run(*words, cwd=project)
+    assert ended.code == 2
+    assert "no/where.xml can't be written" in ended.err
+
+
 def test_this_machine_wants_a_folder_named(project: Path) -> None:
     ended = run("install", "releases/tiny-1.1", cwd=project)
     assert ended.code == 2

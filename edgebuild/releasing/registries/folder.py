@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
+#: Tells a folder of releases from a release, which is such a layout, too.
+MARKER = ".edgebuild-folder-of-releases"
 _DAMAGED = "Copy it again from where it came."
 
 
@@ -155,11 +157,17 @@ class FolderRegistry:
 
     def _make_layout(self) -> None:
         if not os.path.lexists(self._folder / LAYOUT_FILE):
-            if any(not path.name.startswith(".new-") for path in self._folder.iterdir()):
+            if any(not path.name.startswith((".new-", MARKER)) for path in self._folder.iterdir()):
                 raise ReleaseError(
                     f"{self._folder} isn't empty, and keeps no releases.", hint="Name an empty folder, or one to make."
                 )
+            write_atomically(self._folder / MARKER, b"", staging=self._folder)
             write_atomically(self._folder / LAYOUT_FILE, LAYOUT_TEXT.encode(), staging=self._folder)
+        elif not os.path.lexists(self._folder / MARKER):
+            raise ReleaseError(
+                f"{self._folder} is a release, or of another tool's, and is never written into.",
+                hint="Name a folder for releases: the first push makes it.",
+            )
         for part in (self._folder / BLOBS, self._folder / BLOBS / "sha256"):
             part.mkdir(exist_ok=True)
             if part.is_symlink():

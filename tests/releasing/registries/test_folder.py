@@ -10,6 +10,7 @@ from edgebuild.errors import ReleaseError, UsageError
 from edgebuild.releasing.layout import Layout
 from edgebuild.releasing.pull import pull
 from edgebuild.releasing.push import push
+from edgebuild.releasing.registries.folder import MARKER
 from edgebuild.releasing.registry import listed, promote
 from tests.releasing.registries.bundles import add_signature, make_bundle, sbom, tree
 
@@ -74,6 +75,7 @@ def test_a_spoilt_share_is_found_when_pulled(tmp_path: Path) -> None:
     share, made = tmp_path / "share", bundle(tmp_path / "made", "1.0")
     push(made, str(share))
     whole = tree(share)
+    assert whole.pop(MARKER) == b""
     for at, (name, data) in enumerate(whole.items()):
         path = share / name
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -106,6 +108,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert tree(home) == {"letter.txt": b"kept"}
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "oci-layout").write_bytes((made / "oci-layout").read_bytes())
+    (tmp_path / "linked" / MARKER).write_bytes(b"")
     (tmp_path / "linked" / "blobs").symlink_to(home)
     with pytest.raises(ReleaseError, match="is a link"):
         push(made, f"{tmp_path}/linked")
@@ -168,5 +171,15 @@ def test_what_makes_no_sense_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be a tag"):
         promote(f"{made}:1.0", "-x")
     odd = bundle(tmp_path / "odd", "1.0+local1")
-    with pytest.raises(UsageError, match="can't be a tag"):
+    with pytest.raises(ReleaseError, match="as no release does"):
         push(odd, f"{tmp_path}/share")
+
+
+def test_a_release_is_never_taken_for_a_folder_of_them(tmp_path: Path) -> None:
+    made, other = bundle(tmp_path / "made", "1.0"), bundle(tmp_path / "other", "2.0")
+    before = tree(other)
+    with pytest.raises(ReleaseError, match="is never written into"):
+        push(made, f"{other}")
+    with pytest.raises(ReleaseError, match="is never written into"):
+        promote(f"{other}:2.0", "prod")
+    assert tree(other) == before
