@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.golden import keep_for_release
 from edgebuild.core.artifact_files import MANIFEST, NOTES, artifact_text
-from edgebuild.core.evidence import SAMPLES, evidence_of
+from edgebuild.core.evidence import KEPT, SAMPLES, evidence_of
 from edgebuild.core.files import read_plain
 from edgebuild.core.measurement import Fact
 from edgebuild.core.record import BuildRecord, KeptSamples, Note
@@ -113,7 +113,7 @@ def write_record(
         anchor_ms=race.anchor_ms,
         host_peak_bytes=took.peak_bytes,
         runs=took.runs,
-        evidence=_evidence(context, (*race.sessions, folder / SAMPLES)),
+        evidence=_evidence(context, (*race.sessions, *(folder / name for name in KEPT if (folder / name).is_dir()))),
         notes=tuple(context.said),
     )
     write_atomic(folder / "build.json", sealed_text(record))

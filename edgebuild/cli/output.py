@@ -25,6 +25,16 @@ def harmless(text: str) -> str:
     return without_passwords(shown)
 
 
+#: No field of a line is longer that somebody else wrote.
+MAX_FIELD = 200
+
+
+def plain(text: str) -> str:
+    """Return a text of somebody else's for the middle of a line: one line, of a length that people read."""
+    line = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return line if len(line) <= MAX_FIELD else f"{line[: MAX_FIELD - 1]}…"
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print a text plainly, to standard output or error."""
     print(harmless(text), file=sys.stderr if error else sys.stdout, flush=error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.cli.console import stop_if_interrupted
-from edgebuild.cli.output import say
+from edgebuild.cli.output import plain, say
 from edgebuild.releasing.layout import LAYOUT_FILE
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def list_releases(where: str) -> None:
     table = Table("version", "tags", "targets", "signatures", "digest", box=None, pad_edge=False)
     for each in (found for place in _bundles_in(where) for found in listed(place, check=stop_if_interrupted)):
         words = each.version, ", ".join(each.tags), ", ".join(each.targets), str(each.signatures), each.digest[:19]
-        table.add_row(*map(Text, words))
+        table.add_row(*(Text(plain(word)) for word in words))
     make_console().print(table)
 
 
@@ -91,7 +91,7 @@ def show_affected(component: str, places: Sequence[str]) -> int:
     for each in survey.carried:
         tags = f" ({', '.join(each.tags)})" if each.tags else ""
         what = f"can't be told: {each.unclear}" if each.unclear else f"carries {each.found}"
-        say(f"{each.where} {each.version}{tags}, {each.target}: {what}")
+        say(f"{each.where} {plain(each.version)}{plain(tags)}, {plain(each.target)}: {plain(what)}")
     say(f"{len(survey.carried)} of {survey.targets} targets of {survey.releases} releases, for {survey.component}")
     if any(not each.unclear for each in survey.carried):
         return 3

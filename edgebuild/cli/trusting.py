@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebuild.cli.console import stop_if_interrupted
-from edgebuild.cli.output import say
+from edgebuild.cli.output import plain, say
 from edgebuild.core.record import BuildRecord
 from edgebuild.errors import ReleaseError, UsageError
 
@@ -63,11 +63,11 @@ def verify_bundle(folder: Path, keys: Sequence[Path], policy: Path | None) -> No
     )
     say(f"{found.project} {found.version}: every byte is as released (sha256:{found.index_digest})")
     for signature in found.signatures:
-        who = signature.signer or signature.hint or "somebody"
+        who = plain(signature.signer or signature.hint or "somebody")
         how = f"for {', '.join(signature.counts_for)}" if signature.counts else f"doesn't count: {signature.why_not}"
         say(f"  signed: {signature.over}, by {who}; {how}")
     for each in found.unverified:
-        say(f"  not vouched for: {each}")
+        say(f"  not vouched for: {plain(each)}")
 
 
 def _passphrase() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
+from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.record import Evidence
 from edgebuild.core.values import digest_file, digest_json
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Where the latencies that a report draws lie, next to the record.
 SAMPLES = "samples"
+#: What lies next to a record, and is kept whole.
+KEPT = (SAMPLES, GOLDEN, FALLBACK)
 #: What a session's folder never loses or changes; a later build may add launches and figures of other kinds.
 LAUNCH = "launch-"
 
@@ -42,7 +45,9 @@ def _unchanged(home: Path, evidence: Evidence) -> bool:
 def _names(folder: Path) -> list[str]:
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise NotADirectoryError(folder)
-    return sorted(each.name for each in folder.iterdir() if folder.name == SAMPLES or each.name.startswith(LAUNCH))
+    if folder.name in KEPT:
+        return sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if not each.is_dir())
+    return sorted(each.name for each in folder.iterdir() if each.name.startswith(LAUNCH))
 
 
 def _digest(folder: Path, names: Iterable[str]) -> str:

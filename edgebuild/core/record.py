@@ -55,10 +55,13 @@ def notes_on(topic: Topic, texts: Iterable[str]) -> tuple[Note, ...]:
 class Evidence(Value):
     """Files of evidence in a folder: where it lies, seen from the project's ``.edgebuild``, how many, and their digest.
 
-    They are the first ``files`` launches of a session, or all latencies that a build kept for drawing.
+    They are the first ``files`` launches of a session, or all that a build kept: latencies for drawing, and what a
+    release needs.
     """
 
-    path: str = Field(pattern=r"^(measurements/[A-Za-z0-9][\w.-]*|builds/[A-Za-z0-9][\w.-]*/samples)$")
+    path: str = Field(
+        pattern=r"^(measurements/[A-Za-z0-9][\w.-]*|builds/[A-Za-z0-9][\w.-]*/(samples|golden|fallback))$"
+    )
     files: int = Field(ge=0)
     sha256: str
 

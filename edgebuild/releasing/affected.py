@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _SPEC = "Write a name and versions, as in 'onnxruntime<1.33' or 'openvino>=2025.1,<2025.3'."
 
 
+#: No version that anybody reads is longer.
+MAX_VERSION = 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Carried:
     """A target of a release in which a component is, or may be.
@@ -106,7 +110,7 @@ def _look(registry: Registry, target: Descriptor, wanted: Requirement) -> Iterat
         yield "", error.message
         return
     from packaging.utils import canonicalize_name
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     versions = {version for name, version in components if canonicalize_name(name) == canonicalize_name(wanted.name)}
     for version in sorted(versions):
@@ -114,8 +118,8 @@ def _look(registry: Registry, target: Descriptor, wanted: Requirement) -> Iterat
             # Parsed here: a specifier contains no version that it can't read.
             if not wanted.specifier or wanted.specifier.contains(Version(version), prereleases=True):
                 yield version, ""
-        except InvalidVersion:
-            yield version, f"the version {version!r} can't be compared"
+        except ValueError:  # no version, or one with thousands of digits
+            yield version, f"the version {version[:MAX_VERSION]!r} can't be compared"
 
 
 def _sbom(registry: Registry, target: Descriptor) -> Any:
@@ -151,15 +155,18 @@ def _components(sbom: Any) -> list[tuple[str, str]]:
 
 def _requirement(component: str) -> Requirement:
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.requirements import Requirement
+        from packaging.version import Version
     except ImportError as error:
         raise EnvironmentGap(
             "Comparing versions needs the package packaging.", hint="Install it: pip install 'edgebuild[release]'."
         ) from error
     try:
         wanted = Requirement(component)
-    except InvalidRequirement as error:
-        raise UsageError(f"{component!r} names no component.", hint=_SPEC) from error
+        # Numbers of thousands of digits are found out about when they are compared.
+        wanted.specifier.contains(Version("1"))
+    except ValueError as error:
+        raise UsageError(f"{component[:MAX_VERSION]!r} names no component.", hint=_SPEC) from error
     if wanted.extras or wanted.marker or wanted.url:
         raise UsageError(f"{component!r} says more than a name and versions.", hint=_SPEC)
     return wanted

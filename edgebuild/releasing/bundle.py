@@ -21,6 +21,7 @@ from edgebuild.core.artifact_files import (
     plain_paths,
     read_artifact,
 )
+from edgebuild.core.evidence import SAMPLES
 from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
@@ -274,7 +275,9 @@ def _files(writer: LayoutWriter, build: BuildFolder) -> Iterator[Descriptor]:
     wanted.append(("evidence/build.json", build.folder / "build.json", DOCUMENT))
     for evidence in build.record.evidence:
         folder = build.home / evidence.path
-        name = "samples" if folder.parent == build.folder else evidence.path
+        if folder.name in (GOLDEN, FALLBACK):
+            continue  # in the bundle by themselves
+        name = SAMPLES if folder.parent == build.folder else evidence.path
         wanted += [(f"evidence/{name}/{path}", folder / path, DOCUMENT) for path in plain_paths(folder)]
     for path, source, kind in wanted:
         try:

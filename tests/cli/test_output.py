@@ -11,7 +11,7 @@ import pytest
 
 from edgebuild.cli import progress
 from edgebuild.cli.console import say_error
-from edgebuild.cli.output import harmless, make_console, say
+from edgebuild.cli.output import harmless, make_console, plain, say
 from edgebuild.errors import DeviceError, StoreError
 from edgebuild.execution.store import Store
 from tests.mutants import ODD
@@ -120,3 +120,9 @@ def test_nothing_prints_beside_it() -> None:
     for path in package.glob("*.py"):
         found = re.findall(r"(?<![\w.])print\(|\bConsole\(", path.read_text(encoding="utf-8"))
         assert path.name in allowed or found in ([], ["print("] if path.name == "benching.py" else []), path.name
+
+
+def test_a_field_of_somebody_elses_is_one_short_line() -> None:
+    assert plain("1.0\n  signed: by the boss\x1b[31m") == "1.0\ufffd  signed: by the boss\ufffd[31m"
+    assert len(plain("x" * 10_000)) == 200
+    assert plain("1.0, prod") == "1.0, prod"

@@ -103,7 +103,9 @@ def test_a_place_that_cant_be_read_is_an_error(share: str, tmp_path: Path) -> No
         affected("onnxruntime", [f"{server.host}/doors"], opened=lambda reference: client(reference.host))
 
 
-@pytest.mark.parametrize("spec", ["", "<1.33", "onnxruntime 1.33", "a[b]", "a; python_version<'3'", "a @ https://x/y"])
+@pytest.mark.parametrize(
+    "spec", ["", "<1.33", "onnxruntime 1.33", "a[b]", "a; python_version<'3'", "a @ https://x/y", "a<" + "9" * 5000]
+)
 def test_a_component_that_is_none_is_said(spec: str, share: str) -> None:
     with pytest.raises(UsageError) as caught:
         affected(spec, [share])

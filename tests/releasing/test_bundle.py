@@ -199,6 +199,17 @@ def test_an_artifact_that_is_not_the_measured_one_is_refused(built: BuildFolder,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["golden/golden.json", "golden/outputs/logits.npy", "fallback/model.onnx"])
+def test_what_was_edited_since_the_build_is_not_released(built: BuildFolder, tmp_path: Path, name: str) -> None:
+    home = shutil.copytree(built.home, tmp_path / "home")
+    folder = home / "builds" / built.folder.name
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    record = load_record(folder)
+    edited = BuildFolder(home=home, folder=folder, record=record, changed=changed(home, record.evidence))
+    with pytest.raises(ReleaseError, match=f"{name.split('/')[0]} is gone or was changed since"):
+        create([edited], tmp_path / "out", version="1")
+
+
 def test_the_command_writes_it_once(built: BuildFolder) -> None:
     project = built.home.parent
     ended = run("release", "create", "--version", "2.0", cwd=project)
