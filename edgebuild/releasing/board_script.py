@@ -7,7 +7,7 @@ from pathlib import Path
 
 BOARD = Path(__file__).parent / "board"
 #: In the order in which they import one another; the first words of the file are the last one's.
-MODULES = ("documents", "reading", "signatures", "vectors", "running", "slots", "installing", "verify")
+MODULES = ("documents", "printing", "reading", "signatures", "vectors", "running", "slots", "installing", "verify")
 FUTURE = "from __future__ import annotations\n"
 
 

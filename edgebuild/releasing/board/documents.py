@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Sequence
 
 USAGE, LACKING, REFUSED = 2, 6, 7
 
@@ -20,6 +20,11 @@ MAX_BLOBS = 20000
 #: More digits have no meaning here, and turning them into a number takes long.
 MAX_DIGITS = 20
 MAX_PATH_CHARACTERS, MAX_NAME_BYTES = 1024, 255
+#: What is shown to people: of a field, of a sentence, of a list.
+MAX_SHOWN, MAX_SAID, MAX_NAMED = 200, 2000, 20
+MAX_VERSION_CHARACTERS = 64
+PLAIN_NAME = "no slash and nothing that can't be printed"
+PLAIN_VERSION = "letters, digits, dots, dashes and underscores only"
 AGAIN = "Copy or pull it again; what was changed since it was made can't be trusted."
 
 
@@ -28,9 +33,22 @@ class Problem(Exception):
 
     def __init__(self, message: str, hint: str = "", code: int = REFUSED) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = shown(message, MAX_SAID)
+        self.hint = shown(hint, MAX_SAID)
         self.code = code
+
+
+def shown(text: object, limit: int = MAX_SHOWN) -> str:
+    """Return a text as it may be shown: one line, cut to a length, and nothing in it that moves a cursor."""
+    whole = str(text)[: limit + 1]
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def named(texts: Sequence[str], between: str = ", ", limit: int = MAX_SHOWN) -> str:
+    """Return the first of some texts as they may be shown, and how many more there are."""
+    more = ["and %d more" % (len(texts) - MAX_NAMED)] if len(texts) > MAX_NAMED else []
+    return between.join([shown(text, limit) for text in texts[:MAX_NAMED]] + more)
 
 
 class Blob(NamedTuple):
@@ -85,7 +103,7 @@ def _refuse_constant(name: str) -> None:
 def need(condition: object, what: str, name: str) -> None:
     """Raise unless a condition holds."""
     if not condition:
-        raise Problem("%s is not what was written: wrong %s." % (name, what), AGAIN)
+        raise Problem("%s is not what was written: wrong %s." % (name, shown(what)), AGAIN)
 
 
 def is_sha256(text: object) -> bool:
@@ -109,6 +127,20 @@ def is_plain_path(path: object) -> bool:
         return False
     parts = path.split("/")
     return all(part not in ("", ".", "..") and len(part.encode("utf-8")) <= MAX_NAME_BYTES for part in parts)
+
+
+def is_name(text: object) -> bool:
+    """Whether it can name a project or a target: also in a path, and in a line of text."""
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_SHOWN or text in (".", ".."):
+        return False
+    return text.isprintable() and "/" not in text and "\\" not in text
+
+
+def is_version(text: object) -> bool:
+    """Whether it can be a version: letters, digits, dots, dashes and underscores, as registries take it."""
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_VERSION_CHARACTERS or not text.isascii():
+        return False
+    return text[0].isalnum() and all(c.isalnum() or c in ".-_" for c in text)
 
 
 def open_plain(path: Path) -> Any:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from .documents import Problem
+from .documents import Problem, named
 from .reading import Bundle, Target
 from .running import How, Runner, require_right_answers
 from .slots import CURRENT, NAME_DIGITS, PREVIOUS, Slot, Slots, version_key
@@ -16,7 +16,7 @@ def health(slots: Slots, slot: Slot, how: How) -> None:
     """Raise unless a slot is whole and answers its golden vectors right, in the real runtime."""
     damaged = slots.damage(slot)
     if damaged:
-        raise Problem("%s was damaged: %s." % (slot.folder, ", ".join(damaged[:5])), "Install the release again.")
+        raise Problem("%s was damaged: %s." % (slot.folder, named(damaged)), "Install the release again.")
     with tempfile.TemporaryDirectory(dir=str(slots.temporary)) as scratch:
         require_right_answers(slot.source, Runner(slot.source, how, Path(scratch)))
 

@@ -6,6 +6,7 @@ A bundle is an OCI image layout. Digests lead from the release index to every by
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Set
@@ -16,14 +17,19 @@ from .documents import (
     MANIFEST_TYPE,
     MAX_BLOBS,
     MAX_JSON_BYTES,
+    PLAIN_NAME,
+    PLAIN_VERSION,
     Blob,
     Problem,
+    canonical,
     digest_of,
     document,
     is_count,
+    is_name,
     is_plain_path,
     is_sha256,
     is_texts,
+    is_version,
     load_json,
     need,
     open_plain,
@@ -45,6 +51,9 @@ LAYOUT_FILE, INDEX_FILE = "oci-layout", "index.json"
 BLOBS = "blobs/sha256"
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 RELEASE_FILE, RUNNER_FILE, GOLDEN_FILE = "release.json", "runner.pyz", "golden/golden.json"
+ARTIFACT_FILE, SEAL = "artifact.json", "sha256"
+#: No latency is longer, in ms.
+MAX_TIME_MS = 1e12
 #: Files that several targets share are listed several times.
 MAX_LISTED = 10 * MAX_BLOBS
 #: OCI's names for what Linux calls otherwise.
@@ -138,10 +147,12 @@ class Bundle:
         self._known += index["manifests"]
         said = index.get("annotations", {})
         self.project, self.version = said.get(TITLE_NAME, ""), said.get(VERSION_NAME, "")
-        need(self.project and self.version, "title or version", name)
+        need(is_name(self.project), "title: a project has %s" % PLAIN_NAME, name)
+        need(is_version(self.version), "version: it has %s" % PLAIN_VERSION, name)
         need(self.index.fields == {"annotations": {REF_NAME: self.version}}, "version", INDEX_FILE)
         names = [blob.fields.get("annotations", {}).get(TARGET_NAME, "") for blob in index["manifests"]]
-        need(0 < len(names) <= MAX_TARGETS and "" not in names and names == sorted(set(names)), "targets", name)
+        need(0 < len(names) <= MAX_TARGETS and names == sorted(set(names)), "targets", name)
+        need(all(map(is_name, names)), "target: its name has %s" % PLAIN_NAME, name)
         for target, blob in zip(names, index["manifests"]):
             self.targets[target] = self._read_target(target, blob)
 
@@ -157,6 +168,8 @@ class Bundle:
         release = release_of(self.read(files[RELEASE_FILE]), files)
         said = {"project": self.project, "version": self.version, "target": name}
         need({field: release[field] for field in said} == said, "project, version or target", RELEASE_FILE)
+        artifact = self.read(files["%s/%s" % (release["artifact"], ARTIFACT_FILE)])
+        need(artifact_digest(artifact) == release.get("artifact_digest"), "artifact_digest", RELEASE_FILE)
         platform, requires = blob.fields.get("platform", {}), release["requires"]
         same = platform.get("os") == requires["os"] and platform.get("architecture") is not None
         need(
@@ -232,13 +245,14 @@ def release_of(data: bytes, files: Dict[str, Blob]) -> Dict[str, Any]:
     """Return what release.json says, of the fields that are used here checked; it may say more."""
     release = load_json(data, RELEASE_FILE)
     need(release.get("schema_version") == 1, "schema_version", RELEASE_FILE)
-    for field in ("project", "version", "target", "candidate"):
-        need(isinstance(release.get(field), str) and release[field], field, RELEASE_FILE)
+    for field, is_right in (("project", is_name), ("version", is_version), ("target", is_name)):
+        need(is_right(release.get(field)), field, RELEASE_FILE)
+    need(isinstance(release.get("candidate"), str) and release["candidate"], "candidate", RELEASE_FILE)
     settings: Any = release.get("settings")
     plain = isinstance(settings, dict) and all(isinstance(each, (bool, int, str)) for each in settings.values())
     need(plain, "settings", RELEASE_FILE)
     artifact = release.get("artifact")
-    need(is_plain_path(artifact) and "%s/artifact.json" % artifact in files, "artifact", RELEASE_FILE)
+    need(is_plain_path(artifact) and "%s/%s" % (artifact, ARTIFACT_FILE) in files, "artifact", RELEASE_FILE)
     requires: Any = release.get("requires")
     need(isinstance(requires, dict), "requires", RELEASE_FILE)
     for field in ("architecture", "os", "runtime", "runtime_version"):
@@ -255,8 +269,23 @@ def release_of(data: bytes, files: Dict[str, Blob]) -> Dict[str, Any]:
     return release
 
 
+def artifact_digest(data: bytes) -> str:
+    """Return the digest of the artifact that artifact.json describes; raises where the file isn't what its seal says.
+
+    It is that of its canonical JSON without the seal.
+    """
+    fields = load_json(data, ARTIFACT_FILE, exact=False)
+    seal = fields.pop(SEAL, None)
+    try:
+        digest = hashlib.sha256(canonical(fields)).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise Problem("%s is not what was written: %s." % (ARTIFACT_FILE, error), AGAIN) from error
+    need(seal in (None, digest), "seal: it was changed after it was written", ARTIFACT_FILE)
+    return digest
+
+
 def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= MAX_TIME_MS
 
 
 def machine_name(architecture: str) -> str:

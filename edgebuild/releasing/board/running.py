@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 from .documents import (
     CHUNK_BYTES,
     LACKING,
+    MAX_SAID,
     REFUSED,
     Blob,
     Problem,
@@ -25,9 +26,11 @@ from .documents import (
     is_plain_path,
     is_sha256,
     load_json,
+    named,
     need,
     open_plain,
     read_exactly,
+    shown,
 )
 from .reading import GOLDEN_FILE, RUNNER_FILE, Target, machine_name
 from .vectors import MAX_VECTOR_BYTES, excess, vector_of
@@ -203,8 +206,9 @@ def _lines(process: Any, op: str, limit_s: float) -> Iterator[Dict[str, Any]]:
 
 def _silent(op: str, process: Any, root: Path) -> Problem:
     code = process.wait()
-    said = (root / "said").read_bytes()[-2000:].decode("utf-8", "replace").strip()
+    said = (root / "said").read_bytes()[-2000:].decode("utf-8", "replace")
     ended = "by signal %d" % -code if code < 0 else "with status %d" % code
+    said = " ".join(said.split())
     return Problem("The runner's %s ended %s and without an answer on this device. %s" % (op, ended, said))
 
 
@@ -231,11 +235,11 @@ def misfits(requires: Dict[str, Any], facts: Dict[str, Any]) -> List[str]:
     pairs += [(name, value, facts.get(name)) for name, value in sorted(requires.get("facts", {}).items())]
     for name, wanted, here in pairs:
         if here != wanted:
-            there = "isn't here, or doesn't tell" if here in (None, "unknown") else "is %s here" % (here,)
-            found.append("%s must be %s, it %s" % (name, wanted, there))
+            there = "isn't here, or doesn't tell" if here in (None, "unknown") else "is %s here" % shown(here)
+            found.append("%s must be %s, it %s" % (shown(name), shown(wanted), there))
     lacking = sorted(set(requires["isa"]) - _features(facts))
     if lacking:
-        found.append("the CPU lacks %s" % ", ".join(lacking))
+        found.append("the CPU lacks %s" % named(lacking))
     memory, wanted_bytes = facts.get("memory_bytes"), requires.get("memory_bytes")
     if isinstance(memory, int) and wanted_bytes is not None and memory < wanted_bytes:
         found.append("%d MB of memory are needed, there are %d" % (wanted_bytes / 1e6, memory / 1e6))
@@ -268,7 +272,7 @@ def require_fit(source: Source, how: How, scratch: Path) -> Tuple[Runner, List[s
     requires, facts = source.target.release["requires"], runner.facts()
     different = misfits(requires, facts)
     if different:
-        message = "Target %s is for another device: %s." % (source.target.name, "; ".join(different))
+        message = "Target %s is for another device: %s." % (source.target.name, named(different, "; ", MAX_SAID))
         raise Problem(message, "Build for this device, or bring it to what was measured.")
     return runner, doubts(requires, facts)
 
@@ -290,13 +294,12 @@ def require_right_answers(source: Source, runner: Runner) -> Answers:
         expected = vector_of(source.read(path, MAX_VECTOR_BYTES), path)
         need(expected.shape[:1] == (frames,), "number of frames", path)
         if name not in found:
-            raise Problem("The artifact has no output %r on this device." % name)
-        here = excess(vector_of(found[name], "Output %r" % name), expected, rtol, atol, name)
+            raise Problem("The artifact has no output '%s' on this device." % shown(name))
+        here = excess(vector_of(found[name], "Output '%s'" % shown(name)), expected, rtol, atol, name)
         if here > 1.0:
-            message = "The artifact answers wrong on this device: output %r is off by %.3g times what is allowed."
-            raise Problem(
-                message % (name, here), "Don't use it here; the runtime computes otherwise than where it was built."
-            )
+            message = "The artifact answers wrong on this device: output '%s' is off by %.3g times what is allowed."
+            hint = "Don't use it here; the runtime computes otherwise than where it was built."
+            raise Problem(message % (shown(name), here), hint)
         worst = max(worst, here)
     return Answers(frames, len(wanted), worst)
 
@@ -304,19 +307,20 @@ def require_right_answers(source: Source, runner: Runner) -> Answers:
 def golden_of(source: Source) -> Tuple[int, List[Tuple[str, str, float, float]]]:
     """Return how many frames the golden vectors have, and each output's name, file and tolerances."""
     golden = load_json(source.read(GOLDEN_FILE, MAX_LINE_BYTES), GOLDEN_FILE)
-    frames, outputs = golden.get("frames"), golden.get("outputs")
-    need(isinstance(frames, int) and frames >= 1 and isinstance(outputs, list) and outputs, "frames", GOLDEN_FILE)
+    frames: Any = golden.get("frames")
+    outputs: Any = golden.get("outputs")
+    need(is_count(frames) and frames >= 1 and isinstance(outputs, list) and outputs, "frames", GOLDEN_FILE)
     found = []
-    for each in outputs if isinstance(outputs, list) else []:
+    for each in outputs:
         need(isinstance(each, dict) and isinstance(each.get("name"), str), "output", GOLDEN_FILE)
         path = "%s%s" % (OUTPUTS, each.get("file"))
-        need(path in source.target.files, "file of output %r" % each["name"], GOLDEN_FILE)
+        need(path in source.target.files, "file of output '%s'" % shown(each["name"]), GOLDEN_FILE)
         for field in ("rtol", "atol"):
             value = each.get(field)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            need(number and value >= 0, "%s of output %r" % (field, each["name"]), GOLDEN_FILE)
+            need(number and value >= 0, "%s of output '%s'" % (field, shown(each["name"])), GOLDEN_FILE)
         found.append((each["name"], path, float(each["rtol"]), float(each["atol"])))
-    return int(frames or 0), found
+    return int(frames), found
 
 
 class Latency(NamedTuple):

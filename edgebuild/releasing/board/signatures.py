@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from .documents import AGAIN, LACKING, MAX_JSON_BYTES, USAGE, Problem, is_count, load_json
+from .documents import AGAIN, LACKING, MAX_JSON_BYTES, USAGE, Problem, is_count, load_json, named
 from .reading import SIGNATURE_TYPE, Bundle, Target
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -62,11 +62,12 @@ class Signer(NamedTuple):
 
     def is_named(self, material: Dict[str, Any]) -> bool:
         """Whether a signature says that it is this key's; older ones hold the key itself."""
-        named = material.get("publicKey")
-        if not isinstance(named, dict):
+        material_key = material.get("publicKey")
+        if not isinstance(material_key, dict):
             return False
         raw = {base64.b64encode(each).decode("ascii") for each in (self.der, self.pem.encode("ascii"))}
-        return named.get("hint") in (self.hint, hashlib.sha256(self.der).hexdigest()) or named.get("rawBytes") in raw
+        hint, key = material_key.get("hint"), material_key.get("rawBytes")
+        return hint in (self.hint, hashlib.sha256(self.der).hexdigest()) or (isinstance(key, str) and key in raw)
 
     def refusal(self, project: str, target: str) -> str:
         """Return why its signature doesn't count here, or nothing."""
@@ -164,10 +165,10 @@ def verify_signatures(bundle: Bundle, target: Target, trust: Trust, files: bool)
         for signature in bundle.signatures:
             if signature.subject in over:
                 envelope = opened_envelope(bundle.read(signature.blob))
-                named = [each for each in trust.signers if each.is_named(envelope.material)]
-                for signer in named:
+                claimed = [each for each in trust.signers if each.is_named(envelope.material)]
+                for signer in claimed:
                     _require_right(checker, signer, signature.subject, envelope, bundle, target, Path(scratch))
-                over[signature.subject] += named
+                over[signature.subject] += claimed
     over_index, over_files = over[bundle.index.sha256], over[target.manifest.sha256]
     _require(bundle, target, trust, over_index, "the release index")
     if files:
@@ -206,7 +207,7 @@ def _require(bundle: Bundle, target: Target, trust: Trust, found: List[Signer], 
     if not bundle.signatures:
         raise Problem("%s isn't signed, and a signature is asked for." % bundle.folder, "Ask its maker to sign it.")
     message = "%s of the asked signers signed %s, %d must have" % (len(counted) or "None", what, trust.threshold)
-    message += "; of no account: %s." % ", ".join(barred) if barred else "."
+    message += "; of no account: %s." % named(barred) if barred else "."
     raise Problem(message, "Have it signed by whom the policy or the key names, or ask for the right key.")
 
 

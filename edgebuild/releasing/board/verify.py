@@ -2,13 +2,17 @@
 
 ::
 
-    verify.py check BUNDLE [--key team.pub | --policy trust.json]
-    verify.py install BUNDLE --root FOLDER [--key team.pub | --policy trust.json]
+    verify.py check BUNDLE --key team.pub | --policy trust.json | --trust-unsigned | --no-run
+    verify.py install BUNDLE --root FOLDER --key team.pub | --policy trust.json | --trust-unsigned
     verify.py roll-back --root FOLDER
     verify.py status --root FOLDER
 
+To see whether a device fits and answers right, the bundle's own runner is run there. So a key or a policy has to say
+who vouches for it; --trust-unsigned runs the bundle's own runner though nobody vouches for it. --no-run runs nothing.
+
 Exit codes: 0 all is as it should be; 7 refused (changed, not trusted, for another device, wrong answers); 6 something
-is missing on this machine; 2 the command makes no sense; 130 stopped by Ctrl-C.
+is missing on this machine; 2 the command makes no sense; 130 stopped by Ctrl-C; 1 a fault of this program, whose
+traceback EDGEBUILD_TRACEBACK=1 prints.
 
 A verify.py that came in a bundle says of that bundle what the bundle's maker wants it to say: keep one from a maker
 whom you trust, and check bundles with that.
@@ -19,24 +23,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from .documents import LACKING, REFUSED, USAGE, Problem
+from .documents import LACKING, MAX_NAMED, MAX_SAID, REFUSED, USAGE, Problem, named, shown
 from .installing import install, roll_back, status
+from .printing import Parser, hold_streams, print_lines
 from .reading import Bundle, Target
 from .running import LATENCY_FACTOR, How, Runner, Source, latency_of, require_fit, require_right_answers
 from .signatures import Signer, Trust, Vouched, trust_in_keys, trust_of_policy, verify_signatures
 from .slots import Slot, opened_slots, slots_in
 
 KEEP = 3
-INTERRUPTED = 130
+UNFORESEEN, INTERRUPTED = 1, 130
+TRACEBACK = "EDGEBUILD_TRACEBACK"
 
 
 def main(words: Optional[List[str]] = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code, whether or not its report can be printed."""
+    hold_streams()
     options = _parser().parse_args(words)
     report: Dict[str, Any] = {"command": options.command, "warnings": []}
     code = 0
@@ -51,18 +60,22 @@ def main(words: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
         report.update(message="It was stopped.", hint="")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
+        code = UNFORESEEN
+        message = "A fault of this program stopped it: %s: %s." % (type(error).__name__, shown(error))
+        report.update(message=message, hint="Report it, with what it prints where %s=1 is set." % TRACEBACK)
+        if os.environ.get(TRACEBACK):
+            print_lines(traceback.format_exc().split("\n"), sys.stderr)
     report.update(ok=code == 0, exit_code=code)
     if options.json:
-        print(json.dumps(report, sort_keys=True, allow_nan=False))
+        print_lines([json.dumps(report, sort_keys=True, allow_nan=False)], sys.stdout)
     else:
-        out = sys.stderr if code else sys.stdout
-        for line in "\n".join(told(report)).split("\n"):
-            print(harmless(line, out.encoding or "ascii"), file=out)
+        print_lines(told(report), sys.stderr if code else sys.stdout)
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="verify.py", description="Checks and installs a release on its device.")
+    parser = Parser(prog="verify.py", description="Checks and installs a release on its device.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
     check = commands.add_parser("check", help="check a bundle: every byte, who signed it, this device, its answers")
@@ -84,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         trust = command.add_mutually_exclusive_group()
         trust.add_argument("--key", action="append", default=[], help="a public key; one of several is enough")
         trust.add_argument("--policy", help="a file that says who may sign what, and how many must")
+        trust.add_argument(
+            "--trust-unsigned", action="store_true", help="run the bundle's own runner though nobody vouches for it"
+        )
         command.add_argument(
             "--files", action="store_true", help="ask for a Model Signing signature over the files too"
         )
@@ -112,6 +128,7 @@ def _check(options: Any, report: Dict[str, Any]) -> int:
             _vouch(bundle, target, trust, options, report)
         report["warnings"].append("nothing was run: whether it fits this device and answers right is open")
         return 0
+    _require_trust(trust, options)
     with _fitting(bundle, trust, options, report) as (source, runner):
         report["answers"] = require_right_answers(source, runner)._asdict()
         latency = None if options.no_latency else latency_of(source, runner)
@@ -130,6 +147,7 @@ def _check(options: Any, report: Dict[str, Any]) -> int:
 
 def _install(options: Any, report: Dict[str, Any]) -> int:
     bundle, trust = _opened(options, report)
+    _require_trust(trust, options)
     with _fitting(bundle, trust, options, report) as (source, _):
         target = source.target
     with opened_slots(options.root, new=True) as slots:
@@ -148,7 +166,7 @@ def _roll_back(options: Any, report: Dict[str, Any]) -> int:
 def _status(options: Any, report: Dict[str, Any]) -> int:
     report.update(status(slots_in(options.root)))
     if report["damaged"]:
-        raise Problem("The current release is damaged: %s." % ", ".join(report["damaged"][:5]), "Install it again.")
+        raise Problem("The current release is damaged: %s." % named(report["damaged"]), "Install it again.")
     return 0
 
 
@@ -173,9 +191,17 @@ def _opened(options: Any, report: Dict[str, Any]) -> Tuple[Bundle, Optional[Trus
     return bundle, trust
 
 
+def _require_trust(trust: Optional[Trust], options: Any) -> None:
+    """Raise where nobody vouches for what would be run, and nobody said to run it all the same."""
+    if trust is None and not options.trust_unsigned:
+        message = "Nobody vouches for this bundle, and to go on its own runner would be run."
+        hint = "Give --key or --policy; or --trust-unsigned, where you trust its maker. check --no-run runs nothing."
+        raise Problem(message, hint)
+
+
 def _named(bundle: Bundle, name: str) -> Target:
     if name not in bundle.targets:
-        raise Problem("It has no target %r, but %s." % (name, ", ".join(sorted(bundle.targets))), code=USAGE)
+        raise Problem("It has no target '%s', but %s." % (shown(name), named(sorted(bundle.targets))), code=USAGE)
     return bundle.targets[name]
 
 
@@ -193,11 +219,11 @@ def _who(vouched: Vouched, what: str) -> List[Dict[str, str]]:
 @contextlib.contextmanager
 def _fitting(bundle: Bundle, trust: Optional[Trust], options: Any, report: Dict[str, Any]) -> Iterator[Any]:
     """Yield where the files of the one target are that fits this device, and its runner; it isn't opened yet."""
-    named = [_named(bundle, options.target)] if options.target else list(bundle.targets.values())
+    asked = [_named(bundle, options.target)] if options.target else list(bundle.targets.values())
     fits: List[Tuple[Source, Runner, List[str]]] = []
     refused: List[Problem] = []
     with tempfile.TemporaryDirectory(prefix="edgebuild-verify-") as scratch:
-        for number, target in enumerate(named):
+        for number, target in enumerate(asked):
             source = Source(target, {path: bundle.path(blob) for path, blob in target.files.items()})
             folder = Path(scratch, str(number))
             folder.mkdir()
@@ -208,9 +234,9 @@ def _fitting(bundle: Bundle, trust: Optional[Trust], options: Any, report: Dict[
                 refused.append(error)
         if not fits:
             code = REFUSED if len({each.code for each in refused}) > 1 else refused[0].code
-            raise Problem("\n".join(each.message for each in refused), refused[0].hint, code)
+            raise Problem(named([each.message for each in refused], " ", MAX_SAID), refused[0].hint, code)
         if len(fits) > 1:
-            names = ", ".join(source.target.name for source, _, _ in fits)
+            names = named([source.target.name for source, _, _ in fits])
             raise Problem("Several targets fit this device: %s." % names, "Choose one with --target.", USAGE)
         source, runner, doubtful = fits[0]
         report["target"] = source.target.name
@@ -223,16 +249,14 @@ def _how(options: Any) -> How:
 
 
 def told(report: Dict[str, Any]) -> List[str]:
-    """Return what people read of a report."""
+    """Return what people read of a report: lines in which nothing that it holds can begin another one."""
     lines = []
     if "version" in report:
-        target = " for %s" % report["target"] if "target" in report else ""
-        lines.append("release   %s %s%s" % (report["project"], report["version"], target))
+        target = " for %s" % shown(report["target"]) if "target" in report else ""
+        lines.append("release   %s %s%s" % (shown(report["project"]), shown(report["version"]), target))
     if "digest" in report:
-        lines.append("bytes     all as released (%s)" % report["digest"])
-    for target, who in sorted(report.get("signed", {}).items()):
-        for what, whole in (("index", "the release index, and so everything"), ("files", "the files of %s" % target)):
-            lines += ["signed    %s, by %s (key %s)" % (whole, each["name"], each["key"]) for each in who[what]]
+        lines.append("bytes     all as released (%s)" % shown(report["digest"]))
+    lines += _told_signers(report.get("signed", {}))
     if "answers" in report:
         said = report["answers"]
         share = "%.2g of what may be" % said["excess"] if said["excess"] else "not at all"
@@ -241,21 +265,32 @@ def told(report: Dict[str, Any]) -> List[str]:
         inside = "inside" if report["latency"]["inside"] else "outside"
         lines.append("latency   %.3g ms: %s what was recorded" % (report["latency"]["found_ms"], inside))
     if "slot" in report:
-        lines.append("current   %s" % report["slot"])
+        lines.append("current   %s" % shown(report["slot"], MAX_SAID))
     for field in ("current", "previous"):
         each = report.get(field) or {}
         if "version" in each:
-            lines.append("%-9s %s %s for %s" % (field, each["project"], each["version"], each["target"]))
-    lines += ["warning   %s" % text for text in report["warnings"]]
+            said = tuple(shown(each[name]) for name in ("project", "version", "target"))
+            lines.append("%-9s %s %s for %s" % (field, *said))
+    lines += _first(["warning   %s" % shown(text, MAX_SAID) for text in report["warnings"]])
     if "message" in report:
-        lines.append("verify.py: %s" % report["message"])
-        lines += ["  how to fix it: %s" % report["hint"]] if report["hint"] else []
+        lines.append("verify.py: %s" % shown(report["message"], MAX_SAID))
+        lines += ["  how to fix it: %s" % shown(report["hint"], MAX_SAID)] if report["hint"] else []
     return lines
 
 
-def harmless(line: str, encoding: str) -> str:
-    """Return a line that can be printed there, and in which a bundle's words don't move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding)
+def _told_signers(signed: Dict[str, Any]) -> List[str]:
+    lines = []
+    for target, who in sorted(signed.items()):
+        files = "the files of %s" % shown(target)
+        for what, whole in (("index", "the release index, and so everything"), ("files", files)):
+            said = [(whole, shown(each["name"]), shown(each["key"])) for each in who[what]]
+            lines += ["signed    %s, by %s (key %s)" % each for each in said]
+    return _first(lines)
+
+
+def _first(lines: List[str]) -> List[str]:
+    more = len(lines) - MAX_NAMED
+    return lines[:MAX_NAMED] + (["          and %d more" % more] if more > 0 else [])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from edgebuild.core.artifact import Artifact, Contract, Precision, TensorSpec
 from edgebuild.core.artifact_files import artifact_text, list_files, write_manifest
 from edgebuild.core.values import canonical_json, digest_bytes
 from edgebuild.devices.bundle import build_bundle
+from edgebuild.releasing.board.reading import artifact_digest
 from edgebuild.releasing.layout import (
     EMPTY,
     EMPTY_TYPE,
@@ -213,7 +214,8 @@ class Maker:
 
     def _files(self, name: str) -> dict[str, bytes]:
         files, said = self.targets[name]
-        return {**files, "release.json": canonical_json(said).encode()}
+        digest = artifact_digest(files["artifact/artifact.json"])
+        return {**files, "release.json": canonical_json({"artifact_digest": digest, **said}).encode()}
 
     def _model_signing(self, name: str) -> bytes:
         digests = {path: digest_bytes(data) for path, data in sorted(self._files(name).items())}

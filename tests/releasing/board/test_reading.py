@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edgebuild.core.artifact_files import read_artifact
 from edgebuild.core.values import canonical_json, digest_bytes
 from edgebuild.releasing.board.documents import Problem, load_json
-from edgebuild.releasing.board.reading import Bundle
+from edgebuild.releasing.board.reading import Bundle, artifact_digest
 
 from .bundles import HERE, Maker, make_key, release, tiny, tiny_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgebuild.releasing.layout import Descriptor
+
+
+#: The digest of an artifact.json without fields.
+NO_FIELDS = digest_bytes(b"{}")
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +182,10 @@ def retyped(media_type: str) -> Callable[[list[Descriptor]], list[Descriptor]]:
         (retyped("application/vnd.cncf.model.weight.v1.tar+gzip"), "media type of artifact/artifact.json"),
         (retyped("application/octet-stream"), "media type"),
         (lambda layers: [each.model_copy(update={"annotations": {}}) for each in layers], "path None"),
-        (lambda layers: [layers[0].model_copy(update={"size": 1 << 36}), *layers[1:]], "was changed"),
+        (lambda layers: [layers[0].model_copy(update={"size": 1 << 36}), *layers[1:]], "are read at most"),
+        (lambda layers: [layers[0], layers[1].model_copy(update={"size": 1 << 36}), *layers[2:]], "was changed"),
         (
-            lambda layers: [layers[0].model_copy(update={"digest": f"sha256:{'0' * 64}"}), *layers[1:]],
+            lambda layers: [layers[0], layers[1].model_copy(update={"digest": f"sha256:{'0' * 64}"}), *layers[2:]],
             "belongs|missing",
         ),
         (lambda layers: [layers[0].model_copy(update={"digest": "sha512:" + "0" * 64}), *layers[1:]], "wrong digest"),
@@ -201,6 +207,8 @@ def test_a_size_beyond_any_is_refused_unread(bundle: Path) -> None:
         {"project": "windows"},
         {"version": "1.5.0"},
         {"target": "another"},
+        {"artifact_digest": "0" * 64},
+        {"artifact_digest": None},
         {"schema_version": 2},
         {"schema_version": "1"},
         {"settings": None},
@@ -216,17 +224,46 @@ def test_a_size_beyond_any_is_refused_unread(bundle: Path) -> None:
         {"requires": {**HERE, "architecture": "riscv64"}},
         {"latency": {"point_ms": "fast"}},
         {"latency": {"point_ms": 1.0, "low_ms": -1}},
+        {"latency": {"point_ms": 1.0, "high_ms": 1e308}},
     ],
 )
 def test_a_release_that_says_nonsense_or_is_of_another_target_is_refused(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     maker = Maker({"pi": (tiny_files(), release())})
-    said = canonical_json(release(**change)).encode()
-    hostile = Maker({"pi": ({**tiny_files()}, release())}, layers=maker.layers)
-    folder = hostile.make(tmp_path / "bundle")
-    replaced(folder, "release.json", said)
+    folder = maker.make(tmp_path / "bundle")
+    replaced(folder, "release.json", canonical_json(release(artifact_digest=NO_FIELDS)).encode())
+    Bundle(folder)
+    replaced(folder, "release.json", canonical_json(release(**{"artifact_digest": NO_FIELDS, **change})).encode())
     refused(folder, "release.json|manifest of target")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\\b", "a\nsigned", "a\x1b[2J", "a\u202eb", "d" * 201])
+def test_a_name_that_is_no_plain_one_is_refused(tmp_path: Path, name: str) -> None:
+    for field in ("project", "target", "version"):
+        said = release(**{field: name})
+        folder = Maker({said["target"]: (tiny_files(), said)}).make(tmp_path / field)
+        refused(folder, "wrong (title|target|version|annotations|targets)")
+
+
+@pytest.mark.parametrize("version", ["-1", ".1", "1 0", "1+2", "1/2", "é1", "1" * 65])
+def test_a_version_that_no_registry_takes_is_refused(tmp_path: Path, version: str) -> None:
+    refused(tiny(tmp_path / "bundle", targets={"pi": (tiny_files(), release(version=version))}), "wrong version")
+
+
+@pytest.mark.parametrize(
+    "artifact", [b'{"a":1,"sha256":"0"}', b'{"a":NaN}', b'{"a":"\\ud800"}', b"[]", b"", b'{"a":' + b"[" * 100_000]
+)
+def test_an_artifact_that_its_own_seal_denies_is_refused(tmp_path: Path, artifact: bytes) -> None:
+    folder = tiny(tmp_path / "bundle")
+    replaced(folder, "artifact/artifact.json", artifact)
+    refused(folder, "artifact.json is not what was written")
+
+
+def test_the_digest_of_an_artifact_is_the_one_that_edgebuild_gives(real: Mapping[str, bytes], tmp_path: Path) -> None:
+    data = real["artifact/artifact.json"]
+    (tmp_path / "artifact.json").write_bytes(data)
+    assert artifact_digest(data) == read_artifact(tmp_path).digest()
 
 
 def replaced(folder: Path, path: str, data: bytes) -> None:
@@ -246,7 +283,7 @@ def replaced(folder: Path, path: str, data: bytes) -> None:
 
 def test_what_replaces_can_also_put_the_same_there(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "bundle")
-    replaced(folder, "release.json", canonical_json(release(candidate="other")).encode())
+    replaced(folder, "release.json", canonical_json(release(candidate="other", artifact_digest=NO_FIELDS)).encode())
     assert Bundle(folder).targets["pi"].release["candidate"] == "other"
 
 

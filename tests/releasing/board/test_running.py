@@ -105,7 +105,7 @@ def test_every_misfit_is_told_and_nothing_is_opened(tmp_path: Path, real: Mappin
         **HERE, "architecture": "riscv64", "isa": ["avx9", "sve9"], "runtime_version": "0.0.1",
         "memory_bytes": 1 << 50, "facts": {"l4t": "36.4.0"},
     }  # fmt: skip
-    unopenable = {**real, "artifact/artifact.json": b"nonsense", "artifact/model.onnx": b"nonsense"}
+    unopenable = {**real, "artifact/artifact.json": b'{"non":"sense"}', "artifact/model.onnx": b"nonsense"}
     ended = checked(tmp_path, unopenable, requires=requires)
     assert ended.code == 7
     said = ended.message

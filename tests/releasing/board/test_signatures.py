@@ -117,6 +117,27 @@ def test_an_envelope_that_was_forged_is_refused(tmp_path: Path, keys: dict[str, 
     assert "is wrong" in ended.message or "can't be read" in ended.message
 
 
+@pytest.mark.parametrize(
+    "material",
+    [
+        {"publicKey": {"hint": "zz", "rawBytes": [1]}},
+        {"publicKey": {"hint": ["a"], "rawBytes": {"a": 1}}},
+        {"publicKey": {"hint": {}, "rawBytes": None}},
+        {"publicKey": [[]]},
+        {"certificate": {"rawBytes": {"a": 1}}},
+    ],
+)
+def test_a_signature_that_names_its_key_strangely_counts_for_nothing(
+    tmp_path: Path, keys: dict[str, Key], material: Any
+) -> None:
+    def forge(data: bytes) -> bytes:
+        return json.dumps({**json.loads(data), "verificationMaterial": material}).encode()
+
+    bundle = tiny(tmp_path / "bundle", by=(keys["anna"],), forge=forge)
+    ended = verify(tmp_path, "check", bundle, "--no-run", "--key", keys["anna"].public)
+    assert (ended.code, ended.message) == (7, "None of the asked signers signed the release index, 1 must have.")
+
+
 def test_the_policy_says_who_and_how_many(tmp_path: Path, keys: dict[str, Key]) -> None:
     bundle = tiny(tmp_path / "bundle", by=(keys["anna"], keys["ben"]))
     anna, ben = signer("anna", keys["anna"]), signer("ben", keys["ben"])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from edgebuild.core.values import canonical_json, digest_bytes
 from edgebuild.releasing.board.documents import Problem
+from edgebuild.releasing.board.printing import harmless
 from edgebuild.releasing.board.reading import Bundle
 from edgebuild.releasing.board.running import Source, golden_of
 from edgebuild.releasing.board.signatures import opened_envelope, trust_of_policy
-from edgebuild.releasing.board.verify import harmless
 
 from .bundles import SIGNATURE_TYPE, Key, make_key, tiny
 
