@@ -11,6 +11,7 @@ from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.budget import Budget
 from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import digest_bytes
+from edgebuild.releasing.board.reading import artifact_digest
 from edgebuild.releasing.bundle import CREATED, FILE_PATH, MODEL_CONFIG, MODEL_MANIFEST, TARGET, TITLE, VERSION, WEIGHTS
 from edgebuild.releasing.dsse import BUNDLE_TYPE, PAYLOAD_TYPE, Statement, bundle_bytes, pae, statement_bytes
 from edgebuild.releasing.keys import SigningKey, load_signing_key
@@ -65,7 +66,7 @@ def files_of(
         candidate="int8",
         precision="int8",
         artifact="artifact",
-        artifact_digest="ab" * 32,
+        artifact_digest=artifact_digest(files.get("artifact/artifact.json", b"{}")),
         size_bytes=7,
         contract=Contract(inputs=tensors, outputs=tensors),
         requires=Requires(architecture="aarch64", runtime="onnxruntime", runtime_version="1.32.0"),

@@ -215,7 +215,7 @@ class Maker:
     def _files(self, name: str) -> dict[str, bytes]:
         files, said = self.targets[name]
         digest = artifact_digest(files["artifact/artifact.json"])
-        return {**files, "release.json": canonical_json({"artifact_digest": digest, **said}).encode()}
+        return {**files, "release.json": canonical_json({**said, "artifact_digest": digest}).encode()}
 
     def _model_signing(self, name: str) -> bytes:
         digests = {path: digest_bytes(data) for path, data in sorted(self._files(name).items())}
