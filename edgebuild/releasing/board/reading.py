@@ -52,6 +52,7 @@ BLOBS = "blobs/sha256"
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 RELEASE_FILE, RUNNER_FILE, GOLDEN_FILE = "release.json", "runner.pyz", "golden/golden.json"
 ARTIFACT_FILE, SEAL = "artifact.json", "sha256"
+DIGEST_WRONG = "artifact_digest: it isn't that of %s" % ARTIFACT_FILE
 #: No latency is longer, in ms.
 MAX_TIME_MS = 1e12
 #: Files that several targets share are listed several times.
@@ -169,7 +170,7 @@ class Bundle:
         said = {"project": self.project, "version": self.version, "target": name}
         need({field: release[field] for field in said} == said, "project, version or target", RELEASE_FILE)
         artifact = self.read(files["%s/%s" % (release["artifact"], ARTIFACT_FILE)])
-        need(artifact_digest(artifact) == release.get("artifact_digest"), "artifact_digest", RELEASE_FILE)
+        need(artifact_digest(artifact) == release.get("artifact_digest"), DIGEST_WRONG, RELEASE_FILE)
         platform, requires = blob.fields.get("platform", {}), release["requires"]
         same = platform.get("os") == requires["os"] and platform.get("architecture") is not None
         need(
@@ -244,7 +245,8 @@ def target_files(data: bytes, name: str) -> Any:
 def release_of(data: bytes, files: Dict[str, Blob]) -> Dict[str, Any]:
     """Return what release.json says, of the fields that are used here checked; it may say more."""
     release = load_json(data, RELEASE_FILE)
-    need(release.get("schema_version") == 1, "schema_version", RELEASE_FILE)
+    schema = release.get("schema_version")
+    need(schema == 1 and schema is not True, "schema_version", RELEASE_FILE)
     for field, is_right in (("project", is_name), ("version", is_version), ("target", is_name)):
         need(is_right(release.get(field)), field, RELEASE_FILE)
     need(isinstance(release.get("candidate"), str) and release["candidate"], "candidate", RELEASE_FILE)

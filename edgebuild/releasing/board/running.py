@@ -208,8 +208,8 @@ def _silent(op: str, process: Any, root: Path) -> Problem:
     code = process.wait()
     said = (root / "said").read_bytes()[-2000:].decode("utf-8", "replace")
     ended = "by signal %d" % -code if code < 0 else "with status %d" % code
-    said = " ".join(said.split())
-    return Problem("The runner's %s ended %s and without an answer on this device. %s" % (op, ended, said))
+    message = "The runner's %s ended %s and without an answer on this device. %s" % (op, ended, " ".join(said.split()))
+    return Problem(message.strip())
 
 
 def link_or_copy(source: Path, place: Path) -> None:

@@ -211,6 +211,7 @@ def test_a_size_beyond_any_is_refused_unread(bundle: Path) -> None:
         {"artifact_digest": None},
         {"schema_version": 2},
         {"schema_version": "1"},
+        {"schema_version": True},
         {"settings": None},
         {"settings": {"threads": 1.5}},
         {"artifact": ".."},
@@ -225,6 +226,8 @@ def test_a_size_beyond_any_is_refused_unread(bundle: Path) -> None:
         {"latency": {"point_ms": "fast"}},
         {"latency": {"point_ms": 1.0, "low_ms": -1}},
         {"latency": {"point_ms": 1.0, "high_ms": 1e308}},
+        {"project": "a/b"},
+        {"version": "1 0"},
     ],
 )
 def test_a_release_that_says_nonsense_or_is_of_another_target_is_refused(

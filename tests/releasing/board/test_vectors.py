@@ -54,6 +54,13 @@ def test_other_arrays_are_refused(array: np.ndarray[tuple[int, ...], np.dtype[np
         vector_of(npy(array), "it")
 
 
+def test_more_sizes_than_any_array_has_are_refused_unmultiplied() -> None:
+    sizes = ", ".join(["999999999999999"] * 200_000 + ["0"])
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}\n".encode()
+    with pytest.raises(Problem, match="no plain array"):
+        vector_of(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header, "it")
+
+
 def test_an_array_of_another_length_or_a_pickle_is_refused() -> None:
     whole = npy(np.zeros(3))
     for data in (whole[:-1], whole + b"0", whole.replace(b"(3,)", b"(9,)")):
