@@ -51,6 +51,10 @@ NativeOption = Annotated[
     bool,
     typer.Option("--allow-native-libraries", help="Let the artifacts run the native code that they bring, as you."),
 ]
+UnsignedOption = Annotated[
+    bool,
+    typer.Option("--trust-unsigned", help="Run the release's own runner there though nobody vouches for it."),
+]
 NameOption = Annotated[str, typer.Option("--name", help="The project's name, where --root isn't given.")]
 
 
@@ -112,6 +116,7 @@ def verify(
     device: DeviceOption = None,
     target: TargetOption = None,
     here: Annotated[bool, typer.Option("--here", help="Let this machine be the device.")] = False,
+    unsigned: UnsignedOption = False,
 ) -> None:
     """Check every byte and who signed it; with a device also that it fits there, answers right and takes as long."""
     from edgebuild.cli.trusting import run_there, verify_bundle
@@ -119,6 +124,7 @@ def verify(
     verify_bundle(bundle, key or [], policy)
     if device is not None or here:
         words = [] if target is None else ["--target", target]
+        words += ["--trust-unsigned"] if unsigned else []
         code = run_there("check", device=device, bundle=bundle, keys=key or [], policy=policy, arguments=words)
         raise typer.Exit(code)
 
@@ -149,6 +155,7 @@ def install_release(
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Allow a version older than the installed one.")
     ] = False,
+    unsigned: UnsignedOption = False,
 ) -> None:
     """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
     from edgebuild.cli.travelling import at_hand
@@ -157,6 +164,7 @@ def install_release(
 
     words = [] if target is None else ["--target", target]
     words += ["--allow-downgrade"] if allow_downgrade else []
+    words += ["--trust-unsigned"] if unsigned else []
     with at_hand(bundle) as folder:
         verify_bundle(folder, key or [], policy)
         code = run_there(
@@ -170,6 +178,17 @@ def install_release(
             arguments=words,
         )
     raise typer.Exit(code)
+
+
+@app.command()
+def policy(
+    source: Annotated[Path, typer.Argument(help="A trust policy for people, a TOML file.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, such as trust.json.")],
+) -> None:
+    """Write a trust policy as boards read it."""
+    from edgebuild.cli.trusting import write_policy
+
+    write_policy(source, out)
 
 
 @app.command()

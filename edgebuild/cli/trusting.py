@@ -70,6 +70,18 @@ def verify_bundle(folder: Path, keys: Sequence[Path], policy: Path | None) -> No
         say(f"  not vouched for: {plain(each)}")
 
 
+def write_policy(source: Path, out: Path) -> None:
+    """Write a trust policy as canonical JSON; raises ``UsageError`` where that can't be done."""
+    from edgebuild.releasing.trust import read_policy
+
+    text = read_policy(source).to_json()
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out} can't be written: {error.strerror or error}.", hint="Name another file.") from error
+    say(f"Wrote {out}: `verify.py check BUNDLE --policy {out.name}` asks for what it says.")
+
+
 def _passphrase() -> bytes:
     given = os.environ.get(PASSPHRASE)
     if given is not None:

@@ -136,6 +136,22 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_measured(pro
     assert "no/where.xml can't be written" in ended.err
 
 
+def test_a_policy_for_boards_is_written_from_the_one_for_people(project: Path, tmp_path: Path) -> None:
+    signer = f'name = "team"\npublic_key = """\n{(project / "team.pub").read_text()}"""'
+    (project / "policy.toml").write_text(f"schema_version = 1\nthreshold = 1\n\n[[signers]]\n{signer}\n")
+    ok("release", "policy", "policy.toml", tmp_path / "trust.json", cwd=project)
+    shown = ok("release", "verify", "releases/tiny-1.0", "--policy", tmp_path / "trust.json", cwd=project).out
+    assert "by team" in shown
+    assert run("release", "policy", "policy.toml", "no/where.json", cwd=project).code == 2
+
+
+def test_nothing_of_an_unvouched_release_runs_unless_it_is_said(project: Path, tmp_path: Path) -> None:
+    refused = run("install", "releases/tiny-1.0", "--root", str(tmp_path / "device"), cwd=project)
+    assert refused.code == 7
+    assert "--trust-unsigned" in refused.err
+    ok("install", "releases/tiny-1.0", "--root", tmp_path / "device", "--trust-unsigned", cwd=project)
+
+
 def test_this_machine_wants_a_folder_named(project: Path) -> None:
     ended = run("install", "releases/tiny-1.1", cwd=project)
     assert ended.code == 2
