@@ -114,13 +114,11 @@ def peek(project: Project) -> Peeked:
 
 
 def _look(project: Project, split: Split, found: Peeked) -> None:
-    from edgebuild.models.dataset import first_target
-
     samples = iter(_samples(project, split))
     first = next(samples, None)
     if first is not None and split == "validation":
         found.first = {name: array[:1] for name, array in first[1].items() if name != "target"}
-        found.target = first_target(*first)
+        found.target = _first_target(*first)
     described = _described(chain(() if first is None else (first,), samples))
     found.described[split] = described
     if described.whole:
@@ -132,6 +130,16 @@ def _look(project: Project, split: Split, found: Peeked) -> None:
         if time.monotonic() > until:
             return
     found.frames[split] = frames
+
+
+def _first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    """Return the target of a sample's first frame as metrics get it; None without one."""
+    from edgebuild.models.dataset import is_structure, structures
+
+    target = arrays.get("target")
+    if target is None:
+        return None
+    return structures(target[:1]) if is_structure(sample.target) else target[:1]
 
 
 def _peek(project: Project, split: Split) -> Described:

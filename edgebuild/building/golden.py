@@ -44,8 +44,9 @@ def _keep_golden(target: TargetBuild, chosen: Evaluation, folder: Path) -> None:
     import numpy as np
 
     from edgebuild.devices.runner.feeding import tensor_file
-    from edgebuild.models.dataset import Dataset, take_frames
+    from edgebuild.models.dataset import Dataset
     from edgebuild.models.outputs import read_outputs
+    from edgebuild.models.subset import take_frames
 
     if chosen.outputs is None:
         return

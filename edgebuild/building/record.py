@@ -80,10 +80,7 @@ def write_record(
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
     if conclusion.chosen is not None:
-        keep = partial(keep_for_release, target, names[conclusion.chosen].evaluation, folder)
-        kept = context.guard.attempt("what a release needs", keep)
-        if isinstance(kept, Failure):
-            context.say("evidence", f"a release can't be made of this build: {kept.with_report}")
+        _keep_for_release(target, names[conclusion.chosen], folder)
     unkept = _keep_all_samples(context, names, folder / SAMPLES)
     launches = next((finalist.launches for finalist in race.finalists), ())
     record = BuildRecord(
@@ -119,6 +116,13 @@ def write_record(
     write_atomic(folder / "build.json", sealed_text(record))
     _point_latest(context.home, plan.target, record.build_id)
     return record
+
+
+def _keep_for_release(target: TargetBuild, chosen: CertifiedCandidate, folder: Path) -> None:
+    keep = partial(keep_for_release, target, chosen.evaluation, folder)
+    kept = target.context.guard.attempt("what a release needs", keep)
+    if isinstance(kept, Failure):
+        target.context.say("evidence", f"a release can't be made of this build: {kept.with_report}")
 
 
 def _noted(row: CandidateRecord, unkept: Mapping[str, Note]) -> CandidateRecord:

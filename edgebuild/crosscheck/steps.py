@@ -48,7 +48,8 @@ class TakeFrames(Step):
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
-        from edgebuild.models.dataset import Dataset, take_frames
+        from edgebuild.models.dataset import Dataset
+        from edgebuild.models.subset import take_frames
 
         ctx.check()
         take_frames(Dataset.open(inputs["data"]), self.rows, self.lengths, out_dir)

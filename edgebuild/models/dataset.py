@@ -76,7 +76,7 @@ class Dataset:
     def target(self) -> NDArray[Any] | None:
         """The target of every frame, or None; an array of objects where their shapes differ, or they are structures."""
         kept = self.kept_target
-        return _structures(kept) if self.structured and kept is not None else kept
+        return structures(kept) if self.structured and kept is not None else kept
 
     @property
     def kept_target(self) -> NDArray[Any] | None:
@@ -114,24 +114,8 @@ class Dataset:
             start += length
 
 
-def take_frames(data: Dataset, rows: Sequence[int], lengths: Sequence[int], folder: Path) -> None:
-    """Write frames of a data set, without targets, as one of its own: ``rows``, of which ``lengths`` make a sample."""
-    for name in data.inputs:
-        np.save(folder / tensor_file(name), np.ascontiguousarray(data.array(name)[list(rows)]))
-    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
-    facts = {"samples": len(lengths), "frames": len(rows), "inputs": list(data.inputs), "labelled": False}
-    (folder / "data.json").write_text(json.dumps(facts, sort_keys=True))
-
-
-def first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the target of a sample's first frame as metrics get it, of ``checked_samples``; None without one."""
-    target = arrays.get("target")
-    if target is None:
-        return None
-    return _structures(target[:1]) if is_structure(sample.target) else target[:1]
-
-
-def _structures(kept: NDArray[Any]) -> NDArray[Any]:
+def structures(kept: NDArray[Any]) -> NDArray[Any]:
+    """Return targets that were kept as texts of JSON."""
     return np.fromiter(map(json.loads, kept), object, len(kept))
 
 

@@ -99,3 +99,12 @@ class SampleData(Step):
         if data.structured:
             facts["structured"] = True
         (out_dir / "data.json").write_text(json.dumps(facts, sort_keys=True))
+
+
+def take_frames(data: Dataset, rows: Sequence[int], lengths: Sequence[int], folder: Path) -> None:
+    """Write frames of a data set, without targets, as one of its own: ``rows``, of which ``lengths`` make a sample."""
+    for name in data.inputs:
+        np.save(folder / tensor_file(name), np.ascontiguousarray(data.array(name)[list(rows)]))
+    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
+    facts = {"samples": len(lengths), "frames": len(rows), "inputs": list(data.inputs), "labelled": False}
+    (folder / "data.json").write_text(json.dumps(facts, sort_keys=True))
