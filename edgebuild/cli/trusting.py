@@ -164,8 +164,6 @@ def _client(name: str | None) -> Iterator[RunnerClient]:
 
 
 def _tell(answer: BoardAnswer, device: str) -> None:
-    from edgebuild.releasing.board.verify import told
-
     say(f"On {device}:")
-    for line in told(dict(answer.report)):
+    for line in answer.lines:
         say(f"  {line}", error=answer.code != 0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import DeviceError
+from edgebuild.releasing.board.verify import told
 from edgebuild.releasing.board_script import board_script
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ POLL_S = 0.5
 #: What the program may say, but for its last line.
 MAX_LINES = 10_000
 #: The exit codes that it documents.
-EXIT_CODES = frozenset({0, 2, 6, 7})
+EXIT_CODES = frozenset({0, 1, 2, 6, 7, 130})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoardAnswer:
-    """What the device's own check came to: its exit code, and its report for people."""
+    """What the device's own check came to: its exit code, its report, and what people read of that."""
 
     code: int
     report: Mapping[str, Any]
+    lines: tuple[str, ...]
 
 
 def run_on_device(
@@ -100,4 +102,8 @@ def _answer(line: str, code: int, who: str, stderr: str) -> BoardAnswer:
             f"The check on {who} ended with {code} and without a report; its last words: {said[0][:300]}.",
             hint="`edgebuild doctor` checks the device.",
         )
-    return BoardAnswer(code=code, report=report)
+    try:
+        lines = tuple(map(str, told(report)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DeviceError(f"{who} reports nonsense of the release.", hint="`edgebuild doctor` checks it.") from error
+    return BoardAnswer(code=code, report=report, lines=lines)
