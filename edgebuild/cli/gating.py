@@ -6,7 +6,7 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import quoteattr
 
 from edgebuild.cli.console import stop_if_interrupted
@@ -45,7 +45,7 @@ def run_gate(
     for bundle in (one, other):
         bundle.check_all()
     if junit is not None:
-        write_report(junit, "")  # before minutes of measuring: whether it can be written at all
+        write_report(junit, "", mode="a")  # before minutes of measuring: whether it can be written at all
     targets = [target] if target is not None else _common(one, other)
     if device is not None and len(targets) > 1:
         raise UsageError("--device measures one target.", hint=f"Name it with --target: {', '.join(targets)}.")
@@ -62,10 +62,11 @@ def run_gate(
     return EXIT_CODES[outcome]
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write a report; raises ``UsageError`` where that can't be done."""
+def write_report(path: Path, text: str, mode: Literal["w", "a"] = "w") -> None:
+    """Write a report, or append to it; raises ``UsageError`` where that can't be done."""
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
 
@@ -121,9 +122,8 @@ def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native
     new, old = part_of(one, target), part_of(other, target)
     for bundle, part in ((one, new), (other, old)):
         require_measured_artifact(bundle, part)
-    drops = new.release.accuracy, old.release.accuracy
     if (new.release.artifact_digest, new.release.settings) == (old.release.artifact_digest, old.release.settings):
-        return same_artifact(*drops)
+        return same_artifact()
     with tempfile.TemporaryDirectory(prefix="edgebuild-gate-") as scratch:
         folders = (Path(scratch) / "new", Path(scratch) / "old")
         for bundle, part, folder in ((one, new, folders[0]), (other, old, folders[1])):
@@ -138,7 +138,12 @@ def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native
     comparison = report.comparison
     if comparison is None:
         raise UsageError(f"Nothing was compared for {target}.")
-    return rows_of(_figures(report.results[0]), _figures(report.results[1]), comparison, drops)
+    return rows_of(
+        _figures(report.results[0]),
+        _figures(report.results[1]),
+        comparison,
+        (new.release.accuracy, old.release.accuracy),
+    )
 
 
 def _figures(result: BenchResult) -> Figures:

@@ -80,7 +80,7 @@ def _limits(build: BuildFolder, chosen: CandidateRecord) -> Iterator[str]:
     yield "Accuracy is known for data like the project's test set, and for nothing else."
     yield "Golden vectors are a few samples of the project's validation data: whoever has the release has them."
     if chosen.measured.energy is None:
-        yield "Energy is unknown: the device has no sensor that could be read."
+        yield "Energy is unknown: it wasn't measured."
     checks = () if chosen.test is None else chosen.test.limits
     yield from (f"{check.name}: {check.measured} where the limit is {check.limit}" for check in checks)
     yield from (note.text for note in (*build.record.notes, *chosen.notes) if note.topic in {"data", "opening", "bug"})

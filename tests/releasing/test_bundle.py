@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from edgebuild.building.context import Options
 from edgebuild.building.golden import tolerance
 from edgebuild.building.record import find_build, load_record
 from edgebuild.catalogue.project import load_project
+from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.evidence import changed
 from edgebuild.core.golden import Golden
 from edgebuild.core.values import digest_bytes
+from edgebuild.core.verdict import CrossCheck
 from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.models.host_session import HostSession
@@ -118,7 +121,28 @@ def test_golden_vectors_are_what_the_artifact_answers(built: BuildFolder) -> Non
     for image, answer in zip(images, expected, strict=True):
         found = fallback({"image": image[np.newaxis]})["logits"][0]
         assert np.abs(found - answer).max() <= output.atol + output.rtol * np.abs(answer).max()
-    assert (golden.outputs[0].rtol, tolerance.__name__) == (1e-3, "tolerance")
+    assert output.rtol == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps", "allowed"),
+    [
+        (Precision(kind="fp32"), None, 1e-3),
+        (Precision(kind="fp16", fp16=Fp16Meaning.STORAGE), None, 1e-3),
+        (Precision(kind="fp16", fp16=Fp16Meaning.COMPUTE), None, 2e-2),
+        (Precision(kind="bf16"), None, 2e-2),
+        (Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="ours"), None, 1 / 127),
+        (Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="ours"), 0.2, 1 / 127),
+        (Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="ours"), 5.0, 5 / 127),
+        (Precision(kind="int8", scheme=Int8Scheme(activations="uint8"), quantiser="ours"), 254.0, 0.1),
+    ],
+)
+def test_how_far_an_answer_may_be_off_follows_from_precision_and_cross_check(
+    precision: Precision, steps: float | None, allowed: float
+) -> None:
+    check = None if steps is None else CrossCheck(cause="rounding", explanation="a test", steps=steps)
+    chosen = cast("Any", SimpleNamespace(artifact=SimpleNamespace(precision=precision), crosscheck=check))
+    assert tolerance(chosen) == pytest.approx(allowed)
 
 
 def test_equal_builds_give_equal_bytes_and_another_version_shares_the_large_ones(
