@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from edgebuild.core.artifact import is_digest
 from edgebuild.errors import ReleaseError
 from edgebuild.releasing.bundle import TARGET, VERSION
-from edgebuild.releasing.layout import (
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    MAX_JSON_BYTES,
-    SHA256,
-    Descriptor,
-    Index,
-    Manifest,
-    oci_bytes,
-)
+from edgebuild.releasing.layout import D, Descriptor, Index, Manifest, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,23 +17,13 @@ _OTHER = (
     "Only releases that edgebuild wrote are read; tools that copy images may rewrite an index, pull and push don't."
 )
 
-D = TypeVar("D", Index, Manifest)
-
 
 def parse_document(data: bytes, kind: type[D], where: str) -> D:
     """Parse an index or a manifest that didn't come from a layout, as strictly as ``Layout`` does."""
     try:
-        if len(data) > MAX_JSON_BYTES:
-            raise ValueError("it is too large")
-        found: D = kind.model_validate_json(data, strict=True)
-        if oci_bytes(found) != data or found.mediaType != (INDEX_TYPE if kind is Index else MANIFEST_TYPE):
-            raise ValueError("it is written in another form")
-        listed = found.manifests if isinstance(found, Index) else (found.config, *found.layers)
-        if not all(each.digest.startswith(SHA256) and is_digest(each.sha256) for each in listed):
-            raise ValueError("a digest is no SHA-256")
+        return parsed(data, kind)
     except (ValueError, RecursionError) as error:
         raise ReleaseError(f"{where} is no part of a release of edgebuild's.", hint=_OTHER) from error
-    return found
 
 
 def version_of(index: Index) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -93,9 +93,28 @@ class Manifest(Document):
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
+D = TypeVar("D", Index, Manifest)
+
+
 def oci_bytes(value: Document) -> bytes:
     """Return the one JSON of an OCI document: canonical, empty fields left out."""
     return canonical_json(_without_empty(value.model_dump(mode="json"))).encode()
+
+
+def parsed(data: bytes, kind: type[D]) -> D:
+    """Parse an index or a manifest; raises ``ValueError`` or ``RecursionError`` unless it is in its one form."""
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError("it is too large")
+    found: D = kind.model_validate_json(data, strict=True)
+    if oci_bytes(found) != data:
+        raise ValueError("not in the one form that is written")
+    if isinstance(found, Index):
+        listed: tuple[Descriptor, ...] = found.manifests
+    else:
+        listed = (found.config, *found.layers, *((found.subject,) if found.subject else ()))
+    if not all(each.digest.startswith(SHA256) and is_digest(each.sha256) for each in listed):
+        raise ValueError("a digest is no SHA-256")
+    return found
 
 
 def descriptor_of(data: bytes, media_type: str, **fields: Any) -> Descriptor:
@@ -239,20 +258,11 @@ class Layout:
 
     def _parsed(self, data: bytes, kind: type[Any], name: str) -> Any:
         try:
-            if len(data) > MAX_JSON_BYTES:
-                raise ValueError("too large")
-            found = kind.model_validate_json(data, strict=True)
-            descriptors = [each for field in ("manifests", "layers") for each in getattr(found, field, ())]
-            descriptors += [each for each in (getattr(found, "config", None), getattr(found, "subject", None)) if each]
-            if oci_bytes(found) != data:
-                raise ValueError("not in the one form that is written")
-            if not all(each.digest.startswith(SHA256) and is_digest(each.sha256) for each in descriptors):
-                raise ValueError("a digest is no SHA-256")
+            return parsed(data, kind)
         except (ValueError, RecursionError) as error:
             raise ReleaseError(
                 f"{name} in {self.folder} is not what was written: {_reason(error)}.", hint=_COPY
             ) from error
-        return found
 
     def _name(self, descriptor: Descriptor) -> str:
         return f"{BLOBS}/sha256/{descriptor.sha256}"

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from edgebuild.releasing.registries.port import Registry
 
-#: More signatures than anybody's policy asks for.
-MAX_SIGNATURES = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
