@@ -96,8 +96,7 @@ def _row(
         if label == "int8":
             split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
             outputs = proving.evaluate(w, artifact, compiled, split, label)
-            _, close = proving.judge(w, label, outputs, split)
-            sqnr = close.sqnr_db
+            sqnr = proving.judge(w, label, outputs, split).closeness.sqnr_db
         arms.append(
             session.Arm(
                 id=label,

@@ -98,17 +98,17 @@ def half(name: str, target: str) -> Seen:
             return Seen(instructions={}, sqnr_db=None, drop=None, note=error.message)
         artifact = read_artifact(compiled.path)
         outputs = proving.evaluate(at, artifact, compiled, sample, "fp16")
-        verdict, near = proving.judge(at, "fp16", outputs, sample)
+        found = proving.judge(at, "fp16", outputs, sample)
         profiled = at.run(
             ProfileEmulated(plugin_digest=plugin_digest(), settings=artifact.settings),
             {"artifact": compiled, "data": sample.data},
             label="profile fp16",
         )
         counts = json.loads((profiled.path / "counts.json").read_bytes())
-        drop = verdict.drop
+        drop = found.verdict.drop
         return Seen(
             instructions=counts.get("classes", {}),
-            sqnr_db=near.sqnr_db,
+            sqnr_db=found.closeness.sqnr_db,
             drop={"points": 100 * drop.drop, "low": 100 * drop.low, "high": 100 * drop.high, "n": drop.samples}
             if drop
             else None,

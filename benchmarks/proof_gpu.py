@@ -77,11 +77,11 @@ def _prove(w: context.BuildContext, common: prepare.ModelInputs, precision: Prec
     artifact = found.with_settings(backend.default_settings(1))
     split = splits.JudgedSplit.whole("validation", common.validation, common.reference)
     outputs = proving.evaluate(w, artifact, compiled, split, precision.label)
-    verdict, close = proving.judge(w, precision.label, outputs, split)
+    judged = proving.judge(w, precision.label, outputs, split)
     row: dict[str, Any] = {
         "engine_bytes": artifact.size_bytes,
-        "outcome": str(verdict.outcome),
-        "sqnr_db": close.sqnr_db,
+        "outcome": str(judged.verdict.outcome),
+        "sqnr_db": judged.closeness.sqnr_db,
         "gpu_memory": device.accelerator_memory(),
     }
     folder, data = w.client.put_folder(compiled.path), w.client.put_folder(common.validation.path)

@@ -135,16 +135,16 @@ def _in_runtime(
         label = f"{runtime}, {arm}"
         validation = splits.JudgedSplit.whole("validation", common.validation, common.reference)
         test = splits.JudgedSplit.whole("test", *sealed)
-        _, seen = proving.judge(w, label, proving.evaluate(w, artifact, compiled, validation, label), validation)
-        verdict, close = proving.judge(w, label, proving.evaluate(w, artifact, compiled, test, label), test)
+        seen = proving.judge(w, label, proving.evaluate(w, artifact, compiled, validation, label), validation)
+        tested = proving.judge(w, label, proving.evaluate(w, artifact, compiled, test, label), test)
         rows.append(
             Row(
                 net=net,
                 runtime=runtime,
                 arm=arm,
-                closeness=close,
-                development=seen,
-                drop=verdict.drop,
+                closeness=tested.closeness,
+                development=seen.closeness,
+                drop=tested.verdict.drop,
                 size_bytes=artifact.size_bytes,
             )
         )

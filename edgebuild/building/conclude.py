@@ -77,7 +77,7 @@ def conclude(target: TargetBuild, scores: SealedSetScores) -> BuildRecord:
         emulated=EmulatedDevice(cpu=context.probe.get("cpu", "unknown"), samples=samples) if samples else None,
         took=context.runs.total(),
     )
-    record = write_record(target, race, conclusion, names=names, shipped=shipped)
+    record = write_record(target, race, conclusion, names=names, shipped=shipped, scores=scores)
     if outcome != "inconclusive":  # what is open goes on when it is asked for again
         context.decisions.keep(target.plan, (each.planned for each in built), race.sessions)
     return record
@@ -116,7 +116,7 @@ def _names(race: MeasurementResults) -> dict[str, CertifiedCandidate]:
 
 def _verdict(finalist: CertifiedCandidate, scores: SealedSetScores, context: BuildContext) -> Verdict:
     limits = {name: value for name, value in context.project.limits.model_dump().items() if value is not None}
-    verdict, _ = scores.verdicts[finalist.artifact.digest()]
+    verdict = scores.verdicts[finalist.artifact.digest()].verdict
     size_bytes, why = finalist.artifact.size_bytes, context.can.why
     return check_limits(verdict, limits, size_bytes=size_bytes, measured=finalist.measured, why=why)
 

@@ -1,7 +1,8 @@
 """What a release takes along that no record holds, kept next to the record: the store may be swept before.
 
 ``golden/`` holds a few frames of validation with what the chosen artifact answered to them on the device, and how far
-an answer may be off elsewhere; ``fallback/`` the frozen model, for any runtime that reads ONNX.
+an answer may be off elsewhere; ``fallback/`` the frozen model, for any runtime that reads ONNX; ``scores/`` what each
+test sample came to, where the metric is a mean over them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.golden import FALLBACK, GOLDEN, INPUTS, MANIFEST, OUTPUTS, Golden, GoldenOutput
+from edgebuild.core.scores import SCORES, SCORES_FILE, Scores
 from edgebuild.crosscheck.conclusion import spread
 from edgebuild.execution.disk import copy_file
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgebuild.building.evaluation import Evaluation
+    from edgebuild.building.judge import Judged
     from edgebuild.building.target_build import TargetBuild
 
 #: Frames that are kept, and of a recurrent model's sample at most this many steps.
@@ -32,12 +35,19 @@ STEPS_OF_INT8, MOST = 127, 0.1
 NEXT_TO_NOTHING = 1e-5
 
 
-def keep_for_release(target: TargetBuild, chosen: Evaluation, folder: Path) -> None:
-    """Keep what a release needs in a build's folder, of a candidate that was evaluated."""
+def keep_for_release(target: TargetBuild, chosen: Evaluation, folder: Path, tested: Judged, test: str) -> None:
+    """Keep what a release needs in a build's folder, of a candidate that was evaluated.
+
+    ``tested`` is what was judged of it on the test set, whose digest is ``test``.
+    """
     _keep_golden(target, chosen, folder / GOLDEN)
     # The model and, where it is too large for one file, its external data; not what freezing says of itself.
     told = shutil.ignore_patterns("*.json")
     shutil.copytree(target.prepared.frozen.path, folder / FALLBACK, copy_function=copy_file, ignore=told)
+    if tested.scores is not None:
+        scores = Scores.model_validate_json(tested.scores.read_bytes())
+        (folder / SCORES).mkdir()
+        (folder / SCORES / SCORES_FILE).write_text(scores.model_copy(update={"test": test}).to_json())
 
 
 def _keep_golden(target: TargetBuild, chosen: Evaluation, folder: Path) -> None:

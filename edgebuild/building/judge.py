@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgebuild.catalogue.project_tables import MetricTable
 from edgebuild.core.budget import Budget
+from edgebuild.core.scores import SCORES_FILE, Scores
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.core.values import digest_bytes
 from edgebuild.core.verdict import Closeness, Verdict
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from edgebuild.judging.judge import Evaluated
     from edgebuild.judging.metrics import Metric
     from edgebuild.models.dataset import Dataset
 
@@ -24,7 +27,8 @@ class JudgeOutputs(Step):
     """Judges an artifact's outputs against the reference's on identical samples.
 
     Inputs: ``reference`` and ``outputs`` (outputs folders), ``data`` (dataset folder). Writes ``verdict.json`` and
-    ``closeness.json``. ``values`` is what a callable metric says now of both (``metric_values``): it may read files.
+    ``closeness.json``; on the test set also ``scores.json``, where the metric is a mean over samples. ``values`` is
+    what a callable metric says now of both (``metric_values``): it may read files.
     """
 
     metric: MetricTable | None
@@ -33,7 +37,7 @@ class JudgeOutputs(Step):
     level: float
     values: tuple[str, ...] = ()
     kind: ClassVar[str] = "judge-outputs"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ("numpy", "scipy")
 
@@ -58,9 +62,11 @@ class JudgeOutputs(Step):
         data = Dataset.open(inputs["data"])
         reference, artifact = read_outputs(inputs["reference"]), read_outputs(inputs["outputs"])
         groups, slices = labels_of(data)
+        metric = self.build_metric(ctx.load)
+        evaluated = Evaluated(reference=reference, artifact=artifact, targets=data.target, groups=groups, slices=slices)
         verdict = judge(
-            Evaluated(reference=reference, artifact=artifact, targets=data.target, groups=groups, slices=slices),
-            self.build_metric(ctx.load),
+            evaluated,
+            metric,
             self.budget,
             split=self.split,
             level=self.level,
@@ -70,6 +76,28 @@ class JudgeOutputs(Step):
         close = closeness(reference, artifact)
         (out_dir / "verdict.json").write_text(verdict.to_json())
         (out_dir / "closeness.json").write_text(close.to_json())
+        scores = self._scores(evaluated, metric) if self.split == "test" and verdict.drop is not None else None
+        if scores is not None:
+            (out_dir / SCORES_FILE).write_text(scores.to_json())
+
+    def _scores(self, evaluated: Evaluated, metric: Metric | None) -> Scores | None:
+        """Return what each sample came to; None where the metric isn't a mean over samples."""
+        from edgebuild.judging.agreement import agreement_name, agrees
+        from edgebuild.judging.intervals import group_codes
+
+        codes = group_codes(evaluated.groups)
+        groups = None if codes is None else tuple(codes.tolist())
+        if self.budget.agreement is not None or metric is None or evaluated.targets is None:
+            agreed = agrees(evaluated.reference, evaluated.artifact)
+            name = agreement_name(evaluated.reference)
+            return Scores(metric=name, direction="maximise", span=1.0, scores=tuple(agreed.tolist()), groups=groups)
+        found = metric.per_sample(evaluated.artifact, evaluated.targets)
+        if found is None:
+            return None
+        span = None if metric.scale is None else metric.scale[1] - metric.scale[0]
+        return Scores(
+            metric=metric.name, direction=metric.direction, span=span, scores=tuple(found.tolist()), groups=groups
+        )
 
     def own_metric(self, load: Callable[[str], Callable[..., Any]]) -> Metric | None:
         """Return the metric that is judged by where its values are in the key: one that isn't edgebuild's alone."""
@@ -139,6 +167,15 @@ def labels_of(data: Dataset) -> tuple[Any, Any]:
         frame_groups(lengths, groups) if grouped else None,
         frame_labels(lengths, slices) if any(name is not None for name in slices) else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What was judged; ``scores`` is where each sample's score lies, None where the metric is no mean over them."""
+
+    verdict: Verdict
+    closeness: Closeness
+    scores: Path | None
 
 
 def judged(folder: Path) -> tuple[Verdict, Closeness]:

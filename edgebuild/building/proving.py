@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from edgebuild.building.crosscheck import cross_check, unchecked
 from edgebuild.building.evaluation import CompiledCandidate, Evaluation
 from edgebuild.building.exits import exit_notes
-from edgebuild.building.judge import JudgeOutputs, judged, metric_values
+from edgebuild.building.judge import Judged, JudgeOutputs, judged, metric_values
 from edgebuild.core.record import notes_on
+from edgebuild.core.scores import SCORES_FILE
 from edgebuild.core.verdict import Outcome
 from edgebuild.measuring.evaluate import EvaluateArtifact
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
+    from edgebuild.core.verdict import CrossCheck
     from edgebuild.execution.executor import StepResult
 
 
@@ -28,7 +29,8 @@ def judge_candidate(
     del prepared
     who = made.planned.id
     outputs = evaluate(context, made.artifact, made.compiled, validation, who)
-    verdict, closeness = judge(context, who, outputs, validation)
+    found = judge(context, who, outputs, validation)
+    verdict = found.verdict
     checked: CrossCheck | None = None
     if made.planned.precision.kind == "int8-dynamic":
         checked = unchecked("its ranges are found at each call, so that the graph has no steps to count in")
@@ -44,7 +46,7 @@ def judge_candidate(
         compiled=made.compiled,
         outputs=outputs,
         verdict=verdict,
-        closeness=closeness,
+        closeness=found.closeness,
         crosscheck=checked,
         notes=(*made.notes, *notes_on("exits", exit_notes(outputs.path))),
     )
@@ -58,9 +60,7 @@ def evaluate(
     return context.run(step, {"artifact": compiled, "data": data.data}, label=f"evaluate {who} on {data.name}")
 
 
-def judge(
-    context: BuildContext, who: str, outputs: StepResult, data: JudgedSplit, *, level: float = 0.95
-) -> tuple[Verdict, Closeness]:
+def judge(context: BuildContext, who: str, outputs: StepResult, data: JudgedSplit, *, level: float = 0.95) -> Judged:
     """Judge outputs against the reference's on the same samples."""
     step = JudgeOutputs(metric=context.project.metric, budget=context.budget, split=data.split, level=level)
     metric = step.own_metric(context.load)
@@ -68,5 +68,7 @@ def judge(
         values = metric_values(metric, (data.reference.path, outputs.path), data.data.path)
         step = step.model_copy(update={"values": values})
     inputs = {"reference": data.reference, "outputs": outputs, "data": data.data}
-    verdict, closeness = judged(context.run(step, inputs, label=f"judge {who} on {data.split}").path)
-    return data.mark(verdict), closeness
+    folder = context.run(step, inputs, label=f"judge {who} on {data.split}").path
+    verdict, closeness = judged(folder)
+    scores = folder / SCORES_FILE
+    return Judged(verdict=data.mark(verdict), closeness=closeness, scores=scores if scores.is_file() else None)

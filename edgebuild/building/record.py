@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgebuild.building.context import BuildContext
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
     from edgebuild.building.runs import Total
+    from edgebuild.building.scoring import SealedSetScores
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.artifact import Artifact
     from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, Evidence, SealedSetAccess
@@ -72,6 +73,7 @@ def write_record(
     *,
     names: Mapping[str, CertifiedCandidate],
     shipped: tuple[Path, Artifact] | None,
+    scores: SealedSetScores,
 ) -> BuildRecord:
     """Write the record, the samples of what ``names`` names and the artifact that is kept; return the record."""
     context, plan, took = target.context, target.plan, conclusion.took
@@ -80,7 +82,7 @@ def write_record(
     if shipped is not None:
         _ship(*shipped, folder / "artifact")
     if conclusion.chosen is not None:
-        _keep_for_release(target, names[conclusion.chosen], folder)
+        _keep_for_release(target, names[conclusion.chosen], folder, scores)
     unkept = _keep_all_samples(context, names, folder / SAMPLES)
     launches = next((finalist.launches for finalist in race.finalists), ())
     record = BuildRecord(
@@ -118,8 +120,9 @@ def write_record(
     return record
 
 
-def _keep_for_release(target: TargetBuild, chosen: CertifiedCandidate, folder: Path) -> None:
-    keep = partial(keep_for_release, target, chosen.evaluation, folder)
+def _keep_for_release(target: TargetBuild, chosen: CertifiedCandidate, folder: Path, scores: SealedSetScores) -> None:
+    tested = scores.verdicts[chosen.artifact.digest()]
+    keep = partial(keep_for_release, target, chosen.evaluation, folder, tested, scores.identity)
     kept = target.context.guard.attempt("what a release needs", keep)
     if isinstance(kept, Failure):
         target.context.say("evidence", f"a release can't be made of this build: {kept.with_report}")

@@ -12,8 +12,8 @@ from edgebuild.judging.endings import Course, ending_of, finalist_ending
 
 if TYPE_CHECKING:
     from edgebuild.building.evaluation import Built
+    from edgebuild.building.judge import Judged
     from edgebuild.building.results import CertifiedCandidate, MeasurementResults
-    from edgebuild.building.scoring import Judged
     from edgebuild.core.objective import Objective
     from edgebuild.core.verdict import Verdict
     from edgebuild.judging.selection import Selection
@@ -33,7 +33,7 @@ def finalist_record(
     ending = finalist_ending(name, verdict, selection, decidable=decidable)
     common = _common(finalist.evaluation, race)
     return CandidateRecord(
-        **{**common, "notes": (*common["notes"], *finalist.notes), "closeness": judged[1]},
+        **{**common, "notes": (*common["notes"], *finalist.notes), "closeness": judged.closeness},
         id=name,
         settings=finalist.artifact.settings,
         artifact_digest=finalist.artifact.digest(),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from edgebuild.building.data import materialise
 from edgebuild.building.early import described
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgebuild.building.context import BuildContext
+    from edgebuild.building.judge import Judged
     from edgebuild.building.prepare import ModelInputs
     from edgebuild.building.results import CertifiedCandidate
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.record import SampledSplit, SealedSetAccess
-    from edgebuild.core.verdict import Closeness, Verdict
     from edgebuild.execution.executor import StepResult
-
-Judged: TypeAlias = "tuple[Verdict, Closeness]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SealedSetScores:
-    """What the sealed test set said about one target's finalists, by artifact digest; ``failed``: who failed on it."""
+    """What the sealed test set said about one target's finalists, by artifact digest; ``failed``: who failed on it.
 
+    ``identity`` is the digest of the samples, by which other builds' scores on the same set are known.
+    """
+
+    identity: str = ""
     access: SealedSetAccess | None = None
     sample: SampledSplit | None = None
     verdicts: Mapping[str, Judged] = field(default_factory=dict)
@@ -50,10 +52,11 @@ def open_test_set(targets: Sequence[TargetBuild], prepared: ModelInputs) -> tupl
         return tuple(SealedSetScores() for _ in targets)
     context = targets[0].context
     test = materialise(context, "test")
+    identity = described(context, "test").identity
     access, notes = record_test_access(
         context.home / "seal.jsonl",
         project=context.project.name,
-        test_digest=described(context, "test").identity,
+        test_digest=identity,
         # What older lines name the set by: the digest of the files that it is kept in, in that order of samples.
         also=(test.entry.digest,),
         artifacts=artifacts,
@@ -61,7 +64,8 @@ def open_test_set(targets: Sequence[TargetBuild], prepared: ModelInputs) -> tupl
     for note in notes:
         context.say("test set", note)
     reference = run_reference(context, prepared.imported, prepared.given, test, "test")
-    return tuple(_scores(each, prepared, test, reference, access) for each in targets)
+    found = (_scores(each, prepared, test, reference, access) for each in targets)
+    return tuple(replace(each, identity=identity) for each in found)
 
 
 def _scores(

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import quoteattr
 
 from edgebuild.cli.console import stop_if_interrupted
-from edgebuild.cli.output import make_console, say
+from edgebuild.cli.output import make_console, plain, say
 from edgebuild.errors import UsageError
+from edgebuild.fleet.inventory import load_inventory
+from edgebuild.releasing.accuracy import accuracy_of, accuracy_row
 from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
 from edgebuild.releasing.describe import ARTIFACT
+from edgebuild.releasing.fielded import fielded
 from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
+from edgebuild.releasing.override import Override, require_reason, require_unsigned, store_override
 from edgebuild.releasing.unpack import part_of, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from edgebuild.benching.bench import BenchResult
     from edgebuild.releasing.bundle import Bundle
+    from edgebuild.releasing.fielded import Fielded
     from edgebuild.releasing.gate import GateOutcome, Row
 
 #: What the command ends with.
@@ -37,8 +42,16 @@ def run_gate(
     native: bool,
     as_json: bool,
     junit: Path | None,
+    override: str | None = None,
 ) -> int:
-    """Compare, print and return the exit code: 0 where no figure is worse, 3 where one is, 4 where one is open."""
+    """Compare, print and return the exit code: 0 where no figure is worse, 3 where one is, 4 where one is open.
+
+    ``override`` is why the release may follow all the same: where one is worse or open, the reason is stored in it, and
+    the exit code is 0.
+    """
+    reason = None if override is None else require_reason(override)
+    if reason is not None:
+        require_unsigned(new)
     one, other = read_bundle(new), read_bundle(old)
     if one.project != other.project:
         raise UsageError(f"{new} is a release of {one.project}, and {old} one of {other.project}.")
@@ -51,15 +64,31 @@ def run_gate(
         raise UsageError("--device measures one target.", hint=f"Name it with --target: {', '.join(targets)}.")
     tables = {each: _rows(one, other, each, device=device, native=native) for each in targets}
     outcome = concluded(row for rows in tables.values() for row in rows)
+    known = tuple(load_inventory().values())
+    there = {each: fielded(part_of(one, each).release, known) for each in targets}
     if as_json:
-        plain = {each: [asdict(row) for row in rows] for each, rows in tables.items()}
-        say(json.dumps({"new": one.version, "old": other.version, "outcome": outcome, "targets": plain}, indent=2))
+        told = {"new": one.version, "old": other.version, "outcome": outcome}
+        figures = {each: [asdict(row) for row in rows] for each, rows in tables.items()}
+        devices = {each: [asdict(row) for row in rows] for each, rows in there.items()}
+        say(json.dumps({**told, "targets": figures, "devices": devices}, indent=2))
     else:
         _show(one, other, tables)
+        _show_devices(there)
         say(f"{one.project} {one.version} against {other.version}: {outcome}")
     if junit is not None:
         write_report(junit, junit_text(one, tables))
-    return EXIT_CODES[outcome]
+    if reason is None or EXIT_CODES[outcome] == 0:
+        return EXIT_CODES[outcome]
+    made = Override(
+        against=other.version, index=other.descriptor.digest, figures=tuple(_held_up(tables)), reason=reason
+    )
+    say(f"{made.text}\n  stored in {new}, which is {store_override(new, made).digest} now: sign it", error=as_json)
+    return 0
+
+
+def _held_up(tables: Mapping[str, tuple[Row, ...]]) -> Iterator[str]:
+    for target, rows in tables.items():
+        yield from (f"{row.what} on {target} is {row.outcome}" for row in rows if EXIT_CODES[row.outcome])
 
 
 def write_report(path: Path, text: str, mode: Literal["w", "a"] = "w") -> None:
@@ -124,6 +153,7 @@ def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native
         require_measured_artifact(bundle, part)
     if (new.release.artifact_digest, new.release.settings) == (old.release.artifact_digest, old.release.settings):
         return same_artifact()
+    accuracy = accuracy_row(accuracy_of(one, new), accuracy_of(other, old))
     with tempfile.TemporaryDirectory(prefix="edgebuild-gate-") as scratch:
         folders = (Path(scratch) / "new", Path(scratch) / "old")
         for bundle, part, folder in ((one, new, folders[0]), (other, old, folders[1])):
@@ -138,12 +168,8 @@ def _rows(one: Bundle, other: Bundle, target: str, *, device: str | None, native
     comparison = report.comparison
     if comparison is None:
         raise UsageError(f"Nothing was compared for {target}.")
-    return rows_of(
-        _figures(report.results[0]),
-        _figures(report.results[1]),
-        comparison,
-        (new.release.accuracy, old.release.accuracy),
-    )
+    measured = rows_of(_figures(report.results[0]), _figures(report.results[1]), comparison)
+    return (accuracy, *measured)
 
 
 def _figures(result: BenchResult) -> Figures:
@@ -165,6 +191,20 @@ def _show(one: Bundle, other: Bundle, tables: Mapping[str, tuple[Row, ...]]) -> 
         for row in rows:
             table.add_row(*map(Text, (row.what, row.new, row.old, row.outcome, row.why)))
         console.print(table)
+
+
+def _show_devices(there: Mapping[str, tuple[Fielded, ...]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = make_console()
+    for target, devices in there.items():
+        table = Table(f"Devices of {target}", "runtime", "system", "can load it", box=None, pad_edge=False)
+        for each in devices:
+            loads = "no: " + "; ".join(each.misfits) if each.misfits else "; ".join(("yes", *each.doubts))
+            table.add_row(*(Text(plain(word)) for word in (each.device, each.runtime, each.system, loads)))
+        if devices:
+            console.print(table)
 
 
 def junit_text(bundle: Bundle, tables: Mapping[str, tuple[Row, ...]]) -> str:

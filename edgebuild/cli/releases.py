@@ -305,11 +305,19 @@ def gate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write a JUnit report to this file, too. Default: none."),
     ] = None,
+    override: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Let it pass though a figure is worse or open: the reason, stored in NEW. Default: none."),
+    ] = None,
 ) -> None:
     """Compare two releases, interleaved on one device. Exit code 0: no figure is worse, 3: one is, 4: one is open."""
     from edgebuild.cli.gating import run_gate
 
-    raise typer.Exit(run_gate(new, against, target=target, device=device, native=native, as_json=json, junit=junit))
+    raise typer.Exit(
+        run_gate(
+            new, against, target=target, device=device, native=native, as_json=json, junit=junit, override=override
+        )
+    )
 
 
 app.command("export")(export_release)

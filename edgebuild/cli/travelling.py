@@ -53,10 +53,14 @@ def list_releases(where: str) -> None:
     from edgebuild.releasing.registry import listed
 
     table = Table("version", "tags", "targets", "signatures", "digest", box=None, pad_edge=False)
-    for each in (found for place in _bundles_in(where) for found in listed(place, check=stop_if_interrupted)):
+    found = [each for place in _bundles_in(where) for each in listed(place, check=stop_if_interrupted)]
+    for each in found:
         words = each.version, ", ".join(each.tags), ", ".join(each.targets), str(each.signatures), each.digest[:19]
         table.add_row(*(Text(plain(word)) for word in words))
     make_console().print(table)
+    for each in found:
+        if each.override:
+            say(f"{plain(each.version)}: {plain(each.override)}")
 
 
 def make_delta(old: Path, new: Path, out: Path) -> None:

@@ -45,12 +45,16 @@ def verify_bundle(folder: Path, keys: Sequence[Path], policy: Path | None) -> No
     """Verify every byte, and the signatures where it is said whose they have to be."""
     from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
     from edgebuild.releasing.keys import load_public_key
+    from edgebuild.releasing.override import override_of
     from edgebuild.releasing.trust import read_policy
     from edgebuild.releasing.verifying import verify
 
     bundle = read_bundle(folder)
     for part in bundle.targets:
         require_measured_artifact(bundle, part)
+    override = override_of(bundle.index)
+    if override is not None:
+        say(plain(override.text))
     if not keys and policy is None:
         bundle.check_all()
         say(f"{bundle.project} {bundle.version}: every byte is as released ({bundle.descriptor.digest})")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.record import Evidence
+from edgebuild.core.scores import SCORES
 from edgebuild.core.values import digest_file, digest_json
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 #: Where the latencies that a report draws lie, next to the record.
 SAMPLES = "samples"
 #: What lies next to a record, and is kept whole.
-KEPT = (SAMPLES, GOLDEN, FALLBACK)
+KEPT = (SAMPLES, GOLDEN, FALLBACK, SCORES)
 #: What a session's folder never loses or changes; a later build may add launches and figures of other kinds.
 LAUNCH = "launch-"
 

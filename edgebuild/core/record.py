@@ -60,7 +60,7 @@ class Evidence(Value):
     """
 
     path: str = Field(
-        pattern=r"^(measurements/[A-Za-z0-9][\w.-]*|builds/[A-Za-z0-9][\w.-]*/(samples|golden|fallback))$"
+        pattern=r"^(measurements/[A-Za-z0-9][\w.-]*|builds/[A-Za-z0-9][\w.-]*/(samples|golden|fallback|scores))$"
     )
     files: int = Field(ge=0)
     sha256: str

@@ -21,7 +21,6 @@ from edgebuild.core.artifact_files import (
     plain_paths,
     read_artifact,
 )
-from edgebuild.core.evidence import SAMPLES
 from edgebuild.core.golden import FALLBACK, GOLDEN
 from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
@@ -277,7 +276,7 @@ def _files(writer: LayoutWriter, build: BuildFolder) -> Iterator[Descriptor]:
         folder = build.home / evidence.path
         if folder.name in (GOLDEN, FALLBACK):
             continue  # in the bundle by themselves
-        name = SAMPLES if folder.parent == build.folder else evidence.path
+        name = folder.name if folder.parent == build.folder else evidence.path
         wanted += [(f"evidence/{name}/{path}", folder / path, DOCUMENT) for path in plain_paths(folder)]
     for path, source, kind in wanted:
         try:

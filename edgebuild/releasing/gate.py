@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from edgebuild.core.measurement import Comparison
-    from edgebuild.core.verdict import Drop
 
 #: ``worse`` blocks, ``inconclusive`` leaves open, the others pass.
 GateOutcome: TypeAlias = Literal["better", "equivalent", "worse", "inconclusive"]
@@ -47,17 +46,12 @@ def concluded(rows: Iterable[Row]) -> GateOutcome:
     return next((each for each in order if each in outcomes), "equivalent")
 
 
-def rows_of(
-    new: Figures, old: Figures, comparison: Comparison, accuracy: tuple[Drop | None, Drop | None]
-) -> tuple[Row, ...]:
-    """Return the table of a gate."""
-    return tuple(_rows(new, old, comparison, accuracy))
+def rows_of(new: Figures, old: Figures, comparison: Comparison) -> tuple[Row, ...]:
+    """Return the table of what was measured."""
+    return tuple(_rows(new, old, comparison))
 
 
-def _rows(
-    new: Figures, old: Figures, comparison: Comparison, accuracy: tuple[Drop | None, Drop | None]
-) -> Iterator[Row]:
-    yield accuracy_row(*accuracy)
+def _rows(new: Figures, old: Figures, comparison: Comparison) -> Iterator[Row]:
     ratio, low, high = (math.exp(value) for value in (comparison.effect, comparison.low, comparison.high))
     yield Row(
         what="latency, ms",
@@ -87,28 +81,3 @@ def same_artifact() -> tuple[Row, ...]:
     """Return the table where both ship the very same artifact with the same settings: no figure of it can differ."""
     same = Row(what="artifact", new="the same", old="the same", outcome="equivalent", why="equal digests: not measured")
     return (same,)
-
-
-def accuracy_row(new: Drop | None, old: Drop | None) -> Row:
-    """Compare what both lost against the same original on the same test set.
-
-    The intervals are of one release each and not paired with each other: their difference is bounded by the sum of
-    both, so a difference that is called one is one, and a small one stays open.
-    """
-    if new is None or old is None:
-        return Row(what="accuracy", new="–", old="–", outcome="inconclusive", why="one of them has no such figure")
-    what = f"{new.metric} on the test set"
-    shown = f"{new.artifact:.4f}", f"{old.artifact:.4f}"
-    if (new.metric, new.samples, new.reference) != (old.metric, old.samples, old.reference):
-        why = "they were judged against another original, or on other test data"
-        return Row(what=what, new=shown[0], old=shown[1], outcome="inconclusive", why=why)
-    low, high = new.low - old.high, new.high - old.low
-    outcome: GateOutcome = "inconclusive"
-    if low > 0:
-        outcome = "worse"
-    elif high < 0:
-        outcome = "better"
-    elif high <= new.budget:
-        outcome = "equivalent"
-    why = f"{new.drop - old.drop:+.4f} [{low:+.4f}, {high:+.4f}] worse; the budget is {new.budget:.4g}"
-    return Row(what=what, new=shown[0], old=shown[1], outcome=outcome, why=why)

@@ -11,6 +11,7 @@ from edgebuild.releasing.bundle import CREATED
 from edgebuild.releasing.contents import parse_document, target_of, version_of
 from edgebuild.releasing.dsse import BUNDLE_TYPE
 from edgebuild.releasing.layout import INDEX_TYPE, Descriptor, Index, descriptor_of
+from edgebuild.releasing.override import override_of
 from edgebuild.releasing.registries.credentials import find_credentials
 from edgebuild.releasing.registries.folder import FolderRegistry
 from edgebuild.releasing.registries.http import Http
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A release in a registry; ``signatures`` is how many are over its index, verified by nobody yet."""
+    """A release in a registry; ``signatures`` is how many are over its index, verified by nobody yet.
+
+    ``override`` says why it follows another though a gate held it up; empty where none did.
+    """
 
     digest: str
     version: str
@@ -33,6 +37,7 @@ class Listed:
     tags: tuple[str, ...]
     targets: tuple[str, ...]
     signatures: int
+    override: str
 
 
 def open_registry(
@@ -82,6 +87,7 @@ def listed(
             created=index.annotations.get(CREATED, ""),
             tags=tags,
             targets=tuple(target_of(each) for each in index.manifests),
+            override=_override(index),
             signatures=sum(each.artifactType == BUNDLE_TYPE for each in registry.referrers(digest)),
         )
         for digest, (index, tags) in find_releases(registry, reference, check).items()
@@ -150,6 +156,11 @@ def require_free(registry: Registry, reference: Reference, tag: str, digest: str
             hint="A version means one release: choose another version, or replace it on purpose.",
         )
     return before
+
+
+def _override(index: Index) -> str:
+    found = override_of(index)
+    return "" if found is None else found.text
 
 
 def _release_in(data: bytes) -> Index | None:

@@ -83,12 +83,15 @@ def make_bundle(
     *,
     project: str = "doors",
     version: str = "1.4.0",
+    releases: Mapping[str, TargetRelease] | None = None,
 ) -> Path:
-    """Write an unsigned bundle."""
+    """Write an unsigned bundle; ``releases`` are said of targets in the place of what ``files_of`` says."""
     writer = LayoutWriter(folder)
     manifests = []
     for target in targets:
         whole = files_of(target, files, project=project, version=version)
+        if releases is not None and target in releases:
+            whole["release.json"] = releases[target].to_json().encode()
         layers = tuple(writer.add(whole[path], WEIGHTS, annotations={FILE_PATH: path}) for path in sorted(whole))
         config = writer.add(b'{"descriptor":{}}', MODEL_CONFIG)
         manifest = Manifest(artifactType=MODEL_MANIFEST, config=config, layers=layers)

@@ -27,6 +27,7 @@ from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.models.host_session import HostSession
 from edgebuild.pipeline import build
+from edgebuild.releasing.accuracy import accuracy_of, accuracy_row
 from edgebuild.releasing.bundle import create, is_name, read_bundle
 from edgebuild.releasing.unpack import part_of, unpack
 from edgebuild.releasing.values import BuildFolder
@@ -77,6 +78,7 @@ def test_it_holds_the_build_and_says_what_it_needs(built: BuildFolder, made: Bun
         ("fallback/model.onnx", "fallback/model.onnx"),
         ("golden/outputs/logits.npy", "golden/outputs/logits.npy"),
         ("evidence/build.json", "build.json"),
+        ("evidence/scores/scores.json", "scores/scores.json"),
     ):
         assert files[path].sha256 == digest_bytes((built.folder / source).read_bytes())
     raw = [path for path in files if path.endswith(".i64")]
@@ -88,6 +90,10 @@ def test_it_holds_the_build_and_says_what_it_needs(built: BuildFolder, made: Bun
     assert set(release.requires.isa) <= set(next(f.value for f in built.record.facts if f.name == "isa").split())
     assert release.latency is not None
     assert release.accuracy is not None
+    accuracy = accuracy_of(made, part)
+    assert accuracy.scores is not None
+    assert set(accuracy.scores.scores) <= {0.0, 1.0}
+    assert accuracy_row(accuracy, accuracy).outcome == "equivalent"
     card = made.layout.read(files["MODEL_CARD.md"]).decode()
     assert f"onnxruntime {release.requires.runtime_version}, exactly" in card
     assert "Energy is unknown" in card

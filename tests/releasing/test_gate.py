@@ -12,7 +12,8 @@ import pytest
 from edgebuild.cli.gating import EXIT_CODES, junit_text
 from edgebuild.core.measurement import Comparison
 from edgebuild.core.verdict import Drop
-from edgebuild.releasing.gate import Figures, accuracy_row, concluded, rows_of, same_artifact
+from edgebuild.releasing.accuracy import Accuracy, accuracy_row
+from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
 
 OLD = Figures(latency_ms=10.0, memory_bytes=100 << 20, size_bytes=4 << 20, load_ms=100.0)
 LEVEL = Comparison(outcome="equivalent", effect=0.0, low=-0.01, high=0.01, pairs=9)
@@ -22,13 +23,13 @@ DROP = Drop(
 )  # fmt: skip
 
 
-def outcomes(new: Figures, comparison: Comparison = LEVEL, drop: Drop = DROP) -> dict[str, str]:
-    return {row.what.split(",")[0].split(" on ")[0]: row.outcome for row in rows_of(new, OLD, comparison, (drop, DROP))}
+def outcomes(new: Figures, comparison: Comparison = LEVEL) -> dict[str, str]:
+    return {row.what.split(",")[0]: row.outcome for row in rows_of(new, OLD, comparison)}
 
 
 def test_a_release_like_the_last_one_passes() -> None:
     assert set(outcomes(OLD).values()) == {"equivalent"}
-    assert concluded(rows_of(OLD, OLD, LEVEL, (DROP, DROP))) == "equivalent"
+    assert concluded(rows_of(OLD, OLD, LEVEL)) == "equivalent"
     assert concluded(same_artifact()) == "equivalent"
 
 
@@ -61,20 +62,22 @@ def test_only_differences_beyond_their_noise_count(what: str, changes: dict[str,
     ],
 )
 def test_accuracy_is_compared_where_both_had_the_same_original_and_data(changes: dict[str, Any], outcome: str) -> None:
-    assert accuracy_row(DROP.model_copy(update=changes), DROP).outcome == outcome
+    new, old = Accuracy(drop=DROP.model_copy(update=changes)), Accuracy(drop=DROP)
+    assert accuracy_row(new, old).outcome == outcome
 
 
 def test_one_worse_figure_is_what_a_gate_is_for() -> None:
     slower = LEVEL.model_copy(update={"outcome": "worse", "effect": 0.05, "low": 0.04, "high": 0.06})
-    rows = rows_of(replace(OLD, size_bytes=3 << 20), OLD, slower, (DROP, DROP))
+    rows = rows_of(replace(OLD, size_bytes=3 << 20), OLD, slower)
     assert concluded(rows) == "worse"
     assert EXIT_CODES[concluded(rows)] == 3
     still_open = LEVEL.model_copy(update={"outcome": "inconclusive"})
-    assert EXIT_CODES[concluded(rows_of(OLD, OLD, still_open, (DROP, DROP)))] == 4
+    assert EXIT_CODES[concluded(rows_of(OLD, OLD, still_open))] == 4
 
 
 def test_junit_counts_what_is_worse_and_what_is_open_and_escapes_names() -> None:
-    rows = rows_of(OLD, OLD, LEVEL.model_copy(update={"outcome": "worse"}), (None, DROP))
+    unknown = accuracy_row(Accuracy(drop=None), Accuracy(drop=DROP))
+    rows = (unknown, *rows_of(OLD, OLD, LEVEL.model_copy(update={"outcome": "worse"})))
     bundle = cast("Any", SimpleNamespace(project="<a & b>", version="1.0"))
     suite = ET.fromstring(junit_text(bundle, {'"t"': rows}))[0]  # noqa: S314  our own text
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("5", "1", "1")

@@ -45,7 +45,7 @@ LAYER_TYPES = frozenset(
 )
 PATH_NAME = "org.cncf.model.filepath"
 REF_NAME, TITLE_NAME, VERSION_NAME = ("org.opencontainers.image." + name for name in ("ref.name", "title", "version"))
-TARGET_NAME = "dev.edgebuild.target"
+TARGET_NAME, OVERRIDE_NAME = "dev.edgebuild.target", "dev.edgebuild.gate.override"
 
 LAYOUT_FILE, INDEX_FILE = "oci-layout", "index.json"
 BLOBS = "blobs/sha256"
@@ -151,6 +151,7 @@ class Bundle:
         need(is_name(self.project), "title: a project has %s" % PLAIN_NAME, name)
         need(is_version(self.version), "version: it has %s" % PLAIN_VERSION, name)
         need(self.index.fields == {"annotations": {REF_NAME: self.version}}, "version", INDEX_FILE)
+        self.overridden = _overridden(said[OVERRIDE_NAME]) if OVERRIDE_NAME in said else ""
         names = [blob.fields.get("annotations", {}).get(TARGET_NAME, "") for blob in index["manifests"]]
         need(0 < len(names) <= MAX_TARGETS and names == sorted(set(names)), "targets", name)
         need(all(map(is_name, names)), "target: its name has %s" % PLAIN_NAME, name)
@@ -219,6 +220,14 @@ class Bundle:
                 raise Problem("%s can't be read: %s." % (name, error.strerror or error), AGAIN) from error
             if found != sha256:
                 raise Problem("%s was changed: it isn't what its name says." % name, AGAIN)
+
+
+def _overridden(text: str) -> str:
+    """Return why a release follows another though a gate held it up."""
+    found = load_json(text.encode("utf-8"), "The override of its gate")
+    said = {name: found.get(name) for name in ("against", "reason")}
+    need(is_texts(said) and all(said.values()), "override", "The release index")
+    return "the gate against %(against)s was overridden: %(reason)s" % said
 
 
 def target_files(data: bytes, name: str) -> Any:

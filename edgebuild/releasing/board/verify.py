@@ -185,6 +185,8 @@ def _opened(options: Any, report: Dict[str, Any]) -> Tuple[Bundle, Optional[Trus
         raise Problem("--files asks for a signature, and nothing says by whom.", "Give --key or --policy.", USAGE)
     bundle = Bundle(Path(options.bundle))
     report.update(project=bundle.project, version=bundle.version, digest="sha256:" + bundle.index.sha256)
+    if bundle.overridden:
+        report["warnings"].append(bundle.overridden)
     if trust is None:
         said = "signed, but no key was given to check it with" if bundle.signatures else "not signed"
         report["warnings"].append("nobody vouches for this bundle: it is %s" % said)
