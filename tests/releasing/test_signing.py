@@ -110,7 +110,7 @@ def test_two_dont_sign_at_once(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     handle = os.open(bundle, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(ReleaseError, match="is being signed by another process"):
+    with pytest.raises(ReleaseError, match="is being changed by another process"):
         sign(bundle, write_key(tmp_path / "team.key"), provenance=PROVENANCE)
     os.close(handle)
 
@@ -146,7 +146,7 @@ def test_a_folder_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk, "write_staged", full)
-    with pytest.raises(ReleaseError, match=r"can't be written into .*: No space left on device\.$"):
+    with pytest.raises(ReleaseError, match=r"Nothing can be written into .*: No space left on device\.$"):
         sign(bundle, write_key(tmp_path / "team.key"), provenance=PROVENANCE)
     assert _tree(bundle) == before
 
