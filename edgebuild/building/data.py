@@ -1,8 +1,9 @@
 """The user's data and model as they are now: every build reads them, and what is read decides what is reused.
 
 Code alone doesn't say what a callable yields or what a factory loads: the files behind it may have changed. So samples
-are read and digested each time, a factory's tensors too. ``[data].data_version`` says that samples are what they were;
-``<home>/data.json`` keeps what they were then. ``--reread`` reads them all the same.
+are read and digested each time, a factory's tensors too. ``[data].data_version`` says that samples are what they were,
+``[model].model_version`` that tensors are; ``<home>/data.json`` keeps what they were then. ``--reread`` reads them all
+the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.samples import Split, open_split
-from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.core.values import canonical_json, digest_file, digest_json
 from edgebuild.errors import DataError
 from edgebuild.measuring.session_folder import write_atomic
 from edgebuild.models.steps import MaterialiseData, call_for_samples
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.data import Sample
     from edgebuild.execution.executor import StepResult
+
+#: In data.json, beside the splits.
+MODEL = "model"
 
 
 def materialise(context: BuildContext, split: Split) -> StepResult:
@@ -130,11 +134,14 @@ def _declared(context: BuildContext, source: str) -> str:
 
 
 class _Known:
-    """What one split's samples were when they were last read under what is declared now; nothing where unreadable."""
+    """What a split's samples or the model's tensors were when they were last read under what is declared now.
 
-    def __init__(self, path: Path, split: Split, declared: str) -> None:
-        self._path, self._split, self._declared = path, split, declared
-        found = self._all().get(split)
+    Nothing where that can't be read.
+    """
+
+    def __init__(self, path: Path, what: str, declared: str) -> None:
+        self._path, self._what, self._declared = path, what, declared
+        found = self._all().get(what)
         mine = found if isinstance(found, dict) and declared and found.get("declared") == declared else {}
         self.content, self.at = str(mine.get("content", "")), str(mine.get("at", ""))
 
@@ -147,18 +154,49 @@ class _Known:
     def keep(self, content: str) -> None:
         """Remember what was read."""
         now = {"declared": self._declared, "content": content, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomic(self._path, canonical_json({**self._all(), self._split: now}))
+        write_atomic(self._path, canonical_json({**self._all(), self._what: now}))
 
 
 def model_digest(context: BuildContext) -> str:
-    """Return the digest of the tensors that the project's factory gives now; empty without a factory."""
+    """Return the digest of the tensors that the project's factory gives now; empty without a factory.
+
+    With a declared version of the model: of those that it gave when it was last called under that version.
+    """
     factory = context.project.model.factory
     if factory is None:
         return ""
     if not context.model_digest:
-        from edgebuild.models.digests import module_digest
-        from edgebuild.models.torch_models import make_module
-
-        module = make_module(context.load(factory), factory, context.project.weights_path)
-        context.model_digest.append(module_digest(module))
+        context.model_digest.append(_model_digest(context, factory))
     return context.model_digest[0]
+
+
+def _model_digest(context: BuildContext, factory: str) -> str:
+    version = context.project.model.model_version
+    known = _Known(context.home / "data.json", MODEL, _declared_model(context, factory, version))
+    if known.content and not context.options.reread:
+        context.say(
+            "model",
+            f"{factory} not called: [model].model_version is {version!r}, as when it was called on {known.at[:10]}",
+        )
+        return known.content
+    from edgebuild.models.digests import module_digest
+    from edgebuild.models.torch_models import make_module
+
+    content = module_digest(make_module(context.load(factory), factory, context.project.weights_path))
+    if known.content and known.content != content:
+        context.say(
+            "model",
+            f"the tensors of {factory} changed although [model].model_version is still {version!r}; "
+            "give them a new version, so that every build notices",
+        )
+    if version is not None:
+        known.keep(content)
+    return content
+
+
+def _declared_model(context: BuildContext, factory: str, version: str | None) -> str:
+    """Return what a declared version stands for; empty where none is declared."""
+    if version is None:
+        return ""
+    weights = context.project.weights_path
+    return digest_json([factory, version, context.code.digest, None if weights is None else digest_file(weights)])

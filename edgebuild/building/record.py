@@ -209,6 +209,8 @@ def find_build(home: Path, which: str | None = None, *, target: str | None = Non
     Raises ``UsageError`` when there is none.
     """
     root = home / "builds"
+    if which == "":
+        raise UsageError("An empty text names no build.", hint="Name its id or the start of it.")
     order = {line.name: line.number for line in journal.read(root)}
     builds = sorted(
         (path.parent for path in root.glob("*/build.json")), key=lambda path: (order.get(path.name, 0), path.name)

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.code_digest import project_code_digest
-from edgebuild.catalogue.project_tables import is_reference
-from edgebuild.catalogue.tables import suggestion
+from edgebuild.catalogue.tables import is_reference, suggestion
 from edgebuild.core.steps import ProjectCode
 from edgebuild.errors import ConfigError
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgebuild.catalogue.project_tables import (
-    BudgetTable,
-    BuildTable,
-    DataTable,
-    InputTable,
-    MetricTable,
-    ModelTable,
-    Number,
-    is_reference,
-)
-from edgebuild.catalogue.tables import suggestion, unknown
+from edgebuild.catalogue.contract_table import meaning_problems
+from edgebuild.catalogue.tables import is_reference, suggestion, unknown
 from edgebuild.core.artifact import BATCH_AXIS
 from edgebuild.core.metric_names import metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from edgebuild.catalogue.project_tables import (
+        BudgetTable,
+        BuildTable,
+        DataTable,
+        InputTable,
+        MetricTable,
+        ModelTable,
+        Number,
+    )
 
 #: Names that an `.npz` file gives a meaning of its own.
 RESERVED_ARRAYS = ("target", "group", "slice")
@@ -178,6 +179,7 @@ _CHECKS = (
     _Check(("inputs", "model"), _batch_leads),
     _Check(("inputs", "freeze"), _constants_fit),
     _Check(("model", "inputs", "freeze", "build"), _state_is_fed),
+    _Check(("contract", "inputs", "freeze"), meaning_problems),
     _Check(("data",), _splits_differ),
     _Check(("data", "inputs"), _arrays_have_names),
     _Check(("metric",), _metric_is_known),

@@ -7,28 +7,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
-from edgebuild.catalogue.tables import Table
+from edgebuild.catalogue.contract_table import ContractTable
+from edgebuild.catalogue.tables import Reference, Table, is_reference
 from edgebuild.core.artifact import DType
 from edgebuild.core.metric_names import METRIC_NAMES
 from edgebuild.core.objective import ObjectiveName
 
-_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Number: TypeAlias = float | int | bool
-
-
-def is_reference(text: str) -> bool:
-    """Whether ``text`` has the form ``module:function``."""
-    return _REFERENCE.fullmatch(text) is not None
-
-
-def _reference(text: str) -> str:
-    if is_reference(text):
-        return text
-    near = ":".join(text.rsplit(".", 1))
-    hint = f' (did you mean "{near}"?)' if text.count(":") == 0 and is_reference(near) else ""
-    raise ValueError(f'must be "module:function"{hint}')
 
 
 def _data_source(text: str) -> str:
@@ -75,7 +62,6 @@ def _unique(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
-Reference = Annotated[str, AfterValidator(_reference)]
 DataSource = Annotated[str, AfterValidator(_data_source)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], AfterValidator(_unique)]
@@ -115,6 +101,11 @@ class ModelTable(Table):
         default=None,
         description="A safetensors file with the state dict, loaded strictly into what the factory returns.",
     )
+    model_version: Text | None = Field(
+        default=None,
+        description="What the factory returns, as a version of yours: change it when that changes. Without it every "
+        "build imports torch and calls the factory, to see whether its tensors changed.",
+    )
     onnx: Text | None = Field(
         default=None,
         description="An ONNX file, relative to the project; `package:magika/models/m.onnx` names a file inside an "
@@ -138,6 +129,8 @@ class ModelTable(Table):
             raise ValueError("needs either `factory` or `onnx`" + (", not both" if self.factory else ""))
         if self.weights is not None and self.onnx is not None:
             raise ValueError("`weights` goes with `factory`; an ONNX file holds its own")
+        if self.model_version is not None and self.onnx is not None:
+            raise ValueError("`model_version` goes with `factory`; an ONNX file is known by its content")
         if self.onnx is not None and "outputs" in self.model_fields_set:
             raise ValueError("`outputs` goes with `factory`; an ONNX file names its own")
         if self.custom_ops is not None and self.onnx is None:
@@ -156,13 +149,6 @@ class InputTable(Table):
     value: ConstantValue | None = Field(
         default=None, description="A constant: this input is fed by the artifact itself and isn't in the samples."
     )
-
-
-class ContractTable(Table):
-    """What the caller of the artifact does before and after it; shipped with it as a contract."""
-
-    preprocess: Reference | None = Field(default=None, description="`module:function` that makes the inputs.")
-    postprocess: Reference | None = Field(default=None, description="`module:function` that reads the outputs.")
 
 
 class DataTable(Table):

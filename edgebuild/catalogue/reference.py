@@ -78,7 +78,18 @@ def reference_markdown(techniques: Techniques) -> str:
         parts.append(_rows(schema["$defs"][table.__name__], schema))
         if name == "recipes":
             parts.extend(_step_reference(schema, techniques))
+        else:
+            parts.extend(_inner_tables(name, table, schema))
     return "\n".join(parts)
+
+
+def _inner_tables(name: str, table: type[BaseModel], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the tables inside a table that are named by the user: `[contract.inputs.NAME]`."""
+    for key, field in table.model_fields.items():
+        inner = _table(field.annotation)
+        if inner is not None:
+            yield f"### `[{name}.{key}.NAME]`\n\n{' '.join((inner.__doc__ or '').split())}\n"
+            yield _rows(schema["$defs"][inner.__name__], schema)
 
 
 def _step_reference(schema: dict[str, Any], techniques: Techniques) -> Iterator[str]:

@@ -181,6 +181,10 @@ name = {name}
 # [contract]                            # shipped with the artifact, for whoever calls it
 # preprocess = "data:preprocess"
 # postprocess = "data:postprocess"
+# [contract.inputs.NAME]                # how the input is made: (raw * scale - mean) / std
+# layout = "NCHW"
+# [contract.outputs.NAME]
+# labels = "labels.txt"                 # or a list
 
 # Each yields edgebuild.Sample(inputs={{name: array}}, target=…), or is an .npz file with one array per input
 # and "target", and optionally "group" (recording, subject) and "slice" (class, site). No batch axis in a sample.

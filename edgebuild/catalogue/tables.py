@@ -6,9 +6,9 @@ import difflib
 import json
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from edgebuild.core.files import read_plain
 from edgebuild.core.values import Value
@@ -27,6 +27,8 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 _TOO_DEEP = f"tables or lists lie more than {MAX_DEPTH} deep in each other"
 
+_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
 #: How far into a value a message quotes it.
 _QUOTED_CHARACTERS = 60
 
@@ -37,6 +39,20 @@ class Table(Value):
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
 
+def is_reference(text: str) -> bool:
+    """Whether ``text`` has the form ``module:function``."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def _reference(text: str) -> str:
+    if is_reference(text):
+        return text
+    near = ":".join(text.rsplit(".", 1))
+    hint = f' (did you mean "{near}"?)' if text.count(":") == 0 and is_reference(near) else ""
+    raise ValueError(f'must be "module:function"{hint}')
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
 T = TypeVar("T", bound=BaseModel)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it when the program runs
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from edgebuild.cli.devices import app as devices_app
+from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, ProjectOption
 from edgebuild.cli.releases import app as releases_app
 from edgebuild.cli.releases import install_release
 
@@ -33,15 +34,6 @@ app.add_typer(devices_app, name="device")
 app.add_typer(releases_app, name="release")
 app.command("install")(install_release)
 
-ProjectOption = Annotated[
-    Path,
-    typer.Option(
-        "--project",
-        "-p",
-        help="The project's folder, or its edgebuild.toml. Default: the current folder.",
-        show_default=False,
-    ),
-]
 TargetsOption = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it when the program runs
     typer.Option("--target", "-t", help="Target to build for; repeatable. Default: [build].targets of the project."),
@@ -74,7 +66,6 @@ BuildOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--build", help="A build's id, or the start of it. Default: the newest build."),
 ]
-HERE = Path()
 MAX_THREADS = 4096
 #: An exabyte: more than any disk, and still a whole number of bytes.
 MAX_QUOTA_GB = 1e9
@@ -165,7 +156,9 @@ def build(
     recipe: RecipesOption = None,
     time: TimeOption = None,
     remeasure: Annotated[bool, typer.Option(help="Don't reuse measurements of earlier builds.")] = False,
-    reread: Annotated[bool, typer.Option("--reread", help="Read all data, in spite of [data].data_version.")] = False,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read data and model in spite of declared versions.")
+    ] = False,
     device: DeviceOption = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
@@ -205,14 +198,8 @@ def bench(
         typer.Option(min=1, max=MAX_THREADS, help="Threads of the runtime. Default: all cores."),
     ] = None,
     quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Device of the inventory. Default: this machine."),
-    ] = None,
-    native: Annotated[
-        bool,
-        typer.Option("--allow-native-libraries", help="Let an artifact run the native code that it brings, as you."),
-    ] = False,
+    device: AnyDeviceOption = None,
+    native: NativeOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure any model on this machine or on a device; no project needed."""

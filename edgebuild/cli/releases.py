@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from edgebuild.cli.exporting import export_release
+from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, ProjectOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,16 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Releases: what was built, with its proof, in one bundle.")
 
-ProjectOption = Annotated[
-    Path,
-    typer.Option(
-        "--project",
-        "-p",
-        help="The project's folder, or its edgebuild.toml. Default: the current folder.",
-        show_default=False,
-    ),
-]
-HERE = Path()
 BundleArgument = Annotated[Path, typer.Argument(help="The folder of the release.")]
 KeysOption = Annotated[
     Optional[list[Path]],  # noqa: UP045 - typer reads it when the program runs
@@ -35,10 +27,6 @@ PolicyOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="A trust policy: who may sign what, and how many must. Default: none."),
 ]
-DeviceOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Device of the inventory. Default: this machine."),
-]
 TargetOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--target", "-t", help="Target of the release. Default: the one that fits the device."),
@@ -46,10 +34,6 @@ TargetOption = Annotated[
 RootOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder of the installed releases there. Default on a device: beside its own, -releases/NAME."),
-]
-NativeOption = Annotated[
-    bool,
-    typer.Option("--allow-native-libraries", help="Let the artifacts run the native code that they bring, as you."),
 ]
 UnsignedOption = Annotated[
     bool,
@@ -77,6 +61,7 @@ def create(
 ) -> None:
     """Write a bundle: artifacts with golden vectors, evidence, SBOM and card. Equal builds give equal bytes."""
     from edgebuild.building.projects import load_project
+    from edgebuild.catalogue.contract_table import meaning_of
     from edgebuild.cli.output import say
     from edgebuild.errors import UsageError
     from edgebuild.releasing import bundle
@@ -88,7 +73,8 @@ def create(
         raise UsageError(f"{against} is a release of {before.project}, and this project is {loaded.name}.")
     parent = None if before is None else before.descriptor.digest
     where = out or loaded.folder / "releases" / f"{loaded.name}-{bundle.require_version(version)}"
-    made = bundle.create(builds, where, version=version, parent=parent)
+    meaning = partial(meaning_of, loaded.contract, loaded.folder)
+    made = bundle.create(builds, where, version=version, parent=parent, meaning=meaning)
     say(f"{made.project} {made.version}: {made.descriptor.digest}")
     for part in made.targets:
         size, files = sum(layer.size for layer in part.manifest.layers), len(part.manifest.layers)
@@ -113,7 +99,7 @@ def verify(
     bundle: BundleArgument,
     key: KeysOption = None,
     policy: PolicyOption = None,
-    device: DeviceOption = None,
+    device: AnyDeviceOption = None,
     target: TargetOption = None,
     here: Annotated[bool, typer.Option("--here", help="Let this machine be the device.")] = False,
     unsigned: UnsignedOption = False,
@@ -123,14 +109,14 @@ def verify(
 
     verify_bundle(bundle, key or [], policy)
     if device is not None or here:
-        words = [] if target is None else ["--target", target]
+        words = [] if target is None else [f"--target={target}"]
         words += ["--trust-unsigned"] if unsigned else []
         code = run_there("check", device=device, bundle=bundle, keys=key or [], policy=policy, arguments=words)
         raise typer.Exit(code)
 
 
 @app.command()
-def installed(device: DeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+def installed(device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
     """Say what is installed on a device, and whether it is whole."""
     from edgebuild.cli.trusting import run_there
 
@@ -138,7 +124,7 @@ def installed(device: DeviceOption = None, root: RootOption = None, project: Nam
 
 
 @app.command("roll-back")
-def roll_back(device: DeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+def roll_back(device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
     """Make the previous release the current one on a device, where it answers right."""
     from edgebuild.cli.trusting import run_there
 
@@ -147,7 +133,7 @@ def roll_back(device: DeviceOption = None, root: RootOption = None, project: Nam
 
 def install_release(
     bundle: Annotated[str, typer.Argument(help="The folder of the release, or HOST/REPOSITORY:TAG.")],
-    device: DeviceOption = None,
+    device: AnyDeviceOption = None,
     root: RootOption = None,
     key: KeysOption = None,
     policy: PolicyOption = None,
@@ -162,7 +148,7 @@ def install_release(
     from edgebuild.cli.trusting import run_there, verify_bundle
     from edgebuild.releasing.bundle import read_bundle
 
-    words = [] if target is None else ["--target", target]
+    words = [] if target is None else [f"--target={target}"]
     words += ["--allow-downgrade"] if allow_downgrade else []
     words += ["--trust-unsigned"] if unsigned else []
     with at_hand(bundle) as folder:
@@ -278,7 +264,7 @@ def affected(
 def replay(
     bundle: BundleArgument,
     target: TargetOption = None,
-    device: DeviceOption = None,
+    device: AnyDeviceOption = None,
     native: NativeOption = False,
 ) -> None:
     """Measure a release again and say whether that agrees with its record. Exit code 0: yes, 3: no, 4: can't tell."""
@@ -295,10 +281,7 @@ def gate(
         Optional[str],  # noqa: UP045
         typer.Option("--target", "-t", help="Only this target. Default: all that both have."),
     ] = None,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Device of the inventory. Default: this machine."),
-    ] = None,
+    device: AnyDeviceOption = None,
     native: NativeOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     junit: Annotated[

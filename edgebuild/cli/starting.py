@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.callables import load_callable
 from edgebuild.catalogue.project import PROJECT_FILE
-from edgebuild.catalogue.project_tables import is_reference
 from edgebuild.catalogue.starter import (
     PICKLED_SUFFIXES,
     conversion_advice,
@@ -17,7 +16,7 @@ from edgebuild.catalogue.starter import (
     starter_from_factory,
     starter_from_onnx,
 )
-from edgebuild.catalogue.tables import toml_text
+from edgebuild.catalogue.tables import is_reference, toml_text
 from edgebuild.cli.output import say
 from edgebuild.errors import EdgebuildError, StoreError, UsageError
 from edgebuild.models.steps import call_for_samples

@@ -142,7 +142,7 @@ def run_there(
     with _client(device) as client:
         words = list(arguments)
         if command != "check":
-            words += ["--root", root or f"{client.device.root}-releases/{project}"]
+            words += [f"--root={root or f'{client.device.root}-releases/{project}'}"]
         answer = run_on_device(client, command, words, bundle=bundle, files=files, check=stop_if_interrupted)
         _tell(answer, client.device.id)
     return answer.code

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +77,10 @@ def _kind(mode: int) -> str:
 def home_folder() -> Path:
     """Return the user's home. Raises ``EnvironmentGap`` where there is none: no $HOME, no entry of the user's."""
     try:
+        if os.environ.get("HOME") == "":  # Python would take the root of the file system for it
+            return Path(pwd.getpwuid(os.getuid()).pw_dir)
         return Path.home()
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise EnvironmentGap("This user has no home folder.", hint="Set HOME to a folder.") from error
 
 

@@ -14,7 +14,6 @@ from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
 from edgebuild.releasing.bundle import FILE_PATH, SBOM_FILE
 from edgebuild.releasing.contents import parse_document, target_of, version_of
 from edgebuild.releasing.layout import MAX_JSON_BYTES, Manifest, loads
-from edgebuild.releasing.registries.http import Unavailable
 from edgebuild.releasing.registries.reference import parse_reference
 from edgebuild.releasing.registry import find_releases, open_registry, read_small
 
@@ -104,8 +103,6 @@ def _look(registry: Registry, target: Descriptor, wanted: Requirement) -> Iterat
     """Yield version and doubt of each component of a target that is, or may be, meant."""
     try:
         components = _components(_sbom(registry, target))
-    except Unavailable:
-        raise
     except ReleaseError as error:
         yield "", error.message
         return

@@ -22,6 +22,7 @@ from edgebuild.core.artifact_files import (
     read_artifact,
 )
 from edgebuild.core.golden import FALLBACK, GOLDEN
+from edgebuild.core.meaning import Meaning
 from edgebuild.core.values import canonical_json
 from edgebuild.devices.bundle import build_bundle
 from edgebuild.errors import ModelError, ReleaseError, UsageError
@@ -35,9 +36,9 @@ from edgebuild.releasing.sbom import sbom
 from edgebuild.releasing.values import TargetRelease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from edgebuild.core.artifact import Artifact
+    from edgebuild.core.artifact import Artifact, Contract
     from edgebuild.releasing.values import BuildFolder
 
 MODEL_MANIFEST = "application/vnd.cncf.model.manifest.v1+json"
@@ -130,11 +131,19 @@ def is_name(text: str) -> bool:
     return plain and len(text) <= MAX_NAME_CHARACTERS
 
 
-def create(builds: Sequence[BuildFolder], out: Path, *, version: str, parent: str | None = None) -> Bundle:
+def create(
+    builds: Sequence[BuildFolder],
+    out: Path,
+    *,
+    version: str,
+    parent: str | None = None,
+    meaning: Callable[[Contract], Meaning] = lambda _: Meaning(),
+) -> Bundle:
     """Write a bundle of builds, one for each target, into the new folder ``out``, and return it, read back.
 
-    Equal builds give equal bytes. Raises ``ReleaseError`` with every reason why one may not be released,
-    ``UsageError`` for two builds of one target, of several projects, or an ``out`` that is there already.
+    ``meaning`` is what the project says of what an artifact takes and answers. Equal builds give equal bytes. Raises
+    ``ReleaseError`` with every reason why one may not be released, ``UsageError`` for two builds of one target, of
+    several projects, or an ``out`` that is there already.
     """
     require_version(version)
     _require_fitting(builds)
@@ -150,7 +159,8 @@ def create(builds: Sequence[BuildFolder], out: Path, *, version: str, parent: st
         made = scratch / "bundle"
         made.mkdir()
         writer = LayoutWriter(made)
-        parts = [_add_target(writer, build, version) for build in sorted(builds, key=lambda each: each.record.target)]
+        ordered = sorted(builds, key=lambda each: each.record.target)
+        parts = [_add_target(writer, build, version, meaning) for build in ordered]
         annotations = {
             TITLE: builds[0].record.project,
             VERSION: version,
@@ -228,13 +238,15 @@ def _require_fitting(builds: Sequence[BuildFolder]) -> None:
         )
 
 
-def _add_target(writer: LayoutWriter, build: BuildFolder, version: str) -> Descriptor:
+def _add_target(
+    writer: LayoutWriter, build: BuildFolder, version: str, meaning: Callable[[Contract], Meaning]
+) -> Descriptor:
     folder = build.folder / ARTIFACT
     artifact = read_artifact(folder)
     chosen = build.chosen
     if chosen is None or artifact.digest() != chosen.artifact_digest:
         raise ReleaseError(f"The artifact in {folder} isn't the one that the record says was measured.")
-    release = describe(build, artifact, version)
+    release = describe(build, artifact, version, meaning(artifact.contract))
     layers = [*_documents(writer, build, release, artifact), *_files(writer, build)]
     layers.sort(key=lambda each: each.annotations[FILE_PATH])
     check_files(folder, artifact, _shipped(layers))  # as they were read: a large file is read once

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.releasing.values import BuildFolder, TargetRelease
 
+#: More would hide what follows.
+LABELS_SHOWN = 10
+
 
 def model_card(release: TargetRelease, build: BuildFolder) -> bytes:
     """Return the card of one target."""
@@ -39,6 +42,7 @@ def _lines(release: TargetRelease, build: BuildFolder) -> Iterator[str]:
     yield "|---|---|---|---|"
     yield from (_tensor("input", each) for each in release.contract.inputs)
     yield from (_tensor("output", each) for each in release.contract.outputs)
+    yield from _meant(release)
     for kind, name in (("before", release.contract.preprocess), ("after", release.contract.postprocess)):
         if name is not None:
             yield f"\nThe project's `{name}` runs {kind} the model; it is code of the project's, and not released."
@@ -80,6 +84,19 @@ def _settings(release: TargetRelease) -> str:
 
 def _tensor(kind: str, spec: TensorSpec) -> str:
     return f"| {kind} | `{spec.name}` | {' × '.join(map(str, spec.shape)) or 'a number'} | {spec.dtype} |"
+
+
+def _meant(release: TargetRelease) -> Iterator[str]:
+    """Say what the project says of the numbers; nothing checks it."""
+    for each in release.meaning.inputs:
+        axes = f", axes {each.layout}" if each.layout else ""
+        mean = ", ".join(f"{value:g}" for value in each.mean) or "0"
+        std = ", ".join(f"{value:g}" for value in each.std) or "1"
+        yield f"\n`{each.name}` = (raw × {each.scale:g} - mean) / std, with mean {mean} and std {std}{axes}."
+    for output in release.meaning.outputs:
+        shown = ", ".join(output.labels[:LABELS_SHOWN])
+        more = f" and {len(output.labels) - LABELS_SHOWN:,} more" if len(output.labels) > LABELS_SHOWN else ""
+        yield f"\n`{output.name}`: {len(output.labels):,} classes, {shown}{more}. `release.json` has them all."
 
 
 def _needs(release: TargetRelease) -> Iterator[str]:

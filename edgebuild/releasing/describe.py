@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgebuild.core.artifact import Artifact
+    from edgebuild.core.meaning import Meaning
     from edgebuild.core.record import CandidateRecord
     from edgebuild.releasing.values import BuildFolder
 
@@ -27,7 +28,7 @@ EQUAL_FACTS = ("l4t", "jetpack")
 ARTIFACT = "artifact"
 
 
-def describe(build: BuildFolder, artifact: Artifact, version: str) -> TargetRelease:
+def describe(build: BuildFolder, artifact: Artifact, version: str, meaning: Meaning) -> TargetRelease:
     """Return what a release says of a build's target. Raises ``ReleaseError`` where its device wasn't looked at."""
     record, chosen = build.record, build.chosen
     if chosen is None or chosen.contract is None or record.test_set is None:
@@ -69,6 +70,7 @@ def describe(build: BuildFolder, artifact: Artifact, version: str) -> TargetRele
         budget=record.budget,
         accuracy=None if chosen.test is None else chosen.test.drop,
         test_set=record.test_set,
+        meaning=meaning,
         resolution=record.resolution,
         limits=tuple(_limits(build, chosen)),
     )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edgebuild.core.artifact import Contract, Setting
 from edgebuild.core.budget import Budget
+from edgebuild.core.meaning import Meaning
 from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import Value
 from edgebuild.core.verdict import Drop
@@ -68,6 +69,7 @@ class TargetRelease(Value):
     budget: Budget
     accuracy: Drop | None = None
     test_set: SealedSetAccess
+    meaning: Meaning = Meaning()
     resolution: float | None = None
     limits: tuple[str, ...] = ()
 

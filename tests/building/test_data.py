@@ -261,6 +261,38 @@ def test_weights_that_a_factory_reads_by_itself_are_known_by_what_they_are(proje
     assert digest(1.0) == digest(1.0) != digest(2.0)
 
 
+def test_a_declared_version_of_the_model_calls_no_factory_and_reread_does(project: Path) -> None:
+    import torch
+
+    code = FACTORY.replace(
+        "    net =", "    with open(__file__ + '.calls', 'a') as file:\n        file.write('x')\n    net =", 1
+    )
+    (project / "model.py").write_text(code)
+
+    def digest(version: str, scale: float, *, reread: bool = False) -> tuple[str, int, list[str]]:
+        table = f'factory = "model:make"\noutputs = ["scores"]\nmodel_version = "{version}"'
+        write_project(project, {"model": table})
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+        torch.save({name: value * scale for name, value in net.state_dict().items()}, project / "weights.pt")
+        with opened(project, reread=reread) as context:
+            found = model_digest(context)
+            calls = len((project / "model.py.calls").read_text())
+            return found, calls, [note.text for note in context.said]
+
+    first, calls, said = digest("1", 1.0)
+    assert (calls, said) == (1, [])
+    again, calls, (told,) = digest("1", 2.0)
+    assert (again, calls) == (first, 1)
+    assert told.startswith("model:make not called: [model].model_version is '1', as when it was called on 2")
+    other, calls, (told,) = digest("1", 2.0, reread=True)
+    assert (other != first, calls) == (True, 2)
+    assert told.startswith("the tensors of model:make changed although [model].model_version is still '1'")
+    assert digest("2", 3.0)[1] == 3, "another version is called"
+    (project / "model.py").write_text(code + "\n# other code\n")
+    assert digest("2", 3.0)[1] == 4, "other code may return another model"
+
+
 def test_a_model_from_a_file_needs_no_digest_of_its_own(project: Path) -> None:
     with opened(project) as context:
         assert model_digest(context) == ""

@@ -45,7 +45,7 @@ def test_a_valid_file_has_no_problems() -> None:
         ({"limits": {"latency_p5_ms": 1.0}}, '[limits].latency_p5_ms: unknown key; did you mean "latency_p50_ms"?'),
         (
             {"model": {"factory": "m:f", "zzz": 1}},
-            "[model].zzz: unknown key; known: custom_ops, factory, onnx, outputs, state, weights",
+            "[model].zzz: unknown key; known: custom_ops, factory, model_version, onnx, outputs, state, weights",
         ),
         ({"limts": {}}, '[limts]: unknown key; did you mean "limits"?'),
         (

@@ -221,6 +221,7 @@ LINES: dict[str, tuple[str, int, bytes]] = {
     "a pipe for a project": ("mkfifo pipe; $E plan -p pipe", 2, b"it is a named pipe, not a file"),
     "a device for a model": ("$E bench /dev/zero", 2, b"/dev/zero is a device, not a file."),
     "no home": ("env -u HOME $E plan | head -1", 0, b""),
+    "an empty home": ("env HOME= $E plan | head -1", 0, b""),
 }
 
 

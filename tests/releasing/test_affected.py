@@ -13,6 +13,7 @@ from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ReleaseError, UsageError
 from edgebuild.releasing.affected import _components, affected
 from edgebuild.releasing.push import push
+from edgebuild.releasing.registries.http import Unavailable
 from edgebuild.releasing.registry import promote
 from tests.releasing.registries.bundles import make_bundle, sbom
 from tests.releasing.registries.servers import Asked, client, liar, reply
@@ -99,7 +100,7 @@ def test_a_place_that_cant_be_read_is_an_error(share: str, tmp_path: Path) -> No
     def answer(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
         reply(handler, 503)
 
-    with liar(answer) as server, pytest.raises(ReleaseError, match="503"):
+    with liar(answer) as server, pytest.raises(Unavailable, match="503"):
         affected("onnxruntime", [f"{server.host}/doors"], opened=lambda reference: client(reference.host))
 
 

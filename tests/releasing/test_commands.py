@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edgebuild import runtime
+from edgebuild.releasing.bundle import read_bundle
 from tests.cli.example import Ended, run, write_project
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MEANING = {
+    "contract.inputs.image": 'layout = "NCHW"\nscale = 0.5\nmean = [0.25]',
+    "contract.outputs.logits": 'labels = ["ant", "bee", "cat", "dog"]',
+}
 
 
 def keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -31,7 +40,7 @@ def ok(*words: object, cwd: Path) -> Ended:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built project with two signed releases, 1.0 and 1.1, and a key of somebody else's."""
-    folder = write_project(tmp_path_factory.mktemp("commands") / "project")
+    folder = write_project(tmp_path_factory.mktemp("commands") / "project", MEANING)
     ok("build", cwd=folder)
     private, _ = keys(folder, "team")
     keys(folder, "other")
@@ -39,6 +48,32 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ok("release", "create", "--version", version, cwd=folder)
         ok("release", "sign", f"releases/tiny-{version}", "--key", private, cwd=folder)
     return folder
+
+
+def test_a_release_says_what_its_numbers_mean(project: Path) -> None:
+    with closing(runtime.load(project / "releases" / "tiny-1.0")) as model:
+        meaning = model.release.meaning
+    assert meaning.outputs[0].labels == ("ant", "bee", "cat", "dog")
+    assert (meaning.inputs[0].layout, meaning.inputs[0].mean) == ("NCHW", (0.25,))
+    bundle = read_bundle(project / "releases" / "tiny-1.0")
+    card = bundle.layout.read(bundle.targets[0].files()["MODEL_CARD.md"]).decode()
+    assert "`image` = (raw × 0.5 - mean) / std, with mean 0.25 and std 1, axes NCHW." in card
+    assert "`logits`: 4 classes, ant, bee, cat, dog." in card
+
+
+def test_two_environments_make_the_same_bytes_of_one_build(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "another name", ignore=shutil.ignore_patterns("store", "releases"))
+    surroundings = {
+        project: {"TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "1"},
+        copy: {"TZ": "America/Lima", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2", "HOME": str(tmp_path)},
+    }
+    made = []
+    for number, (folder, env) in enumerate(surroundings.items()):
+        out = tmp_path / str(number)
+        ended = run("release", "create", "--version", "1.0", "--out", str(out), cwd=folder, env=env)
+        assert ended.code == 0, ended
+        made.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert made[0] == made[1]
 
 
 def test_what_was_signed_is_installed_and_rolled_back(project: Path, tmp_path: Path) -> None:
@@ -122,6 +157,15 @@ def test_a_relative_root_is_here_and_an_empty_one_is_none(project: Path) -> None
     assert json.loads((project / "here" / "current" / "release.json").read_bytes())["version"] == "1.0"
     ended = run("install", "releases/tiny-1.0", "--key", "team.pub", "--root", "", cwd=project)
     assert ended.code == 2
+    ok("install", "releases/tiny-1.0", "--key", "team.pub", "--root=-x", cwd=project)
+    assert (project / "-x" / "current" / "release.json").is_file()
+
+
+def test_an_empty_build_and_a_registry_out_of_reach_are_said(project: Path) -> None:
+    ended = run("release", "create", "--version", "9", "--build", "", cwd=project)
+    assert (ended.code, "An empty text names no build" in ended.err) == (2, True)
+    ended = run("release", "list", "localhost:1/doors", cwd=project)
+    assert ended.code == 6, ended
 
 
 def test_a_folder_of_bundles_is_listed(project: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urljoin
 from urllib.request import getproxies, parse_http_list, parse_keqv_list, proxy_bypass
 
 from edgebuild.core.steps import never_stop
-from edgebuild.errors import EnvironmentGap, ReleaseError
+from edgebuild.errors import EdgebuildError, EnvironmentGap, ReleaseError
 from edgebuild.releasing.registries.credentials import PASSWORD, USER, Credentials
 from edgebuild.releasing.registries.reference import is_loopback
 
@@ -37,7 +37,7 @@ _BUSY = frozenset({429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class Unavailable(ReleaseError):
+class Unavailable(EnvironmentGap):
     """A registry that is busy or out of reach: the same may work later. ``asked`` is its Retry-After."""
 
     def __init__(self, message: str, *, hint: str = "", asked: str = "") -> None:
@@ -208,7 +208,7 @@ class Http:
         finally:
             response.close()
 
-    def _refused(self, method: str, url: str, response: BaseHTTPResponse) -> ReleaseError:
+    def _refused(self, method: str, url: str, response: BaseHTTPResponse) -> EdgebuildError:
         # Without a query, which may hold a token.
         what = f"{method} {_printable(url.partition('?')[0])} at {self.host}"
         if response.status in (401, 403):

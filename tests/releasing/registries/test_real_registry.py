@@ -16,6 +16,7 @@ from edgebuild.errors import ReleaseError
 from edgebuild.releasing.layout import SHA256, Layout
 from edgebuild.releasing.pull import pull
 from edgebuild.releasing.push import push
+from edgebuild.releasing.registries.http import Unavailable
 from edgebuild.releasing.registry import listed, promote
 from tests import needs
 from tests.releasing.registries.bundles import add_signature, make_bundle, sbom, tree
@@ -169,7 +170,7 @@ def test_an_interrupted_push_goes_on(registry: RealRegistry, repository: str, tm
     wire = Wire(registry.host)
     wire.cut_up, wire.dead_when_cut = 5 << 20, True
     name = repository.replace(registry.host, wire.host)
-    with pytest.raises(ReleaseError, match="broke off"):
+    with pytest.raises(Unavailable, match="broke off"):
         push(made, name, registry=client(wire.host, name.partition("/")[2]))
     wire.close()
     with pytest.raises(ReleaseError, match="There is no release"):
