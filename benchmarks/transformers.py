@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 SCHEME = Int8Scheme(activations="uint8")
 CALIBRATION, JUDGED = 300, 1000
+#: Of these the page says which kernels OpenVINO chose.
+KERNELS_OF = ("float", "bf16", "edgebuild")
 #: Bursts of one session in a round.
 BURST_S = 0.15
 #: NNCF is asked twice: as it is by default, and told that the model is a transformer, as its documentation advises.
@@ -244,6 +247,19 @@ def float_products(arm: str, folder: Path, runtime: str, tokens: int, feeds: dic
     return sum(layer["op"] == "FullyConnected" and layer["precision"] != "int8" for layer in found)
 
 
+def kernels(arm: str, folder: Path, tokens: int) -> dict[str, int]:
+    """Return which kernels OpenVINO chose for the products, and how many of each."""
+    from edgebuild.backends.ov import device as ov
+
+    compiled = ov._compile(manifest(arm, "openvino", tokens), str(folder), {"threads": 1}, None, profile=False)  # noqa: SLF001
+    found: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = {key: str(value.astype(str)) for key, value in node.rt_info.items()}
+        if facts.get("layerType") in {"FullyConnected", "MatMul"}:
+            found[facts.get("primitiveType", "unknown")] += 1
+    return dict(found)
+
+
 def vectors(session: Any, judged: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """Return what a session makes of every sentence, (sentences, width)."""
     rows = range(len(judged["ids"]))
@@ -365,6 +381,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", help="write transformers-PAGE.md: of another sort of CPU")
     parser.add_argument("--quantise", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     work = options.work
@@ -381,10 +398,20 @@ def main() -> None:
     rows = [
         row for runtime in RUNTIMES for row in compare(work, runtime, options.rounds, options.tokens, options.threads)
     ]
-    numbers = {"rows": [asdict(r) for r in rows], "quantising": {arm: asdict(t) for arm, t in taken.items()}}
+    chosen = {arm: kernels(arm, compiled(work, arm, "openvino", options.tokens), options.tokens) for arm in KERNELS_OF}
+    numbers = {
+        "kernels": chosen,
+        "rows": [asdict(r) for r in rows],
+        "quantising": {arm: asdict(t) for arm, t in taken.items()},
+    }
     text = report(rows, taken, options.threads, options.tokens)
-    command = "python benchmarks/transformers.py"
-    print(write_results("transformers", "A MiniLM sentence encoder in int8", command, text, numbers))
+    text += "\n\nKernels that OpenVINO chose for the products:\n\n"
+    text += "\n".join(
+        f"- {arm}: {', '.join(f'{n} {name}' for name, n in sorted(chosen[arm].items()))}" for arm in chosen
+    )
+    page = "transformers" if options.page is None else f"transformers-{options.page}"
+    command = "python benchmarks/transformers.py" + ("" if options.page is None else f" --page {options.page}")
+    print(write_results(page, "A MiniLM sentence encoder in int8", command, text, numbers))
 
 
 if __name__ == "__main__":
