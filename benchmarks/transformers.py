@@ -251,7 +251,7 @@ def kernels(arm: str, folder: Path, tokens: int) -> dict[str, int]:
     """Return which kernels OpenVINO chose for the products, and how many of each."""
     from edgebuild.backends.ov import device as ov
 
-    compiled = ov._compile(manifest(arm, "openvino", tokens), str(folder), {"threads": 1}, None, profile=False)  # noqa: SLF001
+    compiled = ov._compile(manifest(arm, "openvino", tokens), str(folder), {"threads": 1}, None, profile=False)
     found: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = {key: str(value.astype(str)) for key, value in node.rt_info.items()}
