@@ -27,7 +27,15 @@ def data() -> ModuleType:
     return importlib.import_module("data")
 
 
+def need(*packages: str) -> None:
+    """Skip where a package of the example's isn't installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            pytest.skip(f"{package} isn't installed: pip install --no-deps -r {FOLDER.name}/requirements.txt")
+
+
 def test_a_line_that_is_short_is_padded_and_one_that_is_long_cut_off(data: ModuleType) -> None:
+    need("PIL")
     for width in (10, 1000):
         made = data.preprocess(np.full((48, width, 3), 255, np.uint8))
         assert made.shape == (3, data.HEIGHT, data.WIDTH)
@@ -36,9 +44,7 @@ def test_a_line_that_is_short_is_padded_and_one_that_is_long_cut_off(data: Modul
 
 
 def test_lines_are_the_same_at_each_call_and_half_of_them_upside_down(data: ModuleType) -> None:
-    for package in ("rapidocr_onnxruntime", "PIL"):
-        if find_spec(package) is None:
-            pytest.skip(f"{package} isn't installed: pip install --no-deps -r {FOLDER.name}/requirements.txt")
+    need("rapidocr_onnxruntime", "PIL")
     load_project(FOLDER, techniques=parameter_models)
     samples, again = list(data.samples("calibration")), data.samples("calibration")
     assert {sample.target for sample in samples} == {0, 1}
