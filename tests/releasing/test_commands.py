@@ -8,11 +8,13 @@ import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
 import pytest
 
 from edgebuild import runtime
 from edgebuild.releasing.bundle import read_bundle
-from tests.cli.example import Ended, run, write_project
+from tests.cli.example import Ended, classifier, classifier_weights, run, write_project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,3 +205,28 @@ def test_a_gate_of_the_same_artifact_measures_nothing(project: Path) -> None:
     ended = ok("release", "gate", "releases/tiny-1.1", "--against", "releases/tiny-1.0", "--json", cwd=project)
     found = json.loads(ended.out)
     assert (found["new"], found["old"], found["outcome"]) == ("1.1", "1.0", "equivalent")
+
+
+@pytest.mark.proof
+def test_a_gate_of_a_model_that_was_trained_anew_compares_in_pairs_and_stores_its_override(
+    project: Path, tmp_path: Path
+) -> None:
+    """Another model on the same test set: what is worse or open passes with a reason, which is shown from then on."""
+    weights = classifier_weights()
+    weights["c"] = weights["c"] + np.float32(0.3) * np.arange(len(weights["c"]), dtype=np.float32)
+    anew = write_project(tmp_path / "project", MEANING)
+    onnx.save(classifier(weights), str(anew / "model.onnx"))
+    ok("build", cwd=anew)
+    ok("release", "create", "--version", "2.0", cwd=anew)
+    words = ("release", "gate", "releases/tiny-2.0", "--against", str(project / "releases/tiny-1.0"))
+    ended = run(*words, cwd=anew)
+    assert "in pairs" in " ".join(ended.out.split()), ended
+    assert ended.code == 3, ended
+    passed = ok(*words, "--override", "asked for", cwd=anew)
+    shown = ok("release", "verify", "releases/tiny-2.0", cwd=anew)
+    assert "stored in releases/tiny-2.0" in passed.out
+    assert "the gate against 1.0 was overridden (accuracy on" in shown.out
+    assert "): asked for" in shown.out
+    ok("release", "sign", "releases/tiny-2.0", "--key", project / "team.key", cwd=anew)
+    refused = run(*words, "--override", "again", cwd=anew)
+    assert (refused.code, "is signed" in refused.err) == (2, True)
