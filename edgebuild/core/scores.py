@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,5 +26,5 @@ class Scores(Value):
     direction: Literal["maximise", "minimise"]
     span: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     test: str = ""
-    scores: tuple[float, ...]
+    scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
     groups: tuple[int, ...] | None = None

@@ -92,6 +92,8 @@ def test_scores_are_read_back_and_have_to_add_up(tmp_path: Path) -> None:
         {"scores": tuple(right(0.96).astype(float).tolist())},
         {"scores": said.scores.scores[:-1]},
         {"metric": "mae"},
+        {"scores": (1e308,) * N},
+        {"scores": ()},
         {"groups": (1, 2)},
     )
     for number, change in enumerate(changes):
@@ -104,6 +106,17 @@ def test_scores_are_read_back_and_have_to_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [b"", b"{}", b"[" * 10_000, b'{"scores":["NaN"]}', b"\xff", b"[1e999]"])
 def test_scores_that_are_none_are_refused(tmp_path: Path, bad: bytes) -> None:
     bundle = read_bundle(bundle_with(tmp_path / "bad", accuracy(right(0.95)), bad))
+    with pytest.raises(ReleaseError, match="can't be read"):
+        accuracy_of(bundle, bundle.targets[0])
+
+
+@pytest.mark.parametrize("odd", ["Infinity", "-Infinity", "NaN", '"Infinity"', "1e999"])
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, odd: str) -> None:
+    said = accuracy(right(0.95))
+    assert said.scores is not None
+    text = said.scores.to_json().replace('"scores":[1.0,1.0', f'"scores":[{odd},-Infinity', 1)
+    assert odd in text
+    bundle = read_bundle(bundle_with(tmp_path / "bad", said, text.encode()))
     with pytest.raises(ReleaseError, match="can't be read"):
         accuracy_of(bundle, bundle.targets[0])
 
