@@ -1,0 +1,189 @@
+"""What the farm does when it is asked to: each function is a whole transaction's work, with its line in the audit.
+
+The server's routes, the page and the command line all come through here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from edgebuild.core.values import Value
+from edgebuild.errors import UsageError
+from edgebuild.farm import audit, jobs, leases, shelf
+from edgebuild.farm.schema import devices, hosts
+from edgebuild.farm.schema import jobs as job_rows
+from edgebuild.farm.schema import leases as lease_rows
+from edgebuild.farm.values import Ask, Health, Job, JobEnd, JobSpec, JobState, Lease, LeaseEnd, LeaseState, Shelved
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from edgebuild.farm.tokens import Identity
+
+
+class Turn(Value):
+    """A job, or a lease that somebody uses from afar, with the token of its turn."""
+
+    id: str
+    token: int
+    device: str = ""
+
+
+class Stop(Turn):
+    """A turn that is to end: cancelled, over (its word no longer counts), or to make room."""
+
+    why: str
+
+
+class Work(Value):
+    """What a host is to do now. ``relays`` are the leases that are used from afar, all of them."""
+
+    start: tuple[Job, ...] = ()
+    stop: tuple[Stop, ...] = ()
+    relays: tuple[Turn, ...] = ()
+
+
+class Finished(Value):
+    """How a job's attempt ended. ``readings`` are what a check found."""
+
+    token: int
+    how: JobEnd
+    reason: str = ""
+    result: dict[str, Any] | None = None
+    readings: dict[str, Any] | None = None
+    anchor_ms: float | None = None
+
+
+def ask(db: Connection, who: Identity, wanted: Ask, now: float) -> Lease:
+    """Ask for a device to use from afar."""
+    lease = leases.ask(db, wanted, who.name, now)
+    audit.note(db, who.name, "lease", lease.id, now, target=wanted.target, device=wanted.device)
+    return lease
+
+
+def look(db: Connection, lease: str, now: float) -> Lease:
+    """Return a lease, with the reason where it waits."""
+    found = leases.get(db, lease)
+    if found.state is not LeaseState.WAITING:
+        return found
+    return found.model_copy(update={"why": leases.why_waiting(db, found, now)})
+
+
+def beat(db: Connection, who: Identity, lease: str, now: float) -> Lease:
+    """Keep a lease of one's own."""
+    _require_own(who, leases.get(db, lease).owner, f"The lease {lease}")
+    leases.beat(db, lease, now)
+    return look(db, lease, now)
+
+
+def release(db: Connection, who: Identity, lease: str, now: float, *, token: int | None = None) -> Lease:
+    """Give a lease back; an admin may take anybody's. With ``token``, only where it is that turn still."""
+    found = leases.get(db, lease)
+    _require_own(who, found.owner, f"The lease {lease}")
+    if found.job:
+        raise UsageError(f"The lease {lease} is a job's.", hint=f"`edgebuild farm cancel {found.job}` ends both.")
+    how = LeaseEnd.RELEASED if found.state is LeaseState.HELD else LeaseEnd.CANCELLED
+    if leases.end(db, lease, how, now, token=token):
+        audit.note(db, who.name, "release", lease, now, device=found.device)
+    return leases.get(db, lease)
+
+
+def submit(db: Connection, who: Identity, spec: JobSpec, now: float) -> Job:
+    """Queue a job."""
+    if spec.kind == "check":
+        raise UsageError("Checks are queued by the farm itself.", hint="`edgebuild farm check NAME` asks for one.")
+    job = jobs.submit(db, spec, who.name, now)
+    audit.note(db, who.name, "submit", job.id, now, kind=spec.kind, name=spec.name)
+    return job
+
+
+def cancel(db: Connection, who: Identity, job: str, now: float) -> Job:
+    """Cancel a job of one's own; an admin may cancel anybody's."""
+    _require_own(who, jobs.get(db, job).owner, f"The job {job}")
+    audit.note(db, who.name, "cancel", job, now)
+    return jobs.cancel(db, job, now)
+
+
+def set_health(db: Connection, who: Identity, name: str, health: Health, reason: str, now: float) -> Shelved:
+    """Put a device into maintenance, retire it, or put it back."""
+    audit.note(db, who.name, str(health), name, now, reason=reason)
+    return shelf.set_health(db, name, health, reason, now)
+
+
+def drain(db: Connection, who: Identity, name: str, draining: bool, now: float) -> Shelved:
+    """Let a device take no more work, or take it again."""
+    audit.note(db, who.name, "drain" if draining else "undrain", name, now)
+    return shelf.drain(db, name, draining, now)
+
+
+def work(db: Connection, who: Identity, host: str, running: Sequence[Turn], now: float) -> Work:
+    """Say what a host is to do, and keep the leases of what it says that it runs.
+
+    A job that the table says it runs, and it doesn't, was lost on the way: its attempt ends.
+    """
+    require_host(db, who, host)
+    shelf.seen(db, host, now)
+    mine = {lease.job: lease for lease in _held_by(db, host) if lease.job}
+    said = {turn.id: turn for turn in running}
+    stop = [one for turn in running if (one := _to_stop(db, turn, mine.get(turn.id))) is not None]
+    for job, lease in mine.items():
+        if job in said and said[job].token == lease.token:
+            leases.beat(db, lease.id, now)
+        elif jobs.get(db, job).state is JobState.RUNNING:
+            jobs.end_lease(db, lease.id, LeaseEnd.LOST, now)
+    start = [jobs.start(db, job, now) for job in jobs.startable(db, host)]
+    relays = [Turn(id=one.id, token=one.token, device=one.device) for one in _held_by(db, host) if not one.job]
+    return Work(start=tuple(start), stop=tuple(stop), relays=tuple(relays))
+
+
+def finish(db: Connection, who: Identity, job: str, finished: Finished, now: float) -> bool:
+    """End a job's attempt with its host's word; return whether that counted."""
+    found = jobs.get(db, job)
+    device = found.attempts[-1].device
+    if device:
+        require_host(db, who, shelf.get(db, device).host)
+    counts = jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)
+    if counts and found.spec.kind == "check" and finished.how is not JobEnd.CANCELLED:
+        passed = finished.how is JobEnd.SUCCEEDED
+        readings = finished.readings or {}
+        shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
+    elif counts and finished.how is JobEnd.DEVICE_LOST:
+        shelf.checked(db, device, False, finished.reason, finished.readings or {}, now)
+    return counts
+
+
+def reconcile(db: Connection, now: float) -> None:
+    """Put right what went on without anybody saying so."""
+    shelf.reconcile(db, now)
+    jobs.reconcile(db, now)
+
+
+def require_host(db: Connection, who: Identity, host: str) -> None:
+    """Raise ``UsageError`` unless it is this token's host."""
+    if db.scalar(select(hosts.c.token).where(hosts.c.name == host)) != who.id:
+        raise UsageError(f"{host} isn't a host of this token.", hint="`edgebuild farm join` makes it one.")
+
+
+def _held_by(db: Connection, host: str) -> list[Lease]:
+    held = select(lease_rows).join(devices, devices.c.name == lease_rows.c.device)
+    held = held.where(lease_rows.c.state == LeaseState.HELD, devices.c.host == host)
+    return [leases.read(row) for row in db.execute(held)]
+
+
+def _to_stop(db: Connection, turn: Turn, lease: Lease | None) -> Stop | None:
+    if lease is None or lease.token != turn.token:
+        return Stop(id=turn.id, token=turn.token, why="over")
+    if db.scalar(select(job_rows.c.stop).where(job_rows.c.id == turn.id)):
+        return Stop(id=turn.id, token=turn.token, why="cancelled")
+    return Stop(id=turn.id, token=turn.token, why="make room") if lease.make_room else None
+
+
+def _require_own(who: Identity, owner: str, what: str) -> None:
+    from edgebuild.farm.tokens import Scope
+
+    if who.name != owner and not who.may(Scope.ADMIN):
+        raise UsageError(f"{what} is {owner}'s, not {who.name}'s.", hint="An admin's token may end it.")

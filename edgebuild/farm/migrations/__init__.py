@@ -1,0 +1,1 @@
+"""How the farm's tables came to be, one file for each change."""

@@ -1,0 +1,197 @@
+"""The farm's tables, in SQL that SQLite and PostgreSQL both know. ``migrations`` makes them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+#: Rows are numbered in the order in which they came; SQLite numbers by itself only what it calls INTEGER.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("token", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("host", String(64), ForeignKey("hosts.name"), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("health", String(16), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("draining", Boolean, nullable=False, default=False),
+    Column("there", Boolean, nullable=False, default=True),
+    Column("token", _NUMBER, nullable=False, default=0),
+    Column("lease", String(32), nullable=False, default=""),
+    Column("checked_at", Float),
+    Column("check_due_at", Float),
+    Column("added_at", Float, nullable=False),
+)
+Index("devices_free", devices.c.target, devices.c.lease)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False),
+    Column("job", String(32), nullable=False, default=""),
+    Column("ask", JSON, nullable=False),
+    # What of the ask decides whose turn it is, in columns that an index can hold.
+    Column("target", String(64), nullable=False),
+    Column("wanted", String(64), nullable=False),
+    Column("affinity", String(200), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("preemptible", Boolean, nullable=False),
+    Column("checks", Boolean, nullable=False, default=False),
+    Column("begin_at", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("end", String(16)),
+    Column("device", String(64), nullable=False, default=""),
+    Column("token", _NUMBER, nullable=False, default=0),
+    Column("asked_at", Float, nullable=False),
+    Column("granted_at", Float),
+    Column("beat_at", Float),
+    Column("expires_at", Float),
+    Column("ended_at", Float),
+    Column("make_room_at", Float),
+)
+Index("leases_turn", leases.c.state, leases.c.target, leases.c.rank, leases.c.number)
+Index("leases_wanted", leases.c.state, leases.c.wanted, leases.c.rank, leases.c.number)
+
+affinities = Table(
+    "affinities",
+    metadata,
+    Column("affinity", String(200), primary_key=True),
+    Column("device", String(64), nullable=False),
+    Column("since", Float, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("end", String(16)),
+    Column("reason", Text, nullable=False, default=""),
+    Column("result", JSON),
+    Column("lease", String(32), nullable=False, default=""),
+    Column("stop", Boolean, nullable=False, default=False),
+    Column("submitted_at", Float, nullable=False),
+    Column("ended_at", Float),
+)
+Index("jobs_state", jobs.c.state, jobs.c.number)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job", String(32), ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("lease", String(32), nullable=False, unique=True),
+    Column("began_at", Float),
+    Column("ended_at", Float),
+    Column("how", String(16), nullable=False, default=""),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("job", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("text", Text, nullable=False),
+)
+Index("logs_job", logs.c.job, logs.c.number)
+
+checks = Table(
+    "checks",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("device", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("readings", JSON, nullable=False),
+    Column("anchor_ms", Float),
+)
+Index("checks_device", checks.c.device, checks.c.number)
+
+records = Table(
+    "records",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    # Several records of one session share it; only those can be held against each other.
+    Column("session", String(64), nullable=False),
+    Column("job", String(32), nullable=False, default=""),
+    Column("origin", String(16), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("artifact", String(64), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("protocol", String(32), nullable=False),
+    Column("measured_at", Float, nullable=False),
+    Column("point_ms", Float, nullable=False),
+    Column("low_ms", Float, nullable=False),
+    Column("high_ms", Float, nullable=False),
+    Column("anchor_ms", Float),
+    Column("environment", JSON, nullable=False),
+    Column("summary", JSON, nullable=False),
+    # The archive with the raw samples, among the blobs.
+    Column("evidence", String(64), nullable=False),
+)
+Index("records_model", records.c.model, records.c.device, records.c.number)
+Index("records_session", records.c.session)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("made_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("revoked_at", Float),
+    UniqueConstraint("name", name="tokens_name"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("what", String(200), nullable=False),
+    Column("detail", JSON, nullable=False),
+)

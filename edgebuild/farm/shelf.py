@@ -1,0 +1,187 @@
+"""The devices of the farm: which host reaches them, how they are, and who may use them. Parts of transactions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, insert, select, update
+
+from edgebuild.errors import UsageError
+from edgebuild.farm import jobs, leases
+from edgebuild.farm.schema import checks, devices, hosts
+from edgebuild.farm.schema import leases as lease_rows
+from edgebuild.farm.values import SILENCE_S, Ask, Health, JobSpec, LeaseEnd, LeaseState, Offered, Shelved
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Row
+
+#: A good device is looked at again after this long without a job, a bad one sooner.
+CHECK_EVERY_S = 6 * 3600.0
+CHECK_BAD_EVERY_S = 900.0
+CHECK_LIMIT_S = 600.0
+#: So many failures in a row, of checks or of jobs that lost it, and a device is bad.
+MOST_FAILURES = 2
+
+
+def register(
+    db: Connection, host: str, token: str, version: str, offered: Sequence[Offered], now: float
+) -> tuple[Shelved, ...]:
+    """Take a host's devices in; those that it no longer offers are away. Returns what the farm knows of them.
+
+    Raises ``UsageError`` for a host's name, or a device's, that is another's.
+    """
+    row = db.execute(select(hosts).where(hosts.c.name == host)).one_or_none()
+    if row is not None and row.token != token:
+        raise UsageError(f"The host {host} joined with another token.", hint="Join under another name.")
+    values = {"token": token, "version": version, "seen_at": now}
+    if row is None:
+        db.execute(insert(hosts).values(name=host, **values))
+    else:
+        db.execute(update(hosts).where(hosts.c.name == host).values(**values))
+    for each in offered:
+        _take_in(db, host, each, now)
+    names = [each.name for each in offered]
+    db.execute(update(devices).where(devices.c.host == host, devices.c.name.not_in(names)).values(there=False))
+    leases.lend(db, now)
+    return tuple(each for each in find(db) if each.host == host)
+
+
+def seen(db: Connection, host: str, now: float) -> None:
+    """Say that a host is still there."""
+    db.execute(update(hosts).where(hosts.c.name == host).values(seen_at=now))
+
+
+def find(db: Connection) -> tuple[Shelved, ...]:
+    """Return every device by name, the retired ones included."""
+    return tuple(_read(row) for row in db.execute(select(devices).order_by(devices.c.name)))
+
+
+def get(db: Connection, name: str) -> Shelved:
+    """Return a device; raises ``UsageError`` where there is none of this name."""
+    return _read(_row(db, name))
+
+
+def set_health(db: Connection, name: str, health: Health, reason: str, now: float) -> Shelved:
+    """Put a device into maintenance, retire it, or put it back (unknown, so that it is checked before it is lent).
+
+    What runs on it goes on; whoever wants it gone cancels that.
+    """
+    _row(db, name)
+    due = now if health is Health.UNKNOWN else None
+    values = {"health": health, "reason": reason, "failures": 0, "draining": False, "check_due_at": due}
+    db.execute(update(devices).where(devices.c.name == name).values(**values))
+    leases.lend(db, now)
+    return get(db, name)
+
+
+def drain(db: Connection, name: str, draining: bool, now: float) -> Shelved:
+    """Let a device end what runs and take no more, or take work again."""
+    _row(db, name)
+    db.execute(update(devices).where(devices.c.name == name).values(draining=draining))
+    leases.lend(db, now)
+    return get(db, name)
+
+
+def checked(
+    db: Connection,
+    name: str,
+    passed: bool,
+    reason: str,
+    readings: Mapping[str, Any],
+    now: float,
+    *,
+    anchor_ms: float | None = None,
+) -> Shelved:
+    """Keep what a check found, and decide from it and those before whether the device is good.
+
+    One failure of a good device is looked at again at once, a second one takes it out of the pool.
+    """
+    row = _row(db, name)
+    found = {"device": name, "at": now, "passed": passed, "reason": reason, "anchor_ms": anchor_ms}
+    db.execute(insert(checks).values(readings=dict(readings), **found))
+    if row.health in {Health.MAINTENANCE, Health.RETIRED}:
+        return _read(row)
+    failures = 0 if passed else row.failures + 1
+    if passed:
+        health, due = Health.GOOD, now + CHECK_EVERY_S
+    elif failures >= MOST_FAILURES:
+        health, due = Health.BAD, now + CHECK_BAD_EVERY_S
+    else:
+        health, due = Health.UNKNOWN, now
+    values = {"health": health, "reason": reason, "failures": failures, "checked_at": now, "check_due_at": due}
+    db.execute(update(devices).where(devices.c.name == name).values(**values))
+    leases.lend(db, now)
+    return get(db, name)
+
+
+def reconcile(db: Connection, now: float) -> None:
+    """Take the devices of silent hosts away, end what ran on them, and queue the checks that are due."""
+    silent = select(hosts.c.name).where(hosts.c.seen_at < now - SILENCE_S)
+    gone = and_(devices.c.host.in_(silent), devices.c.there)
+    for name in list(db.scalars(select(devices.c.name).where(gone))):
+        db.execute(update(devices).where(devices.c.name == name).values(there=False))
+    for lease in list(db.scalars(_held_on_absent())):
+        jobs.end_lease(db, lease, LeaseEnd.LOST, now)
+    due = and_(devices.c.there, devices.c.check_due_at < now, devices.c.lease == "", devices.c.draining.is_(False))
+    looked_at = devices.c.health.in_([Health.GOOD, Health.UNKNOWN, Health.BAD])
+    for name in list(db.scalars(select(devices.c.name).where(due, looked_at))):
+        db.execute(update(devices).where(devices.c.name == name).values(check_due_at=None))
+        ask = Ask(device=name, duration_s=CHECK_LIMIT_S, purpose="health check")
+        jobs.submit(db, JobSpec(kind="check", ask=ask, name=f"check {name}"), "farm", now, checks=True)
+
+
+def history(db: Connection, name: str, *, most: int = 200) -> list[dict[str, Any]]:
+    """Return a device's checks, the newest first."""
+    rows = select(checks).where(checks.c.device == name).order_by(checks.c.number.desc()).limit(most)
+    return [dict(row._mapping) for row in db.execute(rows)]
+
+
+def _held_on_absent() -> Any:
+    held = select(lease_rows.c.id).join(devices, devices.c.name == lease_rows.c.device)
+    return held.where(lease_rows.c.state == LeaseState.HELD, devices.c.there.is_(False))
+
+
+def _take_in(db: Connection, host: str, offered: Offered, now: float) -> None:
+    row = db.execute(select(devices).where(devices.c.name == offered.name)).one_or_none()
+    said = {"target": offered.target, "kind": offered.kind, "facts": offered.facts, "labels": offered.labels}
+    if row is None:
+        new = {"health": Health.UNKNOWN, "added_at": now, "check_due_at": now, "there": True}
+        db.execute(insert(devices).values(name=offered.name, host=host, **said, **new))
+        return
+    if row.host != host:
+        raise UsageError(
+            f"The device {offered.name} is another host's: {row.host}'s.", hint="Names are unique in a farm: rename it."
+        )
+    changed = row.target != offered.target or row.facts != offered.facts
+    back = changed or not row.there
+    again = {"health": Health.UNKNOWN, "check_due_at": now} if back and row.health == Health.GOOD else {}
+    db.execute(update(devices).where(devices.c.name == offered.name).values(there=True, **said, **again))
+
+
+def _row(db: Connection, name: str) -> Row[Any]:
+    row = db.execute(select(devices).where(devices.c.name == name)).one_or_none()
+    if row is None:
+        raise UsageError(f"The farm has no device {name!r}.", hint="`edgebuild farm list` shows them.")
+    return row
+
+
+def _read(row: Row[Any]) -> Shelved:
+    return Shelved(
+        name=row.name,
+        host=row.host,
+        target=row.target,
+        kind=row.kind,
+        facts=row.facts,
+        labels=row.labels,
+        health=Health(row.health),
+        reason=row.reason,
+        failures=row.failures,
+        draining=row.draining,
+        there=row.there,
+        token=row.token,
+        lease=row.lease,
+        checked_at=row.checked_at,
+        added_at=row.added_at,
+    )

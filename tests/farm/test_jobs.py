@@ -1,0 +1,213 @@
+"""Every job ends exactly once: with the word of whoever has its device, or with what happened to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from edgebuild.errors import StoreError
+from edgebuild.farm import jobs, leases, shelf
+from edgebuild.farm.schema import audit
+from edgebuild.farm.values import (
+    MOST_ATTEMPTS,
+    SILENCE_S,
+    Ask,
+    Health,
+    Job,
+    JobEnd,
+    JobSpec,
+    JobState,
+    LeaseEnd,
+    LeaseState,
+    Offered,
+)
+from tests.farm.shelves import PI, fill
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from edgebuild.farm.database import Database
+
+
+def submit(db: Connection, **fields: object) -> Job:
+    return jobs.submit(db, JobSpec(kind="bench", ask=Ask.model_validate({"target": PI, **fields})), "ada", 0.0)
+
+
+def begin(db: Connection, job: Job) -> int:
+    return jobs.start(db, job.id, 1.0).attempts[-1].token
+
+
+def test_a_job_runs_and_ends_with_its_result(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        assert jobs.startable(db, "desk") == [job.id]
+        token = begin(db, job)
+        assert jobs.startable(db, "desk") == []
+        assert jobs.finish(db, job.id, token, JobEnd.SUCCEEDED, 2.0, result={"ms": 3})
+        ended = jobs.get(db, job.id)
+        assert (ended.state, ended.end, ended.result) == (JobState.ENDED, JobEnd.SUCCEEDED, {"ms": 3})
+        assert shelf.get(db, "pi-1").lease == ""
+
+
+def test_the_second_word_and_that_of_an_old_turn_count_for_nothing(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        old = begin(db, job)
+        jobs.end_lease(db, jobs.get(db, job.id).attempts[-1].lease, LeaseEnd.SILENT, 60.0)
+        new = begin(db, job)
+        assert new > old
+        assert not jobs.finish(db, job.id, old, JobEnd.SUCCEEDED, 61.0, result={"of": "the old attempt"})
+        assert jobs.finish(db, job.id, new, JobEnd.SUCCEEDED, 62.0, result={"of": "the new one"})
+        assert not jobs.finish(db, job.id, new, JobEnd.FAILED, 63.0)
+        assert jobs.get(db, job.id).result == {"of": "the new one"}
+
+
+def test_a_job_whose_device_is_lost_is_tried_again_and_not_for_ever(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        for _ in range(MOST_ATTEMPTS):
+            assert jobs.get(db, job.id).state is JobState.QUEUED
+            jobs.finish(db, job.id, begin(db, job), JobEnd.DEVICE_LOST, 2.0, reason="pi-1 doesn't answer")
+        ended = jobs.get(db, job.id)
+        assert ended.end is JobEnd.DEVICE_LOST
+        assert ended.reason == "pi-1 doesn't answer (3 attempts)"
+        assert [attempt.how for attempt in ended.attempts] == ["device lost"] * MOST_ATTEMPTS
+
+
+def test_a_job_that_failed_is_not_tried_again(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        jobs.finish(db, job.id, begin(db, job), JobEnd.FAILED, 2.0, reason="no such operator")
+        assert jobs.get(db, job.id).end is JobEnd.FAILED
+
+
+def test_a_preempted_job_is_queued_again_and_that_is_no_failure(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db, preemptible=True, priority=1)
+        for _ in range(MOST_ATTEMPTS + 1):
+            assert jobs.give_back(db, job.id, begin(db, job), 2.0)
+        assert jobs.get(db, job.id).state is JobState.QUEUED
+        assert {attempt.how for attempt in jobs.get(db, job.id).attempts[:-1]} == {"preempted"}
+
+
+def test_a_job_that_takes_too_long_timed_out(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db, duration_s=10.0)
+        begin(db, job)
+        jobs.reconcile(db, 10.5)
+        ended = jobs.get(db, job.id)
+        assert ended.end is JobEnd.TIMED_OUT
+        assert "longer than the 10 s" in ended.reason
+
+
+def test_a_host_that_falls_silent_loses_its_jobs_and_its_devices_are_away(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        begin(db, job)
+        shelf.reconcile(db, SILENCE_S + 1)
+        jobs.reconcile(db, SILENCE_S + 1)
+        assert not shelf.get(db, "pi-1").there
+        assert jobs.get(db, job.id).state is JobState.QUEUED
+        assert "its host is away" in leases.why_waiting(
+            db, leases.get(db, jobs.get(db, job.id).attempts[-1].lease), SILENCE_S + 1
+        )
+
+
+def test_a_cancelled_job_that_waits_ends_at_once(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        first, second = submit(db), submit(db)
+        jobs.cancel(db, second.id, 1.0)
+        assert jobs.get(db, second.id).end is JobEnd.CANCELLED
+        assert leases.get(db, second.attempts[-1].lease).state is LeaseState.ENDED
+        assert jobs.get(db, first.id).state is JobState.QUEUED
+
+
+def test_a_cancelled_job_that_runs_is_told_and_ends(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        token = begin(db, job)
+        assert jobs.cancel(db, job.id, 1.0).stop
+        assert jobs.finish(db, job.id, token, JobEnd.CANCELLED, 2.0)
+        assert jobs.get(db, job.id).end is JobEnd.CANCELLED
+        assert shelf.get(db, "pi-1").lease == ""
+
+
+def test_a_cancelled_job_whose_host_died_is_not_tried_again(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        begin(db, job)
+        jobs.cancel(db, job.id, 1.0)
+        jobs.reconcile(db, SILENCE_S + 2)
+        assert jobs.get(db, job.id).end is JobEnd.CANCELLED
+
+
+def test_a_new_device_is_checked_before_anybody_gets_it(database: Database) -> None:
+    with database.write() as db:
+        shelf.register(db, "desk", "t", "1", [Offered(name="pi-1", target=PI)], 0.0)
+        job = submit(db, priority=9)
+        shelf.reconcile(db, 1.0)
+        (check,) = jobs.startable(db, "desk")
+        assert jobs.get(db, check).spec.kind == "check"
+        token = begin(db, jobs.get(db, check))
+        shelf.checked(db, "pi-1", True, "", {}, 2.0)
+        assert jobs.startable(db, "desk") == []
+        jobs.finish(db, check, token, JobEnd.SUCCEEDED, 2.0)
+        assert jobs.startable(db, "desk") == [job.id]
+
+
+def test_two_failures_make_a_device_bad_and_a_pass_makes_it_good(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        assert shelf.checked(db, "pi-1", False, "throttled", {}, 1.0).health is Health.UNKNOWN
+        assert shelf.checked(db, "pi-1", False, "throttled", {}, 2.0).health is Health.BAD
+        assert shelf.checked(db, "pi-1", True, "", {}, 3.0).health is Health.GOOD
+
+
+def test_maintenance_outlives_a_check(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        shelf.set_health(db, "pi-1", Health.MAINTENANCE, "a new card", 0.0)
+        assert shelf.checked(db, "pi-1", True, "", {}, 1.0).health is Health.MAINTENANCE
+
+
+def test_a_job_says_no_more_than_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MOST_LOG_LINES", 3)
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = submit(db)
+        token = begin(db, job)
+        jobs.log(db, job.id, token, ["one", "two"], 1.0)
+        jobs.log(db, job.id, token - 1, ["of an old turn"], 1.0)
+        jobs.log(db, job.id, token, ["three", "four"], 1.0)
+        jobs.log(db, job.id, token, ["five"], 1.0)
+        assert [text for _, _, text in jobs.read_log(db, job.id)] == ["one", "two", "… more than may be said"]
+
+
+def test_what_was_done_stays_done_in_the_audit(database: Database) -> None:
+    with database.write() as db:
+        db.execute(audit.insert().values(at=0.0, who="ada", action="retire", what="pi-1", detail={}))
+    for change in (audit.update().values(who="eve"), audit.delete()):
+        with pytest.raises(StoreError, match="append-only") as raised, database.write() as db:
+            db.execute(change)
+        assert isinstance(raised.value.__cause__, DBAPIError)
+
+
+def test_a_database_that_is_not_there_is_said_in_a_sentence(tmp_path: object) -> None:
+    from edgebuild.farm.database import Database
+
+    away = Database("postgresql+psycopg://ada:secret@127.0.0.1:1/farm")
+    with pytest.raises(StoreError, match="doesn't do its work") as raised, away.read():
+        pass
+    assert "secret" not in raised.value.message
