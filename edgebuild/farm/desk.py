@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from edgebuild.core.values import Value
 from edgebuild.errors import UsageError
 from edgebuild.farm import audit, jobs, leases, shelf
 from edgebuild.farm.schema import devices, hosts
 from edgebuild.farm.schema import jobs as job_rows
 from edgebuild.farm.schema import leases as lease_rows
-from edgebuild.farm.values import Ask, Health, Job, JobEnd, JobSpec, JobState, Lease, LeaseEnd, LeaseState, Shelved
+from edgebuild.farm.values import (
+    Ask,
+    Health,
+    Job,
+    JobEnd,
+    JobSpec,
+    JobState,
+    Lease,
+    LeaseEnd,
+    LeaseState,
+    Message,
+    Shelved,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +36,7 @@ if TYPE_CHECKING:
     from edgebuild.farm.tokens import Identity
 
 
-class Turn(Value):
+class Turn(Message):
     """A job, or a lease that somebody uses from afar, with the token of its turn."""
 
     id: str
@@ -39,7 +50,7 @@ class Stop(Turn):
     why: str
 
 
-class Work(Value):
+class Work(Message):
     """What a host is to do now. ``relays`` are the leases that are used from afar, all of them."""
 
     start: tuple[Job, ...] = ()
@@ -47,7 +58,7 @@ class Work(Value):
     relays: tuple[Turn, ...] = ()
 
 
-class Finished(Value):
+class Finished(Message):
     """How a job's attempt ended. ``readings`` are what a check found."""
 
     token: int
@@ -146,14 +157,15 @@ def finish(db: Connection, who: Identity, job: str, finished: Finished, now: flo
     device = found.attempts[-1].device
     if device:
         require_host(db, who, shelf.get(db, device).host)
-    counts = jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)
-    if counts and found.spec.kind == "check" and finished.how is not JobEnd.CANCELLED:
+    if not jobs.current(db, job, finished.token):
+        return False
+    # What is known of the device comes first: it isn't lent again before.
+    lost = finished.how is JobEnd.DEVICE_LOST
+    if lost or (found.spec.kind == "check" and finished.how is not JobEnd.CANCELLED):
         passed = finished.how is JobEnd.SUCCEEDED
         readings = finished.readings or {}
         shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
-    elif counts and finished.how is JobEnd.DEVICE_LOST:
-        shelf.checked(db, device, False, finished.reason, finished.readings or {}, now)
-    return counts
+    return jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)
 
 
 def reconcile(db: Connection, now: float) -> None:

@@ -85,6 +85,13 @@ def start(db: Connection, job: str, now: float) -> Job:
     return get(db, job)
 
 
+def current(db: Connection, job: str, token: int) -> bool:
+    """Whether a job runs, or is about to, and has this turn of its device: only then its host's word counts."""
+    row = _row(db, job)
+    lease = leases.get(db, row.lease)
+    return bool(row.state != JobState.ENDED and lease.state is LeaseState.HELD and lease.token == token)
+
+
 def finish(
     db: Connection, job: str, token: int, how: JobEnd, now: float, *, reason: str = "", result: Any = None
 ) -> bool:
@@ -93,10 +100,10 @@ def finish(
     The word of an older turn, or a second one, changes nothing. A lost device sends the job back into the queue, as
     often as ``MOST_ATTEMPTS`` says.
     """
+    if not current(db, job, token):
+        return False
     row = _row(db, job)
     lease = leases.get(db, row.lease)
-    if row.state == JobState.ENDED or lease.state is not LeaseState.HELD or lease.token != token:
-        return False
     if how is JobEnd.DEVICE_LOST:
         _fail(db, row, lease.id, how, now, reason)
     else:
@@ -108,11 +115,9 @@ def finish(
 
 def give_back(db: Connection, job: str, token: int, now: float) -> bool:
     """End the turn of a job that made room; it is queued again. Returns whether its word counted."""
-    row = _row(db, job)
-    lease = leases.get(db, row.lease)
-    if row.state == JobState.ENDED or lease.state is not LeaseState.HELD or lease.token != token:
+    if not current(db, job, token):
         return False
-    end_lease(db, lease.id, LeaseEnd.PREEMPTED, now)
+    end_lease(db, _row(db, job).lease, LeaseEnd.PREEMPTED, now)
     return True
 
 
@@ -139,8 +144,7 @@ def end_lease(db: Connection, lease: str, how: LeaseEnd, now: float) -> None:
 
 def log(db: Connection, job: str, token: int, lines: list[str], now: float) -> None:
     """Keep what a running job says, as far as it may say anything."""
-    row = _row(db, job)
-    if row.state != JobState.RUNNING or leases.get(db, row.lease).token != token:
+    if not current(db, job, token):
         return
     said = db.scalar(select(func.count()).where(logs.c.job == job)) or 0
     room = max(0, MOST_LOG_LINES - said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgebuild.core.values import Value
 from edgebuild.fleet.inventory import NAME
@@ -22,6 +22,12 @@ SILENCE_S = 45.0
 PREEMPT_GRACE_S = 120.0
 #: How often a job whose device was lost is tried again.
 MOST_ATTEMPTS = 3
+
+
+class Message(Value):
+    """A value that goes over HTTP; built at once, since FastAPI takes no schema that is built when it is needed."""
+
+    model_config = ConfigDict(defer_build=False)
 
 
 class Health(StrEnum):
@@ -71,7 +77,7 @@ class JobEnd(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Ask(Value):
+class Ask(Message):
     """Which device is wanted, for how long, and how urgently.
 
     ``target`` or ``device`` is given. ``labels`` are those that the device has to have. Leases of one ``affinity`` get
@@ -90,7 +96,7 @@ class Ask(Value):
     purpose: str = Field(default="", max_length=200)
 
 
-class Lease(Value):
+class Lease(Message):
     """A device lent, or waited for. ``token`` numbers the turns of the device: only the newest one's word counts."""
 
     id: str
@@ -110,7 +116,7 @@ class Lease(Value):
     why: str = ""
 
 
-class JobSpec(Value):
+class JobSpec(Message):
     """What is to be done with a device: ``kind`` names an entry of ``edgebuild.farm.worker``, the rest are its own."""
 
     kind: str = Field(pattern=r"^[a-z][a-z_]{0,31}$")
@@ -119,7 +125,7 @@ class JobSpec(Value):
     name: str = Field(default="", max_length=200)
 
 
-class Attempt(Value):
+class Attempt(Message):
     """One try of a job on a device, and how it ended."""
 
     number: int
@@ -131,7 +137,7 @@ class Attempt(Value):
     how: str = ""
 
 
-class Job(Value):
+class Job(Message):
     """A job and what became of it. ``result`` is what it answered, ``reason`` says why it ended so."""
 
     id: str
@@ -147,7 +153,7 @@ class Job(Value):
     stop: bool = False
 
 
-class Offered(Value):
+class Offered(Message):
     """A device as its host offers it."""
 
     name: str = Field(pattern=NAMED)
@@ -157,7 +163,7 @@ class Offered(Value):
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
-class Shelved(Value):
+class Shelved(Message):
     """A device in the farm. ``draining`` ends what runs and takes no more."""
 
     name: str

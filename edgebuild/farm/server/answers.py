@@ -1,0 +1,64 @@
+"""What the API says when something is wrong: the same shape for everything, with what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Path
+from fastapi.responses import JSONResponse
+
+from edgebuild.errors import DataError, EdgebuildError, StoreError, UsageError
+from edgebuild.farm.values import NAMED, Message
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+Id = Annotated[str, Path(pattern=r"^[a-z][0-9a-f]{15}$")]
+Name = Annotated[str, Path(pattern=NAMED)]
+
+
+class Problem(Message):
+    """What went wrong, and what to do."""
+
+    message: str
+    hint: str = ""
+
+
+#: What every route may answer beside what it is for.
+Problems: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)
+}
+
+
+def explain_errors(app: FastAPI) -> None:
+    """Let every error leave as a ``Problem``."""
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+    app.add_exception_handler(EdgebuildError, _edgebuild)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+
+
+def _edgebuild(request: Request, error: EdgebuildError) -> JSONResponse:
+    del request
+    missing = error.message.startswith("There is no ")
+    status = 503 if isinstance(error, StoreError) else 404 if missing else 409 if isinstance(error, UsageError) else 422
+    return _answer(status if not isinstance(error, DataError) else 422, error.message, error.hint)
+
+
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    del request
+    problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:20]]
+    return _answer(422, "; ".join(problems), "The schema is at /openapi.json.")
+
+
+def _http(request: Request, error: HTTPException) -> JSONResponse:
+    del request
+    return _answer(error.status_code, str(error.detail), "", error.headers)
+
+
+def _answer(status: int, message: str, hint: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse(Problem(message=message, hint=hint).model_dump(), status, headers)

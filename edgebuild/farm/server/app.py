@@ -1,0 +1,40 @@
+"""The server: every route of the farm on one address."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from edgebuild import __version__
+from edgebuild.farm.server import answers
+from edgebuild.farm.server.identity import Strikes
+from edgebuild.farm.server.routes import files, hosting, leasing, shelving, working
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from edgebuild.farm.server.farm import Farm
+
+ROUTERS = (leasing.router, working.router, shelving.router, hosting.router, files.router)
+
+
+def create_app(farm: Farm) -> FastAPI:
+    """Return the application of a farm; while it is served, the farm puts its tables right."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        with contextlib.ExitStack() as stack:
+            await run_in_threadpool(stack.enter_context, farm.running())
+            yield
+
+    app = FastAPI(title="edgebuild farm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.farm = farm
+    app.state.strikes = Strikes()
+    for router in ROUTERS:
+        app.include_router(router)
+    answers.explain_errors(app)
+    return app

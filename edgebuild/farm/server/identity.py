@@ -1,0 +1,89 @@
+"""Who asks: the token of a request, and how often one may be wrong."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, HTTPException, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from edgebuild.farm import tokens
+from edgebuild.farm.server.farm import Farm
+from edgebuild.farm.tokens import Identity, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: So many requests a minute without a right token, from one address, and it has to wait.
+MOST_WRONG = 30
+WINDOW_S = 60.0
+MOST_ADDRESSES = 10_000
+
+
+class Strikes:
+    """Counts what was wrong in the last minute, by address."""
+
+    def __init__(self) -> None:
+        self._wrong: dict[str, list[float]] = {}
+        self._lock = threading.Lock()
+
+    def barred(self, address: str, now: float) -> bool:
+        """Whether an address has to wait."""
+        with self._lock:
+            recent = [at for at in self._wrong.get(address, ()) if at > now - WINDOW_S]
+            return len(recent) >= MOST_WRONG
+
+    def count(self, address: str, now: float) -> None:
+        """Count one more."""
+        with self._lock:
+            if len(self._wrong) >= MOST_ADDRESSES:
+                self._wrong.clear()
+            recent = [at for at in self._wrong.get(address, ()) if at > now - WINDOW_S]
+            self._wrong[address] = [*recent[-MOST_WRONG:], now]
+
+
+def farm_of(request: Request) -> Farm:
+    """Return the farm that a request asks."""
+    farm: Farm = request.app.state.farm
+    return farm
+
+
+_bearer = HTTPBearer(auto_error=False, description="A token of `edgebuild farm token make`.")
+
+
+def identify(
+    request: Request,
+    farm: Annotated[Farm, Depends(farm_of)],
+    given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Identity:
+    """Return whose token a request carries; answers 401 without a right one, 429 after too many wrong ones."""
+    strikes: Strikes = request.app.state.strikes
+    address = request.client.host if request.client is not None else "?"
+    if strikes.barred(address, farm.now):
+        raise HTTPException(429, "Too many requests without a right token: wait a minute.", {"Retry-After": "60"})
+    who = None if given is None else farm.look(lambda db: tokens.identify(db, given.credentials, farm.now))
+    if who is None:
+        strikes.count(address, farm.now)
+        raise HTTPException(
+            401, "A right token is missing: `edgebuild farm token make` makes one.", {"WWW-Authenticate": "Bearer"}
+        )
+    return who
+
+
+def require(scope: Scope) -> Callable[[Identity], Identity]:
+    """Return what answers 403 to a token that doesn't allow ``scope``."""
+
+    def allowed(who: Annotated[Identity, Depends(identify)]) -> Identity:
+        if not who.may(scope):
+            raise HTTPException(403, f"The token {who.name} ({who.scope}) doesn't allow that: it takes {scope}.")
+        return who
+
+    return allowed
+
+
+OfFarm = Annotated[Farm, Depends(farm_of)]
+Reader = Annotated[Identity, Depends(require(Scope.READ))]
+Runner = Annotated[Identity, Depends(require(Scope.RUN))]
+Admin = Annotated[Identity, Depends(require(Scope.ADMIN))]
+Host = Annotated[Identity, Depends(require(Scope.HOST))]

@@ -1,0 +1,102 @@
+"""What the hosts of devices ask and say."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
+from sqlalchemy import Connection
+
+from edgebuild.farm import audit, desk, jobs, shelf
+from edgebuild.farm.desk import Finished, Turn, Work
+from edgebuild.farm.server.answers import Id, Name, Problems
+from edgebuild.farm.server.identity import Host, OfFarm
+from edgebuild.farm.values import Message, Offered, Shelved
+
+router = APIRouter(prefix="/api/hosts", tags=["hosts"], responses=Problems)
+#: A host that has nothing to do hears so after this long, and asks again.
+LONGEST_WAIT_S = 10.0
+
+
+class Hello(Message):
+    """What a host brings, and the version of its edgebuild."""
+
+    version: str = Field(max_length=64)
+    devices: tuple[Offered, ...] = Field(default=(), max_length=2000)
+
+
+class AskWork(Message):
+    """What a host runs and relays already; it gets an answer when there is something else to do, or after a while."""
+
+    running: tuple[Turn, ...] = Field(default=(), max_length=2000)
+    relays: tuple[str, ...] = Field(default=(), max_length=2000)
+    wait: bool = True
+
+
+class Said(Message):
+    """What a job said."""
+
+    token: int
+    lines: tuple[str, ...] = Field(max_length=1000)
+
+
+class Counted(Message):
+    """Whether a host's word counted: it doesn't when the turn was over."""
+
+    counted: bool
+
+
+@router.post("/{host}/hello")
+def hello(farm: OfFarm, who: Host, host: Name, given: Hello) -> tuple[Shelved, ...]:
+    """Join the farm with devices, or say which ones they are now."""
+    known = farm.do(lambda db, now: shelf.register(db, host, who.id, given.version, given.devices, now))
+    farm.do(lambda db, now: audit.note(db, who.name, "hello", host, now, devices=[each.name for each in known]))
+    return known
+
+
+@router.post("/{host}/work")
+async def work(farm: OfFarm, who: Host, host: Name, given: AskWork) -> Work:
+    """Say what runs, and hear what is to be done: at once where there is something, else after a while."""
+    until = farm.now + LONGEST_WAIT_S
+    while True:
+        rung = farm.bell.listen()
+        todo = await run_in_threadpool(farm.do_quietly, lambda db, now: desk.work(db, who, host, given.running, now))
+        news = todo.start or todo.stop or {relay.id for relay in todo.relays} != set(given.relays)
+        if news or not given.wait or farm.now >= until:
+            return todo
+        try:
+            await asyncio.wait_for(rung.wait(), until - farm.now)
+        except TimeoutError:
+            continue
+
+
+@router.post("/{host}/jobs/{job}/log")
+def log(farm: OfFarm, who: Host, host: Name, job: Id, given: Said) -> Counted:
+    """Keep what a job said."""
+
+    def keep(db: Connection, now: float) -> Counted:
+        desk.require_host(db, who, host)
+        jobs.log(db, job, given.token, list(given.lines), now)
+        return Counted(counted=jobs.current(db, job, given.token))
+
+    return farm.do(keep)
+
+
+@router.post("/{host}/jobs/{job}/finish")
+def finish(farm: OfFarm, who: Host, host: Name, job: Id, given: Finished) -> Counted:
+    """Say how a job's attempt ended."""
+    del host
+    return farm.do(lambda db, now: Counted(counted=desk.finish(db, who, job, given, now)))
+
+
+@router.post("/{host}/jobs/{job}/give-back")
+def give_back(farm: OfFarm, who: Host, host: Name, job: Id, given: Turn) -> Counted:
+    """Say that a job made room."""
+
+    def end(db: Connection, now: float) -> Counted:
+        desk.require_host(db, who, host)
+        return Counted(counted=jobs.give_back(db, job, given.token, now))
+
+    return farm.do(end)

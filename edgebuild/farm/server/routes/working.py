@@ -1,0 +1,70 @@
+"""Jobs over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+
+from edgebuild.farm import desk, jobs
+from edgebuild.farm.server.answers import Id, Problems
+from edgebuild.farm.server.identity import OfFarm, Reader, Runner
+from edgebuild.farm.values import Job, JobSpec, JobState, Message
+
+router = APIRouter(prefix="/api/jobs", tags=["jobs"], responses=Problems)
+
+
+class Line(Message):
+    """What a job said."""
+
+    number: int
+    at: float
+    text: str
+
+
+@router.post("", status_code=201)
+def submit(farm: OfFarm, who: Runner, spec: JobSpec) -> Job:
+    """Queue a job. It needs nobody who waits for it."""
+    return farm.do(lambda db, now: desk.submit(db, who, spec, now))
+
+
+@router.get("")
+def find(
+    farm: OfFarm, who: Reader, state: JobState | None = None, most: Annotated[int, Query(ge=1, le=1000)] = 200
+) -> tuple[Job, ...]:
+    """Return jobs, the newest first; those that are queued in the order in which they came."""
+    del who
+    return farm.look(lambda db: jobs.find(db, state=state, most=most))
+
+
+@router.get("/{job}")
+def get(farm: OfFarm, who: Reader, job: Id) -> Job:
+    """Return a job."""
+    del who
+    return farm.look(lambda db: jobs.get(db, job))
+
+
+@router.post("/{job}/cancel")
+def cancel(farm: OfFarm, who: Runner, job: Id) -> Job:
+    """Cancel a job; twice is fine."""
+    return farm.do(lambda db, now: desk.cancel(db, who, job, now))
+
+
+@router.get("/{job}/log")
+def log(
+    farm: OfFarm,
+    who: Reader,
+    job: Id,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    most: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> tuple[Line, ...]:
+    """Return what a job said behind the line of this number."""
+    del who
+
+    def lines(db: Connection) -> tuple[Line, ...]:
+        jobs.get(db, job)
+        said = jobs.read_log(db, job, after=after, most=most)
+        return tuple(Line(number=number, at=at, text=text) for number, at, text in said)
+
+    return farm.look(lines)
