@@ -30,6 +30,13 @@ class Message(Value):
     model_config = ConfigDict(defer_build=False)
 
 
+class Problem(Message):
+    """What went wrong, and what to do."""
+
+    message: str
+    hint: str = ""
+
+
 class Health(StrEnum):
     """What is known of a device; only a good one is lent."""
 

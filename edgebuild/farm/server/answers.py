@@ -8,7 +8,7 @@ from fastapi import Path
 from fastapi.responses import JSONResponse
 
 from edgebuild.errors import DataError, EdgebuildError, StoreError, UsageError
-from edgebuild.farm.values import NAMED, Message
+from edgebuild.farm.values import NAMED, Problem
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, Path(pattern=r"^[a-z][0-9a-f]{15}$")]
 Name = Annotated[str, Path(pattern=NAMED)]
-
-
-class Problem(Message):
-    """What went wrong, and what to do."""
-
-    message: str
-    hint: str = ""
 
 
 #: What every route may answer beside what it is for.
