@@ -22,7 +22,7 @@ class MeasuredArm(Message):
     model: str = Field(max_length=200)
     artifact: str = Field(pattern=DIGEST)
     backend: str = Field(max_length=64)
-    settings: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=64)
+    settings: dict[str, bool | int | str] = Field(default_factory=dict, max_length=64)
     size_bytes: int = Field(ge=0)
     summary: LatencySummary
     memory: Memory
