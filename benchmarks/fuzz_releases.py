@@ -30,7 +30,7 @@ MAX_BYTES = 16_384
 def parsers(scratch: Path) -> Mapping[str, tuple[Callable[[bytes], object], tuple[type[BaseException], ...], str]]:
     """Return what parses strangers' bytes: how, in which errors it may end, and its kind of documents."""
     from edgebuild.errors import EdgebuildError, ReleaseError, UsageError
-    from edgebuild.releasing import delta_plan, dsse, keys, layout, model_signing, override, trust
+    from edgebuild.releasing import delta_plan, dsse, keyless, keys, layout, model_signing, override, trust
     from edgebuild.releasing.board import documents, reading, signatures, vectors
     from edgebuild.releasing.registries.reference import parse_reference
 
@@ -47,6 +47,11 @@ def parsers(scratch: Path) -> Mapping[str, tuple[Callable[[bytes], object], tupl
         text = data.decode("utf-8", "replace")
         return override.override_of(layout.Index(manifests=(), annotations={override.OVERRIDE: text}))
 
+    def signature(data: bytes) -> object:
+        found = dsse.parse_bundle(data)
+        keyless.hint_of(found)
+        return dsse.parse_statement(found.payload)
+
     def signed_files(data: bytes) -> object:
         return model_signing.signed_files(dsse.parse_statement(data))
 
@@ -55,7 +60,7 @@ def parsers(scratch: Path) -> Mapping[str, tuple[Callable[[bytes], object], tupl
     return {
         "index": (lambda data: layout.parsed(data, layout.Index), odd, "index"),
         "manifest": (lambda data: layout.parsed(data, layout.Manifest), odd, "manifest"),
-        "signature": (lambda data: dsse.parse_statement(dsse.parse_bundle(data).payload), ours, "signature"),
+        "signature": (signature, ours, "signature"),
         "files of Model Signing": (signed_files, ours, "statement"),
         "override": (overridden, ours, "override"),
         "trust policy": (in_file(trust.read_policy, "policy.json"), (EdgebuildError,), "policy"),
@@ -98,7 +103,7 @@ def seeds(scratch: Path) -> Path:
     found: dict[str, list[bytes]] = {
         "index": [(bundle / "index.json").read_bytes(), read.layout.read(read.descriptor)],
         "manifest": [read.layout.read(read.targets[0].descriptor), *(read.layout.read(d) for d, _ in read.signatures)],
-        "signature": signatures,
+        "signature": [*signatures, (HERE.parent / "tests/releasing/sigstore_staging.json").read_bytes()],
         "statement": [parse_bundle(each).payload for each in signatures],
         "override": [override.to_json().encode()],
         "policy": [policy_of([load_public_key(public)]).to_json().encode()],

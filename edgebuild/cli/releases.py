@@ -27,6 +27,18 @@ PolicyOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="A trust policy: who may sign what, and how many must. Default: none."),
 ]
+IdentityOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Who may have signed keyless, such as a mail address; with --issuer. Default: nobody."),
+]
+IssuerOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The OIDC issuer that vouches for --identity, a URL. Default: none."),
+]
+TrustedRootOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="A private Sigstore's trusted_root.json. Default: the public one's, as it is installed."),
+]
 TargetOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--target", "-t", help="Target of the release. Default: the one that fits the device."),
@@ -86,12 +98,26 @@ def create(
 @app.command()
 def sign(
     bundle: BundleArgument,
-    key: Annotated[Path, typer.Option(help="The private key, a PEM file: EC P-256, P-384, P-521 or Ed25519.")],
+    key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The private key, a PEM file: EC P-256, P-384, P-521 or Ed25519. Default: none."),
+    ] = None,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Sign by an identity instead, with Sigstore: its log is public.")
+    ] = False,
+    identity_token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The identity's OIDC token. Default: SIGSTORE_ID_TOKEN, or what the CI job is given."),
+    ] = None,
+    trust_config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A private Sigstore's configuration of clients, a JSON file. Default: the public one."),
+    ] = None,
 ) -> None:
     """Sign a bundle: its index with provenance, and each target's files by OpenSSF Model Signing."""
     from edgebuild.cli.trusting import sign_bundle
 
-    sign_bundle(bundle, key)
+    sign_bundle(bundle, key, keyless=keyless, token=identity_token, trust_config=trust_config)
 
 
 @app.command()
@@ -99,19 +125,23 @@ def verify(
     bundle: BundleArgument,
     key: KeysOption = None,
     policy: PolicyOption = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
+    trusted_root: TrustedRootOption = None,
     device: AnyDeviceOption = None,
     target: TargetOption = None,
     here: Annotated[bool, typer.Option("--here", help="Let this machine be the device.")] = False,
     unsigned: UnsignedOption = False,
 ) -> None:
     """Check every byte and who signed it; with a device also that it fits there, answers right and takes as long."""
-    from edgebuild.cli.trusting import run_there, verify_bundle
+    from edgebuild.cli.trusting import Asked, run_there, verify_bundle
 
-    verify_bundle(bundle, key or [], policy)
+    asked = Asked(key or (), policy, identity, issuer, trusted_root)
+    verify_bundle(bundle, asked)
     if device is not None or here:
         words = [] if target is None else [f"--target={target}"]
         words += ["--trust-unsigned"] if unsigned else []
-        code = run_there("check", device=device, bundle=bundle, keys=key or [], policy=policy, arguments=words)
+        code = run_there("check", device=device, bundle=bundle, asked=asked, arguments=words)
         raise typer.Exit(code)
 
 
@@ -145,22 +175,22 @@ def install_release(
 ) -> None:
     """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
     from edgebuild.cli.travelling import at_hand
-    from edgebuild.cli.trusting import run_there, verify_bundle
+    from edgebuild.cli.trusting import Asked, run_there, verify_bundle
     from edgebuild.releasing.bundle import read_bundle
 
     words = [] if target is None else [f"--target={target}"]
     words += ["--allow-downgrade"] if allow_downgrade else []
     words += ["--trust-unsigned"] if unsigned else []
+    asked = Asked(key or (), policy)
     with at_hand(bundle) as folder:
-        verify_bundle(folder, key or [], policy)
+        verify_bundle(folder, asked)
         code = run_there(
             "install",
             device=device,
             bundle=folder,
             root=root,
             project=read_bundle(folder).project,
-            keys=key or [],
-            policy=policy,
+            asked=asked,
             arguments=words,
         )
     raise typer.Exit(code)

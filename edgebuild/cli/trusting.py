@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,55 +20,105 @@ if TYPE_CHECKING:
     from edgebuild.devices.client import RunnerClient
     from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.on_device import BoardAnswer
+    from edgebuild.releasing.signing import StatementSigner
+    from edgebuild.releasing.trust import Policy
 
+TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105  a variable's name
 PASSPHRASE = "EDGEBUILD_KEY_PASSPHRASE"  # noqa: S105  a variable's name
+MAX_IDENTITY = 1000
 RECORD = "evidence/build.json"
 
 
-def sign_bundle(folder: Path, key: Path) -> None:
-    """Sign a bundle and say what by."""
+@dataclass(frozen=True)
+class Asked:
+    """Whose signatures a command asks for; nobody's where all of it is left out."""
+
+    keys: Sequence[Path] = ()
+    policy: Path | None = None
+    identity: str | None = None
+    issuer: str | None = None
+    trusted_root: Path | None = None
+
+    def read(self) -> Policy | None:
+        """Return it as a policy; raises ``UsageError`` where it makes no sense."""
+        from edgebuild.releasing.keyless import Identity, read_json_text
+        from edgebuild.releasing.keys import load_public_key
+        from edgebuild.releasing.trust import policy_of, read_policy
+
+        named = [each for each in (self.identity, self.issuer) if each is not None]
+        if len(named) == 1 or not all(each.isprintable() and 0 < len(each) <= MAX_IDENTITY for each in named):
+            raise UsageError(
+                "An identity and its issuer are given together, as printable text.", hint="--identity NAME --issuer URL"
+            )
+        if self.policy is not None and (self.keys or named):
+            raise UsageError("A policy says by itself whose signatures are asked for.", hint="Leave out the others.")
+        if self.trusted_root is not None and self.policy is None and not named:
+            raise UsageError("A trusted root is for keyless signatures.", hint="Give --identity and --issuer, too.")
+        root = None if self.trusted_root is None else read_json_text(self.trusted_root)
+        if self.policy is not None:
+            return read_policy(self.policy, root)
+        keys = [load_public_key(path) for path in self.keys]
+        identities = [Identity(named[0], named[1], root or "")] if named else []
+        return policy_of(keys, identities) if keys or identities else None
+
+
+NOBODY = Asked()
+
+
+def sign_bundle(folder: Path, key: Path | None, *, keyless: bool, token: str | None, trust_config: Path | None) -> None:
+    """Sign a bundle, by a key or keyless, and say what by."""
     from edgebuild.releasing.bundle import read_bundle
-    from edgebuild.releasing.keys import load_signing_key
     from edgebuild.releasing.provenance import provenance
     from edgebuild.releasing.signing import sign
 
-    signing_key = load_signing_key(key, _passphrase)
-    signed = sign(folder, signing_key, provenance=provenance(_records(read_bundle(folder))))
-    say(f"Signed {signed.name} by key {signed.hint}")
+    if (key is None) != keyless or (key is not None and (token is not None or trust_config is not None)):
+        raise UsageError(
+            "A release is signed by a key, or keyless.",
+            hint="`--key team.key`, or `--keyless` with what belongs to it.",
+        )
+    predicate = provenance(_records(read_bundle(folder)))
+    signed = sign(folder, _signer(key, token, trust_config), provenance=predicate)
+    say(f"Signed {signed.name} by {'' if keyless else 'key '}{plain(signed.hint)}")
     say(f"  the release index sha256:{signed.index_digest}, and so everything")
     for target in signed.targets:
         say(f"  the files of {target}, by OpenSSF Model Signing")
     if signed.replaced:
-        say(f"  {signed.replaced} signatures of this key were replaced")
+        say(f"  {signed.replaced} signatures by the same were replaced")
 
 
-def verify_bundle(folder: Path, keys: Sequence[Path], policy: Path | None) -> None:
+def _signer(key: Path | None, token: str | None, trust_config: Path | None) -> StatementSigner:
+    if key is not None:
+        from edgebuild.releasing.keys import load_signing_key
+
+        return load_signing_key(key, _passphrase)
+    from edgebuild.releasing.keyless import keyless_signer, read_json_text
+
+    config = None if trust_config is None else read_json_text(trust_config)
+    return keyless_signer(token or os.environ.get(TOKEN), config)
+
+
+def verify_bundle(folder: Path, asked: Asked) -> None:
     """Verify every byte, and the signatures where it is said whose they have to be."""
     from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
-    from edgebuild.releasing.keys import load_public_key
     from edgebuild.releasing.override import override_of
-    from edgebuild.releasing.trust import read_policy
     from edgebuild.releasing.verifying import verify
 
+    trust = asked.read()
     bundle = read_bundle(folder)
     for part in bundle.targets:
         require_measured_artifact(bundle, part)
     override = override_of(bundle.index)
     if override is not None:
         say(plain(override.text))
-    if not keys and policy is None:
+    if trust is None:
         bundle.check_all()
         say(f"{bundle.project} {bundle.version}: every byte is as released ({bundle.descriptor.digest})")
-        say("nobody vouches for it: give --key or --policy to check who signed it")
+        say("nobody vouches for it: give --key, --identity or --policy to check who signed it")
         return
-    found = verify(
-        folder,
-        keys=[load_public_key(path) for path in keys],
-        policy=None if policy is None else read_policy(policy),
-    )
+    found = verify(folder, policy=trust)
     say(f"{found.project} {found.version}: every byte is as released (sha256:{found.index_digest})")
     for signature in found.signatures:
-        who = plain(signature.signer or signature.hint or "somebody")
+        who = plain(signature.signer or signature.hint or signature.label)
         how = f"for {', '.join(signature.counts_for)}" if signature.counts else f"doesn't count: {signature.why_not}"
         say(f"  signed: {signature.over}, by {who}; {how}")
     for each in found.unverified:
@@ -117,14 +168,12 @@ def run_there(
     bundle: Path | None = None,
     root: str | None = None,
     project: str = "",
-    keys: Sequence[Path] = (),
-    policy: Path | None = None,
+    asked: Asked = NOBODY,
     arguments: Sequence[str] = (),
 ) -> int:
     """Have a device (this machine without a name) check, install or roll back by itself; return the exit code."""
     from edgebuild.releasing.bundle import is_name
     from edgebuild.releasing.on_device import run_on_device
-    from edgebuild.releasing.trust import policy_of, read_policy
 
     if command != "check" and not root:
         if device is None or root is not None:
@@ -133,11 +182,7 @@ def run_there(
             raise UsageError(f"{project!r} names no project.", hint="Name it with --name, or the folder with --root.")
     if root and device is None:
         root = str(Path(root).absolute())
-    trust = read_policy(policy) if policy is not None else None
-    if keys:
-        from edgebuild.releasing.keys import load_public_key
-
-        trust = policy_of([load_public_key(path) for path in keys])
+    trust = asked.read()
     files = {} if trust is None else {"--policy": trust.to_json().encode()}
     with _client(device) as client:
         words = list(arguments)

@@ -32,12 +32,17 @@ _METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class SignatureBundle:
-    """A signature and what it is of. ``hint`` names the key; None where the bundle doesn't, as older ones."""
+    """A signature and what it is of. ``hint`` names the key; None where the bundle doesn't, as older ones.
+
+    ``certificate`` is the one that Sigstore issued, in DER; None for other methods. ``data`` is the whole bundle.
+    """
 
     payload: bytes
     signature: bytes
     method: Method
     hint: str | None
+    certificate: bytes | None
+    data: bytes
 
     @property
     def signed(self) -> bytes:
@@ -160,9 +165,12 @@ def parse_bundle(data: bytes) -> SignatureBundle:
             raise ValueError("it doesn't say which key it is by")
         payload = _base64(found.dsseEnvelope.payload, "payload")
         signature = _base64(found.dsseEnvelope.signatures[0].sig, "sig")
+        issued = material.certificate
+        certificate = _base64(issued.rawBytes, "rawBytes") if issued is not None else None
     except ValueError as error:
         raise ReleaseError(f"The signature is no Sigstore bundle v0.3: {error}.") from error
-    return SignatureBundle(payload, signature, methods[0], key.hint if key is not None else None)
+    hint = key.hint if key is not None else None
+    return SignatureBundle(payload, signature, methods[0], hint, certificate, data)
 
 
 def parse_statement(payload: bytes) -> Statement:

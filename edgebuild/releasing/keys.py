@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgebuild.core.files import read_plain
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import EnvironmentGap, UsageError
+from edgebuild.releasing.dsse import PAYLOAD_TYPE, bundle_bytes, pae
 
 try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from edgebuild.releasing.dsse import SignatureBundle
 
 #: A key file has a few hundred bytes.
 MAX_KEY_BYTES = 64 << 10
@@ -62,6 +65,21 @@ class PublicKey:
             return False
         return True
 
+    @property
+    def label(self) -> str:
+        """The key, as people are told it."""
+        return label_of(self.hint)
+
+    def is_named_by(self, signature: SignatureBundle) -> bool:
+        """Whether a signature says that it is this key's; where it names none, whether it turns out to be."""
+        if signature.method != "key":
+            return False
+        return signature.hint == self.hint if signature.hint is not None else not self.why_wrong(signature)
+
+    def why_wrong(self, signature: SignatureBundle) -> str:
+        """Return why a signature isn't this key's, or nothing where it is."""
+        return "" if self.verifies(signature.signature, signature.signed) else "another key made it, or it was changed"
+
 
 class SigningKey:
     """A private key. It shows itself nowhere, only its public half does."""
@@ -78,6 +96,15 @@ class SigningKey:
         if not isinstance(self._key, ec.EllipticCurvePrivateKey):
             return self._key.sign(data)
         return self._key.sign(data, _ecdsa(_CURVES[self._key.curve.name][1]()))
+
+    def bundle(self, payload: bytes) -> bytes:
+        """Return the Sigstore bundle, in canonical JSON, of a payload that this key signs."""
+        return bundle_bytes(payload, self.sign(pae(PAYLOAD_TYPE, payload)), self.public.hint)
+
+
+def label_of(hint: str | None) -> str:
+    """Return a key as people are told it."""
+    return f"key {hint[:16]}" if hint else "no key named"
 
 
 def load_signing_key(path: Path, passphrase: Callable[[], bytes] | None = None) -> SigningKey:

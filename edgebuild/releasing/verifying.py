@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.errors import ReleaseError, UsageError
 from edgebuild.releasing.dsse import parse_bundle, parse_statement
+from edgebuild.releasing.keyless import hint_of, one_line
+from edgebuild.releasing.keys import label_of
 from edgebuild.releasing.model_signing import require_same_files, signed_files
 from edgebuild.releasing.provenance import PREDICATE_TYPE
 from edgebuild.releasing.referrers import digests_of, read_signed, release_name
 from edgebuild.releasing.trust import policy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edgebuild.releasing.bundle import Bundle
-    from edgebuild.releasing.dsse import SignatureBundle, Statement
+    from edgebuild.releasing.dsse import Method, Statement
     from edgebuild.releasing.keys import PublicKey
     from edgebuild.releasing.referrers import StoredSignature
-    from edgebuild.releasing.trust import Policy, Signer
+    from edgebuild.releasing.trust import Credential, Policy, Signer
+
+    Known: TypeAlias = tuple[tuple[Signer, Credential], ...]
 
 Kind = Literal["release index", "model files"]
+#: How a signature was made that is by nobody known → why it doesn't count.
+_UNKNOWN: Mapping[Method, str] = {
+    "key": "by a key that isn't known",
+    "sigstore": "by an identity that isn't known",
+    "certificate": "by a certificate of no Sigstore's, and such aren't verified here",
+}
+_ROOT = "Pull or copy the release again; or the trusted root isn't that of the Sigstore that signed (--trusted-root)."
 _COPY = "Pull or copy the release again, and ask who made it."
 
 
@@ -30,15 +41,18 @@ _COPY = "Pull or copy the release again, and ask who made it."
 class CheckedSignature:
     """A signature that is over what lies there, and whose it is.
 
-    ``target`` is None where it is over the release index. ``signer`` is the policy's name for the key, None where
-    there is no policy or it doesn't know the key. ``counts_for`` are the targets that it counts for; where it counts
-    for none, ``why_not`` says why. ``provenance`` is the predicate over the release index, as signed by a key that
-    counts.
+    ``target`` is None where it is over the release index. ``hint`` names the key, or the identity and its issuer, and
+    ``label`` says that to people; ``logged`` is whether a log or a timestamp says when. ``signer`` is the policy's name
+    for them, None where there is no policy or it doesn't know them. ``counts_for`` are the targets that it counts for;
+    where it counts for none, ``why_not`` says why. ``provenance`` is the predicate over the release index, as signed by
+    somebody who counts.
     """
 
     kind: Kind
     target: str | None
     hint: str | None
+    label: str
+    logged: bool
     signer: str | None
     counts_for: tuple[str, ...]
     why_not: str
@@ -84,9 +98,9 @@ def verify(folder: Path, *, keys: Sequence[PublicKey] = (), policy: Policy | Non
         )
     trusted = policy or policy_of(keys)
     bundle, stored = read_signed(folder)
-    known = trusted.by_hint()
+    known = trusted.credentials()
     checked = tuple(_checked(bundle, each, known, named=policy is not None) for each in stored)
-    _require_enough(bundle, checked, trusted, known)
+    _require_enough(bundle, checked, trusted)
     bundle.check_all()
     targets = _targets(bundle)
     unverified = tuple(_unverified(targets, checked))
@@ -97,30 +111,32 @@ def _targets(bundle: Bundle) -> tuple[str, ...]:
     return tuple(part.release.target for part in bundle.targets)
 
 
-def _checked(
-    bundle: Bundle, stored: StoredSignature, known: dict[str, tuple[Signer, PublicKey]], *, named: bool
-) -> CheckedSignature:
+def _checked(bundle: Bundle, stored: StoredSignature, known: Known, *, named: bool) -> CheckedSignature:
     signature = parse_bundle(bundle.layout.read(stored.blob))
     statement = parse_statement(signature.payload)
     _require_subject(bundle, stored, statement)
     kind: Kind = "release index" if stored.part is None else "model files"
     target = stored.part.release.target if stored.part else None
-    owner = _owner(signature, known)
+    hint = hint_of(signature)
+    logged = signature.method == "sigstore"
+    owner = next((each for each in known if each[1].is_named_by(signature)), None)
     if owner is None:
-        by_key = signature.method == "key"
-        why = "by a key that isn't known" if by_key else "by a certificate, and only keys are verified here"
-        return CheckedSignature(kind, target, signature.hint, None, (), why, None)
-    signer, key = owner
-    if not key.verifies(signature.signature, signature.signed):
+        label = one_line(hint or "no identity named") if logged else label_of(hint)
+        return CheckedSignature(kind, target, hint, label, logged, None, (), _UNKNOWN[signature.method], None)
+    signer, credential = owner
+    wrong = credential.why_wrong(signature)
+    if wrong:
         raise ReleaseError(
-            f"The signature over the {kind} of {release_name(bundle)} in the name of {_who(signer, key)} is wrong.",
-            hint=_COPY,
+            f"The signature over the {kind} of {release_name(bundle)} in the name of {_who(signer, credential)} is "
+            f"wrong: {wrong}.",
+            hint=_COPY if signature.method == "key" else _ROOT,
         )
     possible = (target,) if target is not None else _targets(bundle)
     counts_for = tuple(each for each in possible if signer.may_sign(bundle.project, each))
     provenance = statement.predicate if counts_for and target is None else None
+    name, why_not = signer.name if named else None, _why_not(signer, counts_for)
     return CheckedSignature(
-        kind, target, key.hint, signer.name if named else None, counts_for, _why_not(signer, counts_for), provenance
+        kind, target, credential.hint, credential.label, logged, name, counts_for, why_not, provenance
     )
 
 
@@ -142,27 +158,15 @@ def _require_subject(bundle: Bundle, stored: StoredSignature, statement: Stateme
         )
 
 
-def _owner(signature: SignatureBundle, known: dict[str, tuple[Signer, PublicKey]]) -> tuple[Signer, PublicKey] | None:
-    """Return whose signature a bundle says that it is; where it says nothing, whose it turns out to be."""
-    if signature.method != "key":
-        return None
-    if signature.hint is not None:
-        return known.get(signature.hint)
-    return next((each for each in known.values() if each[1].verifies(signature.signature, signature.signed)), None)
-
-
 def _why_not(signer: Signer, counts_for: tuple[str, ...]) -> str:
     if counts_for:
         return ""
-    return "its key is revoked" if signer.revoked else "the policy doesn't let this signer sign it"
+    if signer.revoked:
+        return "its key is revoked" if signer.public_key is not None else "this identity is revoked"
+    return "the policy doesn't let this signer sign it"
 
 
-def _require_enough(
-    bundle: Bundle,
-    checked: tuple[CheckedSignature, ...],
-    policy: Policy,
-    known: dict[str, tuple[Signer, PublicKey]],
-) -> None:
+def _require_enough(bundle: Bundle, checked: tuple[CheckedSignature, ...], policy: Policy) -> None:
     """Raise unless every target has the signers that the policy asks for."""
     over_index = [each for each in checked if each.kind == "release index"]
     if not over_index:
@@ -171,37 +175,35 @@ def _require_enough(
             hint="`edgebuild release sign` signs it.",
         )
     for target in _targets(bundle):
-        names = {known[each.hint][0].name for each in over_index if each.hint and target in each.counts_for}
+        names = {each.signer or each.hint for each in over_index if target in each.counts_for}
         if len(names) >= policy.threshold:
             continue
         others = [_refused(each, target) for each in over_index if target not in each.counts_for]
         raise ReleaseError(
             f"{release_name(bundle)} isn't trusted for target {target!r}: "
             f"{'; '.join([f'{len(names)} of {policy.threshold} signers needed', *others])}.",
-            hint="The policy, or the key given, says who has to sign.",
+            hint="The policy, or the key or identity given, says who has to sign.",
         )
 
 
 def _refused(signature: CheckedSignature, target: str) -> str:
     who = signature.signer or "one signature"
     why = signature.why_not or f"the policy doesn't let this signer sign for {target!r}"
-    return f"{who} ({_short(signature.hint)}) doesn't count: {why}"
+    return f"{who} ({signature.label}) doesn't count: {why}"
 
 
 def _unverified(targets: tuple[str, ...], checked: tuple[CheckedSignature, ...]) -> Iterator[str]:
     for each in checked:
         if not each.counts:
-            yield f"the signature over the {each.over} ({_short(each.hint)}): {each.why_not}"
+            yield f"the signature over the {each.over} ({each.label}): {each.why_not}"
     signed = {each.target for each in checked if each.kind == "model files" and each.counts}
     for target in targets:
         if target not in signed:
             yield f"no trusted signature is over the model files of {target!r}; the release index covers them"
-    yield "when it was signed: keys say who, and no log or timestamp was asked"
+    if not any(each.logged and each.counts for each in checked):
+        yield "when it was signed: keys say who, and no log or timestamp was asked"
 
 
-def _who(signer: Signer, key: PublicKey) -> str:
-    return _short(key.hint) if signer.name == key.hint else f"{signer.name} ({_short(key.hint)})"
-
-
-def _short(hint: str | None) -> str:
-    return f"key {hint[:16]}" if hint else "no key named"
+def _who(signer: Signer, credential: Credential) -> str:
+    alone = credential.label in (signer.name, label_of(signer.name))
+    return credential.label if alone else f"{signer.name} ({credential.label})"

@@ -15,6 +15,8 @@ import pytest
 from edgebuild import runtime
 from edgebuild.releasing.bundle import read_bundle
 from tests.cli.example import Ended, classifier, classifier_weights, run, write_project
+from tests.cli.test_bad_environment import hidden
+from tests.releasing.pretend_sigstore import ALICE, ISSUER, PretendSigstore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +188,51 @@ def test_a_policy_for_boards_is_written_from_the_one_for_people(project: Path, t
     shown = ok("release", "verify", "releases/tiny-1.0", "--policy", tmp_path / "trust.json", cwd=project).out
     assert "by team" in shown
     assert run("release", "policy", "policy.toml", "no/where.json", cwd=project).code == 2
+
+
+#: No CI job's.
+NO_TOKEN = dict.fromkeys(("SIGSTORE_ID_TOKEN", "GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"), "")
+
+
+def test_a_release_is_signed_keyless_and_verified_by_identity_or_policy(project: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(project / "releases/tiny-1.0", tmp_path / "tiny")
+    pretend = PretendSigstore()
+    root, config = tmp_path / "trusted_root.json", tmp_path / "trust_config.json"
+    root.write_text(json.dumps(pretend.trusted_root()))
+    words = ("release", "sign", str(bundle), "--keyless", "--trust-config", str(config))
+    with pretend.served() as url:
+        config.write_text(json.dumps(pretend.trust_config(url)))
+        assert "There is no identity token" in run(*words, cwd=project, env=NO_TOKEN).err
+        ended = run(*words, cwd=project, env={**NO_TOKEN, "SIGSTORE_ID_TOKEN": pretend.token()})
+    assert (ended.code, f"Signed tiny:1.0 by {ALICE} ({ISSUER})" in ended.out) == (0, True), ended
+    alice = ("--identity", ALICE, "--issuer", ISSUER, "--trusted-root", root)
+    shown = ok("release", "verify", bundle, *alice, cwd=project).out
+    assert f"signed: release index, by {ALICE} ({ISSUER}); for quick" in shown
+    other = run("release", "verify", str(bundle), "--identity", ALICE, "--issuer", "https://x.example", cwd=project)
+    assert (other.code, "by an identity that isn't known" in other.err) == (7, True), other
+    public = run("release", "verify", str(bundle), *map(str, alice[:4]), cwd=project)
+    assert (public.code, "is wrong" in public.err) == (7, True), public
+
+    both = f'name = "alice"\nidentity = "{ALICE}"\nissuer = "{ISSUER}"\ntrusted_root = "trusted_root.json"\n'
+    both += f'\n[[signers]]\nname = "team"\npublic_key = """\n{(project / "team.pub").read_text()}"""'
+    (tmp_path / "trust.toml").write_text(f"schema_version = 1\nthreshold = 2\n\n[[signers]]\n{both}\n")
+    ok("release", "policy", tmp_path / "trust.toml", tmp_path / "trust.json", cwd=project)
+    for policy in ("trust.toml", "trust.json"):
+        shown = ok("release", "verify", bundle, "--policy", tmp_path / policy, cwd=project).out
+        assert ("by alice; for quick" in shown, "by team; for quick" in shown) == (True, True)
+    there = run("release", "verify", str(bundle), *map(str, alice), "--here", cwd=project)
+    assert (there.code, "a keyless signature, by a certificate, isn't checked on a device" in there.err) == (7, True)
+
+
+def test_only_what_is_keyless_needs_sigstore(project: Path) -> None:
+    without = hidden("sigstore")
+    ended = run("release", "verify", "releases/tiny-1.0", "--key", "team.pub", cwd=project, env=without)
+    assert ended.code == 0, ended
+    ended = run("release", "sign", "releases/tiny-1.0", "--keyless", cwd=project, env=without)
+    assert (ended.code, ended.err) == (
+        6,
+        "edgebuild: sigstore is not installed.\n  how to fix it: pip install 'edgebuild[sigstore]'\n",
+    )
 
 
 def test_nothing_of_an_unvouched_release_runs_unless_it_is_said(project: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.errors import ConfigError
+from edgebuild.releasing.keyless import Identity
 from edgebuild.releasing.trust import Policy, Signer, policy_of, read_policy
 from tests.releasing.bundles import write_key
 
@@ -34,7 +35,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
             Signer(name="bob", public_key=bob.pem),
         ),
     )
-    assert set(policy.by_hint()) == {alice.hint, bob.hint}
+    assert [credential.label for _, credential in policy.credentials()] == [alice.label, bob.label]
     (tmp_path / "trust.json").write_text(policy.to_json())
     assert read_policy(tmp_path / "trust.json") == policy
     assert json.loads(policy.to_json()) == {
@@ -77,7 +78,7 @@ def test_every_problem_is_told_at_once_and_no_private_key_is_quoted(tmp_path: Pa
     for expected in (
         "schema_version: must be 1, got 2",
         'treshold: unknown key; did you mean "threshold"?',
-        "[[signers]]#2.public_key: is the key of signer #1 too; a key stands once",
+        "[[signers]]#2.public_key: is the key of signer #1 too; each stands once",
         "[[signers]]#3.public_key: holds a private key where the public one belongs",
         "[[signers]]#3.targets: must not be empty",
         "[[signers]]#4.public_key: is no public key in PEM",
@@ -136,3 +137,71 @@ def test_keys_alone_are_a_policy_of_any_of_them(tmp_path: Path) -> None:
     policy = policy_of([alice, bob, alice])
     assert policy.threshold == 1
     assert [signer.public_key for signer in policy.signers] == [alice.pem, bob.pem]
+
+
+def _identity(name: str, identity: str, more: str = "") -> str:
+    return f'\n[[signers]]\nname = "{name}"\nidentity = "{identity}"\nissuer = "https://issuer.example"\n{more}\n'
+
+
+def test_identities_stand_beside_keys_with_the_trusted_roots_that_files_hold(tmp_path: Path) -> None:
+    alice = write_key(tmp_path / "alice.key").public
+    text = "schema_version = 1\nthreshold = 2\n" + _toml("alice", alice.pem)
+    text += _identity("alice", "alice@example.org", "revoked = true") + _identity("ci", "https://ci.example/x")
+    text += _identity("bob", "bob@example.org", 'trusted_root = "roots/private.json"\nprojects = ["doors"]')
+    (tmp_path / "trust.toml").write_text(text)
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "roots/private.json").write_text('{"tlogs": [ ]}')
+    policy = read_policy(tmp_path / "trust.toml", '{"given":1}')
+    issuer = "https://issuer.example"
+    credentials = [credential for _, credential in policy.credentials()]
+    assert credentials[0].label == alice.label
+    assert credentials[1:] == [
+        Identity("alice@example.org", issuer, '{"given":1}'),
+        Identity("https://ci.example/x", issuer, '{"given":1}'),
+        Identity("bob@example.org", issuer, '{"tlogs":[]}'),
+    ]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/trust.json").write_text(policy.to_json())
+    assert read_policy(tmp_path / "elsewhere/trust.json") == policy, "the roots are in it"
+    assert json.loads(read_policy(tmp_path / "trust.toml").to_json())["signers"][2] == {
+        "name": "ci",
+        "identity": "https://ci.example/x",
+        "issuer": issuer,
+        "targets": None,
+        "projects": None,
+        "revoked": False,
+    }
+
+
+def test_every_problem_of_identities_is_told(tmp_path: Path) -> None:
+    key = write_key(tmp_path / "alice.key").public
+    text = "schema_version = 1\nthreshold = 1\n" + _identity("alice", "a") + _identity("alice again", "a")
+    text += _toml("both", key.pem, 'identity = "a"') + _toml("root", key.pem, 'trusted_root = "x"')
+    text += '\n[[signers]]\nname = "half"\nidentity = "b"\n\n[[signers]]\nname = "nothing"\n' + _identity("odd", "\\n")
+    (tmp_path / "trust.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_policy(tmp_path / "trust.toml")
+    assert set(caught.value.problems) == {
+        "[[signers]]#2.identity: is the identity of signer #1 too; each stands once",
+        *(f"[[signers]]#{each}: needs a public_key, or an identity with its issuer" for each in (3, 4, 5, 6)),
+        '[[signers]]#7.identity: must be printable, got "\\n"',
+    }
+
+
+@pytest.mark.parametrize(
+    ("root", "match"),
+    [
+        ("absent.json", "trusted_root of alice: .*absent.json can't be read: No such file"),
+        ("list.json", "trusted_root of alice: .*list.json is no JSON of Sigstore's"),
+        ("large.json", "trusted_root of alice: .*it is larger than any is"),
+        ("{no", "trusted_root of alice: "),
+    ],
+)
+def test_trusted_roots_that_are_none_are_problems_of_the_policy(root: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[")
+    (tmp_path / "large.json").write_text(" " * (1 << 20))
+    text = "schema_version = 1\nthreshold = 1\n" + _identity("alice", "a", f'trusted_root = "{root}"')
+    (tmp_path / "trust.toml").write_text(text + _identity("bob", "b", 'trusted_root = "none"'))
+    with pytest.raises(ConfigError, match=match) as caught:
+        read_policy(tmp_path / "trust.toml")
+    assert len(caught.value.problems) == 2

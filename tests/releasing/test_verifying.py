@@ -147,9 +147,12 @@ def test_a_wrong_signature_is_refused_whoever_else_signed(bundle: Path, team: Te
     release = read_bundle(bundle)
     forged = signed(team.carol, _index_statement(release), hint=team.bob.public.hint)
     attach(bundle, forged, release.descriptor)
-    with pytest.raises(ReleaseError, match=r"in the name of bob \(key [0-9a-f]{16}\) is wrong\.$"):
+    with pytest.raises(
+        ReleaseError,
+        match=r"in the name of bob \(key [0-9a-f]{16}\) is wrong: another key made it, or it was",
+    ):
         verify(bundle, policy=team.policy(alice={}, bob={}))
-    with pytest.raises(ReleaseError, match=r"in the name of key [0-9a-f]{16} is wrong\.$"):
+    with pytest.raises(ReleaseError, match=r"in the name of key [0-9a-f]{16} is wrong: another key made it, or it was"):
         verify(bundle, keys=[team.alice.public, team.bob.public])
 
 
@@ -198,7 +201,7 @@ def test_a_signature_that_names_no_key_is_tried_with_those_that_are_known(tmp_pa
     value["verificationMaterial"] = {"publicKey": {"rawBytes": "TUZr"}}
     attach(bundle, json.dumps(value).encode(), release.descriptor)
     verified = verify(bundle, policy=team.policy(alice={}, bob={}))
-    assert [each.signer for each in verified.signatures] == ["bob"]
+    assert [(each.signer, each.hint) for each in verified.signatures] == [("bob", team.bob.public.hint)]
     with pytest.raises(ReleaseError, match=r"one signature \(no key named\) doesn't count: by a key that isn't known"):
         verify(bundle, policy=team.policy(alice={}))
 
@@ -209,7 +212,7 @@ def test_a_certificate_doesnt_count(bundle: Path, team: Team) -> None:
     value["verificationMaterial"] = {"x509CertificateChain": {"certificates": [{"rawBytes": "TUZr"}]}}
     attach(bundle, json.dumps(value).encode(), release.descriptor)
     verified = verify(bundle, keys=[team.alice.public])
-    assert sum("by a certificate, and only keys are verified here" in each for each in verified.unverified) == 1
+    assert sum("by a certificate of no Sigstore's" in each for each in verified.unverified) == 1
 
 
 def test_what_is_no_signature_is_refused(bundle: Path, team: Team) -> None:

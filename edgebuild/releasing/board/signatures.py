@@ -3,7 +3,8 @@
 A signature is a Sigstore bundle: a DSSE envelope around an in-toto statement. One kind is over the release index, and
 so over everything; the other is OpenSSF's Model Signing, over the files of one target. Keys are named as
 `model-signing` names them. A signature by an unknown key counts for nothing and does no harm; one in a known key's name
-that is wrong, or over something else, is refused.
+that is wrong, or over something else, is refused. Keyless signatures, by certificates, aren't checked here: they count
+for nothing, and that is told.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ PEM_BEGIN, PEM_END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 MAX_SIGNERS, MAX_MADE = 1000, 16
 OPENSSL_LIMIT_S = 60.0
 KEY_HINT = "A key is a PEM file of a public key: EC on P-256, P-384 or P-521, or Ed25519."
-POLICY_HINT = "A policy is JSON with schema_version 1, threshold, and signers with name and public_key."
+POLICY_HINT = (
+    "A policy is JSON with schema_version 1, threshold, and signers with name and public_key, or identity and issuer."
+)
+KEYLESS = "a keyless signature, by a certificate, isn't checked on a device and counts for nothing here"
 
 
 class Signer(NamedTuple):
@@ -79,10 +83,11 @@ class Signer(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """Whose signatures are asked for, and how many of them."""
+    """Whose signatures are asked for, and how many of them. ``keyless``: others too, who have no key."""
 
     signers: List[Signer]
     threshold: int
+    keyless: bool = False
 
 
 def trust_in_keys(paths: Sequence[str]) -> Trust:
@@ -104,23 +109,30 @@ def trust_of_policy(path: str) -> Trust:
             raise ValueError("threshold or signers")
         if not 1 <= len(signers) <= MAX_SIGNERS:
             raise ValueError("no signers, or too many")
-        return Trust([_policy_signer(each) for each in signers], threshold)
+        known = [_policy_signer(each) for each in signers]
+        with_keys = [each for each in known if each is not None]
+        return Trust(with_keys, threshold, len(with_keys) < len(known))
     except (KeyError, TypeError, ValueError) as error:
         raise Problem("%s is no policy: wrong %s." % (path, error), POLICY_HINT, USAGE) from error
 
 
-def _policy_signer(fields: Dict[str, Any]) -> Signer:
-    optional = {"targets", "projects", "revoked"}
-    if not {"name", "public_key"} <= set(fields) <= optional | {"name", "public_key"}:
+def _policy_signer(fields: Dict[str, Any]) -> Optional[Signer]:
+    """Return a signer with a key; None for one with an identity, whose signatures aren't checked here."""
+    keyless = "identity" in fields
+    optional = {"targets", "projects", "revoked", *(["trusted_root"] if keyless else [])}
+    known_by = {"identity", "issuer"} if keyless else {"public_key"}
+    if not {"name", *known_by} <= set(fields) <= {"name", *known_by, *optional}:
         raise ValueError("fields of a signer")
     name, targets, projects = fields["name"], fields.get("targets"), fields.get("projects")
-    if not isinstance(name, str) or not name or not isinstance(fields["public_key"], str):
+    if not isinstance(name, str) or not name or not all(isinstance(fields[each], str) for each in known_by):
         raise ValueError("name or public_key of a signer")
     for each in (targets, projects):
         if each is not None and not (isinstance(each, list) and all(isinstance(one, str) for one in each)):
             raise ValueError("targets or projects of %s" % name)
     if not isinstance(fields.get("revoked", False), bool):
         raise ValueError("revoked of %s" % name)
+    if keyless:
+        return None
     signer = signer_of(name, fields["public_key"])
     return signer._replace(targets=targets, projects=projects, revoked=fields.get("revoked", False))
 
@@ -148,10 +160,14 @@ def _read(path: str) -> bytes:
 
 
 class Vouched(NamedTuple):
-    """Whose signatures were verified: over the release index, and over the files of the target."""
+    """Whose signatures were verified: over the release index, and over the files of the target.
+
+    ``keyless`` is whether there are signatures by certificates, which weren't.
+    """
 
     over_index: List[Signer]
     over_files: List[Signer]
+    keyless: bool
 
 
 def verify_signatures(bundle: Bundle, target: Target, trust: Trust, files: bool) -> Vouched:
@@ -160,20 +176,23 @@ def verify_signatures(bundle: Bundle, target: Target, trust: Trust, files: bool)
     They must have signed the release index, and with ``files`` the target's files too.
     """
     checker = Checker()
+    keyless = trust.keyless
     over: Dict[str, List[Signer]] = {bundle.index.sha256: [], target.manifest.sha256: []}
     with tempfile.TemporaryDirectory(prefix="edgebuild-verify-") as scratch:
         for signature in bundle.signatures:
             if signature.subject in over:
                 envelope = opened_envelope(bundle.read(signature.blob))
+                keyless = keyless or "certificate" in envelope.material
                 claimed = [each for each in trust.signers if each.is_named(envelope.material)]
                 for signer in claimed:
                     _require_right(checker, signer, signature.subject, envelope, bundle, target, Path(scratch))
                 over[signature.subject] += claimed
     over_index, over_files = over[bundle.index.sha256], over[target.manifest.sha256]
-    _require(bundle, target, trust, over_index, "the release index")
+    _require(bundle, target, trust, over_index, "the release index", keyless)
     if files:
-        _require(bundle, target, trust, over_files, "the files of target %s" % target.name)
-    return Vouched(*(_counted(found, bundle.project, target.name) for found in (over_index, over_files)))
+        _require(bundle, target, trust, over_files, "the files of target %s" % target.name, keyless)
+    counted = [_counted(found, bundle.project, target.name) for found in (over_index, over_files)]
+    return Vouched(counted[0], counted[1], keyless)
 
 
 def _require_right(
@@ -198,7 +217,7 @@ def _counted(found: List[Signer], project: str, target: str) -> List[Signer]:
     return list(names.values())
 
 
-def _require(bundle: Bundle, target: Target, trust: Trust, found: List[Signer], what: str) -> None:
+def _require(bundle: Bundle, target: Target, trust: Trust, found: List[Signer], what: str, keyless: bool) -> None:
     counted = _counted(found, bundle.project, target.name)
     if len(counted) >= trust.threshold:
         return
@@ -207,7 +226,8 @@ def _require(bundle: Bundle, target: Target, trust: Trust, found: List[Signer], 
     if not bundle.signatures:
         raise Problem("%s isn't signed, and a signature is asked for." % bundle.folder, "Ask its maker to sign it.")
     message = "%s of the asked signers signed %s, %d must have" % (len(counted) or "None", what, trust.threshold)
-    message += "; of no account: %s." % named(barred) if barred else "."
+    message += "; of no account: %s" % named(barred) if barred else ""
+    message += "; %s." % KEYLESS if keyless else "."
     raise Problem(message, "Have it signed by whom the policy or the key names, or ask for the right key.")
 
 

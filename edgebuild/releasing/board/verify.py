@@ -35,7 +35,7 @@ from .installing import install, roll_back, status
 from .printing import Parser, hold_streams, print_lines
 from .reading import Bundle, Target
 from .running import LATENCY_FACTOR, How, Runner, Source, latency_of, require_fit, require_right_answers
-from .signatures import Signer, Trust, Vouched, trust_in_keys, trust_of_policy, verify_signatures
+from .signatures import KEYLESS, Signer, Trust, Vouched, trust_in_keys, trust_of_policy, verify_signatures
 from .slots import Slot, opened_slots, slots_in
 
 KEEP = 3
@@ -210,6 +210,8 @@ def _named(bundle: Bundle, name: str) -> Target:
 def _vouch(bundle: Bundle, target: Target, trust: Optional[Trust], options: Any, report: Dict[str, Any]) -> None:
     if trust is not None:
         vouched = verify_signatures(bundle, target, trust, options.files)
+        if vouched.keyless and KEYLESS not in report["warnings"]:
+            report["warnings"].append(KEYLESS)
         report.setdefault("signed", {})[target.name] = {what: _who(vouched, what) for what in ("index", "files")}
 
 

@@ -124,7 +124,6 @@ def test_an_envelope_that_was_forged_is_refused(tmp_path: Path, keys: dict[str, 
         {"publicKey": {"hint": ["a"], "rawBytes": {"a": 1}}},
         {"publicKey": {"hint": {}, "rawBytes": None}},
         {"publicKey": [[]]},
-        {"certificate": {"rawBytes": {"a": 1}}},
     ],
 )
 def test_a_signature_that_names_its_key_strangely_counts_for_nothing(
@@ -136,6 +135,38 @@ def test_a_signature_that_names_its_key_strangely_counts_for_nothing(
     bundle = tiny(tmp_path / "bundle", by=(keys["anna"],), forge=forge)
     ended = verify(tmp_path, "check", bundle, "--no-run", "--key", keys["anna"].public)
     assert (ended.code, ended.message) == (7, "None of the asked signers signed the release index, 1 must have.")
+
+
+@pytest.mark.parametrize("certificate", [{"rawBytes": "TUZr"}, {"rawBytes": {"a": 1}}, None])
+def test_a_keyless_signature_counts_for_nothing_and_that_is_told(
+    tmp_path: Path, keys: dict[str, Key], certificate: Any
+) -> None:
+    def keyless(data: bytes) -> bytes:
+        return json.dumps({**json.loads(data), "verificationMaterial": {"certificate": certificate}}).encode()
+
+    why = "a keyless signature, by a certificate, isn't checked on a device and counts for nothing here"
+    bundle = tiny(tmp_path / "bundle", by=(keys["anna"],), forge=keyless)
+    ended = verify(tmp_path, "check", bundle, "--no-run", "--key", keys["anna"].public)
+    expected = f"None of the asked signers signed the release index, 1 must have; {why}."
+    assert (ended.code, ended.message) == (7, expected)
+
+
+def test_a_policy_may_name_identities_which_count_for_nothing(tmp_path: Path, keys: dict[str, Key]) -> None:
+    why = "a keyless signature, by a certificate, isn't checked on a device and counts for nothing here"
+    bundle = tiny(tmp_path / "bundle", by=(keys["anna"],))
+    alice = {"name": "alice", "identity": "alice@example.org", "issuer": "https://issuer.example"}
+    words = ("check", bundle, "--no-run", "--policy")
+    ended = verify(tmp_path, *words, policy(tmp_path, 1, {**alice, "trusted_root": "{}"}, signer("anna", keys["anna"])))
+    assert (ended.code, [each["name"] for each in ended.report["signed"]["pi"]["index"]]) == (0, ["anna"])
+    assert ended.report["warnings"].count(why) == 1
+    ended = verify(tmp_path, *words, policy(tmp_path, 2, alice, signer("anna", keys["anna"])))
+    assert (ended.code, ended.message) == (7, f"1 of the asked signers signed the release index, 2 must have; {why}.")
+    ended = verify(tmp_path, *words, policy(tmp_path, 1, alice))
+    assert (ended.code, why in ended.message) == (7, True)
+    for odd in ({"issuer": 1}, {"public_key": "x"}, {"name": ""}, {"trust": ""}):
+        assert verify(tmp_path, *words, policy(tmp_path, 1, {**alice, **odd})).code == 2
+    del alice["issuer"]
+    assert verify(tmp_path, *words, policy(tmp_path, 1, alice)).code == 2
 
 
 def test_the_policy_says_who_and_how_many(tmp_path: Path, keys: dict[str, Key]) -> None:
