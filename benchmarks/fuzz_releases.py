@@ -103,7 +103,7 @@ def seeds(scratch: Path) -> Path:
     found: dict[str, list[bytes]] = {
         "index": [(bundle / "index.json").read_bytes(), read.layout.read(read.descriptor)],
         "manifest": [read.layout.read(read.targets[0].descriptor), *(read.layout.read(d) for d, _ in read.signatures)],
-        "signature": [*signatures, (HERE.parent / "tests/releasing/sigstore_staging.json").read_bytes()],
+        "signature": [*signatures, (HERE.parent / "tests/releasing/keyless/sigstore_staging.json").read_bytes()],
         "statement": [parse_bundle(each).payload for each in signatures],
         "override": [override.to_json().encode()],
         "policy": [policy_of([load_public_key(public)]).to_json().encode()],

@@ -16,7 +16,7 @@ from edgebuild import runtime
 from edgebuild.releasing.bundle import read_bundle
 from tests.cli.example import Ended, classifier, classifier_weights, run, write_project
 from tests.cli.test_bad_environment import hidden
-from tests.releasing.pretend_sigstore import ALICE, ISSUER, PretendSigstore
+from tests.releasing.keyless.pretend_sigstore import ALICE, ISSUER, PretendSigstore
 
 if TYPE_CHECKING:
     from pathlib import Path
