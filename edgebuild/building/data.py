@@ -20,14 +20,16 @@ from edgebuild.measuring.session_folder import write_atomic
 from edgebuild.models.steps import MaterialiseData, call_for_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
     from edgebuild.core.artifact import TensorSpec
     from edgebuild.core.data import Sample
+    from edgebuild.core.steps import Step
     from edgebuild.execution.executor import StepResult
+    from edgebuild.models.described import Described
 
 #: In data.json, beside the splits.
 MODEL = "model"
@@ -85,27 +87,55 @@ class _Samples:
 def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
     """Return the step for the samples that the callable yields now, or did when their version was declared."""
     project = context.project
-    declared = _declared(context, source)
-    known = _Known(context.home / "data.json", split, declared)
+    known = _Known(context.home / "data.json", split, _declared(context, source))
     if known.content and not context.options.reread:
         step = _step(project, source, known.content)
-        if context.stored(step, {}):
-            context.say(
-                "data",
-                f"{split} data not read: [data].data_version is {project.data.data_version!r}, "
-                f"as when they were read on {known.at[:10]}",
-            )
+        if _unread(context, split, step, known):
             return step
     content = _digest(context, split, source)
+    _keep(context, split, content, known)
+    return _step(project, source, content)
+
+
+def describe_first(context: BuildContext, split: Split, count: int, peek: Callable[[], Described]) -> Described:
+    """Return what is in the first samples of a split: what ``peek`` finds, or found under a declared version."""
+    from edgebuild.models.described import DescribeFirst, read_described
+
+    project, source = context.project, getattr(context.project.data, split)
+    known = _Known(context.home / "data.json", f"{split}, first {count}", _declared(context, source))
+    if not known.declared or source.endswith(".npz"):
+        return peek()
+    specs, stateful = sample_specs(project), project.stateful
+    step = DescribeFirst(source=source, specs=specs, stateful=stateful, samples=count, content=known.content)
+    if not known.content or context.options.reread or not _unread(context, split, step, known):
+        found = peek()
+        _keep(context, split, found.identity, known)
+        step = step.model_copy(update={"content": found.identity})
+    return read_described(context.run(step, {}, label=f"describe the first {split} data").path)
+
+
+def _unread(context: BuildContext, split: Split, step: Step, known: _Known) -> bool:
+    """Whether what was made of a split under its declared version is there, and so it isn't read; says so."""
+    there = context.stored(step, {})
+    if there:
+        context.say(
+            "data",
+            f"{split} data not read: [data].data_version is {context.project.data.data_version!r}, "
+            f"as when they were read on {known.at[:10]}",
+        )
+    return there
+
+
+def _keep(context: BuildContext, split: Split, content: str, known: _Known) -> None:
+    """Remember what was read under a declared version; says so where it isn't what it was."""
     if known.content and known.content != content:
         context.say(
             "data",
-            f"the {split} data changed although [data].data_version is still {project.data.data_version!r}; "
+            f"the {split} data changed although [data].data_version is still {context.project.data.data_version!r}; "
             "give them a new version, so that every build notices",
         )
-    if declared:
+    if known.declared:
         known.keep(content)
-    return _step(project, source, content)
 
 
 def _digest(context: BuildContext, split: Split, source: str) -> str:
@@ -140,7 +170,7 @@ class _Known:
     """
 
     def __init__(self, path: Path, what: str, declared: str) -> None:
-        self._path, self._what, self._declared = path, what, declared
+        self._path, self._what, self.declared = path, what, declared
         found = self._all().get(what)
         mine = found if isinstance(found, dict) and declared and found.get("declared") == declared else {}
         self.content, self.at = str(mine.get("content", "")), str(mine.get("at", ""))
@@ -153,7 +183,7 @@ class _Known:
 
     def keep(self, content: str) -> None:
         """Remember what was read."""
-        now = {"declared": self._declared, "content": content, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        now = {"declared": self.declared, "content": content, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         write_atomic(self._path, canonical_json({**self._all(), self._what: now}))
 
 

@@ -1,7 +1,8 @@
-"""What the clock decided in a time box: a finished build that is asked for again decides the same.
+"""What the clock decided: a finished build that is asked for again decides the same, and times nothing anew.
 
-The second time around nearly everything is in the store, so there would be time for more, and a build that was finished
-would go on: further candidates, further finalists, another session. Nobody who repeats a command expects that.
+In a time box nearly everything is in the store the second time around, so there would be time for more, and a build
+that was finished would go on: further candidates, further finalists, another session. Nobody who repeats a command
+expects that.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgebuild.building.compress import planned_recipes
-from edgebuild.building.data import materialise, sample_specs
+from edgebuild.building.data import describe_first, materialise, sample_specs
 from edgebuild.building.seal import openings_of
 from edgebuild.catalogue.samples import Split, open_split
 from edgebuild.core.steps import never_stop
@@ -76,7 +76,11 @@ def tell(context: BuildContext, *, opens_test_set: bool) -> None:
     if project.data.train is not None:
         trains = any(step.needs.train for recipe in recipes for step in recipe.steps)
         try:
-            found["train"] = described(context, "train") if trains else _peek(project, "train")
+            found["train"] = (
+                described(context, "train")
+                if trains
+                else describe_first(context, "train", PEEK_SAMPLES, lambda: _described(_samples(project, "train")))
+            )
         except (ConfigError, DataError) as error:
             if trains:
                 raise
@@ -142,14 +146,10 @@ def _first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray
     return structures(target[:1]) if is_structure(sample.target) else target[:1]
 
 
-def _peek(project: Project, split: Split) -> Described:
-    return _described(_samples(project, split))
-
-
 def _described(samples: Iterable[Read]) -> Described:
-    from edgebuild.models.described import describe
+    from edgebuild.models.described import describe, labelled
 
-    return describe(((arrays, sample.group, sample.slice) for sample, arrays in samples), limit=PEEK_SAMPLES)
+    return describe(labelled(samples), limit=PEEK_SAMPLES)
 
 
 def _samples(project: Project, split: Split) -> Iterator[Read]:

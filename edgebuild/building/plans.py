@@ -25,7 +25,7 @@ from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DataError, EdgebuildError
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
-from edgebuild.planning.plan import make_plan
+from edgebuild.planning.plan import make_plan, plan_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +49,8 @@ MOST_BATCH_BYTES = 256 * 2**20
 def plan_target(context: BuildContext, prepared: ModelInputs) -> tuple[Plan, BuildContext]:
     """Plan the target of a context, and return the context to carry the plan out in. Says how long it will take.
 
-    The model is known exactly by now, and timed. A finished build that is asked for again, with the same time box, is
-    what it was: its plan is carried out once more, and no clock decides.
+    The model is known exactly by now, and timed. A finished build that is asked for again, with the same time box or
+    without one, is what it was: its plan is carried out once more, nothing is timed, and no clock decides.
     """
     from edgebuild.models.onnx_files import custom_domains, load_onnx, read_facts
 
@@ -80,8 +80,6 @@ def plan_target(context: BuildContext, prepared: ModelInputs) -> tuple[Plan, Bui
         options=context.options,
         frames=frames,
     )
-    if context.box is None:
-        return _planned(inputs, prepared, context, facts.macs, frames), context
     path = context.home / FOLDER / f"{_identity(inputs, prepared, context)[:32]}.json"
     before = None if context.options.remeasure else recalled(path, context.home / "measurements")
     if before is None:
@@ -126,6 +124,8 @@ def _identity(inputs: PlanInputs, prepared: ModelInputs, context: BuildContext) 
             "time_s": context.options.time_s,
             "protocols": [each.to_json() for each in (context.options.screen, context.options.certify)],
             "inputs": inputs.to_json(),
+            # Another version of edgebuild may plan otherwise.
+            "plan": plan_digest(make_plan(inputs)),
             "found": {name: result.entry.digest for name, result in data.items()},
             "device": context.client.device.id,
             "runner": context.client.runner_digest,

@@ -14,6 +14,7 @@ import shutil
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgebuild.core.record import StepRecord
@@ -23,7 +24,7 @@ from edgebuild.errors import DataError, EdgebuildError, Interrupted, StoreError
 from edgebuild.execution import history
 from edgebuild.execution.disk import FULL, FULL_HINT, has_links, is_folder, remove, store_error
 from edgebuild.execution.entries import Entry
-from edgebuild.execution.keys import key_of, key_parts
+from edgebuild.execution.keys import key_of, key_parts, tool_version
 from edgebuild.execution.lock import waiting_lock
 from edgebuild.execution.manifest import content_digest, list_folder
 from edgebuild.execution.turns import HostTurn
@@ -132,6 +133,8 @@ class Executor:
         self._hold: Hold = hold or (lambda _, __: nullcontext())
         self._turn = turn or HostTurn()
         self._project = project
+        # Each is read from its distribution's metadata: once, for the dozens of steps of a build.
+        self._version = cache(tool_version)
 
     @property
     def records(self) -> tuple[StepRecord, ...]:
@@ -201,6 +204,7 @@ class Executor:
             isa=self._isa,
             device_configuration=self._device_configuration,
             code_digest=self._code.digest if self._code is not None else "",
+            version=self._version,
         )
         return parts if step.cache is CacheScope.STORED else {**parts, "session": self._session}
 

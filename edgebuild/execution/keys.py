@@ -10,7 +10,7 @@ from edgebuild.core.steps import RunsOn
 from edgebuild.core.values import digest_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from edgebuild.core.steps import Step
     from edgebuild.core.values import Json
@@ -40,19 +40,22 @@ def key_parts(
     isa: str,
     device_configuration: Mapping[str, str],
     code_digest: str = "",
+    version: Callable[[str], str] | None = None,
 ) -> dict[str, Json]:
     """Return everything that shapes what ``step`` makes. ``inputs`` maps its inputs to their content digests.
 
     The instruction set counts where the step executes kernels, the device's configuration (and the runner's digest in
-    it) where it runs on the device, the user's code where the step uses it.
+    it) where it runs on the device, the user's code where the step uses it. ``version`` says which one of a tool is
+    installed (default: ``tool_version``).
     """
+    version = version or tool_version
     parts: dict[str, Json] = {
         "schema": SCHEMA_VERSION,
         "kind": step.kind,
         "version": step.version,
         "parameters": dict(step.key_fields()),
         "inputs": dict(inputs),
-        "tools": {tool: tool_version(tool) for tool in step.all_tools()},
+        "tools": {tool: version(tool) for tool in step.all_tools()},
         "seed": seed,
     }
     if step.runs_on is RunsOn.HOST_KERNELS:

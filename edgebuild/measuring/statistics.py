@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.core.measurement import Comparison, LatencySummary, Launch, Percentile, ThroughputSummary
 from edgebuild.errors import DeviceError
+from edgebuild.measuring.distributions import chi_squared_spread, normal_below, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -162,7 +163,7 @@ def _log_interval(values: Sequence[float], level: float) -> tuple[float, float] 
     if len(values) < 2:
         return None
     logs = [math.log(value) for value in values]
-    half = _t_quantile((1 + level) / 2, len(logs) - 1) * stdlib.stdev(logs) / math.sqrt(len(logs))
+    half = t_quantile((1 + level) / 2, len(logs) - 1) * stdlib.stdev(logs) / math.sqrt(len(logs))
     # Centred on the reported point, so that the interval always holds it.
     centre = math.log(stdlib.median(values))
     return math.exp(min(centre, stdlib.fmean(logs) - half)), math.exp(max(centre, stdlib.fmean(logs) + half))
@@ -228,8 +229,8 @@ def compare(pairs: Sequence[tuple[float, float]], *, look: int = 1, looks: int =
     effect = stdlib.fmean(ratios)
     spread = stdlib.stdev(ratios)
     error, degrees = spread / math.sqrt(len(ratios)), len(ratios) - 1
-    half = _t_quantile((1 + _level(looks)) / 2, degrees) * error
-    half_equivalent = _t_quantile(_level(looks), degrees) * error
+    half = t_quantile((1 + _level(looks)) / 2, degrees) * error
+    half_equivalent = t_quantile(_level(looks), degrees) * error
     outcome: Literal["better", "worse", "equivalent", "inconclusive"] = "inconclusive"
     if abs(effect) > half and abs(effect) > PRACTICAL_EFFECT:
         outcome = "better" if effect < 0 else "worse"
@@ -257,16 +258,13 @@ def power(effect: float, spread: float, n: int, *, looks: int = 1) -> float:
     paired t-test and an observed effect beyond 1 %. The estimated spread is integrated over its chi distribution.
     """
     import numpy as np
-    from scipy import special
 
     if spread == 0:
         return float(abs(effect) > PRACTICAL_EFFECT)
     error = spread / math.sqrt(n)
-    quantiles = (np.arange(400) + 0.5) / 400
-    # SciPy's chdtri takes the upper tail; the quantiles are symmetric, so that makes no difference to the mean.
-    estimated = np.sqrt(special.chdtri(n - 1, quantiles) / (n - 1)) * error
-    threshold = np.maximum(PRACTICAL_EFFECT, _t_quantile((1 + _level(looks)) / 2, n - 1) * estimated)
-    return float(special.ndtr((abs(effect) - threshold) / error).mean())
+    estimated = np.sqrt(chi_squared_spread(n - 1, 400) / (n - 1)) * error
+    threshold = np.maximum(PRACTICAL_EFFECT, t_quantile((1 + _level(looks)) / 2, n - 1) * estimated)
+    return float(normal_below((abs(effect) - threshold) / error).mean())
 
 
 def resolution(spread: float, n: int, wanted: float = 0.9, *, looks: int = 1) -> float:
@@ -294,12 +292,6 @@ def launches_needed(effect: float, spread: float, wanted: float = 0.9, *, looks:
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, spread, middle, looks=looks) >= wanted else (middle, high)
     return high
-
-
-def _t_quantile(p: float, degrees: int) -> float:
-    from scipy import special
-
-    return float(special.stdtrit(degrees, p))
 
 
 def order(arms: Sequence[str], rounds: int, seed: int) -> tuple[tuple[str, ...], ...]:

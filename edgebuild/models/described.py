@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.steps import RunsOn, Step, StepContext
-from edgebuild.models.dataset import Dataset
+from edgebuild.models.dataset import Dataset, checked_samples
 from edgebuild.models.digests import sample_digest, samples_digest
+from edgebuild.models.steps import call_for_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from edgebuild.core.data import Sample
 
 
 #: Bytes of an input's digest that are kept: no two of a trillion samples are the same by chance.
@@ -90,22 +94,57 @@ class DescribeData(Step):
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         ctx.check()
-        found = describe(Dataset.open(inputs["data"]))
-        facts = {
-            "samples": found.samples,
-            "frames": found.frames,
-            "units": found.units,
-            "groups": sorted(found.groups),
-            "one_label": found.one_label,
-            "identity": found.identity,
-        }
-        (out_dir / "described.json").write_text(json.dumps(facts))
-        rows = np.frombuffer(b"".join(sorted(found.inputs)), dtype=np.uint8).reshape(-1, KEPT_BYTES)
-        np.save(out_dir / "inputs.npy", rows, allow_pickle=False)
+        _write(describe(Dataset.open(inputs["data"])), out_dir)
+
+
+class DescribeFirst(Step):
+    """Describes the first ``samples`` of what a data callable yields. Writes what ``DescribeData`` does.
+
+    ``content`` is the identity of those samples when they were read before: it decides what is reused.
+    """
+
+    source: str
+    specs: tuple[TensorSpec, ...]
+    stateful: bool
+    samples: int
+    content: str
+    kind: ClassVar[str] = "describe-first"
+    version: ClassVar[int] = 1
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
+        """See ``Step``."""
+        del inputs
+        found = call_for_samples(ctx.load(self.source), self.source)
+        checked = checked_samples(found, self.specs, self.stateful, self.source, ctx.check)
+        _write(describe(labelled(checked), limit=self.samples), out_dir)
+
+
+def labelled(
+    samples: Iterable[tuple[Sample, Mapping[str, NDArray[Any]]]],
+) -> Iterator[tuple[Mapping[str, NDArray[Any]], str | None, str | None]]:
+    """Yield checked samples as ``describe`` takes them."""
+    return ((arrays, sample.group, sample.slice) for sample, arrays in samples)
+
+
+def _write(found: Described, out_dir: Path) -> None:
+    facts = {
+        "samples": found.samples,
+        "frames": found.frames,
+        "units": found.units,
+        "groups": sorted(found.groups),
+        "one_label": found.one_label,
+        "identity": found.identity,
+        "whole": found.whole,
+    }
+    (out_dir / "described.json").write_text(json.dumps(facts))
+    rows = np.frombuffer(b"".join(sorted(found.inputs)), dtype=np.uint8).reshape(-1, KEPT_BYTES)
+    np.save(out_dir / "inputs.npy", rows, allow_pickle=False)
 
 
 def read_described(folder: Path) -> Described:
-    """Read what the step wrote."""
+    """Read what a step wrote."""
     facts = json.loads((folder / "described.json").read_bytes())
     rows = np.load(folder / "inputs.npy", allow_pickle=False)
     return Described(
@@ -116,4 +155,5 @@ def read_described(folder: Path) -> Described:
         inputs=frozenset(row.tobytes() for row in rows),
         one_label=facts["one_label"],
         identity=facts["identity"],
+        whole=facts.get("whole", True),  # older entries are all of whole splits
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgebuild.building.context import BuildContext, Options, store_of
-from edgebuild.building.data import materialise, model_digest
-from edgebuild.building.early import described
+from edgebuild.building.data import describe_first, materialise, model_digest
+from edgebuild.building.early import PEEK_SAMPLES, _described, _samples, described
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.budget import Budget
@@ -26,6 +26,8 @@ from tests.mutants import COUNTS, flipped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from edgebuild.models.described import Described
 
 SPLITS = 'calibration = "data:calibration"\nvalidation = "data:validation"\ntest = "data:test"'
 
@@ -170,6 +172,32 @@ def test_a_declared_version_skips_reading_and_says_so_and_reread_reads(project: 
     # What was read last is what the version stands for from now on.
     assert read(project)[:3] == (True, *again[1:3])
     assert read(project, reread=True) == (True, *again[1:3], [])
+
+
+def test_the_first_samples_of_a_split_are_looked_at_once_under_a_declared_version(project: Path) -> None:
+    def look(count: int = 3, *, reread: bool = False) -> tuple[Described, int, list[str]]:
+        looks: list[Described] = []
+
+        def peek() -> Described:
+            looks.append(_described(_samples(context.project, "test")))
+            return looks[-1]
+
+        with opened(project, reread=reread) as context:
+            found = describe_first(context, "test", count, peek)
+            return found, len(looks), [note.text for note in context.said]
+
+    assert look()[1:] == look()[1:] == (1, [])
+    versioned(project, "1")
+    first = look(PEEK_SAMPLES)
+    assert first[1:] == (1, [])
+    change(project, one_label)
+    kept = look(PEEK_SAMPLES)
+    assert kept[:2] == (first[0], 0)
+    assert kept[2][0].startswith("test data not read: [data].data_version is '1'")
+    again = look(PEEK_SAMPLES, reread=True)
+    assert again[0].identity != first[0].identity
+    assert again[2][0].startswith("the test data changed although [data].data_version is still '1'")
+    assert look(PEEK_SAMPLES)[:2] == (again[0], 0)
 
 
 def test_another_version_other_code_or_a_lost_result_is_read(project: Path) -> None:
