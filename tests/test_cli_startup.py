@@ -13,10 +13,23 @@ import pytest
 
 from edgebuild import __version__
 
-HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "scipy", "torch", "torchmetrics"}
+HEAVY = {
+    "fastapi",
+    "numpy",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "scipy",
+    "sqlalchemy",
+    "torch",
+    "torchmetrics",
+    "uvicorn",
+}
 #: Lighter ones, which only some commands need.
 LATER = {"fsspec", "pydantic", "rich", "safetensors"}
-COMMANDS = ("init", "targets", "doctor", "plan", "build", "bench", "report", "explain", "store")
+COMMANDS = ("init", "targets", "doctor", "plan", "build", "bench", "report", "explain", "store", "farm")
 OPTIONS = {
     "targets": ("name",),
     "init": ("model",),
@@ -26,6 +39,7 @@ OPTIONS = {
     "explain": ("candidate",),
     "doctor": ("--against",),
     "store": ("du", "gc"),
+    "farm": ("init", "serve", "join", "token", "list", "jobs", "cancel"),
 }
 
 
@@ -52,7 +66,7 @@ def test_the_version_is_an_answer_of_its_own() -> None:
     assert _edgebuild("--version").stdout == f"edgebuild {__version__}\n"
 
 
-@pytest.mark.parametrize("group", [(), ("store",), ("device",)])
+@pytest.mark.parametrize("group", [(), ("store",), ("device",), ("farm",)])
 def test_without_a_command_the_help_is_shown_as_it_is(group: tuple[str, ...]) -> None:
     answer = _edgebuild(*group, check=False)
     assert answer.returncode == 2

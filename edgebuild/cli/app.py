@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgebuild.cli.devices import app as devices_app
+from edgebuild.cli.farming import app as farm_app
 from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, ProjectOption
 from edgebuild.cli.releases import app as releases_app
 from edgebuild.cli.releases import install_release
@@ -32,6 +33,7 @@ store_app = typer.Typer(no_args_is_help=True, help="The store of finished steps.
 app.add_typer(store_app, name="store")
 app.add_typer(devices_app, name="device")
 app.add_typer(releases_app, name="release")
+app.add_typer(farm_app, name="farm")
 app.command("install")(install_release)
 
 TargetsOption = Annotated[

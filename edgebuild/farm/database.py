@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from edgebuild.errors import StoreError, without_passwords
+from edgebuild.errors import EnvironmentGap, StoreError, UsageError, without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 #: The number under which two servers of one PostgreSQL take turns.
 _TURN = 0x65646765
@@ -101,11 +102,28 @@ def sqlite_url(path: Path) -> str:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = create_engine(_parsed(url), pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _parsed(url: str) -> URL:
+    """Return a URL of a database that the farm's SQL is for, with the driver that comes with edgebuild."""
+    hint = "Write postgresql://USER:PASSWORD@HOST/NAME, or sqlite:////PATH."
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UsageError("The farm's database isn't given as a URL.", hint=hint) from error
+    backend = parsed.get_backend_name()
+    if backend not in {"postgresql", "sqlite"}:
+        raise UsageError(f"The farm doesn't speak to databases of {backend}.", hint=hint)
+    if backend == "postgresql":
+        if importlib.util.find_spec("psycopg") is None:
+            raise EnvironmentGap("PostgreSQL needs psycopg.", hint="pip install 'edgebuild[postgresql]' brings it.")
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

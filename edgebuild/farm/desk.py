@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from edgebuild.errors import UsageError
 from edgebuild.farm import audit, jobs, leases, shelf
@@ -26,12 +26,13 @@ from edgebuild.farm.values import (
     LeaseState,
     Message,
     Shelved,
+    Standing,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Column, Connection, Select
 
     from edgebuild.farm.tokens import Identity
 
@@ -131,6 +132,28 @@ def drain(db: Connection, who: Identity, name: str, draining: bool, now: float) 
     return shelf.drain(db, name, draining, now)
 
 
+def check(db: Connection, who: Identity, name: str, now: float) -> Shelved:
+    """Have a device's health checked as soon as it is free."""
+    audit.note(db, who.name, "check", name, now)
+    return shelf.ask_check(db, name, now)
+
+
+def standing(db: Connection, trouble: str = "") -> Standing:
+    """Return how the farm as a whole is."""
+    health = dict.fromkeys(Health, 0)
+    health |= {Health(row[0]): row[1] for row in db.execute(_counted(devices.c.health))}
+    leased = {row[0]: row[1] for row in db.execute(_counted(lease_rows.c.state))}
+    worked = {row[0]: row[1] for row in db.execute(_counted(job_rows.c.state))}
+    return Standing(
+        devices=health,
+        held=leased.get(LeaseState.HELD, 0),
+        waiting=leased.get(LeaseState.WAITING, 0),
+        queued=worked.get(JobState.QUEUED, 0),
+        running=worked.get(JobState.RUNNING, 0),
+        trouble=trouble,
+    )
+
+
 def work(db: Connection, who: Identity, host: str, running: Sequence[Turn], now: float) -> Work:
     """Say what a host is to do, and keep the leases of what it says that it runs.
 
@@ -178,6 +201,12 @@ def require_host(db: Connection, who: Identity, host: str) -> None:
     """Raise ``UsageError`` unless it is this token's host."""
     if db.scalar(select(hosts.c.token).where(hosts.c.name == host)) != who.id:
         raise UsageError(f"{host} isn't a host of this token.", hint="`edgebuild farm join` makes it one.")
+
+
+def _counted(column: Column[Any]) -> Select[tuple[Any, int]]:
+    """What is over isn't counted: there is ever more of it."""
+    going = select(column, func.count()).group_by(column)
+    return going.where(column != LeaseState.ENDED) if column.name == "state" else going
 
 
 def _held_by(db: Connection, host: str) -> list[Lease]:

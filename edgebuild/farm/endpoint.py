@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 
 from edgebuild.errors import UsageError
 from edgebuild.farm.client import FarmAddress
@@ -20,3 +22,9 @@ def address_of(url: str | None) -> FarmAddress:
     if not token:
         raise UsageError(f"There is no token for {where}.", hint=f"Set {TOKEN} to one of `edgebuild farm token make`.")
     return FarmAddress(url=where, token=token, authority=os.environ.get(AUTHORITY, ""))
+
+
+def this_host() -> str:
+    """Return what this machine is called in a farm, unless somebody names it otherwise."""
+    first = socket.gethostname().partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]", "-", first).lstrip("-_")[:64] or "host"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, insert, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import jobs, leases
+from edgebuild.farm import jobs, leases, tokens
 from edgebuild.farm.schema import checks, devices, hosts
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import SILENCE_S, Ask, Health, JobSpec, LeaseEnd, LeaseState, Offered, Shelved
@@ -30,10 +30,11 @@ def register(
 ) -> tuple[Shelved, ...]:
     """Take a host's devices in; those that it no longer offers are away. Returns what the farm knows of them.
 
-    Raises ``UsageError`` for a host's name, or a device's, that is another's.
+    A host whose token expired or was revoked comes back with another one. Raises ``UsageError`` for a host's name, or
+    a device's, that is another's.
     """
     row = db.execute(select(hosts).where(hosts.c.name == host)).one_or_none()
-    if row is not None and row.token != token:
+    if row is not None and row.token != token and tokens.standing(db, row.token, now) is not None:
         raise UsageError(f"The host {host} joined with another token.", hint="Join under another name.")
     values = {"token": token, "version": version, "seen_at": now}
     if row is None:
@@ -81,6 +82,23 @@ def drain(db: Connection, name: str, draining: bool, now: float) -> Shelved:
     _row(db, name)
     db.execute(update(devices).where(devices.c.name == name).values(draining=draining))
     leases.lend(db, now)
+    return get(db, name)
+
+
+def ask_check(db: Connection, name: str, now: float) -> Shelved:
+    """Have a device checked as soon as it is free; one that waits for its check already isn't checked twice.
+
+    Raises ``UsageError`` for one that is in maintenance or retired.
+    """
+    row = _row(db, name)
+    if row.health in {Health.MAINTENANCE, Health.RETIRED}:
+        raise UsageError(
+            f"{name} is in {row.health}." if row.health == Health.MAINTENANCE else f"{name} is retired.",
+            hint=f"`edgebuild farm restore {name}` puts it back; it is checked then.",
+        )
+    going = and_(lease_rows.c.checks, lease_rows.c.wanted == name, lease_rows.c.state != LeaseState.ENDED)
+    if db.scalar(select(lease_rows.c.id).where(going).limit(1)) is None:
+        db.execute(update(devices).where(devices.c.name == name).values(check_due_at=now))
     return get(db, name)
 
 

@@ -74,6 +74,36 @@ def identify(db: Connection, token: str, now: float) -> Identity | None:
     return Identity(id=row.id, name=row.name, scope=Scope(row.scope))
 
 
+def standing(db: Connection, number: str, now: float) -> Identity | None:
+    """Return whose token has this id, for one who proved it before; ``None`` once it expired or was revoked."""
+    row = db.execute(select(tokens).where(tokens.c.id == number)).one_or_none()
+    if row is None or row.expires_at <= now or row.revoked_at is not None:
+        return None
+    return Identity(id=row.id, name=row.name, scope=Scope(row.scope))
+
+
+def renew(db: Connection, name: str, scope: Scope, now: float, *, days: float) -> str:
+    """Return a new secret for the token of this name, which is made where there is none; the old secret is over.
+
+    A token that was revoked stays so.
+    """
+    row = db.execute(select(tokens.c.id, tokens.c.scope).where(tokens.c.name == name)).one_or_none()
+    if row is None:
+        return make(db, name, scope, now, days=days)
+    if row.scope != scope:
+        raise UsageError(f"The token {name!r} is of the scope {row.scope}, not {scope}.")
+    secret = secrets.token_urlsafe(32)
+    fresh = {"digest": _digest(secret), "expires_at": now + days * DAY_S}
+    db.execute(update(tokens).where(tokens.c.id == row.id).values(**fresh))
+    return f"{_PREFIX}_{row.id}_{secret}"
+
+
+def prolong(db: Connection, name: str, now: float, *, days: float) -> None:
+    """Let a token last at least so long from now."""
+    until = now + days * DAY_S
+    db.execute(update(tokens).where(tokens.c.name == name, tokens.c.expires_at < until).values(expires_at=until))
+
+
 def revoke(db: Connection, name: str, now: float) -> None:
     """End a token; twice is fine. Raises ``UsageError`` where there is none of this name."""
     if not db.execute(update(tokens).where(tokens.c.name == name).values(revoked_at=now)).rowcount:

@@ -188,3 +188,33 @@ class Shelved(Message):
     lease: str = ""
     checked_at: float | None = None
     added_at: float
+
+
+class LogLine(Message):
+    """What a job said."""
+
+    number: int
+    at: float
+    text: str
+
+
+class Standing(Message):
+    """The farm as a whole. ``trouble`` says why its tables can't be put right at the moment; empty while they can."""
+
+    devices: dict[Health, int]
+    held: int
+    waiting: int
+    queued: int
+    running: int
+    trouble: str = ""
+
+
+class AuditLine(Message):
+    """Who did what, and when."""
+
+    number: int
+    at: float
+    who: str
+    action: str
+    what: str
+    detail: dict[str, Any]

@@ -11,14 +11,14 @@ from fastapi.concurrency import run_in_threadpool
 from edgebuild import __version__
 from edgebuild.farm.server import answers
 from edgebuild.farm.server.identity import Strikes
-from edgebuild.farm.server.routes import files, hosting, leasing, shelving, working
+from edgebuild.farm.server.routes import files, hosting, leasing, shelving, watching, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from edgebuild.farm.server.farm import Farm
 
-ROUTERS = (leasing.router, working.router, shelving.router, hosting.router, files.router)
+ROUTERS = (leasing.router, working.router, shelving.router, hosting.router, files.router, watching.router)
 
 
 def create_app(farm: Farm) -> FastAPI:

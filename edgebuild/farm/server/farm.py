@@ -33,6 +33,8 @@ class Farm:
         self.bell = Bell()
         self._over = threading.Event()
         self._reconciler: threading.Thread | None = None
+        #: The server is about to end: nobody is kept waiting.
+        self.leaving = False
         #: Why the tables can't be put right at the moment; empty while they can.
         self.trouble = ""
 
@@ -57,6 +59,11 @@ class Farm:
         """Return what a look at the tables returns."""
         with self.database.read() as db:
             return work(db)
+
+    def leave(self) -> None:
+        """Let everybody go who waits for something to happen."""
+        self.leaving = True
+        self.bell.ring()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

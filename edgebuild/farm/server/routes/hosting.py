@@ -64,7 +64,7 @@ async def work(farm: OfFarm, who: Host, host: Name, given: AskWork) -> Work:
         rung = farm.bell.listen()
         todo = await run_in_threadpool(farm.do_quietly, lambda db, now: desk.work(db, who, host, given.running, now))
         news = todo.start or todo.stop or {relay.id for relay in todo.relays} != set(given.relays)
-        if news or not given.wait or farm.now >= until:
+        if news or not given.wait or farm.leaving or farm.now >= until:
             return todo
         try:
             await asyncio.wait_for(rung.wait(), until - farm.now)

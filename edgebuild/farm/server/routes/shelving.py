@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edgebuild.farm import desk, shelf
 from edgebuild.farm.server.answers import Name, Problems
-from edgebuild.farm.server.identity import Admin, OfFarm, Reader
+from edgebuild.farm.server.identity import Admin, OfFarm, Reader, Runner
 from edgebuild.farm.values import Health, Message, Shelved
 
 router = APIRouter(prefix="/api/devices", tags=["devices"], responses=Problems)
@@ -59,3 +59,9 @@ def set_health(farm: OfFarm, who: Admin, name: Name, given: SetHealth) -> Shelve
 def drain(farm: OfFarm, who: Admin, name: Name, given: Drain) -> Shelved:
     """Let a device end what runs and take no more, or take work again."""
     return farm.do(lambda db, now: desk.drain(db, who, name, given.draining, now))
+
+
+@router.post("/{name}/check")
+def check(farm: OfFarm, who: Runner, name: Name) -> Shelved:
+    """Have a device's health checked as soon as it is free."""
+    return farm.do(lambda db, now: desk.check(db, who, name, now))

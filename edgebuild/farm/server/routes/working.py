@@ -10,17 +10,9 @@ from sqlalchemy import Connection
 from edgebuild.farm import desk, jobs
 from edgebuild.farm.server.answers import Id, Problems
 from edgebuild.farm.server.identity import OfFarm, Reader, Runner
-from edgebuild.farm.values import Job, JobSpec, JobState, Message
+from edgebuild.farm.values import Job, JobSpec, JobState, LogLine
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"], responses=Problems)
-
-
-class Line(Message):
-    """What a job said."""
-
-    number: int
-    at: float
-    text: str
 
 
 @router.post("", status_code=201)
@@ -58,13 +50,13 @@ def log(
     job: Id,
     after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     most: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> tuple[Line, ...]:
+) -> tuple[LogLine, ...]:
     """Return what a job said behind the line of this number."""
     del who
 
-    def lines(db: Connection) -> tuple[Line, ...]:
+    def lines(db: Connection) -> tuple[LogLine, ...]:
         jobs.get(db, job)
         said = jobs.read_log(db, job, after=after, most=most)
-        return tuple(Line(number=number, at=at, text=text) for number, at, text in said)
+        return tuple(LogLine(number=number, at=at, text=text) for number, at, text in said)
 
     return farm.look(lines)
