@@ -16,6 +16,7 @@ from edgebuild.farm.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from ssl import SSLContext
 
 T = TypeVar("T")
 
@@ -55,21 +56,12 @@ class FarmClient:
     """One user, or one host, of a farm. Safe between threads."""
 
     def __init__(self, address: FarmAddress) -> None:
-        import ssl
-
         import urllib3
 
         self.address = address
         self._base = address.url.rstrip("/")
-        try:
-            context = ssl.create_default_context(cafile=address.authority or None)
-        except OSError as error:
-            raise EnvironmentGap(
-                f"The farm's authority {address.authority} can't be read: {error.strerror}.",
-                hint="Copy ca.pem from the farm's folder; `edgebuild farm serve` says where it is.",
-            ) from error
         self._pool = urllib3.PoolManager(
-            ssl_context=context,
+            ssl_context=trusted(address),
             retries=False,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             headers={"Authorization": f"Bearer {address.token}"},
@@ -85,7 +77,7 @@ class FarmClient:
         headers = {"Authorization": f"Bearer {self.address.token}", "Content-Type": "application/json"}
         status, answer = self._exchange(method, path, data, headers)
         if status >= 400:
-            raise _problem(status, answer, self._base)
+            raise problem_of(status, answer, self._base)
         try:
             made: T = TypeAdapter(kind).validate_json(answer)
         except ValidationError as error:
@@ -104,7 +96,7 @@ class FarmClient:
         if status != 204:
             status, answer = self._exchange("PUT", path, _chunks(file), headers)
             if status >= 400:
-                raise _problem(status, answer, self._base)
+                raise problem_of(status, answer, self._base)
         return digest
 
     def fetch(self, digest: str, destination: Path) -> None:
@@ -116,7 +108,7 @@ class FarmClient:
         try:
             answer = self._pool.request("GET", url, preload_content=False)
             if answer.status >= 400:
-                raise _problem(answer.status, answer.read(1 << 16), self._base)
+                raise problem_of(answer.status, answer.read(1 << 16), self._base)
             with partial.open("wb") as file:
                 for chunk in answer.stream(CHUNK_BYTES):
                     file.write(chunk)
@@ -147,6 +139,19 @@ class FarmClient:
         return answer.status, data
 
 
+def trusted(address: FarmAddress) -> SSLContext:
+    """Return what checks that a server is the farm's; raises ``EnvironmentGap`` for an authority that can't be read."""
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=address.authority or None)
+    except OSError as error:
+        raise EnvironmentGap(
+            f"The farm's authority {address.authority} can't be read: {error.strerror}.",
+            hint="Copy ca.pem from the farm's folder; `edgebuild farm serve` says where it is.",
+        ) from error
+
+
 def _encoded(body: Any) -> bytes:
     plain = body.model_dump(mode="json") if hasattr(body, "model_dump") else body
     return json.dumps(plain, allow_nan=False).encode()
@@ -158,7 +163,8 @@ def _chunks(file: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _problem(status: int, answer: bytes, base: str) -> EdgebuildError:
+def problem_of(status: int, answer: bytes, base: str) -> EdgebuildError:
+    """Return the error that an answer with this status is."""
     try:
         problem = Problem.model_validate_json(answer)
     except ValidationError:

@@ -104,6 +104,27 @@ def release(db: Connection, who: Identity, lease: str, now: float, *, token: int
     return leases.get(db, lease)
 
 
+def use(db: Connection, who: Identity, lease: str, now: float) -> Lease:
+    """Let the holder of a lease use its device from afar; raises ``UsageError`` for another, and for a lease not held.
+
+    Not even an admin uses what another one holds.
+    """
+    found = _require_held(db, lease)
+    if found.owner != who.name:
+        raise UsageError(f"The lease {lease} is {found.owner}'s, not {who.name}'s.", hint="Ask for one of your own.")
+    audit.note(db, who.name, "use", lease, now, device=found.device)
+    return found
+
+
+def relay(db: Connection, who: Identity, host: str, lease: str) -> Lease:
+    """Let a host relay a lease of a device of its own; raises ``UsageError`` for another, and for one not held."""
+    require_host(db, who, host)
+    found = _require_held(db, lease)
+    if shelf.get(db, found.device).host != host:
+        raise UsageError(f"The device {found.device} isn't one of {host}'s.", hint="Another host brings it.")
+    return found
+
+
 def submit(db: Connection, who: Identity, spec: JobSpec, now: float) -> Job:
     """Queue a job."""
     if spec.kind == "check":
@@ -207,6 +228,15 @@ def _counted(column: Column[Any]) -> Select[tuple[Any, int]]:
     """What is over isn't counted: there is ever more of it."""
     going = select(column, func.count()).group_by(column)
     return going.where(column != LeaseState.ENDED) if column.name == "state" else going
+
+
+def _require_held(db: Connection, lease: str) -> Lease:
+    found = leases.get(db, lease)
+    if found.state is not LeaseState.HELD:
+        raise UsageError(f"The lease {lease} holds no device: it is {found.end or found.state}.", hint="Ask for one.")
+    if found.job:
+        raise UsageError(f"The lease {lease} is the job {found.job}'s.", hint="Ask for one of your own.")
+    return found
 
 
 def _held_by(db: Connection, host: str) -> list[Lease]:

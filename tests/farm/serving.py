@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from edgebuild.farm.relay.wire import MOST_FRAME_BYTES
 from edgebuild.farm.server.app import create_app
 
 if TYPE_CHECKING:
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def served(farm: Farm) -> Iterator[str]:
     """Yield the address of a farm's server."""
-    server = uvicorn.Server(uvicorn.Config(create_app(farm), host="127.0.0.1", port=0, log_level="warning"))
+    config = uvicorn.Config(
+        create_app(farm),
+        host="127.0.0.1",
+        port=0,
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_max_size=MOST_FRAME_BYTES,
+        ws_per_message_deflate=False,
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -37,21 +37,27 @@ def explain_errors(app: FastAPI) -> None:
 
 def _edgebuild(request: Request, error: EdgebuildError) -> JSONResponse:
     del request
+    return answer_to(error)
+
+
+def answer_to(error: EdgebuildError) -> JSONResponse:
+    """Return an error as an answer."""
     missing = error.message.startswith("There is no ")
     status = 503 if isinstance(error, StoreError) else 404 if missing else 409 if isinstance(error, UsageError) else 422
-    return _answer(status if not isinstance(error, DataError) else 422, error.message, error.hint)
+    return answer_with(status if not isinstance(error, DataError) else 422, error.message, error.hint)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     del request
     problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:20]]
-    return _answer(422, "; ".join(problems), "The schema is at /openapi.json.")
+    return answer_with(422, "; ".join(problems), "The schema is at /openapi.json.")
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
     del request
-    return _answer(error.status_code, str(error.detail), "", error.headers)
+    return answer_with(error.status_code, str(error.detail), "", error.headers)
 
 
-def _answer(status: int, message: str, hint: str, headers: Any = None) -> JSONResponse:
+def answer_with(status: int, message: str, hint: str, headers: Any = None) -> JSONResponse:
+    """Return a ``Problem`` as an answer."""
     return JSONResponse(Problem(message=message, hint=hint).model_dump(), status, headers)

@@ -11,14 +11,22 @@ from fastapi.concurrency import run_in_threadpool
 from edgebuild import __version__
 from edgebuild.farm.server import answers
 from edgebuild.farm.server.identity import Strikes
-from edgebuild.farm.server.routes import files, hosting, leasing, shelving, watching, working
+from edgebuild.farm.server.routes import files, hosting, leasing, relaying, shelving, watching, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from edgebuild.farm.server.farm import Farm
 
-ROUTERS = (leasing.router, working.router, shelving.router, hosting.router, files.router, watching.router)
+ROUTERS = (
+    leasing.router,
+    working.router,
+    shelving.router,
+    hosting.router,
+    files.router,
+    watching.router,
+    relaying.router,
+)
 
 
 def create_app(farm: Farm) -> FastAPI:
@@ -34,6 +42,7 @@ def create_app(farm: Farm) -> FastAPI:
     app = FastAPI(title="edgebuild farm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.farm = farm
     app.state.strikes = Strikes()
+    app.state.relays = relaying.Relays()
     for router in ROUTERS:
         app.include_router(router)
     answers.explain_errors(app)

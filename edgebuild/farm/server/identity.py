@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from edgebuild.farm import tokens
 from edgebuild.farm.server.farm import Farm
@@ -58,11 +59,16 @@ def identify(
     given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Identity:
     """Return whose token a request carries; answers 401 without a right one, 429 after too many wrong ones."""
-    strikes: Strikes = request.app.state.strikes
-    address = request.client.host if request.client is not None else "?"
+    return whose(request, farm, None if given is None else given.credentials)
+
+
+def whose(asks: HTTPConnection, farm: Farm, token: str | None) -> Identity:
+    """Return whose token it is (see ``identify``)."""
+    strikes: Strikes = asks.app.state.strikes
+    address = asks.client.host if asks.client is not None else "?"
     if strikes.barred(address, farm.now):
         raise HTTPException(429, "Too many requests without a right token: wait a minute.", {"Retry-After": "60"})
-    who = None if given is None else farm.look(lambda db: tokens.identify(db, given.credentials, farm.now))
+    who = None if token is None else farm.look(lambda db: tokens.identify(db, token, farm.now))
     if who is None:
         strikes.count(address, farm.now)
         raise HTTPException(

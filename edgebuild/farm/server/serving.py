@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgebuild.errors import EnvironmentGap
 from edgebuild.farm.authority import SERVER, SERVER_KEY
+from edgebuild.farm.relay.wire import MOST_FRAME_BYTES
 
 if TYPE_CHECKING:
     import asyncio
@@ -140,6 +141,9 @@ def make_server(app: FastAPI, farm: Farm, folder: Path, began: Callable[[], None
         timeout_graceful_shutdown=GRACE_S,
         h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         ws="websockets-sansio",
+        ws_max_size=MOST_FRAME_BYTES,
+        # What passes is small, or a model that is packed already.
+        ws_per_message_deflate=False,
         ssl_certfile=folder / SERVER,
         ssl_keyfile=folder / SERVER_KEY,
     )
