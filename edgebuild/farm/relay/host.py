@@ -27,7 +27,7 @@ from edgebuild.farm.relay.link import Link, LinkLost
 from edgebuild.farm.relay.session import Session
 from edgebuild.farm.values import NAMED, Message
 from edgebuild.fleet.connect import connect
-from edgebuild.fleet.inventory import DeviceEntry  # noqa: TC001  pydantic reads it when the program runs
+from edgebuild.fleet.inventory import DeviceEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

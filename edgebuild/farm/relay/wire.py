@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edgebuild.core.capabilities import Capabilities  # noqa: TC001  pydantic reads it when the program runs
+from edgebuild.core.capabilities import Capabilities
 from edgebuild.devices.messages import printable
 from edgebuild.devices.transport import MAX_FILE_BYTES
 from edgebuild.errors import (
