@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from edgebuild.errors import EnvironmentGap, StoreError, UsageError, without_passwords
 
@@ -88,8 +89,9 @@ class Database:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            why = str(error.orig).strip().splitlines() or [type(error).__name__]
+        except (DBAPIError, PoolTimeout) as error:
+            said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+            why = said.splitlines() or [type(error).__name__]
             raise StoreError(
                 f"The farm's database {self.url} doesn't do its work: {without_passwords(why[0])}.",
                 hint="Check that it runs, that it can be reached, and that its disk has room.",
@@ -102,7 +104,8 @@ def sqlite_url(path: Path) -> str:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(_parsed(url), pool_pre_ping=True)
+    # As many at once as a server has threads for requests, and some more; who waits for a turn to write holds none.
+    engine = create_engine(_parsed(url), pool_pre_ping=True, pool_size=20, max_overflow=40)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import audit, jobs, leases, shelf
-from edgebuild.farm.schema import devices, hosts
+from edgebuild.farm import audit, jobs, leases, lending, shelf
+from edgebuild.farm.schema import attempts, devices, hosts
 from edgebuild.farm.schema import jobs as job_rows
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import (
+    BEAT_S,
     Ask,
     Health,
     Job,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Select
 
     from edgebuild.farm.tokens import Identity
+
+
+#: The states of what isn't over, which an index finds.
+_GOING = (LeaseState.WAITING, LeaseState.HELD, JobState.QUEUED, JobState.RUNNING)
 
 
 class Turn(Message):
@@ -175,47 +180,78 @@ def standing(db: Connection, trouble: str = "") -> Standing:
     )
 
 
-def work(db: Connection, who: Identity, host: str, running: Sequence[Turn], now: float) -> Work:
+def work(
+    db: Connection, who: Identity, host: str, running: Sequence[Turn], now: float, *, said_at: float | None = None
+) -> Work:
     """Say what a host is to do, and keep the leases of what it says that it runs.
 
-    A job that the table says it runs, and it doesn't, was lost on the way: its attempt ends.
+    A job that the table says it runs, and it doesn't, was lost on the way: its attempt ends. One that began after the
+    host said so, at ``said_at``, isn't.
     """
     require_host(db, who, host)
     shelf.seen(db, host, now)
-    mine = {lease.job: lease for lease in _held_by(db, host) if lease.job}
-    said = {turn.id: turn for turn in running}
-    stop = [one for turn in running if (one := _to_stop(db, turn, mine.get(turn.id))) is not None]
-    for job, lease in mine.items():
-        if job in said and said[job].token == lease.token:
-            leases.beat(db, lease.id, now)
-        elif jobs.get(db, job).state is JobState.RUNNING:
-            jobs.end_lease(db, lease.id, LeaseEnd.LOST, now)
+    said = {(turn.id, turn.token) for turn in running}
+    held = _held_by(db, host)
+    mine = {(row.job, row.token): row for row in held if row.job}
+    keep = [row.id for turn, row in mine.items() if turn in said and row.beat_at < now - BEAT_S / 2]
+    if keep:
+        db.execute(update(lease_rows).where(lease_rows.c.id.in_(keep)).values(beat_at=now))
+    for turn, row in mine.items():
+        known = said_at is None or row.began_at is None or row.began_at < said_at
+        if turn not in said and row.job_state == JobState.RUNNING and known:
+            jobs.end_lease(db, row.id, LeaseEnd.LOST, now)
+    stop = [one for turn in running if (one := _to_stop(turn, mine.get((turn.id, turn.token)))) is not None]
     start = [jobs.start(db, job, now) for job in jobs.startable(db, host)]
-    relays = [Turn(id=one.id, token=one.token, device=one.device) for one in _held_by(db, host) if not one.job]
+    relays = [Turn(id=row.id, token=row.token, device=row.device) for row in held if not row.job]
     return Work(start=tuple(start), stop=tuple(stop), relays=tuple(relays))
 
 
 def finish(db: Connection, who: Identity, job: str, finished: Finished, now: float) -> bool:
     """End a job's attempt with its host's word; return whether that counted."""
-    found = jobs.get(db, job)
-    device = found.attempts[-1].device
-    if device:
-        require_host(db, who, shelf.get(db, device).host)
-    if not jobs.current(db, job, finished.token):
+    device = jobs.device_of(db, job, finished.token)
+    if device is None:
         return False
+    require_host(db, who, shelf.get(db, device).host)
     # What is known of the device comes first: it isn't lent again before.
-    lost = finished.how is JobEnd.DEVICE_LOST
-    if lost or (found.spec.kind == "check" and finished.how is not JobEnd.CANCELLED):
+    check = jobs.get(db, job).spec.kind == "check"
+    if finished.how is JobEnd.DEVICE_LOST or (check and finished.how is not JobEnd.CANCELLED):
         passed = finished.how is JobEnd.SUCCEEDED
         readings = finished.readings or {}
         shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
     return jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)
 
 
+def give_back(db: Connection, who: Identity, job: str, token: int, now: float) -> bool:
+    """End the turn of a job that made room with its host's word; return whether that counted."""
+    device = jobs.device_of(db, job, token)
+    if device is None:
+        return False
+    require_host(db, who, shelf.get(db, device).host)
+    return jobs.give_back(db, job, token, now)
+
+
+def log(db: Connection, who: Identity, job: str, token: int, lines: Sequence[str], now: float) -> bool:
+    """Keep what a job says, with its host's word; return whether that counted."""
+    device = jobs.device_of(db, job, token)
+    if device is None:
+        return False
+    require_host(db, who, shelf.get(db, device).host)
+    jobs.log(db, job, token, lines, now)
+    return True
+
+
 def reconcile(db: Connection, now: float) -> None:
     """Put right what went on without anybody saying so."""
     shelf.reconcile(db, now)
-    jobs.reconcile(db, now)
+    for device in jobs.reconcile(db, now):
+        shelf.checked(db, device, False, "its health check took too long", {}, now)
+
+
+def spare(db: Connection, now: float) -> None:
+    """Count no silence, of anybody, while the server itself was away."""
+    shelf.spare(db, now)
+    leases.spare(db, now)
+    lending.lend(db, now)
 
 
 def require_host(db: Connection, who: Identity, host: str) -> None:
@@ -226,8 +262,8 @@ def require_host(db: Connection, who: Identity, host: str) -> None:
 
 def _counted(column: Column[Any]) -> Select[tuple[Any, int]]:
     """What is over isn't counted: there is ever more of it."""
-    going = select(column, func.count()).group_by(column)
-    return going.where(column != LeaseState.ENDED) if column.name == "state" else going
+    counted = select(column, func.count()).group_by(column)
+    return counted.where(column.in_(_GOING)) if column.name == "state" else counted
 
 
 def _require_held(db: Connection, lease: str) -> Lease:
@@ -239,18 +275,30 @@ def _require_held(db: Connection, lease: str) -> Lease:
     return found
 
 
-def _held_by(db: Connection, host: str) -> list[Lease]:
-    held = select(lease_rows).join(devices, devices.c.name == lease_rows.c.device)
-    held = held.where(lease_rows.c.state == LeaseState.HELD, devices.c.host == host)
-    return [leases.read(row) for row in db.execute(held)]
+def _held_by(db: Connection, host: str) -> Sequence[Any]:
+    held = select(
+        lease_rows.c.id,
+        lease_rows.c.job,
+        lease_rows.c.token,
+        lease_rows.c.device,
+        lease_rows.c.beat_at,
+        lease_rows.c.make_room_at,
+        job_rows.c.state.label("job_state"),
+        job_rows.c.stop,
+        attempts.c.began_at,
+    )
+    held = held.join(devices, devices.c.lease == lease_rows.c.id)
+    held = held.outerjoin(job_rows, job_rows.c.id == lease_rows.c.job)
+    held = held.outerjoin(attempts, attempts.c.lease == lease_rows.c.id)
+    return db.execute(held.where(devices.c.host == host).order_by(devices.c.name)).all()
 
 
-def _to_stop(db: Connection, turn: Turn, lease: Lease | None) -> Stop | None:
-    if lease is None or lease.token != turn.token:
+def _to_stop(turn: Turn, held: Any) -> Stop | None:
+    if held is None:
         return Stop(id=turn.id, token=turn.token, why="over")
-    if db.scalar(select(job_rows.c.stop).where(job_rows.c.id == turn.id)):
+    if held.stop:
         return Stop(id=turn.id, token=turn.token, why="cancelled")
-    return Stop(id=turn.id, token=turn.token, why="make room") if lease.make_room else None
+    return Stop(id=turn.id, token=turn.token, why="make room") if held.make_room_at is not None else None
 
 
 def _require_own(who: Identity, owner: str, what: str) -> None:

@@ -12,26 +12,19 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, insert, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import leases
+from edgebuild.farm import leases, lending, news
 from edgebuild.farm.schema import attempts, devices, jobs, logs
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import MOST_ATTEMPTS, Attempt, Job, JobEnd, JobSpec, JobState, LeaseEnd, LeaseState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Row
 
 #: What a job may say; the rest is cut, and said to be.
 MOST_LOG_LINES = 20_000
 LONGEST_LINE = 4_000
-#: How the attempt of a lease that ended without a result is called.
-_HOW = {
-    LeaseEnd.EXPIRED: "timed out",
-    LeaseEnd.SILENT: "device lost",
-    LeaseEnd.LOST: "device lost",
-    LeaseEnd.PREEMPTED: "preempted",
-    LeaseEnd.CANCELLED: "cancelled",
-    LeaseEnd.RELEASED: "device lost",
-}
 
 
 def submit(db: Connection, spec: JobSpec, owner: str, now: float, *, checks: bool = False) -> Job:
@@ -65,31 +58,40 @@ def find(db: Connection, *, state: JobState | None = None, most: int = 200) -> t
 
 def startable(db: Connection, host: str) -> list[str]:
     """Return the queued jobs whose lease holds a device of this host."""
-    mine = (
-        select(jobs.c.id)
-        .join(lease_rows, lease_rows.c.id == jobs.c.lease)
-        .join(devices, devices.c.name == lease_rows.c.device)
-        .where(jobs.c.state == JobState.QUEUED, lease_rows.c.state == LeaseState.HELD, devices.c.host == host)
-    )
+    mine = select(jobs.c.id).join(lease_rows, lease_rows.c.id == jobs.c.lease)
+    mine = mine.join(devices, devices.c.lease == lease_rows.c.id)
+    mine = mine.where(jobs.c.state == JobState.QUEUED, devices.c.host == host)
     return list(db.scalars(mine.order_by(jobs.c.number)))
 
 
 def start(db: Connection, job: str, now: float) -> Job:
-    """Say that a host has begun a queued job whose lease holds a device; raises ``UsageError`` for another."""
+    """Say that a host has begun a queued job whose lease holds a device; raises ``UsageError`` for another.
+
+    The time that it asked for counts from now.
+    """
     row = _row(db, job)
-    lease = leases.get(db, row.lease)
-    if row.state != JobState.QUEUED or lease.state is not LeaseState.HELD:
-        raise UsageError(f"The job {job} can't begin: it is {row.state}, and its lease is {lease.state}.")
+    lease = db.scalar(select(lease_rows.c.state).where(lease_rows.c.id == row.lease))
+    if row.state != JobState.QUEUED or lease != LeaseState.HELD:
+        raise UsageError(f"The job {job} can't begin: it is {row.state}, and its lease is {lease}.")
     db.execute(update(jobs).where(jobs.c.id == job).values(state=JobState.RUNNING))
+    limit = now + row.spec["ask"]["duration_s"]
+    db.execute(update(lease_rows).where(lease_rows.c.id == row.lease).values(expires_at=limit, beat_at=now))
     db.execute(update(attempts).where(attempts.c.lease == row.lease).values(began_at=now))
     return get(db, job)
 
 
 def current(db: Connection, job: str, token: int) -> bool:
     """Whether a job runs, or is about to, and has this turn of its device: only then its host's word counts."""
+    return device_of(db, job, token) is not None
+
+
+def device_of(db: Connection, job: str, token: int) -> str | None:
+    """Return the device that a job has in this turn of it; ``None`` where that isn't its turn, or no more."""
     row = _row(db, job)
-    lease = leases.get(db, row.lease)
-    return bool(row.state != JobState.ENDED and lease.state is LeaseState.HELD and lease.token == token)
+    held = select(lease_rows.c.device, lease_rows.c.token)
+    held = held.where(lease_rows.c.id == row.lease, lease_rows.c.state == LeaseState.HELD)
+    lease = db.execute(held).one_or_none()
+    return lease.device if row.state != JobState.ENDED and lease is not None and lease.token == token else None
 
 
 def finish(
@@ -103,13 +105,13 @@ def finish(
     if not current(db, job, token):
         return False
     row = _row(db, job)
-    lease = leases.get(db, row.lease)
+    reason = _plain(reason)
     if how is JobEnd.DEVICE_LOST:
-        _fail(db, row, lease.id, how, now, reason)
+        _fail(db, row, reason, now)
     else:
-        _close(db, lease.id, how, now)
+        _close(db, row.lease, how, now)
         _end(db, job, how, now, reason=reason, result=result)
-    leases.end(db, lease.id, LeaseEnd.LOST if how is JobEnd.DEVICE_LOST else LeaseEnd.RELEASED, now)
+    leases.end(db, row.lease, LeaseEnd.LOST if how is JobEnd.DEVICE_LOST else LeaseEnd.RELEASED, now)
     return True
 
 
@@ -130,6 +132,7 @@ def cancel(db: Connection, job: str, now: float) -> Job:
         leases.end(db, row.lease, LeaseEnd.CANCELLED, now)
     elif row.state == JobState.RUNNING:
         db.execute(update(jobs).where(jobs.c.id == job).values(stop=True))
+        news.tell(db, db.execute(select(devices.c.host).where(devices.c.lease == row.lease)).scalar_one())
     return get(db, job)
 
 
@@ -142,13 +145,13 @@ def end_lease(db: Connection, lease: str, how: LeaseEnd, now: float) -> None:
     leases.end(db, lease, how, now)
 
 
-def log(db: Connection, job: str, token: int, lines: list[str], now: float) -> None:
+def log(db: Connection, job: str, token: int, lines: Sequence[str], now: float) -> None:
     """Keep what a running job says, as far as it may say anything."""
     if not current(db, job, token):
         return
     said = db.scalar(select(func.count()).where(logs.c.job == job)) or 0
     room = max(0, MOST_LOG_LINES - said)
-    kept = [line[:LONGEST_LINE] for line in lines[:room]]
+    kept = [_plain(line) for line in lines[:room]]
     if len(lines) > room > 0:
         kept[-1] = "… more than may be said"
     if kept:
@@ -161,54 +164,75 @@ def read_log(db: Connection, job: str, *, after: int = 0, most: int = 1000) -> l
     return [(row.number, row.at, row.text) for row in db.execute(rows)]
 
 
-def reconcile(db: Connection, now: float) -> None:
-    """End what is overdue and lend what is free: called every few seconds, and enough after any failure."""
+def reconcile(db: Connection, now: float) -> list[str]:
+    """End what is overdue and lend what is free; return the devices whose check took too long.
+
+    Called every few seconds, and enough after any failure.
+    """
+    hung = []
     for lease, how in leases.overdue(db, now):
+        row = leases.get(db, lease)
         end_lease(db, lease, how, now)
-    leases.lend(db, now)
+        if how is LeaseEnd.EXPIRED and row.job and get(db, row.job).spec.kind == "check":
+            hung.append(row.device)
+    leases.reconcile(db, now)
+    return hung
+
+
+def forsake(db: Connection, device: str, now: float) -> None:
+    """End what waits for a device that is retired now, where no other one would do; the rest may have others."""
+    lending.unbind(db, device, now)
+    for lease in leases.hopeless(db, device):
+        end_lease(db, lease, LeaseEnd.LOST, now)
 
 
 def _end_attempt(db: Connection, row: Row[Any], lease: str, how: LeaseEnd, now: float) -> None:
-    spec = JobSpec.model_validate(row.spec)
     if row.stop or how is LeaseEnd.CANCELLED:
         _close(db, lease, "cancelled", now)
         _end(db, row.id, JobEnd.CANCELLED, now, reason="cancelled while it ran")
-    elif how is LeaseEnd.EXPIRED:
-        _close(db, lease, _HOW[how], now)
-        reason = f"it took longer than the {spec.ask.duration_s:g} s that it asked for"
-        _end(db, row.id, JobEnd.TIMED_OUT, now, reason=reason)
+    elif how is LeaseEnd.EXPIRED and row.state == JobState.RUNNING:
+        _close(db, lease, JobEnd.TIMED_OUT, now)
+        limit = JobSpec.model_validate(row.spec).ask.duration_s
+        _end(db, row.id, JobEnd.TIMED_OUT, now, reason=f"it took longer than the {limit:g} s that it asked for")
     elif how is LeaseEnd.PREEMPTED:
-        _close(db, lease, _HOW[how], now)
-        _try(db, row.id, spec, row.owner, now, checks=spec.kind == "check")
+        _close(db, lease, how, now)
+        _again(db, row, "it made room", now)
     else:
         why = "nothing was heard any more of the host that ran it" if how is LeaseEnd.SILENT else "its device was lost"
-        _fail(db, row, lease, JobEnd.DEVICE_LOST, now, why)
+        _fail(db, row, why, now)
 
 
-def _fail(db: Connection, row: Row[Any], lease: str, how: JobEnd, now: float, reason: str) -> None:
+def _fail(db: Connection, row: Row[Any], reason: str, now: float) -> None:
     """End an attempt whose device was lost, and try again unless that was the last time."""
-    _close(db, lease, how, now)
+    _close(db, row.lease, JobEnd.DEVICE_LOST, now)
     lost = and_(attempts.c.job == row.id, attempts.c.how == JobEnd.DEVICE_LOST)
     tries = db.scalar(select(func.count()).select_from(attempts).where(lost)) or 0
-    spec = JobSpec.model_validate(row.spec)
-    if tries >= MOST_ATTEMPTS or spec.kind == "check":
-        _end(db, row.id, how, now, reason=f"{reason} ({tries} attempts)" if tries > 1 else reason)
-    elif row.stop:
+    if row.stop:
         _end(db, row.id, JobEnd.CANCELLED, now, reason="cancelled while it ran")
+    elif tries >= MOST_ATTEMPTS or row.kind == "check":
+        told = f"{reason} ({tries} attempts)" if tries > 1 else reason
+        _end(db, row.id, JobEnd.DEVICE_LOST, now, reason=told)
     else:
-        try:
-            _try(db, row.id, spec, row.owner, now, checks=False)
-        except UsageError as error:  # its only device was retired meanwhile
-            _end(db, row.id, how, now, reason=f"{reason}, and {error.message}")
+        _again(db, row, reason, now)
 
 
-def _try(db: Connection, job: str, spec: JobSpec, owner: str, now: float, *, checks: bool) -> None:
-    """Ask for a lease for the next attempt. The job refers to it before it may be lent."""
-    db.execute(update(jobs).where(jobs.c.id == job).values(state=JobState.QUEUED))
-    lease = leases.ask(db, spec.ask, owner, now, job=job, checks=checks)
+def _again(db: Connection, row: Row[Any], reason: str, now: float) -> None:
+    """Queue a job again, at its old place; it ends where all devices that it could have were retired meanwhile."""
+    turn = db.execute(select(lease_rows.c.turn).where(lease_rows.c.id == row.lease)).scalar_one()
+    try:
+        _try(db, row.id, JobSpec.model_validate(row.spec), row.owner, now, turn=turn)
+    except UsageError as error:
+        _end(db, row.id, JobEnd.DEVICE_LOST, now, reason=f"{reason}, and there is no other: {error.message}")
+
+
+def _try(
+    db: Connection, job: str, spec: JobSpec, owner: str, now: float, *, checks: bool = False, turn: int | None = None
+) -> None:
+    """Ask for a lease for the next attempt."""
+    lease = leases.ask(db, spec.ask, owner, now, job=job, checks=checks, turn=turn)
     number = (db.scalar(select(func.max(attempts.c.number)).where(attempts.c.job == job)) or 0) + 1
     db.execute(insert(attempts).values(job=job, number=number, lease=lease.id))
-    db.execute(update(jobs).where(jobs.c.id == job).values(lease=lease.id))
+    db.execute(update(jobs).where(jobs.c.id == job).values(lease=lease.id, state=JobState.QUEUED))
 
 
 def _close(db: Connection, lease: str, how: str, now: float) -> None:
@@ -218,6 +242,11 @@ def _close(db: Connection, lease: str, how: str, now: float) -> None:
 def _end(db: Connection, job: str, how: JobEnd, now: float, *, reason: str = "", result: Any = None) -> None:
     values = {"state": JobState.ENDED, "end": how, "reason": reason, "result": result, "ended_at": now}
     db.execute(update(jobs).where(jobs.c.id == job).values(**values))
+
+
+def _plain(text: str) -> str:
+    # PostgreSQL keeps no text with a NUL in it.
+    return text[:LONGEST_LINE].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _row(db: Connection, job: str) -> Row[Any]:

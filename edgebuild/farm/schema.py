@@ -44,6 +44,8 @@ devices = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("failures", Integer, nullable=False, default=0),
     Column("draining", Boolean, nullable=False, default=False),
+    # Whether its host offers it, and whether it can be reached: the host isn't silent either.
+    Column("offered", Boolean, nullable=False, default=True),
     Column("there", Boolean, nullable=False, default=True),
     Column("token", _NUMBER, nullable=False, default=0),
     Column("lease", String(32), nullable=False, default=""),
@@ -51,13 +53,16 @@ devices = Table(
     Column("check_due_at", Float),
     Column("added_at", Float, nullable=False),
 )
-Index("devices_free", devices.c.target, devices.c.lease)
+Index("devices_free", devices.c.target, devices.c.lease, devices.c.name)
+Index("devices_host", devices.c.host)
 
 leases = Table(
     "leases",
     metadata,
     Column("number", _NUMBER, primary_key=True, autoincrement=True),
     Column("id", String(32), nullable=False, unique=True),
+    # Its place in the queue; that of its job's first lease, where one was lost or gave way.
+    Column("turn", _NUMBER, nullable=False),
     Column("owner", String(64), nullable=False),
     Column("job", String(32), nullable=False, default=""),
     Column("ask", JSON, nullable=False),
@@ -69,6 +74,8 @@ leases = Table(
     Column("preemptible", Boolean, nullable=False),
     Column("checks", Boolean, nullable=False, default=False),
     Column("begin_at", Float, nullable=False),
+    # Whether the time to begin was seen to have come; nobody waits in a queue before.
+    Column("due", Boolean, nullable=False),
     Column("state", String(16), nullable=False),
     Column("end", String(16)),
     Column("device", String(64), nullable=False, default=""),
@@ -80,15 +87,20 @@ leases = Table(
     Column("ended_at", Float),
     Column("make_room_at", Float),
 )
-Index("leases_turn", leases.c.state, leases.c.target, leases.c.rank, leases.c.number)
-Index("leases_wanted", leases.c.state, leases.c.wanted, leases.c.rank, leases.c.number)
+# What ended stays in the table and out of the way: every index begins with the state.
+Index("leases_turn", *(leases.c[name] for name in ("state", "due", "target", "wanted", "rank", "turn")))
+Index("leases_wanted", leases.c.state, leases.c.due, leases.c.wanted, leases.c.rank, leases.c.turn)
+Index("leases_begin", leases.c.state, leases.c.due, leases.c.begin_at)
+Index("leases_silent", leases.c.state, leases.c.job, leases.c.beat_at)
 
 affinities = Table(
     "affinities",
     metadata,
+    Column("owner", String(64), primary_key=True),
     Column("affinity", String(200), primary_key=True),
+    Column("target", String(64), primary_key=True),
     Column("device", String(64), nullable=False),
-    Column("since", Float, nullable=False),
+    Column("used_at", Float, nullable=False),
 )
 
 jobs = Table(

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, insert, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import jobs, leases, tokens
+from edgebuild.farm import jobs, lending, tokens
 from edgebuild.farm.schema import checks, devices, hosts
 from edgebuild.farm.schema import leases as lease_rows
-from edgebuild.farm.values import SILENCE_S, Ask, Health, JobSpec, LeaseEnd, LeaseState, Offered, Shelved
+from edgebuild.farm.values import BEAT_S, SILENCE_S, Ask, Health, JobSpec, LeaseEnd, LeaseState, Offered, Shelved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Row, Select
 
 #: A good device is looked at again after this long without a job, a bad one sooner.
 CHECK_EVERY_S = 6 * 3600.0
@@ -30,8 +30,8 @@ def register(
 ) -> tuple[Shelved, ...]:
     """Take a host's devices in; those that it no longer offers are away. Returns what the farm knows of them.
 
-    A host whose token expired or was revoked comes back with another one. Raises ``UsageError`` for a host's name, or
-    a device's, that is another's.
+    A host whose token expired or was revoked comes back with another one; a device whose own host is away, or no longer
+    offers it, is this one's. Raises ``UsageError`` for a host's name, or a device's, that is another's.
     """
     row = db.execute(select(hosts).where(hosts.c.name == host)).one_or_none()
     if row is not None and row.token != token and tokens.standing(db, row.token, now) is not None:
@@ -44,14 +44,27 @@ def register(
     for each in offered:
         _take_in(db, host, each, now)
     names = [each.name for each in offered]
-    db.execute(update(devices).where(devices.c.host == host, devices.c.name.not_in(names)).values(there=False))
-    leases.lend(db, now)
-    return tuple(each for each in find(db) if each.host == host)
+    other = and_(devices.c.host == host, devices.c.name.not_in(names))
+    db.execute(update(devices).where(other).values(offered=False, there=False))
+    for name in names:
+        lending.lend(db, now, device=name)
+    mine = select(devices).where(devices.c.host == host).order_by(devices.c.name)
+    return tuple(_read(each) for each in db.execute(mine))
 
 
 def seen(db: Connection, host: str, now: float) -> None:
-    """Say that a host is still there."""
-    db.execute(update(hosts).where(hosts.c.name == host).values(seen_at=now))
+    """Say that a host is still there; its devices are there again, and looked at, where it was silent."""
+    back = and_(devices.c.host == host, devices.c.offered, devices.c.there.is_(False))
+    names = db.scalars(select(devices.c.name).where(back)).all()
+    stale = and_(hosts.c.name == host, hosts.c.seen_at < now - BEAT_S / 2)
+    db.execute(update(hosts).where(stale).values(seen_at=now))
+    for name in names:
+        _come_back(db, name, now)
+
+
+def spare(db: Connection, now: float) -> None:
+    """Count no silence of hosts while the server itself was away."""
+    db.execute(update(hosts).values(seen_at=now))
 
 
 def find(db: Connection) -> tuple[Shelved, ...]:
@@ -70,10 +83,13 @@ def set_health(db: Connection, name: str, health: Health, reason: str, now: floa
     What runs on it goes on; whoever wants it gone cancels that.
     """
     _row(db, name)
-    due = now if health is Health.UNKNOWN else None
-    values = {"health": health, "reason": reason, "failures": 0, "draining": False, "check_due_at": due}
-    db.execute(update(devices).where(devices.c.name == name).values(**values))
-    leases.lend(db, now)
+    for check in _pending_checks(db, name):
+        jobs.end_lease(db, check, LeaseEnd.CANCELLED, now)
+    values = {"health": health, "reason": reason, "failures": 0, "draining": False}
+    db.execute(update(devices).where(devices.c.name == name).values(check_due_at=_next_check(health, now), **values))
+    if health is Health.RETIRED:
+        jobs.forsake(db, name, now)
+    lending.lend(db, now, device=name)
     return get(db, name)
 
 
@@ -81,7 +97,7 @@ def drain(db: Connection, name: str, draining: bool, now: float) -> Shelved:
     """Let a device end what runs and take no more, or take work again."""
     _row(db, name)
     db.execute(update(devices).where(devices.c.name == name).values(draining=draining))
-    leases.lend(db, now)
+    lending.lend(db, now, device=name)
     return get(db, name)
 
 
@@ -122,32 +138,27 @@ def checked(
     if row.health in {Health.MAINTENANCE, Health.RETIRED}:
         return _read(row)
     failures = 0 if passed else row.failures + 1
-    if passed:
-        health, due = Health.GOOD, now + CHECK_EVERY_S
-    elif failures >= MOST_FAILURES:
-        health, due = Health.BAD, now + CHECK_BAD_EVERY_S
-    else:
-        health, due = Health.UNKNOWN, now
-    values = {"health": health, "reason": reason, "failures": failures, "checked_at": now, "check_due_at": due}
-    db.execute(update(devices).where(devices.c.name == name).values(**values))
-    leases.lend(db, now)
+    health = Health.GOOD if passed else Health.BAD if failures >= MOST_FAILURES else Health.UNKNOWN
+    values = {"health": health, "reason": reason, "failures": failures, "checked_at": now}
+    db.execute(update(devices).where(devices.c.name == name).values(check_due_at=_next_check(health, now), **values))
+    lending.lend(db, now, device=name)
     return get(db, name)
 
 
 def reconcile(db: Connection, now: float) -> None:
     """Take the devices of silent hosts away, end what ran on them, and queue the checks that are due."""
     silent = select(hosts.c.name).where(hosts.c.seen_at < now - SILENCE_S)
-    gone = and_(devices.c.host.in_(silent), devices.c.there)
-    for name in list(db.scalars(select(devices.c.name).where(gone))):
-        db.execute(update(devices).where(devices.c.name == name).values(there=False))
-    for lease in list(db.scalars(_held_on_absent())):
+    db.execute(update(devices).where(devices.c.host.in_(silent), devices.c.there).values(there=False))
+    for lease in db.scalars(_held_on_absent()).all():
         jobs.end_lease(db, lease, LeaseEnd.LOST, now)
-    due = and_(devices.c.there, devices.c.check_due_at < now, devices.c.lease == "", devices.c.draining.is_(False))
     looked_at = devices.c.health.in_([Health.GOOD, Health.UNKNOWN, Health.BAD])
-    for name in list(db.scalars(select(devices.c.name).where(due, looked_at))):
-        db.execute(update(devices).where(devices.c.name == name).values(check_due_at=None))
-        ask = Ask(device=name, duration_s=CHECK_LIMIT_S, purpose="health check")
-        jobs.submit(db, JobSpec(kind="check", ask=ask, name=f"check {name}"), "farm", now, checks=True)
+    due = and_(devices.c.there, devices.c.check_due_at <= now, devices.c.draining.is_(False), looked_at)
+    for name in db.scalars(select(devices.c.name).where(due)).all():
+        again = now + CHECK_LIMIT_S  # should this one end without a word of what it found
+        db.execute(update(devices).where(devices.c.name == name).values(check_due_at=again))
+        if not _pending_checks(db, name, held=True):
+            ask = Ask(device=name, duration_s=CHECK_LIMIT_S, purpose="health check")
+            jobs.submit(db, JobSpec(kind="check", ask=ask, name=f"check {name}"), "farm", now, checks=True)
 
 
 def history(db: Connection, name: str, *, most: int = 200) -> list[dict[str, Any]]:
@@ -156,26 +167,50 @@ def history(db: Connection, name: str, *, most: int = 200) -> list[dict[str, Any
     return [dict(row._mapping) for row in db.execute(rows)]
 
 
-def _held_on_absent() -> Any:
-    held = select(lease_rows.c.id).join(devices, devices.c.name == lease_rows.c.device)
-    return held.where(lease_rows.c.state == LeaseState.HELD, devices.c.there.is_(False))
+def _held_on_absent() -> Select[Any]:
+    held = select(lease_rows.c.id).join(devices, devices.c.lease == lease_rows.c.id)
+    return held.where(devices.c.there.is_(False))
+
+
+def _pending_checks(db: Connection, device: str, *, held: bool = False) -> Sequence[str]:
+    states = [LeaseState.WAITING, LeaseState.HELD] if held else [LeaseState.WAITING]
+    pending = and_(lease_rows.c.state.in_(states), lease_rows.c.due, lease_rows.c.wanted == device, lease_rows.c.checks)
+    return db.scalars(select(lease_rows.c.id).where(pending)).all()
+
+
+def _next_check(health: Health, now: float) -> float | None:
+    if health is Health.UNKNOWN:
+        return now
+    return {Health.GOOD: now + CHECK_EVERY_S, Health.BAD: now + CHECK_BAD_EVERY_S}.get(health)
 
 
 def _take_in(db: Connection, host: str, offered: Offered, now: float) -> None:
     row = db.execute(select(devices).where(devices.c.name == offered.name)).one_or_none()
     said = {"target": offered.target, "kind": offered.kind, "facts": offered.facts, "labels": offered.labels}
     if row is None:
-        new = {"health": Health.UNKNOWN, "added_at": now, "check_due_at": now, "there": True}
+        new = {"health": Health.UNKNOWN, "added_at": now, "check_due_at": now, "offered": True, "there": True}
         db.execute(insert(devices).values(name=offered.name, host=host, **said, **new))
         return
-    if row.host != host:
+    if row.host != host and row.there:
         raise UsageError(
             f"The device {offered.name} is another host's: {row.host}'s.", hint="Names are unique in a farm: rename it."
         )
-    changed = row.target != offered.target or row.facts != offered.facts
-    back = changed or not row.there
-    again = {"health": Health.UNKNOWN, "check_due_at": now} if back and row.health == Health.GOOD else {}
-    db.execute(update(devices).where(devices.c.name == offered.name).values(there=True, **said, **again))
+    if row.host != host and row.lease:  # its host is away, and so is who used it through that
+        jobs.end_lease(db, row.lease, LeaseEnd.LOST, now)
+    db.execute(update(devices).where(devices.c.name == offered.name).values(host=host, offered=True, **said))
+    if row.target != offered.target:
+        lending.unbind(db, offered.name, now)
+    if not row.there or row.target != offered.target or row.facts != offered.facts:
+        _come_back(db, offered.name, now)
+
+
+def _come_back(db: Connection, name: str, now: float) -> None:
+    """Let a device be there again, or another one than before: a good one is looked at before it is lent."""
+    mine = devices.c.name == name
+    db.execute(update(devices).where(mine).values(there=True))
+    unsure = and_(mine, devices.c.health.in_([Health.GOOD, Health.UNKNOWN]))
+    db.execute(update(devices).where(unsure).values(health=Health.UNKNOWN, check_due_at=now))
+    lending.lend(db, now, device=name)
 
 
 def _row(db: Connection, name: str) -> Row[Any]:

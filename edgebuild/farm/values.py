@@ -87,15 +87,16 @@ class JobEnd(StrEnum):
 class Ask(Message):
     """Which device is wanted, for how long, and how urgently.
 
-    ``target`` or ``device`` is given. ``labels`` are those that the device has to have. Leases of one ``affinity`` get
-    one physical device, as long as it isn't retired. A higher ``priority`` goes first; within one it is first come,
-    first served. A ``preemptible`` lease gives way to a higher priority. Nothing is lent before ``begin_at``.
+    ``target`` or ``device`` is given. ``labels`` are those that the device has to have. Somebody's leases of one
+    ``affinity`` get one physical device of a target, as long as it isn't retired and has what labels they ask for. A
+    higher ``priority`` goes first; within one it is first come, first served. A ``preemptible`` lease gives way to a
+    higher priority. Nothing is lent before ``begin_at``.
     """
 
     target: str = Field(default="", pattern=r"^$|" + TARGET)
     device: str = Field(default="", pattern=r"^$|" + NAMED)
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
-    affinity: str = Field(default="", max_length=200)
+    affinity: str = Field(default="", max_length=200, pattern=r"^[^\x00-\x1f]*$")
     priority: int = Field(default=5, ge=0, le=9)
     preemptible: bool = False
     begin_at: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy.exc import DBAPIError
 
 from edgebuild.errors import StoreError
 from edgebuild.farm import jobs, leases, shelf
-from edgebuild.farm.schema import audit
 from edgebuild.farm.values import (
     MOST_ATTEMPTS,
     SILENCE_S,
@@ -39,8 +37,8 @@ def begin(db: Connection, job: Job) -> int:
     return jobs.start(db, job.id, 1.0).attempts[-1].token
 
 
-def test_a_job_runs_and_ends_with_its_result(database: Database) -> None:
-    with database.write() as db:
+def test_a_job_runs_and_ends_with_its_result(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         assert jobs.startable(db, "desk") == [job.id]
@@ -52,8 +50,8 @@ def test_a_job_runs_and_ends_with_its_result(database: Database) -> None:
         assert shelf.get(db, "pi-1").lease == ""
 
 
-def test_the_second_word_and_that_of_an_old_turn_count_for_nothing(database: Database) -> None:
-    with database.write() as db:
+def test_the_second_word_and_that_of_an_old_turn_count_for_nothing(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         old = begin(db, job)
@@ -66,8 +64,8 @@ def test_the_second_word_and_that_of_an_old_turn_count_for_nothing(database: Dat
         assert jobs.get(db, job.id).result == {"of": "the new one"}
 
 
-def test_a_job_whose_device_is_lost_is_tried_again_and_not_for_ever(database: Database) -> None:
-    with database.write() as db:
+def test_a_job_whose_device_is_lost_is_tried_again_and_not_for_ever(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         for _ in range(MOST_ATTEMPTS):
@@ -79,16 +77,16 @@ def test_a_job_whose_device_is_lost_is_tried_again_and_not_for_ever(database: Da
         assert [attempt.how for attempt in ended.attempts] == ["device lost"] * MOST_ATTEMPTS
 
 
-def test_a_job_that_failed_is_not_tried_again(database: Database) -> None:
-    with database.write() as db:
+def test_a_job_that_failed_is_not_tried_again(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         jobs.finish(db, job.id, begin(db, job), JobEnd.FAILED, 2.0, reason="no such operator")
         assert jobs.get(db, job.id).end is JobEnd.FAILED
 
 
-def test_a_preempted_job_is_queued_again_and_that_is_no_failure(database: Database) -> None:
-    with database.write() as db:
+def test_a_preempted_job_is_queued_again_and_that_is_no_failure(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db, preemptible=True, priority=1)
         for _ in range(MOST_ATTEMPTS + 1):
@@ -97,19 +95,19 @@ def test_a_preempted_job_is_queued_again_and_that_is_no_failure(database: Databa
         assert {attempt.how for attempt in jobs.get(db, job.id).attempts[:-1]} == {"preempted"}
 
 
-def test_a_job_that_takes_too_long_timed_out(database: Database) -> None:
-    with database.write() as db:
+def test_a_job_that_takes_too_long_timed_out(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db, duration_s=10.0)
         begin(db, job)
-        jobs.reconcile(db, 10.5)
+        jobs.reconcile(db, 11.5)
         ended = jobs.get(db, job.id)
         assert ended.end is JobEnd.TIMED_OUT
         assert "longer than the 10 s" in ended.reason
 
 
-def test_a_host_that_falls_silent_loses_its_jobs_and_its_devices_are_away(database: Database) -> None:
-    with database.write() as db:
+def test_a_host_that_falls_silent_loses_its_jobs_and_its_devices_are_away(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         begin(db, job)
@@ -122,8 +120,8 @@ def test_a_host_that_falls_silent_loses_its_jobs_and_its_devices_are_away(databa
         )
 
 
-def test_a_cancelled_job_that_waits_ends_at_once(database: Database) -> None:
-    with database.write() as db:
+def test_a_cancelled_job_that_waits_ends_at_once(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         first, second = submit(db), submit(db)
         jobs.cancel(db, second.id, 1.0)
@@ -132,8 +130,8 @@ def test_a_cancelled_job_that_waits_ends_at_once(database: Database) -> None:
         assert jobs.get(db, first.id).state is JobState.QUEUED
 
 
-def test_a_cancelled_job_that_runs_is_told_and_ends(database: Database) -> None:
-    with database.write() as db:
+def test_a_cancelled_job_that_runs_is_told_and_ends(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         token = begin(db, job)
@@ -143,8 +141,8 @@ def test_a_cancelled_job_that_runs_is_told_and_ends(database: Database) -> None:
         assert shelf.get(db, "pi-1").lease == ""
 
 
-def test_a_cancelled_job_whose_host_died_is_not_tried_again(database: Database) -> None:
-    with database.write() as db:
+def test_a_cancelled_job_whose_host_died_is_not_tried_again(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         begin(db, job)
@@ -153,8 +151,8 @@ def test_a_cancelled_job_whose_host_died_is_not_tried_again(database: Database) 
         assert jobs.get(db, job.id).end is JobEnd.CANCELLED
 
 
-def test_a_new_device_is_checked_before_anybody_gets_it(database: Database) -> None:
-    with database.write() as db:
+def test_a_new_device_is_checked_before_anybody_gets_it(any_database: Database) -> None:
+    with any_database.write() as db:
         shelf.register(db, "desk", "t", "1", [Offered(name="pi-1", target=PI)], 0.0)
         job = submit(db, priority=9)
         shelf.reconcile(db, 1.0)
@@ -167,24 +165,24 @@ def test_a_new_device_is_checked_before_anybody_gets_it(database: Database) -> N
         assert jobs.startable(db, "desk") == [job.id]
 
 
-def test_two_failures_make_a_device_bad_and_a_pass_makes_it_good(database: Database) -> None:
-    with database.write() as db:
+def test_two_failures_make_a_device_bad_and_a_pass_makes_it_good(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         assert shelf.checked(db, "pi-1", False, "throttled", {}, 1.0).health is Health.UNKNOWN
         assert shelf.checked(db, "pi-1", False, "throttled", {}, 2.0).health is Health.BAD
         assert shelf.checked(db, "pi-1", True, "", {}, 3.0).health is Health.GOOD
 
 
-def test_maintenance_outlives_a_check(database: Database) -> None:
-    with database.write() as db:
+def test_maintenance_outlives_a_check(any_database: Database) -> None:
+    with any_database.write() as db:
         fill(db, "pi-1")
         shelf.set_health(db, "pi-1", Health.MAINTENANCE, "a new card", 0.0)
         assert shelf.checked(db, "pi-1", True, "", {}, 1.0).health is Health.MAINTENANCE
 
 
-def test_a_job_says_no_more_than_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_says_no_more_than_it_may(any_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "MOST_LOG_LINES", 3)
-    with database.write() as db:
+    with any_database.write() as db:
         fill(db, "pi-1")
         job = submit(db)
         token = begin(db, job)
@@ -193,15 +191,6 @@ def test_a_job_says_no_more_than_it_may(database: Database, monkeypatch: pytest.
         jobs.log(db, job.id, token, ["three", "four"], 1.0)
         jobs.log(db, job.id, token, ["five"], 1.0)
         assert [text for _, _, text in jobs.read_log(db, job.id)] == ["one", "two", "… more than may be said"]
-
-
-def test_what_was_done_stays_done_in_the_audit(database: Database) -> None:
-    with database.write() as db:
-        db.execute(audit.insert().values(at=0.0, who="ada", action="retire", what="pi-1", detail={}))
-    for change in (audit.update().values(who="eve"), audit.delete()):
-        with pytest.raises(StoreError, match="append-only") as raised, database.write() as db:
-            db.execute(change)
-        assert isinstance(raised.value.__cause__, DBAPIError)
 
 
 def test_a_database_that_is_not_there_is_said_in_a_sentence(tmp_path: object) -> None:

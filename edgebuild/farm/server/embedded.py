@@ -93,7 +93,7 @@ class Embedded:
             if time.monotonic() > prolong_at:
                 prolong_at = time.monotonic() + PROLONG_S
                 with contextlib.suppress(EdgebuildError):
-                    self._farm.do_quietly(lambda db, now: tokens.prolong(db, self._token_name, now, days=TOKEN_DAYS))
+                    self._farm.do(lambda db, now: tokens.prolong(db, self._token_name, now, days=TOKEN_DAYS))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.errors import StoreError
-from edgebuild.farm import desk, leases
+from edgebuild.farm import desk, news
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy import Connection
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: How often what went on without anybody saying so is put right.
 RECONCILE_S = 2.0
+#: A server that didn't come to that for so long heard nobody either.
+LATE_S = 15.0
 
 T = TypeVar("T")
 
@@ -31,12 +33,14 @@ class Farm:
         self.database = database
         self.blobs = blobs
         self.bell = Bell()
+        self.polls = Polls()
         self._over = threading.Event()
         self._reconciler: threading.Thread | None = None
         #: The server is about to end: nobody is kept waiting.
         self.leaving = False
         #: Why the tables can't be put right at the moment; empty while they can.
         self.trouble = ""
+        self._right_at: float | None = None
 
     @property
     def now(self) -> float:
@@ -44,16 +48,13 @@ class Farm:
         return self.database.clock.now()
 
     def do(self, work: Callable[[Connection, float], T]) -> T:
-        """Return what a transaction returns, once it is kept; those who wait for a change look again."""
+        """Return what a transaction returns, once it is kept; the hosts for which it has news look again."""
         with self.database.write() as db:
+            news.take(db)
             done = work(db, self.now)
-        self.bell.ring()
+            hosts = news.take(db)
+        self.bell.ring(hosts)
         return done
-
-    def do_quietly(self, work: Callable[[Connection, float], T]) -> T:
-        """Return what a transaction returns that is nobody else's news: nobody who waits looks again."""
-        with self.database.write() as db:
-            return work(db, self.now)
 
     def look(self, work: Callable[[Connection], T]) -> T:
         """Return what a look at the tables returns."""
@@ -63,13 +64,15 @@ class Farm:
     def leave(self) -> None:
         """Let everybody go who waits for something to happen."""
         self.leaving = True
-        self.bell.ring()
+        self.bell.ring_all()
+
+    def put_right(self) -> None:
+        """Put right what went on without anybody saying so, unless the server couldn't have heard it."""
+        self._right_at = self.do(self._put_right)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Put right, while the block runs, what goes on without anybody saying so."""
-        with contextlib.suppress(StoreError):
-            self.do(leases.spare)
         self._reconciler = threading.Thread(target=self._reconcile, name="edgebuild-farm", daemon=True)
         self._reconciler.start()
         try:
@@ -78,36 +81,74 @@ class Farm:
             self._over.set()
             self._reconciler.join()
 
+    def _put_right(self, db: Connection, now: float) -> float:
+        if self._right_at is None or self.trouble or now - self._right_at > LATE_S:
+            desk.spare(db, now)
+        desk.reconcile(db, now)
+        return now
+
     def _reconcile(self) -> None:
-        """A database that is away comes back, and nobody was silent meanwhile."""
+        """A database that is away comes back, and nobody was silent while the server couldn't listen."""
         while not self._over.wait(RECONCILE_S):
             try:
-                if self.trouble:
-                    self.do(leases.spare)
-                self.do(desk.reconcile)
+                self.put_right()
                 self.trouble = ""
             except StoreError as error:
                 self.trouble = error.message
 
 
 class Bell:
-    """Wakes those who wait for something to change."""
+    """Wakes the hosts for which there is news."""
 
     def __init__(self) -> None:
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._loops: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._lock = threading.Lock()
 
-    def ring(self) -> None:
-        """Wake everybody."""
+    def ring(self, hosts: Iterable[str]) -> None:
+        """Wake those who listen for these hosts."""
         with self._lock:
-            waiting, self._waiting = self._waiting, set()
-        for loop, event in waiting:
+            events = [(event, self._loops[event]) for host in hosts for event in self._waiting.get(host, ())]
+        for event, loop in events:
             with contextlib.suppress(RuntimeError):  # its loop is over
                 loop.call_soon_threadsafe(event.set)
 
-    def listen(self) -> asyncio.Event:
-        """Return what is set at the next ring; ask before looking, so that no ring is missed."""
+    def ring_all(self) -> None:
+        """Wake everybody."""
+        with self._lock:
+            hosts = list(self._waiting)
+        self.ring(hosts)
+
+    @contextlib.contextmanager
+    def listening(self, host: str) -> Iterator[asyncio.Event]:
+        """Yield what is set when there is news for a host; look after asking for it, so that none is missed."""
         event = asyncio.Event()
         with self._lock:
-            self._waiting.add((asyncio.get_running_loop(), event))
-        return event
+            self._waiting.setdefault(host, set()).add(event)
+            self._loops[event] = asyncio.get_running_loop()
+        try:
+            yield event
+        finally:
+            with self._lock:
+                del self._loops[event]
+                self._waiting[host].discard(event)
+                if not self._waiting[host]:
+                    del self._waiting[host]
+
+
+class Polls:
+    """Numbers the questions of each host for work: who asked again isn't answered twice."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, host: str, token: str) -> int:
+        """Return the number of a new question."""
+        with self._lock:
+            number = self._newest[host, token] = self._newest.get((host, token), 0) + 1
+        return number
+
+    def over(self, host: str, token: str, number: int) -> bool:
+        """Whether the host has asked again since."""
+        return self._newest[host, token] != number

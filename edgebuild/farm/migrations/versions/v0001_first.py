@@ -13,10 +13,12 @@ def upgrade() -> None:
     """Make the tables; what was said in the audit stays as it was said."""
     op.create_table(
         "affinities",
+        sa.Column("owner", sa.String(length=64), nullable=False),
         sa.Column("affinity", sa.String(length=200), nullable=False),
+        sa.Column("target", sa.String(length=64), nullable=False),
         sa.Column("device", sa.String(length=64), nullable=False),
-        sa.Column("since", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("affinity"),
+        sa.Column("used_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "affinity", "target"),
     )
     op.create_table(
         "audit",
@@ -71,6 +73,7 @@ def upgrade() -> None:
         "leases",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("turn", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("owner", sa.String(length=64), nullable=False),
         sa.Column("job", sa.String(length=32), nullable=False),
         sa.Column("ask", sa.JSON(), nullable=False),
@@ -81,6 +84,7 @@ def upgrade() -> None:
         sa.Column("preemptible", sa.Boolean(), nullable=False),
         sa.Column("checks", sa.Boolean(), nullable=False),
         sa.Column("begin_at", sa.Float(), nullable=False),
+        sa.Column("due", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("end", sa.String(length=16), nullable=True),
         sa.Column("device", sa.String(length=64), nullable=False),
@@ -94,8 +98,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number"),
         sa.UniqueConstraint("id"),
     )
-    op.create_index("leases_turn", "leases", ["state", "target", "rank", "number"], unique=False)
-    op.create_index("leases_wanted", "leases", ["state", "wanted", "rank", "number"], unique=False)
+    op.create_index("leases_turn", "leases", ["state", "due", "target", "wanted", "rank", "turn"], unique=False)
+    op.create_index("leases_wanted", "leases", ["state", "due", "wanted", "rank", "turn"], unique=False)
+    op.create_index("leases_begin", "leases", ["state", "due", "begin_at"], unique=False)
+    op.create_index("leases_silent", "leases", ["state", "job", "beat_at"], unique=False)
     op.create_table(
         "logs",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -170,6 +176,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("draining", sa.Boolean(), nullable=False),
+        sa.Column("offered", sa.Boolean(), nullable=False),
         sa.Column("there", sa.Boolean(), nullable=False),
         sa.Column("token", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("lease", sa.String(length=32), nullable=False),
@@ -182,7 +189,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_index("devices_free", "devices", ["target", "lease"], unique=False)
+    op.create_index("devices_free", "devices", ["target", "lease", "name"], unique=False)
+    op.create_index("devices_host", "devices", ["host"], unique=False)
     _keep_what_was_said()
 
 
@@ -194,6 +202,12 @@ def _keep_what_was_said() -> None:
                 f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
                 "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
             )
+        # INSERT OR REPLACE would take a line's place without a word to the trigger above.
+        op.execute(
+            "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "
+            "WHEN EXISTS (SELECT 1 FROM audit WHERE number = NEW.number) "
+            "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
+        )
         return
     op.execute(
         "CREATE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql AS "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import Connection
 
-from edgebuild.farm import audit, desk, jobs, shelf
+from edgebuild.farm import audit, desk, shelf
 from edgebuild.farm.desk import Finished, Turn, Work
 from edgebuild.farm.server.answers import Id, Name, Problems
 from edgebuild.farm.server.identity import Host, OfFarm
@@ -58,30 +59,36 @@ def hello(farm: OfFarm, who: Host, host: Name, given: Hello) -> tuple[Shelved, .
 
 @router.post("/{host}/work")
 async def work(farm: OfFarm, who: Host, host: Name, given: AskWork) -> Work:
-    """Say what runs, and hear what is to be done: at once where there is something, else after a while."""
-    until = farm.now + LONGEST_WAIT_S
+    """Say what runs, and hear what is to be done: at once where there is something, else after a while.
+
+    A host that asks again, since it gave up on this answer, gets everything there and nothing here.
+    """
+    said_at = farm.now
+    until = said_at + LONGEST_WAIT_S
+    poll = farm.polls.begin(host, who.id)
+
+    def look(db: Connection, now: float) -> Work:
+        if farm.polls.over(host, who.id, poll):
+            desk.require_host(db, who, host)
+            return Work()
+        return desk.work(db, who, host, given.running, now, said_at=said_at)
+
     while True:
-        rung = farm.bell.listen()
-        todo = await run_in_threadpool(farm.do_quietly, lambda db, now: desk.work(db, who, host, given.running, now))
-        news = todo.start or todo.stop or {relay.id for relay in todo.relays} != set(given.relays)
-        if news or not given.wait or farm.leaving or farm.now >= until:
-            return todo
-        try:
-            await asyncio.wait_for(rung.wait(), until - farm.now)
-        except TimeoutError:
-            continue
+        with farm.bell.listening(host) as rung:
+            todo = await run_in_threadpool(farm.do, look)
+            news = todo.start or todo.stop or {relay.id for relay in todo.relays} != set(given.relays)
+            over = farm.leaving or farm.now >= until or farm.polls.over(host, who.id, poll)
+            if news or not given.wait or over:
+                return todo
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(rung.wait(), until - farm.now)
 
 
 @router.post("/{host}/jobs/{job}/log")
 def log(farm: OfFarm, who: Host, host: Name, job: Id, given: Said) -> Counted:
     """Keep what a job said."""
-
-    def keep(db: Connection, now: float) -> Counted:
-        desk.require_host(db, who, host)
-        jobs.log(db, job, given.token, list(given.lines), now)
-        return Counted(counted=jobs.current(db, job, given.token))
-
-    return farm.do(keep)
+    del host
+    return farm.do(lambda db, now: Counted(counted=desk.log(db, who, job, given.token, given.lines, now)))
 
 
 @router.post("/{host}/jobs/{job}/finish")
@@ -94,9 +101,5 @@ def finish(farm: OfFarm, who: Host, host: Name, job: Id, given: Finished) -> Cou
 @router.post("/{host}/jobs/{job}/give-back")
 def give_back(farm: OfFarm, who: Host, host: Name, job: Id, given: Turn) -> Counted:
     """Say that a job made room."""
-
-    def end(db: Connection, now: float) -> Counted:
-        desk.require_host(db, who, host)
-        return Counted(counted=jobs.give_back(db, job, given.token, now))
-
-    return farm.do(end)
+    del host
+    return farm.do(lambda db, now: Counted(counted=desk.give_back(db, who, job, given.token, now)))

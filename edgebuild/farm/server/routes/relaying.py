@@ -104,7 +104,7 @@ async def use(websocket: WebSocket, lease: Id) -> None:
     farm: Farm = websocket.app.state.farm
 
     def enter(who: Identity) -> None:
-        farm.do_quietly(lambda db, now: desk.use(db, who, lease, now))
+        farm.do(lambda db, now: desk.use(db, who, lease, now))
 
     await _attach(websocket, lease, "user", Scope.RUN, enter)
 
