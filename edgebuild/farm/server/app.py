@@ -11,6 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from edgebuild import __version__
 from edgebuild.farm.server import answers
 from edgebuild.farm.server.identity import Strikes
+from edgebuild.farm.server.pages import ROUTERS as PAGES
+from edgebuild.farm.server.pages.access import Access, Sessions
 from edgebuild.farm.server.routes import files, hosting, leasing, relaying, shelving, watching, working
 
 if TYPE_CHECKING:
@@ -29,8 +31,11 @@ ROUTERS = (
 )
 
 
-def create_app(farm: Farm) -> FastAPI:
-    """Return the application of a farm; while it is served, the farm puts its tables right."""
+def create_app(farm: Farm, access: Access | None = None) -> FastAPI:
+    """Return the application of a farm; while it is served, the farm puts its tables right.
+
+    ``access``: whom the pages are for. Default: whoever reaches this machine's own address.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -42,8 +47,10 @@ def create_app(farm: Farm) -> FastAPI:
     app = FastAPI(title="edgebuild farm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.farm = farm
     app.state.strikes = Strikes()
+    app.state.sessions = Sessions()
+    app.state.access = access or Access()
     app.state.relays = relaying.Relays()
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     answers.explain_errors(app)
     return app
