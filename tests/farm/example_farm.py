@@ -225,7 +225,7 @@ def crowd(db: Connection, now: float, count: int) -> None:
     ask = Ask(target=PI).model_dump(mode="json")
     spec = JobSpec(kind="bench", name="a crowd's", ask=Ask(target=PI)).model_dump(mode="json")
     lease = {"owner": "ci", "ask": ask, "target": PI, "wanted": "", "affinity": "", "rank": 4, "preemptible": False}
-    lease |= {"checks": False, "begin_at": 0.0, "asked_at": now, "beat_at": now}
+    lease |= {"checks": False, "begin_at": 0.0, "due": True, "turn": 0, "asked_at": now, "beat_at": now}
     taken, waits = [n for n in range(count) if n % 2], range(count, 2 * count)
     held = {"state": "held", "token": 1, "granted_at": now, "expires_at": now + 900}
     made = [{**lease, **held, "id": f"l{n:015x}", "job": f"j{n:015x}", "device": f"board-{n:04d}"} for n in taken]
