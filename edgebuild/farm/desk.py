@@ -139,6 +139,12 @@ def submit(db: Connection, who: Identity, spec: JobSpec, now: float) -> Job:
     return job
 
 
+def attend(db: Connection, who: Identity, job: str, now: float) -> Job:
+    """Say that one still waits for a job of one's own."""
+    _require_own(who, jobs.get(db, job).owner, f"The job {job}")
+    return jobs.attend(db, job, now)
+
+
 def cancel(db: Connection, who: Identity, job: str, now: float) -> Job:
     """Cancel a job of one's own; an admin may cancel anybody's."""
     _require_own(who, jobs.get(db, job).owner, f"The job {job}")
@@ -250,6 +256,7 @@ def reconcile(db: Connection, now: float) -> None:
 def spare(db: Connection, now: float) -> None:
     """Count no silence, of anybody, while the server itself was away."""
     shelf.spare(db, now)
+    jobs.spare(db, now)
     leases.spare(db, now)
     lending.lend(db, now)
 

@@ -15,7 +15,17 @@ from edgebuild.errors import UsageError
 from edgebuild.farm import leases, lending, news
 from edgebuild.farm.schema import attempts, devices, jobs, logs
 from edgebuild.farm.schema import leases as lease_rows
-from edgebuild.farm.values import MOST_ATTEMPTS, Attempt, Job, JobEnd, JobSpec, JobState, LeaseEnd, LeaseState
+from edgebuild.farm.values import (
+    MOST_ATTEMPTS,
+    UNATTENDED_S,
+    Attempt,
+    Job,
+    JobEnd,
+    JobSpec,
+    JobState,
+    LeaseEnd,
+    LeaseState,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +47,7 @@ def submit(db: Connection, spec: JobSpec, owner: str, now: float, *, checks: boo
         "spec": spec.model_dump(mode="json"),
         "state": JobState.QUEUED,
         "submitted_at": now,
+        "attended_at": now if spec.attended else None,
     }
     db.execute(insert(jobs).values(**row))
     _try(db, number, spec, owner, now, checks=checks)
@@ -110,7 +121,7 @@ def finish(
         _fail(db, row, reason, now)
     else:
         _close(db, row.lease, how, now)
-        _end(db, job, how, now, reason=reason, result=result)
+        _end(db, job, how, now, reason=row.reason or reason, result=result)
     leases.end(db, row.lease, LeaseEnd.LOST if how is JobEnd.DEVICE_LOST else LeaseEnd.RELEASED, now)
     return True
 
@@ -123,12 +134,27 @@ def give_back(db: Connection, job: str, token: int, now: float) -> bool:
     return True
 
 
-def cancel(db: Connection, job: str, now: float) -> Job:
+def attend(db: Connection, job: str, now: float) -> Job:
+    """Say that somebody still waits for a job that was submitted so."""
+    going = and_(jobs.c.id == job, jobs.c.attended_at.is_not(None))
+    db.execute(update(jobs).where(going).values(attended_at=now))
+    return get(db, job)
+
+
+def spare(db: Connection, now: float) -> None:
+    """Count no silence of those who wait for jobs while the server itself was away."""
+    going = and_(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]), jobs.c.attended_at.is_not(None))
+    db.execute(update(jobs).where(going).values(attended_at=now))
+
+
+def cancel(db: Connection, job: str, now: float, *, reason: str = "") -> Job:
     """End a job that waits; ask the host of one that runs to stop it, and let its device go. Twice is fine."""
     row = _row(db, job)
+    if row.state != JobState.ENDED and not row.stop:
+        db.execute(update(jobs).where(jobs.c.id == job).values(reason=reason))
     if row.state == JobState.QUEUED:
         _close(db, row.lease, "cancelled", now)
-        _end(db, job, JobEnd.CANCELLED, now, reason="cancelled before it began")
+        _end(db, job, JobEnd.CANCELLED, now, reason=reason or "cancelled before it began")
         leases.end(db, row.lease, LeaseEnd.CANCELLED, now)
     elif row.state == JobState.RUNNING:
         db.execute(update(jobs).where(jobs.c.id == job).values(stop=True))
@@ -169,6 +195,9 @@ def reconcile(db: Connection, now: float) -> list[str]:
 
     Called every few seconds, and enough after any failure.
     """
+    silent = and_(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]), jobs.c.attended_at < now - UNATTENDED_S)
+    for job in list(db.scalars(select(jobs.c.id).where(silent, jobs.c.stop.is_(False)))):
+        cancel(db, job, now, reason="nobody waited for it any more")
     hung = []
     for lease, how in leases.overdue(db, now):
         row = leases.get(db, lease)
@@ -189,7 +218,7 @@ def forsake(db: Connection, device: str, now: float) -> None:
 def _end_attempt(db: Connection, row: Row[Any], lease: str, how: LeaseEnd, now: float) -> None:
     if row.stop or how is LeaseEnd.CANCELLED:
         _close(db, lease, "cancelled", now)
-        _end(db, row.id, JobEnd.CANCELLED, now, reason="cancelled while it ran")
+        _end(db, row.id, JobEnd.CANCELLED, now, reason=row.reason or "cancelled while it ran")
     elif how is LeaseEnd.EXPIRED and row.state == JobState.RUNNING:
         _close(db, lease, JobEnd.TIMED_OUT, now)
         limit = JobSpec.model_validate(row.spec).ask.duration_s
@@ -208,7 +237,7 @@ def _fail(db: Connection, row: Row[Any], reason: str, now: float) -> None:
     lost = and_(attempts.c.job == row.id, attempts.c.how == JobEnd.DEVICE_LOST)
     tries = db.scalar(select(func.count()).select_from(attempts).where(lost)) or 0
     if row.stop:
-        _end(db, row.id, JobEnd.CANCELLED, now, reason="cancelled while it ran")
+        _end(db, row.id, JobEnd.CANCELLED, now, reason=row.reason or "cancelled while it ran")
     elif tries >= MOST_ATTEMPTS or row.kind == "check":
         told = f"{reason} ({tries} attempts)" if tries > 1 else reason
         _end(db, row.id, JobEnd.DEVICE_LOST, now, reason=told)

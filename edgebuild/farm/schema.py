@@ -117,6 +117,8 @@ jobs = Table(
     Column("result", JSON),
     Column("lease", String(32), nullable=False, default=""),
     Column("stop", Boolean, nullable=False, default=False),
+    # When whoever waits for it last said so; empty where nobody has to.
+    Column("attended_at", Float),
     Column("submitted_at", Float, nullable=False),
     Column("ended_at", Float),
 )

@@ -18,6 +18,8 @@ LONGEST_LEASE_S = 7 * 86_400.0
 #: Who holds or waits for a lease says so this often, and loses it after this much silence.
 BEAT_S = 10.0
 SILENCE_S = 45.0
+#: A job that somebody attends to is cancelled after this much silence of theirs: a cancelled pipeline frees its board.
+UNATTENDED_S = 30.0
 #: How long a lease that is to make room may go on, to end what it measures.
 PREEMPT_GRACE_S = 120.0
 #: How often a job whose device was lost is tried again.
@@ -125,12 +127,16 @@ class Lease(Message):
 
 
 class JobSpec(Message):
-    """What is to be done with a device: ``kind`` names an entry of ``edgebuild.farm.worker``, the rest are its own."""
+    """What is to be done with a device: ``kind`` names what hosts know how to do, the rest are its own.
+
+    Whoever submits an ``attended`` job says every few seconds that they still wait for it, or it is cancelled.
+    """
 
     kind: str = Field(pattern=r"^[a-z][a-z_]{0,31}$")
     ask: Ask
     arguments: dict[str, Any] = Field(default_factory=dict)
     name: str = Field(default="", max_length=200)
+    attended: bool = False
 
 
 class Attempt(Message):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.errors import StoreError
-from edgebuild.farm import jobs, leases, shelf
+from edgebuild.farm import desk, jobs, leases, shelf
 from edgebuild.farm.values import (
     MOST_ATTEMPTS,
     SILENCE_S,
+    UNATTENDED_S,
     Ask,
     Health,
     Job,
@@ -128,6 +129,41 @@ def test_a_cancelled_job_that_waits_ends_at_once(any_database: Database) -> None
         assert jobs.get(db, second.id).end is JobEnd.CANCELLED
         assert leases.get(db, second.attempts[-1].lease).state is LeaseState.ENDED
         assert jobs.get(db, first.id).state is JobState.QUEUED
+
+
+def test_a_job_that_nobody_waits_for_any_more_is_cancelled_where_somebody_was_to(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1", "pi-2", "pi-3")
+        spec = JobSpec(kind="bench", ask=Ask(target=PI))
+        detached = jobs.submit(db, spec, "ada", 0.0)
+        running, waiting = (
+            jobs.submit(db, spec.model_copy(update={"attended": True, "ask": Ask(device="pi-2")}), "ada", 0.0)
+            for _ in range(2)
+        )
+        token = begin(db, running)
+        for now in (20.0, 40.0):
+            jobs.attend(db, running.id, now)
+            jobs.attend(db, waiting.id, now)
+            leases.beat(db, running.attempts[-1].lease, now)
+        jobs.reconcile(db, 40.0 + UNATTENDED_S)
+        assert not jobs.get(db, running.id).stop
+        jobs.reconcile(db, 40.1 + UNATTENDED_S)
+        assert jobs.get(db, running.id).stop
+        assert jobs.finish(db, running.id, token, JobEnd.CANCELLED, 75.0, reason="stopped")
+        for job in (running, waiting):
+            ended = jobs.get(db, job.id)
+            assert (ended.end, ended.reason) == (JobEnd.CANCELLED, "nobody waited for it any more")
+        assert jobs.get(db, detached.id).state is JobState.QUEUED
+        assert shelf.get(db, "pi-2").lease == ""
+
+
+def test_nobody_was_silent_while_the_server_was_away(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        job = jobs.submit(db, JobSpec(kind="bench", ask=Ask(target=PI), attended=True), "ada", 0.0)
+        desk.spare(db, 1000.0)
+        jobs.reconcile(db, 1000.0)
+        assert jobs.get(db, job.id).state is JobState.QUEUED
 
 
 def test_a_cancelled_job_that_runs_is_told_and_ends(any_database: Database) -> None:

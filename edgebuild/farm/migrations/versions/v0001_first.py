@@ -63,6 +63,7 @@ def upgrade() -> None:
         sa.Column("result", sa.JSON(), nullable=True),
         sa.Column("lease", sa.String(length=32), nullable=False),
         sa.Column("stop", sa.Boolean(), nullable=False),
+        sa.Column("attended_at", sa.Float(), nullable=True),
         sa.Column("submitted_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("number"),

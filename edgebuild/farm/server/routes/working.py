@@ -37,6 +37,12 @@ def get(farm: OfFarm, who: Reader, job: Id) -> Job:
     return farm.look(lambda db: jobs.get(db, job))
 
 
+@router.post("/{job}/attend")
+def attend(farm: OfFarm, who: Runner, job: Id) -> Job:
+    """Say that one still waits for a job that was submitted as ``attended``: after 30 s of silence it is cancelled."""
+    return farm.do(lambda db, now: desk.attend(db, who, job, now))
+
+
 @router.post("/{job}/cancel")
 def cancel(farm: OfFarm, who: Runner, job: Id) -> Job:
     """Cancel a job; twice is fine."""
