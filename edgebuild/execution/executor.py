@@ -155,19 +155,11 @@ class Executor:
         return other
 
     def run(
-        self,
-        step: Step,
-        inputs: Mapping[str, Input],
-        *,
-        label: str,
-        candidate: str = "",
-        recipe: str = "",
-        made: Path | None = None,
+        self, step: Step, inputs: Mapping[str, Input], *, label: str, candidate: str = "", recipe: str = ""
     ) -> StepResult:
         """Return what ``step`` makes of ``inputs``, from the store where it is there.
 
         ``label`` names the step in the project, for people; ``candidate`` or ``recipe`` whose work it is, if anyone's.
-        ``made`` is a ``work_folder`` with what the step would write, where finding out its key made that: it is taken.
         Errors of the step pass through; Ctrl-C becomes ``Interrupted``. Raises ``EdgebuildError`` when the step wrote
         nothing or changed its inputs, ``StoreError`` when the disk is full or read-only.
         """
@@ -176,7 +168,7 @@ class Executor:
         try:
             self._check()
             parts = self._parts(step, inputs)
-            entry, why = self._reuse_or_make(step, inputs, parts, label, made)
+            entry, why = self._reuse_or_make(step, inputs, parts, label)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted during {label}; what was finished is kept", hint="the same command resumes from here"
@@ -199,14 +191,6 @@ class Executor:
         )
         return result
 
-    def work_folder(self) -> AbstractContextManager[Path]:
-        """Return an empty folder beside the store, which is gone afterwards."""
-        return self._store.work_folder()
-
-    def known(self, label: str) -> bool:
-        """Whether the project ever made anything under that label."""
-        return history.recall(self._store, self._project, label) is not None
-
     def stored(self, step: Step, inputs: Mapping[str, Input]) -> bool:
         """Whether ``run`` would find in the store what ``step`` makes of ``inputs``."""
         return self._store.lookup(key_of(self._parts(step, inputs))) is not None
@@ -225,7 +209,7 @@ class Executor:
         return parts if step.cache is CacheScope.STORED else {**parts, "session": self._session}
 
     def _reuse_or_make(
-        self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str, made: Path | None
+        self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str
     ) -> tuple[Entry, str | None]:
         """Return the entry, and why it was made (None: it was there)."""
         store, key, why = self._store, key_of(parts), None
@@ -237,7 +221,7 @@ class Executor:
                 entry = store.lookup(key)  # another build may have finished it while this one waited
                 if entry is None:
                     why = self._why(key, parts, label)
-                    entry = self._make(step, inputs, parts, label, why, made)
+                    entry = self._make(step, inputs, parts, label, why)
         elif os.path.lexists(store.layout.scratch(key)):
             self._tidy(key, label)
         history.remember(store, self._project, label, parts)
@@ -262,15 +246,7 @@ class Executor:
             resumes=scratch.is_dir() and any(scratch.iterdir()),
         )
 
-    def _make(
-        self,
-        step: Step,
-        inputs: Mapping[str, Input],
-        parts: dict[str, Json],
-        label: str,
-        why: str,
-        made: Path | None,
-    ) -> Entry:
+    def _make(self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str, why: str) -> Entry:
         store, key, started = self._store, key_of(parts), time.monotonic()
         scratch = store.layout.scratch(key)
         with store.work_folder() as out_dir, self._progress.task(label), self._disk_failures(label):
@@ -285,11 +261,7 @@ class Executor:
                 device=self._device,
                 code=self._code,
             )
-            if made is None:
-                step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
-            else:
-                for path in made.iterdir():
-                    path.rename(out_dir / path.name)
+            step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
             if not any(path.is_file() for path in out_dir.rglob("*")):
                 raise EdgebuildError(f"{label} ended without writing anything ({step.kind}, version {step.version})")
             self._refuse_changed_inputs(inputs, label)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from edgebuild.farm import authority
 from edgebuild.farm.relay.wire import MOST_FRAME_BYTES
 from edgebuild.farm.server.app import create_app
+from edgebuild.farm.server.serving import bind, make_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgebuild.farm.home import Home
     from edgebuild.farm.server.farm import Farm
 
 
@@ -39,4 +42,22 @@ def served(farm: Farm) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def over_tls(farm: Farm, home: Home, host: str = "127.0.0.1") -> Iterator[int]:
+    """Yield the port of a server as `edgebuild farm serve` runs it, at an address of this machine only."""
+    authority.renew_server(home.folder, home.settings.names)
+    began = threading.Event()
+    listening = bind(host, 0)
+    port: int = listening.getsockname()[1]
+    server = make_server(create_app(farm, home.settings.names), farm, home.folder, began.set)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
+    thread.start()
+    began.wait()
+    try:
+        yield port
+    finally:
+        server.leave()
         thread.join()

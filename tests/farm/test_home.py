@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import stat
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +13,13 @@ from cryptography import x509
 from edgebuild.errors import ConfigError, EnvironmentGap, StoreError, UsageError
 from edgebuild.farm import authority, home, tokens
 from edgebuild.farm.client import FarmAddress, FarmAway, FarmClient
-from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.farm import Farm
-from edgebuild.farm.server.serving import bind, make_server
+from edgebuild.farm.server.serving import bind
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Shelved
+from tests.farm.serving import over_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from edgebuild.farm.database import Database
@@ -126,25 +124,6 @@ def test_an_authority_that_is_gone_is_said(folder: Path) -> None:
         authority.renew_server(folder, NAMES)
 
 
-@contextlib.contextmanager
-def over_tls(database: Database, made: home.Home, host: str = "127.0.0.1") -> Iterator[int]:
-    """Yield the port of a server with the certificate of a farm's folder, on this machine only."""
-    farm = Farm(database, made.blobs)
-    authority.renew_server(made.folder, made.settings.names)
-    began = threading.Event()
-    listening = bind(host, 0)
-    server = make_server(create_app(farm), farm, made.folder, began.set)
-    thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
-    port = listening.getsockname()[1]
-    thread.start()
-    began.wait()
-    try:
-        yield port
-    finally:
-        server.leave()
-        thread.join()
-
-
 def devices(port: int, token: str, trusted: Path, host: str = "localhost") -> tuple[Shelved, ...]:
     address = FarmAddress(url=f"https://{host}:{port}", token=token, authority=str(trusted))
     with contextlib.closing(FarmClient(address)) as client:
@@ -160,19 +139,23 @@ def test_a_client_believes_the_farms_authority_and_the_right_name_only(
     authority.make_authority(stranger)
     with database.write() as db:
         token = tokens.make(db, "ada", Scope.READ, database.clock.now(), days=1)
-    with over_tls(database, made) as port:
+    with over_tls(Farm(database, made.blobs), made) as port:
         assert devices(port, token, made.authority) == ()
         assert devices(port, token, made.authority, "127.0.0.1") == ()
         with pytest.raises(FarmAway) as raised:
             devices(port, token, stranger / authority.AUTHORITY)
         assert "EDGEBUILD_FARM_CA" in raised.value.hint
     # 127.0.0.2 is this machine too, and no name of the certificate.
-    with over_tls(database, made, "127.0.0.2") as port, pytest.raises(FarmAway, match=r"doesn't match|not valid for"):
+    with (
+        over_tls(Farm(database, made.blobs), made, "127.0.0.2") as port,
+        pytest.raises(FarmAway, match=r"doesn't match|not valid for"),
+    ):
         devices(port, token, made.authority, "127.0.0.2")
 
 
 def test_without_tls_there_is_no_answer(database: Database) -> None:
-    with over_tls(database, make()) as port, socket.create_connection(("127.0.0.1", port)) as plain:
+    made = make()
+    with over_tls(Farm(database, made.blobs), made) as port, socket.create_connection(("127.0.0.1", port)) as plain:
         plain.sendall(b"GET /api/devices HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert not plain.recv(100).startswith(b"HTTP/")

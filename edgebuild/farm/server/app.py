@@ -10,13 +10,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from edgebuild import __version__
 from edgebuild.farm.server import answers
-from edgebuild.farm.server.identity import Strikes
-from edgebuild.farm.server.pages import ROUTERS as PAGES
-from edgebuild.farm.server.pages.access import Access, Sessions
+from edgebuild.farm.server.guard import Guard
+from edgebuild.farm.server.identity import Strikes, make_paces
+from edgebuild.farm.server.observing import Observing, make_registry
 from edgebuild.farm.server.routes import files, hosting, leasing, relaying, shelving, watching, working
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from edgebuild.farm.server.farm import Farm
 
@@ -28,13 +28,14 @@ ROUTERS = (
     files.router,
     watching.router,
     relaying.router,
+    watching.probes,
 )
 
 
-def create_app(farm: Farm, access: Access | None = None) -> FastAPI:
+def create_app(farm: Farm, names: Iterable[str] | None = None) -> FastAPI:
     """Return the application of a farm; while it is served, the farm puts its tables right.
 
-    ``access``: whom the pages are for. Default: whoever reaches this machine's own address.
+    ``names``: what clients may call the server, beside this machine's own names. Default: anything.
     """
 
     @contextlib.asynccontextmanager
@@ -47,10 +48,13 @@ def create_app(farm: Farm, access: Access | None = None) -> FastAPI:
     app = FastAPI(title="edgebuild farm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.farm = farm
     app.state.strikes = Strikes()
-    app.state.sessions = Sessions()
-    app.state.access = access or Access()
     app.state.relays = relaying.Relays()
-    for router in (*ROUTERS, *PAGES):
+    app.state.paces = make_paces()
+    app.state.registry, latency = make_registry(farm)
+    for router in ROUTERS:
         app.include_router(router)
     answers.explain_errors(app)
+    # The last one is the outermost.
+    app.add_middleware(Guard, names=names)
+    app.add_middleware(Observing, latency=latency)
     return app

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.errors import StoreError
 from edgebuild.farm import desk, news
+from edgebuild.farm.server import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 RECONCILE_S = 2.0
 #: A server that didn't come to that for so long heard nobody either.
 LATE_S = 15.0
+#: After so long without, the farm isn't well.
+UNWELL_S = 60.0
 
 T = TypeVar("T")
 
@@ -41,6 +45,7 @@ class Farm:
         #: Why the tables can't be put right at the moment; empty while they can.
         self.trouble = ""
         self._right_at: float | None = None
+        self._made_at = database.clock.now()
 
     @property
     def now(self) -> float:
@@ -70,6 +75,16 @@ class Farm:
         """Put right what went on without anybody saying so, unless the server couldn't have heard it."""
         self._right_at = self.do(self._put_right)
 
+    @property
+    def well(self) -> bool:
+        """Whether the tables are put right all the time."""
+        return not self.trouble and self.late_s < UNWELL_S
+
+    @property
+    def late_s(self) -> float:
+        """How long ago the tables were put right last."""
+        return max(0.0, self.now - (self._made_at if self._right_at is None else self._right_at))
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Put right, while the block runs, what goes on without anybody saying so."""
@@ -95,6 +110,9 @@ class Farm:
                 self.trouble = ""
             except StoreError as error:
                 self.trouble = error.message
+            except Exception as error:  # noqa: BLE001 - without this thread no lease would ever expire
+                self.trouble = f"a bug in the farm: {type(error).__name__}"
+                logs.event("reconciling failed", level=logging.ERROR, error=error)
 
 
 class Bell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from starlette.requests import HTTPConnection
 
 from edgebuild.farm import tokens
 from edgebuild.farm.server.farm import Farm
+from edgebuild.farm.server.guard import Pace, is_loopback
+from edgebuild.farm.server.observing import WHO
 from edgebuild.farm.tokens import Identity, Scope
 
 if TYPE_CHECKING:
@@ -64,17 +67,44 @@ def identify(
 
 def whose(asks: HTTPConnection, farm: Farm, token: str | None) -> Identity:
     """Return whose token it is (see ``identify``)."""
+    who = None if token is None else farm.look(lambda db: tokens.identify(db, token, farm.now))
+    if who is None:
+        _strike(asks, farm)
+        raise HTTPException(
+            401, "A right token is missing: `edgebuild farm token make` makes one.", {"WWW-Authenticate": "Bearer"}
+        )
+    asks.scope[WHO] = who.name
+    paces: dict[bool, Pace] = asks.app.state.paces
+    wait_s = paces[who.scope is Scope.HOST].wait_s(who.id, farm.now)
+    if wait_s:
+        later = {"Retry-After": str(math.ceil(wait_s))}
+        raise HTTPException(429, f"The token {who.name} asks too often: wait {wait_s:.1f} s.", later)
+    return who
+
+
+def make_paces() -> dict[bool, Pace]:
+    """Return how often tokens may ask: those of hosts speak for all their devices."""
+    return {False: Pace(per_s=100.0, burst=2000.0), True: Pace(per_s=1000.0, burst=10_000.0)}
+
+
+def _strike(asks: HTTPConnection, farm: Farm) -> None:
+    """Count a wrong token; answers 429 where there were too many. Others' wrong ones keep no right one out."""
     strikes: Strikes = asks.app.state.strikes
     address = asks.client.host if asks.client is not None else "?"
     if strikes.barred(address, farm.now):
         raise HTTPException(429, "Too many requests without a right token: wait a minute.", {"Retry-After": "60"})
-    who = None if token is None else farm.look(lambda db: tokens.identify(db, token, farm.now))
-    if who is None:
-        strikes.count(address, farm.now)
-        raise HTTPException(
-            401, "A right token is missing: `edgebuild farm token make` makes one.", {"WWW-Authenticate": "Bearer"}
-        )
-    return who
+    strikes.count(address, farm.now)
+
+
+def scraper(
+    request: Request,
+    farm: Annotated[Farm, Depends(farm_of)],
+    given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> None:
+    """Let in who asks from this machine, or has any token."""
+    address = request.client.host if request.client is not None else ""
+    if not is_loopback(address):
+        identify(request, farm, given)
 
 
 def require(scope: Scope) -> Callable[[Identity], Identity]:

@@ -4,14 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from edgebuild.farm import audit, desk
 from edgebuild.farm.server.answers import Problems
-from edgebuild.farm.server.identity import OfFarm, Reader
-from edgebuild.farm.values import AuditLine, Standing
+from edgebuild.farm.server.identity import OfFarm, Reader, scraper
+from edgebuild.farm.values import AuditLine, Message, Standing
 
 router = APIRouter(prefix="/api", tags=["farm"], responses=Problems)
+probes = APIRouter(tags=["farm"])
+
+
+class Well(Message):
+    """Whether the farm is well."""
+
+    well: bool
+
+
+@probes.get("/healthz", responses={503: {"model": Well}})
+def healthz(farm: OfFarm, response: Response) -> Well:
+    """Say whether the farm is well, to anybody: no more than that. 503 while its tables can't be put right."""
+    response.status_code = 200 if farm.well else 503
+    return Well(well=farm.well)
+
+
+@probes.get(
+    "/metrics",
+    dependencies=[Depends(scraper)],
+    response_class=PlainTextResponse,
+    responses={status: Problems[status] for status in (401, 429)},
+)
+def metrics(request: Request) -> Response:
+    """Return figures for Prometheus, to this machine or to any token."""
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/status")
