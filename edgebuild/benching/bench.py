@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from edgebuild.backends.protocol import Backend
     from edgebuild.core.artifact import Setting
-    from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Layer, Memory
+    from edgebuild.core.measurement import Comparison, Energy, Fact, LatencySummary, Layer, Memory
     from edgebuild.core.steps import Progress
     from edgebuild.devices.client import RunnerClient
     from edgebuild.devices.transport import Device
@@ -63,9 +63,10 @@ class BenchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """What was measured of one model."""
+    """What was measured of one model. ``artifact_digest`` is of what ran, its settings included."""
 
     model: str
+    artifact_digest: str
     backend: str
     settings: tuple[tuple[str, Setting], ...]
     size_bytes: int
@@ -77,13 +78,18 @@ class BenchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """One or two results of one session; ``comparison`` holds the first against the second."""
+    """One or two results of one session; ``comparison`` holds the first against the second.
+
+    ``anchor_ms`` are the medians of the anchor's launches, in their order.
+    """
 
     results: tuple[BenchResult, ...]
     comparison: Comparison | None
     protocol: str
     device: str
     folder: Path
+    anchor_ms: tuple[float, ...]
+    configuration: tuple[Fact, ...]
 
 
 class RandomInputs(Step):
@@ -208,6 +214,7 @@ def _measure(bench: MeasurementContext, arms: list[Arm], request: BenchRequest) 
         results.append(
             BenchResult(
                 model=arm.id,
+                artifact_digest=arm.artifact.digest(),
                 backend=arm.artifact.backend,
                 settings=arm.artifact.settings,
                 size_bytes=arm.artifact.size_bytes,
@@ -226,6 +233,8 @@ def _measure(bench: MeasurementContext, arms: list[Arm], request: BenchRequest) 
         protocol=protocol.name,
         device=bench.client.device.id,
         folder=measured.folder.path,
+        anchor_ms=measured.anchor_ms,
+        configuration=bench.configuration,
     )
 
 

@@ -150,6 +150,7 @@ def _plain(report: BenchReport) -> dict[str, Any]:
         "protocol": report.protocol,
         "device": report.device,
         "folder": str(report.folder),
+        "anchor_ms": list(report.anchor_ms),
         "comparison": report.comparison.model_dump(mode="json") if report.comparison else None,
         "results": [
             {

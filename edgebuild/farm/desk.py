@@ -17,6 +17,7 @@ from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import (
     BEAT_S,
     Ask,
+    Finished,
     Health,
     Job,
     JobEnd,
@@ -25,9 +26,11 @@ from edgebuild.farm.values import (
     Lease,
     LeaseEnd,
     LeaseState,
-    Message,
     Shelved,
     Standing,
+    Stop,
+    Turn,
+    Work,
 )
 
 if TYPE_CHECKING:
@@ -40,39 +43,6 @@ if TYPE_CHECKING:
 
 #: The states of what isn't over, which an index finds.
 _GOING = (LeaseState.WAITING, LeaseState.HELD, JobState.QUEUED, JobState.RUNNING)
-
-
-class Turn(Message):
-    """A job, or a lease that somebody uses from afar, with the token of its turn."""
-
-    id: str
-    token: int
-    device: str = ""
-
-
-class Stop(Turn):
-    """A turn that is to end: cancelled, over (its word no longer counts), or to make room."""
-
-    why: str
-
-
-class Work(Message):
-    """What a host is to do now. ``relays`` are the leases that are used from afar, all of them."""
-
-    start: tuple[Job, ...] = ()
-    stop: tuple[Stop, ...] = ()
-    relays: tuple[Turn, ...] = ()
-
-
-class Finished(Message):
-    """How a job's attempt ended. ``readings`` are what a check found."""
-
-    token: int
-    how: JobEnd
-    reason: str = ""
-    result: dict[str, Any] | None = None
-    readings: dict[str, Any] | None = None
-    anchor_ms: float | None = None
 
 
 def ask(db: Connection, who: Identity, wanted: Ask, now: float) -> Lease:
@@ -134,6 +104,8 @@ def submit(db: Connection, who: Identity, spec: JobSpec, now: float) -> Job:
     """Queue a job."""
     if spec.kind == "check":
         raise UsageError("Checks are queued by the farm itself.", hint="`edgebuild farm check NAME` asks for one.")
+    if spec.kind == "bench" and spec.ask.preemptible and spec.arguments.get("quick") is not True:
+        raise UsageError("What certifies makes room for nobody.", hint="Ask with preemptible only where it is quick.")
     job = jobs.submit(db, spec, who.name, now)
     audit.note(db, who.name, "submit", job.id, now, kind=spec.kind, name=spec.name)
     return job
@@ -220,8 +192,9 @@ def finish(db: Connection, who: Identity, job: str, finished: Finished, now: flo
     require_host(db, who, shelf.get(db, device).host)
     # What is known of the device comes first: it isn't lent again before.
     check = jobs.get(db, job).spec.kind == "check"
-    if finished.how is JobEnd.DEVICE_LOST or (check and finished.how is not JobEnd.CANCELLED):
-        passed = finished.how is JobEnd.SUCCEEDED
+    lost, looked = finished.how is JobEnd.DEVICE_LOST, finished.readings is not None
+    if lost or looked or (check and finished.how is not JobEnd.CANCELLED):
+        passed = finished.how is JobEnd.SUCCEEDED or (looked and not lost)
         readings = finished.readings or {}
         shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
     return jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)

@@ -10,7 +10,18 @@ from edgebuild.errors import UsageError
 from edgebuild.farm import jobs, lending, tokens
 from edgebuild.farm.schema import checks, devices, hosts
 from edgebuild.farm.schema import leases as lease_rows
-from edgebuild.farm.values import BEAT_S, SILENCE_S, Ask, Health, JobSpec, LeaseEnd, LeaseState, Offered, Shelved
+from edgebuild.farm.values import (
+    BEAT_S,
+    MOST_FAILURES,
+    SILENCE_S,
+    Ask,
+    Health,
+    JobSpec,
+    LeaseEnd,
+    LeaseState,
+    Offered,
+    Shelved,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +32,6 @@ if TYPE_CHECKING:
 CHECK_EVERY_S = 6 * 3600.0
 CHECK_BAD_EVERY_S = 900.0
 CHECK_LIMIT_S = 600.0
-#: So many failures in a row, of checks or of jobs that lost it, and a device is bad.
-MOST_FAILURES = 2
 
 
 def register(
@@ -153,12 +162,13 @@ def reconcile(db: Connection, now: float) -> None:
         jobs.end_lease(db, lease, LeaseEnd.LOST, now)
     looked_at = devices.c.health.in_([Health.GOOD, Health.UNKNOWN, Health.BAD])
     due = and_(devices.c.there, devices.c.check_due_at <= now, devices.c.draining.is_(False), looked_at)
-    for name in db.scalars(select(devices.c.name).where(due)).all():
+    for name, failures in db.execute(select(devices.c.name, devices.c.failures).where(due)).all():
         again = now + CHECK_LIMIT_S  # should this one end without a word of what it found
         db.execute(update(devices).where(devices.c.name == name).values(check_due_at=again))
         if not _pending_checks(db, name, held=True):
             ask = Ask(device=name, duration_s=CHECK_LIMIT_S, purpose="health check")
-            jobs.submit(db, JobSpec(kind="check", ask=ask, name=f"check {name}"), "farm", now, checks=True)
+            spec = JobSpec(kind="check", ask=ask, name=f"check {name}", arguments={"failures": failures})
+            jobs.submit(db, spec, "farm", now, checks=True)
 
 
 def history(db: Connection, name: str, *, most: int = 200) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ UNATTENDED_S = 30.0
 PREEMPT_GRACE_S = 120.0
 #: How often a job whose device was lost is tried again.
 MOST_ATTEMPTS = 3
+#: So many failures in a row, of checks or of jobs that lost it, and a device is bad.
+MOST_FAILURES = 2
 
 
 class Message(Value):
@@ -165,6 +167,39 @@ class Job(Message):
     submitted_at: float
     ended_at: float | None = None
     stop: bool = False
+
+
+class Turn(Message):
+    """A job, or a lease that somebody uses from afar, with the token of its turn."""
+
+    id: str
+    token: int
+    device: str = ""
+
+
+class Stop(Turn):
+    """A turn that is to end: cancelled, over (its word no longer counts), or to make room."""
+
+    why: str
+
+
+class Work(Message):
+    """What a host is to do now. ``relays`` are the leases that are used from afar, all of them."""
+
+    start: tuple[Job, ...] = ()
+    stop: tuple[Stop, ...] = ()
+    relays: tuple[Turn, ...] = ()
+
+
+class Finished(Message):
+    """How a job's attempt ended. ``readings`` are what a check found, also the one before another job."""
+
+    token: int
+    how: JobEnd
+    reason: str = ""
+    result: dict[str, Any] | None = None
+    readings: dict[str, Any] | None = None
+    anchor_ms: float | None = None
 
 
 class Offered(Message):

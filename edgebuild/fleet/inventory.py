@@ -30,7 +30,8 @@ class DeviceEntry(Table):
     ``kind`` is ``ssh``, ``emulator`` or what an installed package brings, which reads ``address`` as it likes. An
     emulator has a ``core`` instead, QEMU's name of the CPU, and neither address nor key. ``site`` is a folder on the
     board with the Python packages that were put there. ``facts`` is what the device said of itself when it was
-    enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured.
+    enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured. ``labels`` are what it can be
+    asked for by in a farm, ``power_cycle`` is a command (no shell's) of this host that switches it off and on.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -47,6 +48,8 @@ class DeviceEntry(Table):
     site: str = ""
     quota_gb: float = Field(default=4.0, gt=0)
     pin_clocks: bool = False
+    power_cycle: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict, max_length=16)
     facts: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -113,13 +116,14 @@ def _write(devices: dict[str, DeviceEntry]) -> Path:
     path = inventory_path()
     text = "# edgebuild's devices. Addresses and pinned host keys; no secrets.\n"
     for name in sorted(devices):
-        fields = devices[name].model_dump(mode="json", exclude={"name", "facts"}, exclude_defaults=True)
+        fields = devices[name].model_dump(mode="json", exclude={"name", "facts", "labels"}, exclude_defaults=True)
         text += f"\n[devices.{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items())
         # What a device says of itself may hold anything; a file is read back only without control characters.
         facts = {one_line(key): one_line(value, MAX_TEXT) for key, value in devices[name].facts.items()}
-        if facts:
-            text += f"\n[devices.{name}.facts]\n"
-            text += "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in sorted(facts.items()))
+        for table, values in (("labels", devices[name].labels), ("facts", facts)):
+            if values:
+                text += f"\n[devices.{name}.{table}]\n"
+                text += "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in sorted(values.items()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".devices-")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi.testclient import TestClient
 
+from edgebuild import __version__
 from edgebuild.farm import desk, tokens
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.server.app import create_app
@@ -46,7 +47,7 @@ class People:
 
     def join(self, *names: str) -> None:
         offered = [{"name": name, "target": PI} for name in names]
-        hello = {"version": "1", "devices": offered}
+        hello = {"version": __version__, "devices": offered}
         assert self.ask(Scope.HOST, "POST", "/api/hosts/desk/hello", hello).status_code == 200
 
     def work(self, *running: dict[str, Any], wait: bool = False) -> Any:
@@ -132,7 +133,7 @@ def test_a_lease_that_waits_says_why(people: People) -> None:
         (Scope.READ, "POST", "/api/jobs", BENCH),
         (Scope.READ, "POST", "/api/leases", {"target": PI}),
         (Scope.RUN, "POST", "/api/devices/pi-1/health", {"health": "retired"}),
-        (Scope.ADMIN, "POST", "/api/hosts/desk/hello", {"version": "1"}),
+        (Scope.ADMIN, "POST", "/api/hosts/desk/hello", {"version": __version__}),
         (Scope.HOST, "POST", "/api/jobs", BENCH),
         (Scope.READ, "PUT", f"/api/blobs/{'0' * 64}", None),
     ],
@@ -191,3 +192,11 @@ def test_what_makes_no_sense_is_said_in_a_sentence(people: People) -> None:
     assert said.status_code == 409
     assert said.json()["hint"]
     assert people.ask(Scope.READ, "GET", f"/api/jobs/j{'0' * 15}").status_code == 404
+
+
+def test_what_certifies_makes_no_room(people: People) -> None:
+    people.join("pi-1")
+    certify = {"kind": "bench", "ask": {"target": PI, "preemptible": True}}
+    assert "makes room for nobody" in people.ask(Scope.RUN, "POST", "/api/jobs", certify).json()["message"]
+    quick = {**certify, "arguments": {"quick": True}}
+    assert people.ask(Scope.RUN, "POST", "/api/jobs", quick).status_code == 201

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import time
 
 from . import jetson
 from .artifact import backend_module
@@ -39,7 +41,7 @@ def probe(request: Fields) -> Fields:
     ``light`` leaves out the runtimes: to import them takes seconds, and warms what is about to be measured.
     """
     backends = () if request.get("light") else request["backends"]
-    facts = describe(Machine())
+    facts = dict(describe(Machine()), disk_free_bytes=known(_free_bytes(request["root"])), clock_s=time.time())
     facts["runtime"] = {name: known(_version(name)) for name in backends}
     for name in backends:
         facts.update(_own_facts(name))
@@ -81,6 +83,13 @@ def describe(machine: Machine) -> Fields:
         "steal_ratio": known(_steal(machine)),
         "virtualised": _virtualised(cpu),
     }
+
+
+def _free_bytes(folder: str) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _os_name(machine: Machine) -> str:

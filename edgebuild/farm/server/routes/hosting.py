@@ -10,11 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import Connection
 
+from edgebuild import __version__
+from edgebuild.errors import UsageError
 from edgebuild.farm import audit, desk, shelf
-from edgebuild.farm.desk import Finished, Turn, Work
 from edgebuild.farm.server.answers import Id, Name, Problems
 from edgebuild.farm.server.identity import Host, OfFarm
-from edgebuild.farm.values import Message, Offered, Shelved
+from edgebuild.farm.values import Finished, Message, Offered, Shelved, Turn, Work
 
 router = APIRouter(prefix="/api/hosts", tags=["hosts"], responses=Problems)
 #: A host that has nothing to do hears so after this long, and asks again.
@@ -49,9 +50,19 @@ class Counted(Message):
     counted: bool
 
 
+def require_same(version: str) -> None:
+    """Raise ``UsageError`` for a host of another minor version: what it was told it might take for something else."""
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise UsageError(
+            f"The host runs edgebuild {version}, and this farm {__version__}.",
+            hint="Install the same minor version on both.",
+        )
+
+
 @router.post("/{host}/hello")
 def hello(farm: OfFarm, who: Host, host: Name, given: Hello) -> tuple[Shelved, ...]:
-    """Join the farm with devices, or say which ones they are now."""
+    """Join the farm with devices, or say which ones they are now. Both sides run the same minor version."""
+    require_same(given.version)
     known = farm.do(lambda db, now: shelf.register(db, host, who.id, given.version, given.devices, now))
     farm.do(lambda db, now: audit.note(db, who.name, "hello", host, now, devices=[each.name for each in known]))
     return known
