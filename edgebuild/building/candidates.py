@@ -94,6 +94,7 @@ def _compile(
         *notes_on("compile", read_notes(compiled.path)),
         *(made.notes if made else ()),
         *_size_notes(frozen, model),
+        *_hasty_notes(planned),
     )
     return CompiledCandidate(
         planned=planned, contract=contract, model=model, artifact=artifact, compiled=compiled, notes=notes
@@ -121,7 +122,8 @@ def precision_step(
     name = precision.quantiser or MAKERS.get(precision.kind)
     if name is None or precision.fp16 is Fp16Meaning.COMPUTE:
         return None
-    step = quantiser(name)(precision, contract, context.project.build.keep_float, CALIBRATION_SAMPLES)
+    samples = CALIBRATION_SAMPLES if planned.samples is None else planned.samples
+    step = quantiser(name)(precision, contract, context.project.build.keep_float, samples)
     require_step(step)
     inputs: dict[str, StepResult | Path] = {"model": frozen}
     if step.runs_on is not RunsOn.HOST:
@@ -141,6 +143,13 @@ def quantised(candidates: Iterable[PlannedCandidate], prepared: ModelInputs, con
     plain = [each for each in candidates if each.precision.kind == "int8" and not each.recipe]
     # A plug-in that fails here fails again, and aloud, when its candidate is made.
     return tuple(e.id for e in plain if context.guard.attempt(e.id, partial(stored, e)) is True)
+
+
+def _hasty_notes(planned: PlannedCandidate) -> tuple[Note, ...]:
+    if planned.samples is None:
+        return ()
+    said = f"calibrated with at most {planned.samples} samples, to stay inside the time asked for: with more time its "
+    return notes_on("model", [f"{said}ranges may fit better"])
 
 
 def _size_notes(frozen: StepResult, model: StepResult) -> tuple[Note, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,11 +47,21 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Screening:
-    """The screening session, what it found by arm, and the arms of which no launch counts."""
+    """The screening session, what it found by arm, and the arms of which no launch counts; nothing where none was."""
 
-    session: SessionResult
-    found: Mapping[str, Measurements]
-    disturbed: Mapping[str, str]
+    session: SessionResult | None = None
+    found: Mapping[str, Measurements] = field(default_factory=dict)
+    disturbed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sessions(self) -> tuple[SessionResult, ...]:
+        """The session, if there was one."""
+        return () if self.session is None else (self.session,)
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Which arms it dropped, and why."""
+        return {name: why for each in self.sessions for name, why in each.dropped.items()}
 
 
 def certify(
@@ -72,7 +82,7 @@ def certify(
         return MeasurementResults(
             screened=screened,
             notes=_settings_notes(entrants, screening, crashed),
-            sessions=(screening.session.folder.path, sessions["single"].folder.path),
+            sessions=tuple(each.folder.path for each in (*screening.sessions, sessions["single"])),
             unproven=f"disturbed: of the reference artifact {busy[order[0]]}",
         )
     if wants_throughput(context):
@@ -80,13 +90,13 @@ def certify(
         in_flight = context.options.certify.in_flight()
         sessions["flight"] = _certified_session(bench, in_flight, left, entrants, crashed, lost)
     finalists = _certified_finalists(bench, sessions, order, entrants, batch, lost, crashed)
-    every = (screening.session, *sessions.values())
+    every = (*screening.sessions, *sessions.values())
     passed_over = [each.folder.note for each in every if each.folder.note]
     short = [cut for each in sessions.values() if (cut := cut_short(each))]
     if finalists:
         finalists[0] = replace(finalists[0], notes=(*finalists[0].notes, *notes_on("evidence", [*passed_over, *short])))
     resolutions = [f.measured.versus_reference.resolution for f in finalists if f.measured.versus_reference]
-    dropped = {**screening.session.dropped, **lost, **screening.disturbed}
+    dropped = {**screening.dropped, **lost, **screening.disturbed}
     return MeasurementResults(
         finalists=tuple(finalists),
         screened=screened,
@@ -226,7 +236,7 @@ def _settings_notes(
         notes += notes_on("bug", error.notes)
     for name, found in screening.found.items():
         variant = entrants[name].variant
-        early = " (dropped early)" if name in screening.session.dropped else ""
+        early = " (dropped early)" if name in screening.dropped else ""
         text = f"screened with {settings_label(variant.settings)}: {figure_of(found)}{early}"
         said.setdefault(variant.candidate, []).append(Note(topic="settings", text=text))
     return {candidate: tuple(notes) for candidate, notes in said.items()}

@@ -142,10 +142,14 @@ class BuildContext:
             command=self.options.command,
         )
 
-    def run(self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str) -> StepResult:
+    def run(
+        self, step: Step, inputs: Mapping[str, StepResult | Path], *, label: str, made: Path | None = None
+    ) -> StepResult:
         """Run a step through the executor on results of other steps and on the user's files."""
         self.runs.keep()
-        return self.executor.run(step, _ready(inputs), label=label, candidate=self.candidate, recipe=self.recipe)
+        return self.executor.run(
+            step, _ready(inputs), label=label, candidate=self.candidate, recipe=self.recipe, made=made
+        )
 
     def concerning(self, *, candidate: str = "", recipe: str = "") -> BuildContext:
         """Return the context for one candidate's or recipe's own work: its steps are on record as theirs."""

@@ -11,6 +11,7 @@ from edgebuild.building.ways import way_of
 from edgebuild.core.objective import OBJECTIVES
 from edgebuild.measuring.session import ANCHOR_SAMPLE_S, LEAST_ROUNDS
 from edgebuild.measuring.side import MEMORY_S
+from edgebuild.planning.costs import spared_s
 from edgebuild.planning.inputs import UnitCosts
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ CALIBRATION_FRAMES = 300
 #: two nets of 0.2 and 900 MMAC on 2 x86 cores; a build goes on with what its own quantisers take. A plug-in's is taken
 #: to be as dear as the dearest.
 QUANTISERS = {"edgebuild": (14.0, 4.0), "nncf": (3.0, 2.0), "onnxruntime": (0.5, 2.0)}
+#: What quantises no sooner with fewer frames: of large models ours takes few anyway.
+UNHURRIED = frozenset({"edgebuild"})
 #: What the cross-check of one candidate runs: 32 frames, drawn eight times over, unoptimised.
 CROSSCHECK_CALLS = 32 * 9
 #: What a step of a recipe takes in addition to its training. A sample of the training counts as the arithmetic of four
@@ -44,7 +47,7 @@ CROSSCHECK_CALLS = 32 * 9
 ASSUMED_COMPRESS_S = 10.0
 ASSUMED_TRAIN_FRAMES = 50_000
 TRAINING_INFERENCES = 4
-#: How often a session launches the anchor model.
+#: How often a session launches the anchor model; once less where its arms are alive together.
 ANCHOR_LAUNCHES = 3
 #: Choosing, writing the record, and the HTML report.
 REPORT_S = 3.0
@@ -73,23 +76,24 @@ def unit_costs(
     calibration = min(frames.get("calibration", CALIBRATION_FRAMES), CALIBRATION_FRAMES)
     open_s = start_s + IMPORT_S + times.load_s
     layer_s = 2 * options.layers.launches * options.layers.launch_s
+    plain_s, anchors = times.plain_s / batch, ANCHOR_LAUNCHES - (options.screen.bursts > 0)
     if reference_s is None:
-        reference_s = validation * times.plain_s / batch
+        reference_s = validation * plain_s
     costs = UnitCosts(
         compress_s=ASSUMED_COMPRESS_S,
         time_layer_s=0.0 if untimed(objective, can) else layer_s,
         train_sample_s=TRAINING_INFERENCES * times.call_s / batch,
         prepare_s=5.0 + reference_s + FRAME_S * (validation + test),
-        quantise_s={
-            name: start_s + calls * calibration * times.plain_s / batch for name, (start_s, calls) in QUANTISERS.items()
-        },
+        quantise_s={name: fixed_s + calibration * calls * plain_s for name, (fixed_s, calls) in QUANTISERS.items()},
+        calibrate_s={name: calls * plain_s for name, (_, calls) in QUANTISERS.items() if name not in UNHURRIED},
+        samples=calibration,
         compile_s=COMPILE_S + 2 * times.load_s,
         evaluate_s=open_s + frame_s * validation + JUDGE_S,
         evaluate_test_s=open_s + frame_s * test + JUDGE_S,
         reference_test_s=reference_s * test / max(validation, 1),
-        crosscheck_s=1.0 + CROSSCHECK_CALLS * times.plain_s / batch,
+        crosscheck_s=1.0 + CROSSCHECK_CALLS * plain_s,
         certify_sessions=1 + (objective.concurrent or project.limits.throughput_per_s is not None),
-        session_s=ANCHOR_LAUNCHES * (start_s + IMPORT_S + options.screen.warmup_min_s + ANCHOR_SAMPLE_S),
+        session_s=anchors * (start_s + IMPORT_S + options.screen.warmup_min_s + ANCHOR_SAMPLE_S),
         # Memory and layers; where there is a sensor, energy.
         finalist_s=2 * (open_s + MEMORY_S),
         report_s=REPORT_S,
@@ -150,7 +154,9 @@ def revised(unit: UnitCosts, made: Sequence[Taken]) -> UnitCosts:
     by_quantiser: dict[str, list[float]] = {}
     for each in made:
         if each.quantise_s is not None and each.planned.precision.quantiser is not None:
-            by_quantiser.setdefault(each.planned.precision.quantiser, []).append(each.quantise_s)
+            name, samples = each.planned.precision.quantiser, each.planned.samples
+            spared = 0.0 if samples is None else spared_s(name, samples, unit)
+            by_quantiser.setdefault(name, []).append(each.quantise_s + spared)
     checks = [each.crosscheck_s for each in made if each.crosscheck_s is not None]
     rest_s = fmean(each.rest_s for each in made)
     expected_s = unit.compile_s + unit.evaluate_s

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.samples import Split, open_split
@@ -20,8 +21,10 @@ from edgebuild.measuring.session_folder import write_atomic
 from edgebuild.models.steps import MaterialiseData, call_for_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
@@ -33,12 +36,15 @@ if TYPE_CHECKING:
 
 #: In data.json, beside the splits.
 MODEL = "model"
+#: So many samples are asked for twice when a project is built for the first time: whether they are the same then.
+STEADY_SAMPLES = 32
 
 
 def materialise(context: BuildContext, split: Split) -> StepResult:
     """Return one split of the user's data on disk: what is stored where the samples are the same, else read again.
 
-    It is read once in a build, so that all stages see the same samples.
+    All stages see the same samples. A project's first build writes them while it reads them; later ones expect to find
+    them stored.
     """
     project = context.project
     if split in context.data:
@@ -46,11 +52,16 @@ def materialise(context: BuildContext, split: Split) -> StepResult:
     source = getattr(project.data, split)
     if source is None:
         raise DataError(f"The project has no {split} data.", hint=f"Add [data].{split} to edgebuild.toml.")
+    label = f"read the {split} data"
     if source.endswith(".npz"):
-        step, inputs = _step(project, source, ""), {"file": project.folder / source}
+        inputs = {"file": project.folder / source}
+        context.data[split] = context.run(_step(project, source, ""), inputs, label=label)
+    elif context.executor.known(label):
+        context.data[split] = context.run(_read(context, split, source, None), {}, label=label)
     else:
-        step, inputs = _read(context, split, source), {}
-    context.data[split] = context.run(step, inputs, label=f"read the {split} data")
+        with context.executor.work_folder() as folder:
+            step = _read(context, split, source, folder)
+            context.data[split] = context.run(step, {}, label=label, made=folder if any(folder.iterdir()) else None)
     return context.data[split]
 
 
@@ -84,15 +95,18 @@ class _Samples:
         return opened() if opened is not None else ()
 
 
-def _read(context: BuildContext, split: Split, source: str) -> MaterialiseData:
-    """Return the step for the samples that the callable yields now, or did when their version was declared."""
+def _read(context: BuildContext, split: Split, source: str, folder: Path | None) -> MaterialiseData:
+    """Return the step for the samples that the callable yields now, or did when their version was declared.
+
+    What it yields now is written into ``folder``, if one is given.
+    """
     project = context.project
     known = _Known(context.home / "data.json", split, _declared(context, source))
     if known.content and not context.options.reread:
         step = _step(project, source, known.content)
         if _unread(context, split, step, known):
             return step
-    content = _digest(context, split, source)
+    content = _digest(context, split, source) if folder is None else _written(context, split, source, folder)
     _keep(context, split, content, known)
     return _step(project, source, content)
 
@@ -109,6 +123,8 @@ def describe_first(context: BuildContext, split: Split, count: int, peek: Callab
     step = DescribeFirst(source=source, specs=specs, stateful=stateful, samples=count, content=known.content)
     if not known.content or context.options.reread or not _unread(context, split, step, known):
         found = peek()
+        if not found.whole and found.samples < count:
+            return found  # a look that a time box cut short isn't kept
         _keep(context, split, found.identity, known)
         step = step.model_copy(update={"content": found.identity})
     return read_described(context.run(step, {}, label=f"describe the first {split} data").path)
@@ -138,19 +154,53 @@ def _keep(context: BuildContext, split: Split, content: str, known: _Known) -> N
         known.keep(content)
 
 
-def _digest(context: BuildContext, split: Split, source: str) -> str:
+def _digest(context: BuildContext, split: Split, source: str, most: int | None = None) -> str:
+    """Return the digest of the first ``most`` samples, by default of all."""
     from edgebuild.models.dataset import digest_samples
 
     project = context.project
     with context.progress.task(f"Reading {source}") as task:
         return digest_samples(
-            call_for_samples(_Samples(project, split), source),
+            islice(call_for_samples(_Samples(project, split), source), most),
             specs=sample_specs(project),
             stateful=project.stateful,
             source=source,
             task=task,
             check=context.check,
         )
+
+
+def _written(context: BuildContext, split: Split, source: str, folder: Path) -> str:
+    """Write all samples into a folder, and return their digest; raises ``DataError`` where the first ones change."""
+    from edgebuild.models.dataset import write_dataset
+    from edgebuild.models.digests import SamplesDigest
+
+    class Begun(SamplesDigest):
+        begun = ""
+
+        def add(self, frames: Mapping[str, NDArray[Any]], group: str | None, slice_: str | None) -> None:
+            super().add(frames, group, slice_)
+            if self.count <= STEADY_SAMPLES:
+                self.begun = self.value
+
+    project, digest = context.project, Begun()
+    with context.progress.task(f"Reading {source}") as task:
+        write_dataset(
+            call_for_samples(_Samples(project, split), source),
+            folder,
+            specs=sample_specs(project),
+            stateful=project.stateful,
+            source=source,
+            task=task,
+            check=context.check,
+            digest=digest,
+        )
+    if _digest(context, split, source, STEADY_SAMPLES) != digest.begun:
+        raise DataError(
+            f"{source} yields other samples at each call: two readings in a row differ.",
+            hint="Fix its seed and its order; augmented training data come from [training].loader.",
+        )
+    return digest.value
 
 
 def _declared(context: BuildContext, source: str) -> str:

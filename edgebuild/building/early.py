@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PEEK_SAMPLES = 2_000
 #: It counts the others for so long.
 COUNT_S = 5.0
+#: In a time box a build looks for no longer than this share of it.
+LOOK_SHARE = 0.02
 #: A sample, and its arrays as a data set keeps them.
 Read: TypeAlias = "tuple[Sample, dict[str, NDArray[Any]]]"
 #: What the model learnt from, and what it is judged on.
@@ -79,7 +81,7 @@ def tell(context: BuildContext, *, opens_test_set: bool) -> None:
             found["train"] = (
                 described(context, "train")
                 if trains
-                else describe_first(context, "train", PEEK_SAMPLES, lambda: _described(_samples(project, "train")))
+                else describe_first(context, "train", PEEK_SAMPLES, lambda: _peek_train(context))
             )
         except (ConfigError, DataError) as error:
             if trains:
@@ -144,6 +146,29 @@ def _first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray
     if target is None:
         return None
     return structures(target[:1]) if is_structure(sample.target) else target[:1]
+
+
+def _peek_train(context: BuildContext) -> Described:
+    box = context.box
+    until_s = math.inf if box is None else box.clock() + LOOK_SHARE * box.asked_s
+    late = False
+
+    def in_time() -> Iterator[Read]:
+        nonlocal late
+        for each in _samples(context.project, "train"):
+            yield each
+            if box is not None and box.clock() > until_s:
+                late = True
+                return
+
+    found = _described(in_time())
+    if late:
+        context.say(
+            "data",
+            f"whether others are among the train samples is known of the first {found.samples:,} alone, to stay inside "
+            f"the time asked for",
+        )
+    return replace(found, whole=found.whole and not late)
 
 
 def _described(samples: Iterable[Read]) -> Described:
@@ -228,7 +253,8 @@ def _shared(found: Mapping[Split, Described]) -> Iterator[str]:
         if one not in found or other not in found:
             continue
         left, right = found[one], found[other]
-        first = "" if left.whole and right.whole else f", looking at the first {PEEK_SAMPLES:,} samples"
+        looked = [each.samples for each in (left, right) if not each.whole]
+        first = f", looking at the first {min(looked):,} samples" if looked else ""
         same = len(left.inputs & right.inputs)
         if same:
             yield f"{same:,} of {len(right.inputs):,} {other} inputs are {one} inputs too{first}: {MEANS}"

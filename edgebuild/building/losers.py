@@ -36,6 +36,8 @@ def explain_slow(
     decisions: Decisions,
 ) -> MeasurementResults:
     """Return the results with a note on each int8 candidate that lost to fp32, as long as there is time."""
+    if screening.session is None:
+        return results
     notes = dict(results.notes)
     certified = {finalist.variant.candidate for finalist in results.finalists}
     for name, plain in _losers(entrants, screening.found):

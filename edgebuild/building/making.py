@@ -12,7 +12,7 @@ from edgebuild.building.evaluation import Evaluation, FailedCandidate, evaluatio
 from edgebuild.core.record import Refusal, notes_on
 from edgebuild.errors import OutOfTime
 from edgebuild.execution.faults import Failure
-from edgebuild.planning.account import TimeAccount, left_out
+from edgebuild.planning.account import TimeAccount, fewer_samples, left_out
 from edgebuild.planning.costs import after_s, certified_arms, making_s, more_arms_s, testing_s
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class _Making:
         self.unexpected: list[EdgebuildError] = []
         self.left_out: list[Refusal] = []
         self._taken: list[Taken] = []
-        self._todo = list(plan.candidates if context.box is None else (*plan.candidates, *plan.spare))
+        self._todo = list(plan.candidates)
+        if context.box is not None:  # what there is time for is seen anew
+            self._todo = [each.model_copy(update={"samples": None}) for each in (*plan.candidates, *plan.spare)]
         for name, why in {m[0]: made.left_out for m, made in models.items() if made.left_out is not None}.items():
             self._drop([each for each in self._todo if each.recipe == name])
             self.left_out.append(Refusal(what=f"recipe {name}", reason=why))
@@ -86,8 +88,12 @@ class _Making:
             late = [Refusal(what=each.id, reason=account.why_not(each, self._measured())) for each in self._todo]
             self.left_out += late
             self._todo.clear()
-        else:
-            self._todo.remove(found)
+            return None
+        given = next(each for each in self._todo if each.id == found.id)
+        if found.samples is not None:
+            why = account.why_not(given, self._measured())
+            self.left_out.append(Refusal(what=fewer_samples(found.id), reason=why))
+        self._todo.remove(given)
         return found
 
     def make(self, planned: PlannedCandidate, validation: JudgedSplit) -> None:
@@ -120,18 +126,20 @@ class _Making:
             found = self._with_settings(found, box, unit)
             arms = certified_arms(self._measured(), self.plan.max_finalists)
             box = replace(box, unit=unit, reserved_s=testing_s(arms, unit) + unit.report_s)
-        gone = {*self.built, *(each.what for each in self.left_out)}
+        gone = {*self.built, *map(fewer_samples, self.built), *(each.what for each in self.left_out)}
         refused = (*(each for each in self.plan.refused if each.what not in gone), *self.left_out)
         return Made(built=found, plan=self.plan.model_copy(update={"refused": refused}), measuring=box)
 
     def _with_settings(self, built: Sequence[Built], box: TimeBox, unit: UnitCosts) -> tuple[Built, ...]:
-        room = box.left_s - self._after_s(self._measured())
+        room, raced = box.left_s - self._after_s(self._measured()), sum(each.raced for each in self._measured())
+        arms = raced
         found: dict[str, Built] = {}
         for each in sorted(built, key=lambda one: -self.plan.gain[one.planned.id]):
             planned = each.planned
-            more = more_arms_s(len(planned.settings) - 1, unit) if planned.raced else 0.0
-            if isinstance(each, FailedCandidate) or not more or more <= room:
-                room -= more if isinstance(each, Evaluation) else 0.0
+            further = len(planned.settings) - 1 if planned.raced and isinstance(each, Evaluation) else 0
+            more = more_arms_s(raced, arms, further, unit)
+            if not more or more <= room:
+                room, arms = room - more, arms + further
             else:
                 what = f"all runtime settings of {planned.id} but the first"
                 self.left_out.append(Refusal(what=what, reason=left_out(box.asked_s, more, room)))
@@ -173,9 +181,9 @@ class _Making:
         if context.box is None:
             return context
         unit, made = self._unit(), [*self._measured(), planned]
-        reserved = 0.0
+        reserved, planned_ids = 0.0, {each.id for each in self.plan.candidates}
         for each in self._todo:
-            if each in self.plan.candidates:
+            if each.id in planned_ids:
                 reserved += making_s(each, made, unit)
                 made.append(each)
         box = replace(context.box, unit=unit, reserved_s=reserved + self._after_s(made))

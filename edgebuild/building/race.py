@@ -21,7 +21,7 @@ from edgebuild.measuring import session, side
 from edgebuild.measuring.anchor import anchor_arm
 from edgebuild.measuring.protocols import MAX_FINALISTS
 from edgebuild.planning.account import gains, left_out
-from edgebuild.planning.costs import LEAST_RACED, least_s, raced_in
+from edgebuild.planning.costs import LEAST_RACED, least_s, raced_in, screened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,28 +112,44 @@ def in_time(entrants: Mapping[str, Entrant], context: BuildContext) -> tuple[dic
 def _raced(
     entrants: Mapping[str, Entrant], baseline: Evaluation, batch: int, bench: MeasurementContext, context: BuildContext
 ) -> MeasurementResults:
-    """Screen what may win, and certify the finalists alongside the baseline. The device is held."""
+    """Screen what may win, and certify the finalists alongside the baseline. The device is held.
+
+    What is certified anyway isn't screened.
+    """
     raced = {name: entrant for name, entrant in entrants.items() if entrant.evaluation.planned.raced}
+    reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
+    each_s = 0.0 if context.box is None else context.box.unit.finalist_s
+    screening, names, crashed = Screening(), tuple(raced), dict[str, Failure]()
+    if screened(len({one.variant.candidate for one in raced.values()}), len(raced)):
+        screening, names = _screened(raced, batch, bench, context, crashed, each_s)
+    order = [reference, *(name for name in names if name != reference)]
+    brief = replace(bench, deadline_s=bench.deadline_s - len(order) * each_s)
+    results = certify(brief, context, order, entrants, batch, screening, crashed)
+    return explain_slow(results, entrants, screening, bench, context.decisions)
+
+
+def _screened(
+    raced: Mapping[str, Entrant],
+    batch: int,
+    bench: MeasurementContext,
+    context: BuildContext,
+    crashed: dict[str, Failure],
+    each_s: float,
+) -> tuple[Screening, tuple[str, ...]]:
+    """Return the screening, and the finalists by it. Adds to ``crashed``."""
     protocol = context.options.screen
     if context.objective.concurrent:
         protocol = protocol.in_flight()
     brief = replace(bench, deadline_s=time.monotonic() + SCREENING_SHARE * (bench.deadline_s - time.monotonic()))
     screen = session.measure(brief, protocol, [entrant.arm for entrant in raced.values()], title="Screening")
-    crashed = dict(screen.failed)
+    crashed.update(screen.failed)
     out = disturbed(screen, (name for name in raced if name not in crashed))
     raced = {name: entrant for name, entrant in raced.items() if name not in {**out, **crashed}}
-    screened = {name: summarised(screen, name, batch) for name in raced}
-    costs = _costs(raced, screened, context.objective, bench, screen, crashed)
+    found = {name: summarised(screen, name, batch) for name in raced}
+    costs = _costs(raced, found, context.objective, bench, screen, crashed)
     left_s, protocol = bench.deadline_s - time.monotonic(), context.options.certify
-    each_s = 0.0 if context.box is None else context.box.unit.finalist_s
-    most = context.decisions.once("finalists", lambda: finalists_that_fit(protocol, screened.values(), left_s, each_s))
-    names = finalists(best_settings(_contenders(raced, costs)), most)
-    reference = next(name for name, entrant in entrants.items() if entrant.evaluation is baseline)
-    order = [reference, *(name for name in names if name != reference)]
-    screening = Screening(screen, screened, out)
-    brief = replace(bench, deadline_s=bench.deadline_s - len(order) * each_s)
-    results = certify(brief, context, order, entrants, batch, screening, crashed)
-    return explain_slow(results, entrants, screening, bench, context.decisions)
+    most = context.decisions.once("finalists", lambda: finalists_that_fit(protocol, found.values(), left_s, each_s))
+    return Screening(screen, found, out), finalists(best_settings(_contenders(raced, costs)), most)
 
 
 def finalists_that_fit(protocol: Protocol, screened: Iterable[Measurements], left_s: float, each_s: float = 0.0) -> int:

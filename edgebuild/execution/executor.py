@@ -155,11 +155,19 @@ class Executor:
         return other
 
     def run(
-        self, step: Step, inputs: Mapping[str, Input], *, label: str, candidate: str = "", recipe: str = ""
+        self,
+        step: Step,
+        inputs: Mapping[str, Input],
+        *,
+        label: str,
+        candidate: str = "",
+        recipe: str = "",
+        made: Path | None = None,
     ) -> StepResult:
         """Return what ``step`` makes of ``inputs``, from the store where it is there.
 
         ``label`` names the step in the project, for people; ``candidate`` or ``recipe`` whose work it is, if anyone's.
+        ``made`` is a ``work_folder`` with what the step would write, where finding out its key made that: it is taken.
         Errors of the step pass through; Ctrl-C becomes ``Interrupted``. Raises ``EdgebuildError`` when the step wrote
         nothing or changed its inputs, ``StoreError`` when the disk is full or read-only.
         """
@@ -168,7 +176,7 @@ class Executor:
         try:
             self._check()
             parts = self._parts(step, inputs)
-            entry, why = self._reuse_or_make(step, inputs, parts, label)
+            entry, why = self._reuse_or_make(step, inputs, parts, label, made)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted during {label}; what was finished is kept", hint="the same command resumes from here"
@@ -191,6 +199,14 @@ class Executor:
         )
         return result
 
+    def work_folder(self) -> AbstractContextManager[Path]:
+        """Return an empty folder beside the store, which is gone afterwards."""
+        return self._store.work_folder()
+
+    def known(self, label: str) -> bool:
+        """Whether the project ever made anything under that label."""
+        return history.recall(self._store, self._project, label) is not None
+
     def stored(self, step: Step, inputs: Mapping[str, Input]) -> bool:
         """Whether ``run`` would find in the store what ``step`` makes of ``inputs``."""
         return self._store.lookup(key_of(self._parts(step, inputs))) is not None
@@ -209,7 +225,7 @@ class Executor:
         return parts if step.cache is CacheScope.STORED else {**parts, "session": self._session}
 
     def _reuse_or_make(
-        self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str
+        self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str, made: Path | None
     ) -> tuple[Entry, str | None]:
         """Return the entry, and why it was made (None: it was there)."""
         store, key, why = self._store, key_of(parts), None
@@ -221,7 +237,7 @@ class Executor:
                 entry = store.lookup(key)  # another build may have finished it while this one waited
                 if entry is None:
                     why = self._why(key, parts, label)
-                    entry = self._make(step, inputs, parts, label, why)
+                    entry = self._make(step, inputs, parts, label, why, made)
         elif os.path.lexists(store.layout.scratch(key)):
             self._tidy(key, label)
         history.remember(store, self._project, label, parts)
@@ -246,7 +262,15 @@ class Executor:
             resumes=scratch.is_dir() and any(scratch.iterdir()),
         )
 
-    def _make(self, step: Step, inputs: Mapping[str, Input], parts: dict[str, Json], label: str, why: str) -> Entry:
+    def _make(
+        self,
+        step: Step,
+        inputs: Mapping[str, Input],
+        parts: dict[str, Json],
+        label: str,
+        why: str,
+        made: Path | None,
+    ) -> Entry:
         store, key, started = self._store, key_of(parts), time.monotonic()
         scratch = store.layout.scratch(key)
         with store.work_folder() as out_dir, self._progress.task(label), self._disk_failures(label):
@@ -261,7 +285,11 @@ class Executor:
                 device=self._device,
                 code=self._code,
             )
-            step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
+            if made is None:
+                step.run({name: value.path for name, value in inputs.items()}, out_dir, context)
+            else:
+                for path in made.iterdir():
+                    path.rename(out_dir / path.name)
             if not any(path.is_file() for path in out_dir.rglob("*")):
                 raise EdgebuildError(f"{label} ended without writing anything ({step.kind}, version {step.version})")
             self._refuse_changed_inputs(inputs, label)

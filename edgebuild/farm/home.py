@@ -33,11 +33,15 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa
 
 
 class Settings(Table):
-    """``farm.toml``. Without ``database`` it is a file in the folder; ``names`` are what clients call this machine."""
+    """``farm.toml``. Without ``database`` it is a file in the folder; ``names`` are what clients call this machine.
+
+    ``public``: whoever reaches the server may look at its pages without a token. Default: where only this machine does.
+    """
 
     database: str = ""
     names: tuple[str, ...] = Field(default=(), max_length=32)
     listen: str = LISTEN
+    public: bool | None = None
 
     @field_validator("names")
     @classmethod

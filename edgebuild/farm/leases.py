@@ -170,18 +170,23 @@ def read(row: Row[Any]) -> Lease:
 
 def why_waiting(db: Connection, lease: Lease, now: float) -> str:
     """Return in a sentence why nothing is lent to a lease that waits."""
-    row = _row(db, lease.id)
+    return _why_waiting(db, _row(db, lease.id), now, {})
+
+
+def in_turn(db: Connection, now: float, *, most: int, skip: int = 0) -> tuple[Lease, ...]:
+    """Return leases that wait, in the order of their turns, each with the reason why it does."""
+    rows = select(leases).where(leases.c.state == LeaseState.WAITING).order_by(leases.c.rank, leases.c.turn)
+    seen: dict[str, list[Any]] = {}
+    found = db.execute(rows.limit(most).offset(skip)).all()
+    return tuple(read(row).model_copy(update={"why": _why_waiting(db, row, now, seen)}) for row in found)
+
+
+def _why_waiting(db: Connection, row: Any, now: float, seen: dict[str, list[Any]]) -> str:
+    """Return why a lease waits; ``seen`` are the devices of what others wanted."""
     if row.begin_at > now:
         return "its time to begin hasn't come"
-    usable = and_(devices.c.health == Health.GOOD, devices.c.there, devices.c.draining.is_(False))
-    read = select(devices.c.name, devices.c.target, devices.c.labels, devices.c.health, devices.c.reason)
-    read = read.add_columns(devices.c.there, devices.c.draining, usable.label("usable"))
-    read = read.where(devices.c.name == row.wanted if row.wanted else devices.c.target == row.target)
-    read = read.order_by(usable.desc(), devices.c.name)
-    if not lease.ask.labels:
-        read = read.limit(_NAMED)
-    found = db.execute(read).all()
-    fitting = [one for one in found if lending.fits(one, row.ask)][:_NAMED]
+    wish = json.dumps([row.wanted, row.target, row.ask["target"], row.ask["labels"]], sort_keys=True)
+    fitting = seen[wish] = seen[wish] if wish in seen else _fitting(db, row)
     if not fitting:
         return "no device of the farm fits"
     busy = [one.name for one in fitting if one.usable]
@@ -197,6 +202,18 @@ def why_waiting(db: Connection, lease: Lease, now: float) -> str:
         )
     )
     return f"{', '.join(busy)}: in use" + (f", {ahead} ahead in the queue" if ahead else "")
+
+
+def _fitting(db: Connection, row: Any) -> list[Any]:
+    """Return devices that a lease could have, those first that may be lent."""
+    usable = and_(devices.c.health == Health.GOOD, devices.c.there, devices.c.draining.is_(False))
+    known = select(devices.c.name, devices.c.target, devices.c.labels, devices.c.health, devices.c.reason)
+    known = known.add_columns(devices.c.there, devices.c.draining, usable.label("usable"))
+    known = known.where(devices.c.name == row.wanted if row.wanted else devices.c.target == row.target)
+    known = known.order_by(usable.desc(), devices.c.name)
+    if not row.ask["labels"]:
+        known = known.limit(_NAMED)
+    return [one for one in db.execute(known).all() if lending.fits(one, row.ask)][:_NAMED]
 
 
 def _why_unusable(device: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edgebuild.planning.costs import after_s, making_s, more_arms_s
+from edgebuild.planning.costs import LEAST_RACED, after_s, making_s, more_arms_s, spared_s
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +23,8 @@ NEXT_PROFILE, NEXT_QUANTISER = 0.8, 0.9
 ALTERNATIVE, RECIPE = 0.3, 0.7
 #: No candidate costs nothing.
 LEAST_S = 0.1
+#: With so few calibration samples the first int8 is made where there is no time for more: ranges are rough, and judged.
+FEW_SAMPLES = 64
 
 
 def gains(candidates: Sequence[PlannedCandidate]) -> dict[str, float]:
@@ -46,8 +48,8 @@ def gains(candidates: Sequence[PlannedCandidate]) -> dict[str, float]:
 class TimeAccount:
     """A time box of ``box_s`` of which ``left_s`` are left, and what work costs.
 
-    What must follow the candidates is reserved: screening, certifying, the test set, the report. For the first int8
-    candidate that is the least that a verdict takes; further ones leave certifying until its first look. What isn't
+    What must follow the candidates is reserved: screening, certifying, the test set, the report. For the baseline's
+    first rival that is the least that a verdict takes; further ones leave certifying until its first look. What isn't
     raced can't win: it leaves the time that all runtime settings of the others take. ``must`` names candidates that are
     made whatever they take, ``recipe_s`` what carrying out a recipe takes that is still to be carried out.
     """
@@ -71,8 +73,8 @@ class TimeAccount:
     def choose(self, todo: Sequence[PlannedCandidate], made: Collection[PlannedCandidate]) -> PlannedCandidate | None:
         """Return what to make next, None where nothing fits any more.
 
-        First what must be made, the baseline of all; then an int8 of the original, then whatever brings most per
-        second. ``made`` are those that may be measured.
+        First what must be made, the baseline of all; then an int8 of the original, if need be calibrated with few
+        samples, then whatever brings most per second. ``made`` are those that may be measured.
         """
         must = [each for each in todo if each.baseline or each.id in self.must]
         if must:
@@ -80,8 +82,16 @@ class TimeAccount:
         if not made:
             return max(todo, key=lambda each: self._rate(each, made), default=None)
         fitting = [each for each in todo if self.fits(each, made)]
-        first = [] if any(_plain_int8(each) for each in made) else [each for each in fitting if _plain_int8(each)]
+        first: list[PlannedCandidate] = []
+        if not any(_plain_int8(each) for each in made):
+            first = [each for each in fitting if _plain_int8(each)]
+            first = first or [each for each in map(self._hasty, todo) if each is not None and self.fits(each, made)]
         return max(first or fitting, key=lambda each: self._rate(each, made), default=None)
+
+    def _hasty(self, planned: PlannedCandidate) -> PlannedCandidate | None:
+        """Return an int8 of the original with few calibration samples; None where that saves nothing."""
+        spares = _plain_int8(planned) and spared_s(planned.precision.quantiser or "", FEW_SAMPLES, self.unit) > 0
+        return planned.model_copy(update={"samples": FEW_SAMPLES}) if spares else None
 
     def why_not(self, planned: PlannedCandidate, made: Collection[PlannedCandidate]) -> str:
         """Return why a candidate that doesn't fit is left out, in seconds."""
@@ -95,9 +105,10 @@ class TimeAccount:
         return recipe_s + making_s(planned, made, self.unit)
 
     def _after_s(self, planned: PlannedCandidate, made: Collection[PlannedCandidate]) -> float:
-        least = _plain_int8(planned) and not any(_plain_int8(each) for each in made)
-        further = 0 if planned.raced else sum(len(each.settings) - 1 for each in made if each.raced and each.settings)
-        settings_s = more_arms_s(further, self.unit)
+        raced = [each for each in made if each.raced]
+        least = planned.raced and len(raced) < LEAST_RACED
+        further = 0 if planned.raced else sum(len(each.settings) - 1 for each in raced if each.settings)
+        settings_s = more_arms_s(len(raced), len(raced), further, self.unit)
         return settings_s + after_s((*made, planned), self.unit, self.max_finalists, least=least)
 
     def _rate(self, planned: PlannedCandidate, made: Collection[PlannedCandidate]) -> float:
@@ -113,6 +124,11 @@ def left_out(box_s: float, takes_s: float, left_s: float) -> str:
     """Return the reason for what doesn't fit a time box."""
     left = f"{left_s:.0f} s are left for it" if left_s >= 1 else "nothing is left for it"
     return f"left out to stay inside {box_s:.0f} s: it takes about {takes_s:.0f} s, and {left}"
+
+
+def fewer_samples(name: str) -> str:
+    """Return what is left out of a candidate, by id, that is calibrated with few samples."""
+    return f"all calibration samples of {name} but {FEW_SAMPLES}"
 
 
 def _plain_int8(planned: PlannedCandidate) -> bool:

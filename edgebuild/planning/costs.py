@@ -31,9 +31,8 @@ def making_s(planned: PlannedCandidate, made: Collection[PlannedCandidate], unit
 
     What has the precision of another one on the same model is quantised once for both.
     """
-    quantised = planned.id in unit.ready or any(
-        (each.recipe, each.precision) == (planned.recipe, planned.precision) for each in made
-    )
+    what = (planned.recipe, planned.precision, planned.samples)
+    quantised = planned.id in unit.ready or any((each.recipe, each.precision, each.samples) == what for each in made)
     return unit.compile_s + unit.evaluate_s + (0.0 if quantised else quantise_s(planned, unit))
 
 
@@ -41,7 +40,14 @@ def quantise_s(planned: PlannedCandidate, unit: UnitCosts) -> float:
     """Return what quantising takes, in seconds; of a quantiser that nothing is known of, what the dearest takes."""
     if planned.precision.kind != "int8":
         return 0.0
-    return unit.quantise_s.get(planned.precision.quantiser or "", max(unit.quantise_s.values(), default=0.0))
+    name = planned.precision.quantiser or ""
+    found = unit.quantise_s.get(name, max(unit.quantise_s.values(), default=0.0))
+    return found if planned.samples is None else max(0.0, found - spared_s(name, planned.samples, unit))
+
+
+def spared_s(quantiser: str, samples: int, unit: UnitCosts) -> float:
+    """Return by how much calibrating with so few samples is quicker than with all, in seconds."""
+    return unit.calibrate_s.get(quantiser, 0.0) * max(0, unit.samples - samples)
 
 
 def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int, *, rivals: int = 0) -> int:
@@ -53,14 +59,21 @@ def certified_arms(candidates: Collection[PlannedCandidate], max_finalists: int,
     return min(len(raced), min(len({each.profile for each in raced}) + rivals, max_finalists) + 1)
 
 
-def screening_s(arms: int, unit: UnitCosts) -> float:
-    """Return what screening that many arms takes, in seconds."""
-    return unit.session_s + more_arms_s(arms, unit) if arms else 0.0
+def screened(raced: int, arms: int) -> bool:
+    """Whether so many raced candidates with so many arms are screened: two with one each are certified anyway."""
+    return arms > raced or raced > LEAST_RACED
 
 
-def more_arms_s(arms: int, unit: UnitCosts) -> float:
-    """Return by how much that many further arms lengthen a screening, in seconds."""
-    return arms * unit.screen_launch_s * (1 + (unit.screen_launches - 1) * (1 - LEAVE_EARLY))
+def screening_s(raced: int, arms: int, unit: UnitCosts) -> float:
+    """Return what screening so many candidates with so many arms takes, in seconds."""
+    if not screened(raced, arms):
+        return 0.0
+    return unit.session_s + arms * unit.screen_launch_s * (1 + (unit.screen_launches - 1) * (1 - LEAVE_EARLY))
+
+
+def more_arms_s(raced: int, arms: int, more: int, unit: UnitCosts) -> float:
+    """Return by how much ``more`` further arms lengthen the screening of so many candidates, in seconds."""
+    return screening_s(raced, arms + more, unit) - screening_s(raced, arms, unit)
 
 
 def certifying_s(arms: int, unit: UnitCosts, launches: int) -> float:
@@ -73,14 +86,14 @@ def certifying_s(arms: int, unit: UnitCosts, launches: int) -> float:
 
 def least_s(raced: int, unit: UnitCosts) -> float:
     """Return the least that measuring so many takes: a round of screening, and certifying the best as it must be."""
-    screening = unit.session_s + raced * unit.screen_launch_s
-    return screening + certifying_s(min(raced, LEAST_RACED), unit, unit.certify_least) if raced else 0.0
+    screening = unit.session_s + raced * unit.screen_launch_s if raced > LEAST_RACED else 0.0
+    return screening + certifying_s(min(raced, LEAST_RACED), unit, unit.certify_least)
 
 
 def raced_in(seconds: float, unit: UnitCosts) -> int:
     """Return how many can be measured in that time at the least; the reference and one more whatever it takes."""
-    left_s = seconds - least_s(LEAST_RACED, unit)
-    return LEAST_RACED + (int(left_s / unit.screen_launch_s) if left_s > 0 < unit.screen_launch_s else 0)
+    left_s = seconds - least_s(LEAST_RACED, unit) - unit.session_s
+    return max(LEAST_RACED, int(left_s / unit.screen_launch_s) if unit.screen_launch_s else 0)
 
 
 def testing_s(arms: int, unit: UnitCosts) -> float:
@@ -97,7 +110,8 @@ def after_s(
     """
     arms = certified_arms(candidates, max_finalists)
     launches = unit.certify_least if least else unit.certify_launches
-    measuring = screening_s(sum(each.raced for each in candidates), unit) + certifying_s(arms, unit, launches)
+    raced = sum(each.raced for each in candidates)
+    measuring = screening_s(raced, raced, unit) + certifying_s(arms, unit, launches)
     return measuring + testing_s(arms, unit) + unit.report_s
 
 
@@ -120,7 +134,7 @@ def _stages(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, checks: 
     """Return the seconds of each stage where so many arms are certified for as long as it may take."""
     unit = inputs.costs
     made: list[PlannedCandidate] = []
-    making = 0.0
+    making, raced = 0.0, [each for each in candidates if each.raced]
     for each in candidates:
         making += making_s(each, made, unit) - unit.evaluate_s
         made.append(each)
@@ -130,7 +144,7 @@ def _stages(candidates: Sequence[PlannedCandidate], inputs: PlanInputs, checks: 
         "quantise and compile": making,
         "evaluate on validation": len(candidates) * unit.evaluate_s,
         "cross-check int8": checks * unit.crosscheck_s,
-        "screen": screening_s(sum(len(each.settings) for each in candidates if each.raced), unit),
+        "screen": screening_s(len(raced), sum(len(each.settings) for each in raced), unit),
         "certify": certifying_s(arms, unit, unit.certify_most),
         "evaluate on test": testing_s(arms, unit),
         "report": unit.report_s,

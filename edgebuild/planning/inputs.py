@@ -13,11 +13,12 @@ from edgebuild.planning.recipes import ModelTraits, Recipe
 class UnitCosts(Value):
     """What one piece of work is expected to take here, in seconds: estimates, never evidence.
 
-    ``time_layer_s`` is for one layer of the model against its replacement, ``quantise_s`` by quantiser, ``evaluate_s``
-    for one candidate on validation with its verdict, ``session_s`` for what every session measures beside its arms,
-    ``finalist_s`` for what is measured of a finalist beside its latency. A certify session makes at least
-    ``certify_least`` launches of an arm, ``certify_launches`` until its first look, and about ``certify_most`` where
-    there is time. The int8 models of the candidates ``ready`` are in the store.
+    ``time_layer_s`` is for one layer of the model against its replacement, ``quantise_s`` by quantiser, of which
+    ``calibrate_s`` for each of the ``samples`` that it calibrates with, ``evaluate_s`` for one candidate on validation
+    with its verdict, ``session_s`` for what every session measures beside its arms, ``finalist_s`` for what is measured
+    of a finalist beside its latency. A certify session makes at least ``certify_least`` launches of an arm,
+    ``certify_launches`` until its first look, and about ``certify_most`` where there is time. The int8 models of the
+    candidates ``ready`` are in the store.
     """
 
     prepare_s: float = 0.0
@@ -25,6 +26,8 @@ class UnitCosts(Value):
     time_layer_s: float = 0.0
     train_sample_s: float = 0.0
     quantise_s: dict[str, float] = Field(default_factory=dict)
+    calibrate_s: dict[str, float] = Field(default_factory=dict)
+    samples: int = 0
     compile_s: float = 0.0
     evaluate_s: float = 0.0
     evaluate_test_s: float = 0.0

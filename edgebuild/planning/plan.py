@@ -12,7 +12,7 @@ from edgebuild.core.objective import OBJECTIVES, ObjectiveName
 from edgebuild.core.record import Refusal
 from edgebuild.core.values import Value, digest_json
 from edgebuild.errors import EnvironmentGap
-from edgebuild.planning.account import TimeAccount, gains, left_out
+from edgebuild.planning.account import TimeAccount, fewer_samples, gains, left_out
 from edgebuild.planning.candidates import PlannedCandidate as PlannedCandidate
 from edgebuild.planning.costs import StageCost, after_s, compress_s, more_arms_s, stage_costs
 from edgebuild.planning.inputs import UnitCosts
@@ -235,7 +235,6 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
     """
     if inputs.time_s is None:
         return _Fitted(candidates=candidates, checks=sum(each.precision.kind == "int8" for each in candidates))
-    single = {each.id: each.model_copy(update={"settings": each.settings[:1]}) for each in candidates}
     account = TimeAccount(
         box_s=inputs.time_s,
         left_s=inputs.time_s - inputs.costs.prepare_s,
@@ -252,18 +251,20 @@ def _fit_time(candidates: list[PlannedCandidate], gain: Mapping[str, float], inp
         reason = left_out(inputs.time_s, inputs.costs.crosscheck_s, room - checks * inputs.costs.crosscheck_s)
         refused += [Refusal(what=f"the cross-check of {each.id}", reason=reason) for each in quantised[checks:]]
     room -= checks * inputs.costs.crosscheck_s
-    kept = {each.id for each in chosen}
-    raced = {}
+    kept, raced = {}, sum(each.raced for each in chosen)
+    arms = raced
     for each in sorted(chosen, key=lambda one: -gain[one.id]):
-        more = more_arms_s(len(each.settings) - 1, inputs.costs) if each.raced else 0.0
+        further = len(each.settings) - 1 if each.raced else 0
+        more = more_arms_s(raced, arms, further, inputs.costs)
         fits = more <= max(room, 0.0)
-        raced[each.id] = each if fits else single[each.id]
+        kept[each.id] = each if fits else each.model_copy(update={"settings": each.settings[:1]})
         if not fits:
             what = f"all runtime settings of {each.id} but the first"
             refused.append(Refusal(what=what, reason=left_out(inputs.time_s, more, room)))
-        room -= more if fits else 0.0
+            continue
+        room, arms = room - more, arms + further
     return _Fitted(
-        candidates=[raced[each.id] for each in candidates if each.id in kept],
+        candidates=[kept[each.id] for each in candidates if each.id in kept],
         checks=checks,
         spare=[each for each in candidates if each.id not in kept],
         refused=refused,
@@ -278,19 +279,23 @@ def _choose(
         firsts = (next(c for c in candidates if c.recipe == name) for name in account.recipe_s)
         account = replace(account, must=frozenset(each.id for each in firsts))
     chosen: list[PlannedCandidate] = []
-    todo = list(candidates)
-    while (found := account.choose(todo, chosen)) is not None:
+    hasty: list[Refusal] = []
+    todo = {each.id: each for each in candidates}
+    while (found := account.choose(tuple(todo.values()), chosen)) is not None:
+        if found.samples is not None:
+            hasty.append(Refusal(what=fewer_samples(found.id), reason=account.why_not(todo[found.id], chosen)))
         account = account.spend(account.making_s(found, chosen))
         chosen.append(found)
-        todo.remove(found)
+        del todo[found.id]
     kept = {each.recipe for each in chosen}
     whole = [
         Refusal(what=f"recipe {name}", reason=left_out(account.box_s, seconds, account.left_s))
         for name, seconds in account.recipe_s.items()
         if name not in kept
     ]
-    single = [Refusal(what=c.id, reason=account.why_not(c, chosen)) for c in todo if not c.recipe or c.recipe in kept]
-    return chosen, account, [*single, *whole]
+    left = [each for each in todo.values() if not each.recipe or each.recipe in kept]
+    single = [Refusal(what=each.id, reason=account.why_not(each, chosen)) for each in left]
+    return chosen, account, [*hasty, *single, *whole]
 
 
 def _recipe_s(candidates: list[PlannedCandidate], inputs: PlanInputs) -> dict[str, float]:

@@ -18,6 +18,10 @@ class Html(str):
 
     __slots__ = ()
 
+    def __html__(self) -> str:
+        """Say to templates that this needs no escaping."""
+        return self
+
 
 Child: TypeAlias = "Html | str | None"
 Attribute: TypeAlias = "str | int | float | bool | None"

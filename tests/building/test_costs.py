@@ -84,6 +84,10 @@ def test_costs_are_revised_by_what_was_made_and_the_test_set_with_validation() -
     assert new.quantise_s["edgebuild"] == 99.0
     assert new.quantise_s["nncf"] == unit.quantise_s["nncf"]
     assert new.crosscheck_s == 5.0
+    few = INT8.model_copy(update={"samples": 100, "precision": INT8.precision.model_copy(update={"quantiser": "nncf"})})
+    hasty = Taken(planned=few, quantise_s=9.0, rest_s=expected_s, crosscheck_s=None)
+    assert unit.samples == 300
+    assert revised(unit, [hasty]).quantise_s["nncf"] == 9.0 + 200 * unit.calibrate_s["nncf"], "with all samples"
     assert new.evaluate_s == pytest.approx(2 * unit.evaluate_s)
     assert new.evaluate_test_s == pytest.approx(2 * unit.evaluate_test_s)
 

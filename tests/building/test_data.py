@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgebuild.building.context import BuildContext, Options, store_of
-from edgebuild.building.data import describe_first, materialise, model_digest
+from edgebuild.building.data import STEADY_SAMPLES, describe_first, materialise, model_digest
 from edgebuild.building.early import PEEK_SAMPLES, _described, _samples, described
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project import load_project
@@ -239,6 +239,23 @@ def test_a_callable_that_yields_other_samples_at_each_call_is_refused(project: P
     with pytest.raises(DataError, match="yields other samples at each call") as caught:
         read(project)
     assert "[training].loader" in caught.value.hint
+
+
+def test_a_first_build_reads_all_samples_once_and_only_the_first_ones_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    count = STEADY_SAMPLES + 20
+    with (project / "data.py").open("a") as file:
+        file.write(
+            f"\ndef test():\n    for n in range({count}):\n"
+            "        with open('read', 'a') as file:\n            file.write('x')\n"
+            "        yield Sample(inputs={'image': np.full((1, 8, 8), n, np.float32)}, target=0)\n"
+        )
+    first = read(project)
+    assert len((project / "read").read_text()) == count + STEADY_SAMPLES
+    assert read(project) == (True, *first[1:])
+    assert len((project / "read").read_text()) == 2 * count + STEADY_SAMPLES
 
 
 def test_a_digest_tells_apart_what_differs_and_nothing_else() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
 import pytest
 
 from edgebuild.building.context import Options, budget_of
-from edgebuild.building.early import peek, warnings
+from edgebuild.building.early import LOOK_SHARE, _peek_train, peek, warnings
+from edgebuild.building.timebox import TimeBox
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.budget import Budget
 from edgebuild.errors import ConfigError
@@ -70,6 +73,21 @@ def test_too_few_samples_for_the_budget_are_told(tmp_path: Path, split: str) -> 
         "artifact that decides every sample as the original does"
     ]
     assert told(project(tmp_path / "q", {**APART, split: range(1_000, 1_189)})) == []
+
+
+def test_in_a_time_box_train_data_are_looked_at_for_a_part_of_it_and_that_is_said(tmp_path: Path) -> None:
+    made, ticks = project(tmp_path / "p", {**APART, "train": range(1_000, 1_400)}), count()
+    said: list[str] = []
+    box = TimeBox(asked_s=1_000, begins_s=0, deadline_s=1_000, clock=lambda: float(next(ticks)))
+    context = SimpleNamespace(project=made, box=box, say=lambda _, text: said.append(text))
+    found = _peek_train(cast("Any", context))
+    assert (found.samples, found.whole) == (1_000 * LOOK_SHARE + 1, False)
+    assert said == [
+        "whether others are among the train samples is known of the first 21 alone, to stay inside the time asked for"
+    ]
+    context.box = None
+    found = _peek_train(cast("Any", context))
+    assert (found.samples, found.whole, len(said)) == (400, True, 1)
 
 
 def test_a_later_opening_takes_more_samples(tmp_path: Path) -> None:

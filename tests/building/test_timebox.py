@@ -20,6 +20,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.core.verdict import Outcome, Verdict
 from edgebuild.errors import Interrupted, OutOfTime
 from edgebuild.execution.faults import Guard
+from edgebuild.planning.account import FEW_SAMPLES, fewer_samples
 from edgebuild.planning.costs import after_s
 from edgebuild.planning.inputs import UnitCosts
 from edgebuild.planning.plan import make_plan
@@ -195,6 +196,23 @@ def test_settings_that_there_is_no_time_to_race_are_left_out(monkeypatch: pytest
     made, _ = made_in(2_000, {"a/fp32": 1_600.0}, monkeypatch)
     assert {len(each.planned.settings) for each in made.built} == {1}
     assert any(each.what == "all runtime settings of a/fp32 but the first" for each in made.plan.refused)
+
+
+def test_few_samples_are_for_where_there_is_no_time_for_all_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = COSTS.model_copy(update={"calibrate_s": {"onnxruntime": 0.1}, "samples": FEW_SAMPLES + 150})
+    theirs, what = f"a/{THEIRS.label}", fewer_samples(f"a/{THEIRS.label}")
+    least_s = 10 + (2 + 8) + (20 + 2 + 8) + 2 * 5 * 5 + 2 * 8 + 3
+
+    def samples(box_s: float, fp32_s: float) -> tuple[dict[str, int | None], bool]:
+        made, _ = made_in(box_s, {"a/fp32": fp32_s, theirs: 15.0}, monkeypatch, costs=costs)
+        found = {each.planned.id: each.planned.samples for each in made.built}
+        return found, any(each.what == what for each in made.plan.refused)
+
+    assert samples(least_s, 10.0) == ({"a/fp32": None, theirs: None}, False)
+    assert samples(least_s - 10, 10.0) == ({"a/fp32": None, theirs: FEW_SAMPLES}, True)
+    quick, said = samples(least_s - 10, 1.0)
+    assert (quick[theirs], said) == (None, False), "planned with few, but there was time for all"
+    assert theirs not in samples(least_s - 20, 10.0)[0]
 
 
 def test_without_a_time_box_all_are_made_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 from edgebuild.farm import authority
 from edgebuild.farm.relay.wire import MOST_FRAME_BYTES
 from edgebuild.farm.server.app import create_app
+from edgebuild.farm.server.pages.access import access_at
 from edgebuild.farm.server.serving import bind, make_server
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def over_tls(farm: Farm, home: Home, host: str = "127.0.0.1") -> Iterator[int]:
     began = threading.Event()
     listening = bind(host, 0)
     port: int = listening.getsockname()[1]
-    server = make_server(create_app(farm, home.settings.names), farm, home.folder, began.set)
+    server = make_server(create_app(farm, access_at(host, names=home.settings.names)), farm, home.folder, began.set)
     thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
     thread.start()
     began.wait()

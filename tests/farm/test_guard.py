@@ -24,6 +24,7 @@ from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.server.guard import Pace, host_of
 from edgebuild.farm.server.identity import MOST_WRONG
+from edgebuild.farm.server.pages.access import Access, access_at
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Ask, Problem
 from tests.farm.serving import over_tls, served
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 class Asker:
     """Somebody with a token of each scope."""
 
-    def __init__(self, farm: Farm, **options: Any) -> None:
+    def __init__(self, farm: Farm, access: Access) -> None:
         self.farm = farm
-        self.app = create_app(farm, **options)
+        self.app = create_app(farm, access)
         self.client = TestClient(self.app, base_url="http://localhost")
 
     def token(self, scope: Scope, name: str = "") -> dict[str, str]:
@@ -56,7 +57,7 @@ def farm(database: Database, tmp_path: Path) -> Farm:
 
 @pytest.fixture
 def asker(farm: Farm) -> Iterator[Asker]:
-    made = Asker(farm, names=("farm.test",))
+    made = Asker(farm, access_at("127.0.0.1", names=("farm.test",)))
     with made.client:
         yield made
 

@@ -66,7 +66,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
     wanted: dict[str, BaseException] = {}
     really = Executor.run
 
-    def run(self: Executor, step: Any, inputs: Any, *, label: str, **whose: str) -> Any:
+    def run(self: Executor, step: Any, inputs: Any, *, label: str, **whose: Any) -> Any:
         for pattern, error in wanted.items():
             if re.search(pattern, label):
                 raise error

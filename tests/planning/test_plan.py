@@ -13,6 +13,7 @@ from edgebuild.catalogue.resolve import ResolvedProfile, ResolvedTarget, resolve
 from edgebuild.catalogue.targets import load_targets
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
 from edgebuild.errors import EnvironmentGap
+from edgebuild.planning.account import FEW_SAMPLES
 from edgebuild.planning.inputs import PlanInputs, UnitCosts
 from edgebuild.planning.plan import Plan, make_plan, plan_digest
 
@@ -255,15 +256,15 @@ def test_time_takes_a_rival_then_settings_then_cross_checks_then_candidates() ->
 def test_fp32_and_one_int8_come_first_and_the_least_is_fp32() -> None:
     found = (profile("a", precisions=(FP32, OURS)),)
     assert ids(make_plan(inputs(*found, time_s=1))) == ["a/fp32"]
-    # Making both, screening both, certifying both, the test set: exactly what fits.
-    both = 5 + (1 + 2) + (7 + 1 + 2) + 2 * 4 * 2 + 2 * 10 * 6 + 2 * 3
+    # Making both, certifying both, the test set: exactly what fits. Between two there is nothing to screen.
+    both = 5 + (1 + 2) + (7 + 1 + 2) + 2 * 10 * 6 + 2 * 3
     assert ids(make_plan(inputs(*found, time_s=both))) == ["a/fp32", "a/int8-edgebuild-u8s8"]
     assert ids(make_plan(inputs(*found, time_s=both - 1))) == ["a/fp32"]
 
 
 def test_the_first_int8_may_shorten_certifying_and_no_other_may() -> None:
     costs = COSTS.model_copy(update={"certify_least": 5, "certify_launches": 10})
-    fixed = 5 + (1 + 2) + (7 + 1 + 2) + 2 * 4 * 2 + 2 * 3
+    fixed = 5 + (1 + 2) + (7 + 1 + 2) + 2 * 3
     found = profile("a", precisions=(FP32, OURS, NNCF))
     shortest = make_plan(inputs(found, costs=costs, time_s=fixed + 2 * 5 * 6))
     assert ids(shortest) == ["a/fp32", "a/int8-edgebuild-u8s8"]
@@ -273,6 +274,30 @@ def test_the_first_int8_may_shorten_certifying_and_no_other_may() -> None:
     assert longer.seconds == fixed + 2 * 10 * 6
     most = make_plan(inputs(profile("a", precisions=(FP32, OURS)), costs=costs.model_copy(update={"certify_most": 20})))
     assert next(cost.seconds for cost in most.costs if cost.stage == "certify") == 2 * 20 * 6
+
+
+def test_the_first_int8_is_calibrated_with_few_samples_where_there_is_no_time_for_all() -> None:
+    few = {"calibrate_s": {"nncf": 0.1}, "samples": FEW_SAMPLES + 40}
+    costs = COSTS.model_copy(update={**few, "quantise_s": {"edgebuild": 30.0, "nncf": 10.0}, "certify_least": 5})
+    found = profile("a", precisions=(FP32, OURS, NNCF))
+    with_all = 5 + (1 + 2) + (10 + 1 + 2) + 2 * 5 * 6 + 2 * 3
+    samples = {c.id: c.samples for c in make_plan(inputs(found, costs=costs, time_s=with_all)).candidates}
+    assert samples == {"a/fp32": None, "a/int8-nncf-u8s8": None}
+    short = make_plan(inputs(found, costs=costs, time_s=with_all - 4))
+    assert {c.id: c.samples for c in short.candidates} == {"a/fp32": None, "a/int8-nncf-u8s8": FEW_SAMPLES}
+    assert short.seconds == with_all - 4
+    why = f"left out to stay inside {with_all - 4} s: it takes about 13 s, and 9 s are left for it"
+    assert refusals(short)[f"all calibration samples of a/int8-nncf-u8s8 but {FEW_SAMPLES}"] == why
+    assert ids(make_plan(inputs(found, costs=costs, time_s=with_all - 5))) == ["a/fp32"]
+
+
+def test_bf16_comes_where_no_int8_fits_and_is_certified_as_briefly() -> None:
+    costs = COSTS.model_copy(update={"certify_least": 5, "quantise_s": {"edgebuild": 100.0}})
+    found = profile("a", precisions=(FP32, Precision(kind="bf16"), OURS))
+    both = 5 + 2 * (1 + 2) + 2 * 5 * 6 + 2 * 3
+    assert ids(make_plan(inputs(found, costs=costs, time_s=both))) == ["a/fp32", "a/bf16"]
+    assert ids(make_plan(inputs(found, costs=costs, time_s=both - 1))) == ["a/fp32"]
+    assert ids(make_plan(inputs(found, costs=costs, time_s=both + 100))) == ["a/fp32", "a/int8-edgebuild-u8s8"]
 
 
 def test_what_is_in_the_store_costs_no_quantising_and_equal_precisions_are_quantised_once() -> None:

@@ -40,11 +40,18 @@ def _edgebuild(request: Request, error: EdgebuildError) -> JSONResponse:
     return answer_to(error)
 
 
+def status_of(error: EdgebuildError) -> int:
+    """Return what an error is over HTTP."""
+    if isinstance(error, StoreError | DataError):
+        return 503 if isinstance(error, StoreError) else 422
+    if error.message.startswith("There is no "):
+        return 404
+    return 409 if isinstance(error, UsageError) else 422
+
+
 def answer_to(error: EdgebuildError) -> JSONResponse:
     """Return an error as an answer."""
-    missing = error.message.startswith("There is no ")
-    status = 503 if isinstance(error, StoreError) else 404 if missing else 409 if isinstance(error, UsageError) else 422
-    return answer_with(status if not isinstance(error, DataError) else 422, error.message, error.hint)
+    return answer_with(status_of(error), error.message, error.hint)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -13,10 +13,12 @@ from edgebuild.farm.server import answers
 from edgebuild.farm.server.guard import Guard
 from edgebuild.farm.server.identity import Strikes, make_paces
 from edgebuild.farm.server.observing import Observing, make_registry
+from edgebuild.farm.server.pages import ROUTERS as PAGES
+from edgebuild.farm.server.pages.access import Access, Sessions
 from edgebuild.farm.server.routes import files, hosting, leasing, relaying, shelving, watching, working
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
     from edgebuild.farm.server.farm import Farm
 
@@ -32,10 +34,11 @@ ROUTERS = (
 )
 
 
-def create_app(farm: Farm, names: Iterable[str] | None = None) -> FastAPI:
+def create_app(farm: Farm, access: Access | None = None) -> FastAPI:
     """Return the application of a farm; while it is served, the farm puts its tables right.
 
-    ``names``: what clients may call the server, beside this machine's own names. Default: anything.
+    ``access``: whom the pages are for, and which names the server has. Default: whoever reaches this
+    machine's own address; the API answers to any name then.
     """
 
     @contextlib.asynccontextmanager
@@ -48,13 +51,15 @@ def create_app(farm: Farm, names: Iterable[str] | None = None) -> FastAPI:
     app = FastAPI(title="edgebuild farm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.farm = farm
     app.state.strikes = Strikes()
+    app.state.sessions = Sessions()
+    app.state.access = access or Access()
     app.state.relays = relaying.Relays()
     app.state.paces = make_paces()
     app.state.registry, latency = make_registry(farm)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     answers.explain_errors(app)
     # The last one is the outermost.
-    app.add_middleware(Guard, names=names)
+    app.add_middleware(Guard, names=None if access is None else access.names)
     app.add_middleware(Observing, latency=latency)
     return app

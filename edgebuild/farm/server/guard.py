@@ -46,7 +46,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, names: Iterable[str] | None = None) -> None:
         self._app = app
-        self._names = None if names is None else frozenset(name.lower() for name in (*names, *ALWAYS))
+        self._names = None if names is None else frozenset(name.lower().strip("[]") for name in (*names, *ALWAYS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

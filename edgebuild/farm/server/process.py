@@ -13,6 +13,7 @@ from edgebuild.farm.server import logs
 from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.embedded import Embedded
 from edgebuild.farm.server.farm import Farm
+from edgebuild.farm.server.pages.access import access_at
 from edgebuild.farm.server.serving import bind, is_local, make_server
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def serve(home: Home, *, listen: str | None, devices: bool, began: Callable[[str
         listening = stack.enter_context(contextlib.closing(bind(host, port)))
         port = listening.getsockname()[1]
         farm = Farm(database, home.blobs)
+        access = access_at(host, names=names, public=home.settings.public)
         here = _EVERYWHERE.get(host, host)
         agent = Embedded(farm, _url(here, port), str(home.authority), this_host())
 
@@ -56,7 +58,7 @@ def serve(home: Home, *, listen: str | None, devices: bool, began: Callable[[str
             logs.event("serving", host=host, port=port, database=database.url)
             began(_url(shown, port), home)
 
-        server = make_server(create_app(farm, names), farm, home.folder, answers)
+        server = make_server(create_app(farm, access), farm, home.folder, answers)
         server.run(sockets=[listening])
     logs.event("ended")
 

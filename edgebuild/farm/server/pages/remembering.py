@@ -1,0 +1,148 @@
+"""The pages that show what was measured: a model's history, and two records side by side."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi.responses import HTMLResponse
+from sqlalchemy import func, select
+
+from edgebuild.farm.schema import records
+from edgebuild.farm.server.identity import OfFarm
+from edgebuild.farm.server.pages import rendering
+from edgebuild.farm.server.pages.access import Visit
+from edgebuild.farm.server.pages.charts import Dot, timeline
+from edgebuild.farm.server.pages.looks import ROWS, Part
+from edgebuild.farm.server.pages.pageroute import PageRoute
+from edgebuild.farm.server.pages.watching import PageNumber
+from edgebuild.farm.values import NAMED
+from edgebuild.reporting.formatting import with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Row
+
+    from edgebuild.reporting.markup import Html
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+#: So many records of a device are drawn, so many of them listed, and of so many devices at once.
+DRAWN = 200
+LISTED = 12
+DEVICES = 6
+
+Model = Annotated[str, Path(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+RecordId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_COLUMNS = [each for each in records.c if each.name not in {"environment", "summary"}]
+
+
+@router.get("/history")
+def models(request: Request, farm: OfFarm, visitor: Visit, page: PageNumber = 1) -> HTMLResponse:
+    """Show which models were measured."""
+    found = farm.look(lambda db: _models(db, page))
+    return rendering.page(request, "models.html", visitor, models=found)
+
+
+@router.get("/history/{model:path}")
+def history(
+    request: Request,
+    farm: OfFarm,
+    visitor: Visit,
+    model: Model,
+    device: Annotated[str, Query(pattern=r"^$|" + NAMED)] = "",
+    page: PageNumber = 1,
+) -> HTMLResponse:
+    """Show what a model took over time, on each device."""
+
+    def look(db: Connection) -> dict[str, Any]:
+        on = _devices(db, model, device, page)
+        each = [(row, _records(db, model, row.device)) for row in on.rows]
+        return {"on": on, "devices": [(row, drawn(rows), rows[:LISTED]) for row, rows in each]}
+
+    shown = farm.look(look)
+    if not shown["devices"]:
+        raise HTTPException(404, "The farm has no record of that.")
+    newest = [row.id for _, _, rows in shown["devices"] for row in rows][:2]
+    return rendering.page(request, "history.html", visitor, model=model, device=device, newest=newest, **shown)
+
+
+@router.get("/compare")
+def compare(request: Request, farm: OfFarm, visitor: Visit, a: RecordId, b: RecordId) -> HTMLResponse:
+    """Show two records side by side."""
+
+    def look(db: Connection) -> dict[str, Any]:
+        one, other = _record(db, a), _record(db, b)
+        return {"a": one, "b": other, "facts": _beside(one, other)}
+
+    return rendering.page(request, "compare.html", visitor, **farm.look(look))
+
+
+def drawn(rows: Sequence[Row[Any]]) -> Html:
+    """Return the chart of a device's records, which come newest first, with its anchor beside them."""
+    shown = [row for row in reversed(rows) if math.isfinite(row.point_ms)]
+    dots = [
+        Dot(at=row.measured_at, ms=row.point_ms, low=row.low_ms, high=row.high_ms, title=_said(row)) for row in shown
+    ]
+    anchored = [
+        row for row in shown if row.anchor_ms is not None and math.isfinite(row.anchor_ms) and row.anchor_ms > 0
+    ]
+    beside: list[Dot] = []
+    if anchored:
+        scale = median(row.point_ms for row in anchored) / median(row.anchor_ms for row in anchored)
+        beside = [Dot(at=row.measured_at, ms=row.anchor_ms * scale) for row in anchored]
+    dots.sort(key=lambda dot: dot.at)
+    beside.sort(key=lambda dot: dot.at)
+    return timeline(dots, what="The latency of each record", beside=beside)
+
+
+def _said(row: Row[Any]) -> str:
+    return f"{rendering.utc(row.measured_at)}: {with_interval(row.point_ms, row.low_ms, row.high_ms)} ms"
+
+
+def _models(db: Connection, page: int) -> Part:
+    counted = select(
+        records.c.model,
+        func.count().label("records"),
+        func.count(records.c.device.distinct()).label("devices"),
+        func.max(records.c.measured_at).label("last"),
+    )
+    rows = counted.group_by(records.c.model).order_by(func.max(records.c.number).desc())
+    found = list(db.execute(rows.limit(ROWS + 1).offset((page - 1) * ROWS)))
+    return Part(rows=found[:ROWS], page=page, more=len(found) > ROWS)
+
+
+def _devices(db: Connection, model: str, device: str, page: int) -> Part:
+    rows = select(records.c.device, records.c.target, func.count().label("records")).where(records.c.model == model)
+    if device:
+        rows = rows.where(records.c.device == device)
+    rows = rows.group_by(records.c.device, records.c.target).order_by(records.c.target, records.c.device)
+    found = list(db.execute(rows.limit(DEVICES + 1).offset((page - 1) * DEVICES)))
+    return Part(rows=found[:DEVICES], page=page, more=len(found) > DEVICES)
+
+
+def _records(db: Connection, model: str, device: str) -> list[Row[Any]]:
+    rows = select(*_COLUMNS).where(records.c.model == model, records.c.device == device)
+    return list(db.execute(rows.order_by(records.c.number.desc()).limit(DRAWN)))
+
+
+def _record(db: Connection, number: str) -> Row[Any]:
+    row = db.execute(select(records).where(records.c.id == number)).one_or_none()
+    if row is None:
+        raise HTTPException(404, f"There is no record {number}.")
+    return row
+
+
+def _beside(one: Row[Any], other: Row[Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
+    """Return what is known of both, in groups."""
+    groups = []
+    for name, left, right in (
+        ("What was measured", one.summary, other.summary),
+        ("Environment", one.environment, other.environment),
+    ):
+        keys = sorted({*left, *right})[:200]
+        groups.append((name, [(key, left.get(key), right.get(key)) for key in keys]))
+    return groups
