@@ -12,7 +12,7 @@ import typer
 
 from edgebuild.cli.devices import app as devices_app
 from edgebuild.cli.farming import app as farm_app
-from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, ProjectOption
+from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, OnFarmOption, ProjectOption
 from edgebuild.cli.releases import app as releases_app
 from edgebuild.cli.releases import install_release
 
@@ -141,14 +141,13 @@ def plan(
     recipe: RecipesOption = None,
     time: TimeOption = None,
     device: DeviceOption = None,
+    farm: OnFarmOption = None,
     project: ProjectOption = HERE,
 ) -> None:
     """Show what would be tried, what is refused and why, and about how long it takes. Writes nothing."""
-    from edgebuild.cli.listing import show_plans
-    from edgebuild.pipeline import plan as make_plans
+    from edgebuild.cli.building import run_plan
 
-    loaded = _load(project)
-    show_plans(make_plans(loaded, replace(_options(target, budget, recipe, time), device=device)))
+    run_plan(_load(project), replace(_options(target, budget, recipe, time), device=device), farm)
 
 
 @app.command()
@@ -165,19 +164,21 @@ def build(
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Compile what this machine can without a device; proves nothing.")
     ] = False,
+    farm: OnFarmOption = None,
     project: ProjectOption = HERE,
 ) -> None:
     """Build: compress, compile, evaluate, measure, choose. Goes on where an interrupted build was."""
     from edgebuild.cli.building import run_build
 
-    if device is not None and no_measure:
-        from edgebuild.errors import UsageError
+    for name, given in (("--device", device), ("--farm", farm)):
+        if given is not None and no_measure:
+            from edgebuild.errors import UsageError
 
-        raise UsageError("--device and --no-measure exclude each other.", hint="Leave one of them out.")
+            raise UsageError(f"{name} and --no-measure exclude each other.", hint="Leave one of them out.")
     options = replace(
         _options(target, budget, recipe, time, remeasure), reread=reread, device=device, no_measure=no_measure
     )
-    raise typer.Exit(run_build(_load(project), options))
+    raise typer.Exit(run_build(_load(project), options, farm))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`build`, `report` and `explain`."""
+"""`build`, `plan`, `report` and `explain`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ EXIT = {"ok": 0, "inconclusive": Inconclusive.exit_code, "missed": BudgetMissed.
 WORST_FIRST = ("missed", "inconclusive", "ok")
 
 
-def run_build(project: Project, options: Options) -> int:
-    """Build, print each target's result, return the exit code."""
+def run_build(project: Project, options: Options, farm: str | None = None) -> int:
+    """Build, on the devices of a farm where one is named, print each target's result, return the exit code."""
 
+    from edgebuild.cli.farm_devices import devices_of
     from edgebuild.cli.progress import make_progress
     from edgebuild.execution.faults import Failure, Guard
     from edgebuild.pipeline import build
@@ -42,7 +43,9 @@ def run_build(project: Project, options: Options) -> int:
     guard = Guard(
         alive=never_stop, reports=project.folder / HOME / BUGS, project=project.folder, command=options.command
     )
-    records = build(project, options, progress=make_progress(), check=stop_if_interrupted)
+    progress = make_progress()
+    with devices_of(farm, project, options, progress=progress, check=stop_if_interrupted) as devices:
+        records = build(project, options, progress=progress, check=stop_if_interrupted, devices=devices)
     console = make_console()
     for record in records:
         console.print(summary(record))
@@ -59,6 +62,16 @@ def run_build(project: Project, options: Options) -> int:
     if len(records) > 1:
         console.print(comparison_table(records))
     return next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records))
+
+
+def run_plan(project: Project, options: Options, farm: str | None) -> None:
+    """Print what a build would do, on the devices of a farm where one is named."""
+    from edgebuild.cli.farm_devices import devices_of
+    from edgebuild.cli.listing import show_plans
+    from edgebuild.pipeline import plan
+
+    with devices_of(farm, project, options) as devices:
+        show_plans(plan(project, options, devices=devices))
 
 
 def write_report(folder: Path, record: BuildRecord, output: Path | None = None) -> Path:

@@ -26,3 +26,11 @@ NativeOption = Annotated[
     bool,
     typer.Option("--allow-native-libraries", help="Let artifacts run the native code that they bring, as you."),
 ]
+OnFarmOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--farm",
+        help="Use the devices of this farm, https://HOST:PORT; the token comes from $EDGEBUILD_FARM_TOKEN. "
+        "Default: those of the inventory.",
+    ),
+]

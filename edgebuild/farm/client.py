@@ -23,6 +23,8 @@ T = TypeVar("T")
 CONNECT_S = 10.0
 #: A host waits for work as long as the server lets it.
 READ_S = 60.0
+#: So many threads of one client keep a connection each.
+MOST_THREADS = 4
 #: What one answer may hold; files come in pieces.
 MOST_ANSWER_BYTES = 64 << 20
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -63,6 +65,7 @@ class FarmClient:
         self._pool = urllib3.PoolManager(
             ssl_context=trusted(address),
             retries=False,
+            maxsize=MOST_THREADS,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             headers={"Authorization": f"Bearer {address.token}"},
         )

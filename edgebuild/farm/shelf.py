@@ -12,6 +12,7 @@ from edgebuild.farm.schema import checks, devices, hosts
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import (
     BEAT_S,
+    KIND_LABEL,
     MOST_FAILURES,
     SILENCE_S,
     Ask,
@@ -196,7 +197,8 @@ def _next_check(health: Health, now: float) -> float | None:
 
 def _take_in(db: Connection, host: str, offered: Offered, now: float) -> None:
     row = db.execute(select(devices).where(devices.c.name == offered.name)).one_or_none()
-    said = {"target": offered.target, "kind": offered.kind, "facts": offered.facts, "labels": offered.labels}
+    said: dict[str, Any] = {"target": offered.target, "kind": offered.kind, "facts": offered.facts}
+    said["labels"] = {KIND_LABEL: offered.kind, **offered.labels}
     if row is None:
         new = {"health": Health.UNKNOWN, "added_at": now, "check_due_at": now, "offered": True, "there": True}
         db.execute(insert(devices).values(name=offered.name, host=host, **said, **new))

@@ -20,6 +20,8 @@ BEAT_S = 10.0
 SILENCE_S = 45.0
 #: A job that somebody attends to is cancelled after this much silence of theirs: a cancelled pipeline frees its board.
 UNATTENDED_S = 30.0
+#: The label that every device has by itself: its kind.
+KIND_LABEL = "kind"
 #: How long a lease that is to make room may go on, to end what it measures.
 PREEMPT_GRACE_S = 120.0
 #: How often a job whose device was lost is tried again.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -48,7 +49,7 @@ class Attach(Message):
     """Which lease of which host is relayed, and how its device is reached from here. It holds the host's token."""
 
     url: str
-    token: str
+    token: str = Field(repr=False)
     authority: str = ""
     host: str = Field(pattern=NAMED)
     lease: str = Field(pattern=r"^l[0-9a-f]{15}$")
@@ -176,6 +177,7 @@ def main() -> None:
         wrong = ", ".join(".".join(map(str, each["loc"])) or "all of it" for each in error.errors())
         sys.exit(f"What the relay is to do makes no sense: {wrong}.")
     over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
 
     def watch() -> None:
         while sys.stdin.buffer.read(1 << 16):
