@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def served(farm: Farm) -> Iterator[str]:
-    """Yield the address of a farm's server."""
+def served(farm: Farm, *, reconciled: bool = True) -> Iterator[str]:
+    """Yield the address of a farm's server; one that isn't ``reconciled`` stays as it is, whoever falls silent."""
     config = uvicorn.Config(
         create_app(farm),
         host="127.0.0.1",
         port=0,
         log_level="warning",
+        lifespan="auto" if reconciled else "off",
         ws="websockets-sansio",
         ws_max_size=MOST_FRAME_BYTES,
         ws_per_message_deflate=False,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from functools import partial
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import event, insert
 
-from edgebuild.farm import jobs, leases, shelf
+from edgebuild.farm import jobs, leases
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.schema import audit, records
@@ -18,8 +18,8 @@ from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.server.pages import rendering
 from edgebuild.farm.server.pages.looks import TURNS
-from edgebuild.farm.values import Ask, JobEnd, JobSpec, LeaseState, Offered
-from tests.farm import example_farm
+from edgebuild.farm.values import Ask, JobSpec, LeaseState
+from tests.farm import example_farm, hostile_farm
 from tests.farm.shelves import PI, fill
 from tests.farm.visitors import visitor
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tests.farm.visitors import Visitor
 
 MODEL = example_farm.MODELS[0]
-HOSTILE = "</td><script>alert(1)</script>\x00\x1b[31m\u202egnp.exe\"'`{{7919*7919}}"
 
 
 @pytest.fixture
@@ -248,62 +247,20 @@ def test_what_is_not_there_is_said_on_a_page(anybody: Visitor, path: str) -> Non
     assert "To the devices" in str(Text(answer.text))
 
 
-def _hostile(db: Connection, now: float) -> str:
-    """Let everybody who can say something say it with ill will."""
-    facts = {HOSTILE: HOSTILE}
-    shelf.register(db, "desk", "t", HOSTILE, [Offered(name="pi-1", target=PI, facts=facts, labels=facts)], now)
-    readings = {HOSTILE: HOSTILE, "temperature_c": float("1e308"), "list": [HOSTILE]}
-    shelf.checked(db, "pi-1", True, HOSTILE, readings, now, anchor_ms=1e300)
-    ask = Ask(target=PI, purpose=HOSTILE, affinity=HOSTILE.translate({0: None, 27: None}), labels=facts, begin_at=1e300)
-    waits = JobSpec(kind="bench", name=HOSTILE, ask=ask, arguments={HOSTILE: HOSTILE})
-    jobs.submit(db, waits, HOSTILE, now)
-    leases.ask(db, Ask(target=PI, purpose=HOSTILE, begin_at=1e300), HOSTILE, now)
-    job = jobs.submit(
-        db, JobSpec(kind="bench", name=HOSTILE, ask=Ask(target=PI), arguments={"x": HOSTILE}), HOSTILE, now
-    )
-    token = jobs.start(db, job.id, now).attempts[-1].token
-    jobs.log(db, job.id, token, [HOSTILE, "\ud800 half a character"[1:]], now)
-    jobs.finish(db, job.id, token, JobEnd.FAILED, now, reason=HOSTILE, result={HOSTILE: HOSTILE})
-    db.execute(insert(audit).values(at=1e300, who=HOSTILE, action=HOSTILE, what=HOSTILE, detail={HOSTILE: HOSTILE}))
-    measured: dict[str, Any] = {
-        "job": "",
-        "origin": HOSTILE,
-        "owner": HOSTILE,
-        "artifact": HOSTILE,
-        "target": PI,
-        "protocol": HOSTILE,
-    }
-    measured |= {
-        "session": HOSTILE,
-        "protocol": HOSTILE,
-        "environment": {HOSTILE: HOSTILE},
-        "summary": {HOSTILE: [HOSTILE]},
-        "evidence": "",
-    }
-    for number in ("r1", "r2"):
-        db.execute(insert(records).values(
-            id=number, model="</title>\u202e<b>", device="pi-1", measured_at=-1e300, point_ms=1e-300, low_ms=-1e300,
-            high_ms=1e300, anchor_ms=0.0, **measured,
-        ))  # fmt: skip
-    return job.id
-
-
 def test_whatever_somebody_said_stays_text(farm: Farm, anybody: Visitor) -> None:
-    job = farm.do(_hostile)
-    model = "/history/%3C%2Ftitle%3E%E2%80%AE%3Cb%3E"
-    paths = ("/", "/queue", "/jobs", "/devices/pi-1", f"/jobs/{job}", "/audit", "/history", model, "/compare?a=r1&b=r2")
-    for path in paths:
+    job = farm.do(hostile_farm.fill)
+    for path in hostile_farm.pages(job):
         answer = anybody.get(path)
         assert answer.status_code == 200, path
         page = Text(answer.text)
         assert [str(attrs.get("src"))[:8] for tag, attrs in page.tags if tag == "script"] == ["/static/"], path
         assert not any(tag == "b" and attrs for tag, attrs in page.tags), path
         assert "62710561" not in answer.text, path
-        assert not set(answer.text) & {"\x00", "\x1b", "\u202e"}, path
+        assert not set(answer.text) & hostile_farm.STEERING, path
         for _, attrs in page.tags:
             assert not {name for name in attrs if name.startswith("on") or name == "style"}, path
     assert "alert(1)" in str(read(anybody, f"/jobs/{job}"))
-    assert not set(anybody.get(f"/jobs/{job}/log.txt").text) & {"\x00", "\x1b", "\u202e"}
+    assert not set(anybody.get(f"/jobs/{job}/log.txt").text) & hostile_farm.STEERING
 
 
 def test_a_page_asks_the_tables_a_few_things_whatever_they_hold(farm: Farm, anybody: Visitor) -> None:

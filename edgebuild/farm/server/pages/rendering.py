@@ -120,7 +120,8 @@ def ms(value: float | None, low: float | None = None, high: float | None = None)
     """Return a latency with its interval."""
     if value is None:
         return NONE
-    return with_interval(value, low, high) if abs(value) < _ODD else f"{value:.3g}"
+    odd = any(abs(each) >= _ODD for each in (value, low, high) if each is not None)
+    return f"{value:.3g}" if odd else with_interval(value, low, high)
 
 
 def _finalize(value: Any) -> Any:
