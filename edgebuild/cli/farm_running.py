@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import socket
 import sys
@@ -72,7 +71,7 @@ def _admins() -> Iterator[str]:
     yield from (f"admin-{number}" for number in range(2, 1_000_000))
 
 
-def serve_farm(listen: str | None, *, devices: bool, as_json: bool) -> None:
+def serve_farm(listen: str | None, *, devices: bool, native: bool, as_json: bool) -> None:
     """Serve the farm of this machine until it is told to end."""
     with installed():
         from edgebuild.farm.home import load_home
@@ -85,19 +84,18 @@ def serve_farm(listen: str | None, *, devices: bool, as_json: bool) -> None:
             say(f"The farm is at {url}\n  its page       {url}/\n  its authority  {home.authority}\nCtrl-C ends it.")
         sys.stdout.flush()
 
-    serve(load_home(), listen=listen, devices=devices, began=began)
+    serve(load_home(), listen=listen, devices=devices, native=native, began=began)
 
 
-def join_farm(url: str, name: str | None) -> None:
+def join_farm(url: str, name: str | None, *, native: bool) -> None:
     """Lend this machine's devices to a farm until Ctrl-C."""
     with installed():
         from edgebuild.farm import endpoint
-
-        agent = importlib.import_module("edgebuild.farm.host.agent")
+        from edgebuild.farm.host import agent
         from edgebuild.farm.server import logs
 
     logs.configure()
-    agent.run(endpoint.address_of(url), name or endpoint.this_host())
+    agent.run(endpoint.address_of(url), name or endpoint.this_host(), native_libraries=native)
 
 
 @contextlib.contextmanager

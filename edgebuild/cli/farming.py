@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from edgebuild.cli.options import NativeOption  # noqa: TC001 - typer reads it when the program runs
+
 app = typer.Typer(
     no_args_is_help=True, help="Boards shared by people and CI: one server, and hosts that bring devices."
 )
@@ -71,12 +73,13 @@ def serve(
     no_devices: Annotated[
         bool, typer.Option("--no-devices", help="Don't lend the devices of this machine's own inventory.")
     ] = False,
+    native: NativeOption = False,
     json: JsonOption = False,
 ) -> None:
     """Serve the farm of this machine until Ctrl-C, and lend the devices of its inventory. Logs JSON to stderr."""
     from edgebuild.cli.farm_running import serve_farm
 
-    serve_farm(listen, devices=not no_devices, as_json=json)
+    serve_farm(listen, devices=not no_devices, native=native, as_json=json)
 
 
 @app.command("join")
@@ -86,6 +89,7 @@ def join(
         Optional[str],  # noqa: UP045
         typer.Option("--name", help="What this machine is called in the farm. Default: its host name."),
     ] = None,
+    native: NativeOption = False,
 ) -> None:
     """Lend the devices of this machine's inventory to a farm, until Ctrl-C.
 
@@ -93,7 +97,7 @@ def join(
     """
     from edgebuild.cli.farm_running import join_farm
 
-    join_farm(url, name)
+    join_farm(url, name, native=native)
 
 
 @token_app.command("make")

@@ -43,7 +43,9 @@ def farm(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def pretend(farm: Farm, folder: Path) -> Embedded:
     folder.mkdir()
-    return Embedded(farm, "https://localhost:1", "/ca.pem", "desk", (sys.executable, "-c", PRETEND_AGENT, str(folder)))
+    return Embedded(
+        farm, "https://localhost:1", folder, "desk", command=(sys.executable, "-c", PRETEND_AGENT, str(folder))
+    )
 
 
 def told(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -89,6 +91,6 @@ def test_one_that_doesnt_end_is_ended(farm: Farm, tmp_path: Path, monkeypatch: p
     folder.mkdir()
     deaf = PRETEND_AGENT + "\nimport signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n"
     command = (sys.executable, "-c", deaf, str(folder))
-    with Embedded(farm, "https://localhost:1", "/ca.pem", "desk", command).running():
+    with Embedded(farm, "https://localhost:1", folder, "desk", command=command).running():
         (begin,) = told(folder, 1)
     assert not runs(begin["pid"])

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -24,6 +25,7 @@ from edgebuild.farm import endpoint, home
 from edgebuild.farm.client import FarmAddress, FarmClient
 from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.values import Ask, Job, JobSpec, Lease
+from tests.farm.hosting import PRETEND, Host
 from tests.farm.shelves import PI, fill
 
 if TYPE_CHECKING:
@@ -196,6 +198,33 @@ def test_a_server_that_was_killed_starts_again_and_knows_everything(shell: Shell
         assert shell.json("audit") == before
         assert "Another server" in shell.run("serve", code=EnvironmentGap.exit_code).stderr
         assert serving.end(signal.SIGTERM) == 0
+
+
+def test_the_servers_own_devices_are_lent_and_leave_with_it(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    admin = shell.json("init")["token"]
+    host = Host(tmp_path / "desk", "", "")
+    host.own("pi-9")
+    where = [str(PRETEND), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    shell.env |= {"EDGEBUILD_DEVICES": str(host.inventory), "PYTHONPATH": os.pathsep.join(where)}
+    with shell.serving() as serving:
+        shell.uses(serving.about["url"], admin)
+        while not (found := shell.json("list")):
+            time.sleep(0.1)
+        assert [each["name"] for each in found] == ["pi-9"]
+        host.own("pi-10")
+        while len(found := shell.json("list")) < 2:
+            time.sleep(0.1)
+        assert serving.end(signal.SIGKILL) == -signal.SIGKILL
+        (agent,) = [each["pid"] for each in serving.said if each["event"] == "agent began"]
+        while Path(f"/proc/{agent}").exists():
+            time.sleep(0.05)
+    with shell.serving() as serving:
+        shell.uses(serving.about["url"], admin)
+        while not all(each["there"] for each in shell.json("list")):
+            time.sleep(0.1)
+        assert serving.end(signal.SIGTERM) == 0
+    assert all("ebf_" not in json.dumps(line) for line in serving.said)
 
 
 def test_tokens_are_made_listed_and_revoked(shell: Shell) -> None:

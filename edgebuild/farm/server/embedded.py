@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from edgebuild.errors import EdgebuildError
 from edgebuild.farm import tokens
+from edgebuild.farm.authority import AUTHORITY
 from edgebuild.farm.server import logs
 from edgebuild.farm.tokens import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from edgebuild.farm.server.farm import Farm
 
@@ -29,15 +31,19 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 #: What lived so long didn't die at once.
 WELL_S = 60.0
 END_S = 10.0
-COMMAND = (sys.executable, "-m", "edgebuild.farm.child")
+COMMAND = (sys.executable, "-m", "edgebuild.farm.host.agent")
 
 
 class Embedded:
     """Keeps one agent running. Its token goes through its standard input, whose end is also what ends it."""
 
-    def __init__(self, farm: Farm, url: str, authority: str, host: str, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, farm: Farm, url: str, home: Path, host: str, *, native: bool = False, command: Sequence[str] = COMMAND
+    ) -> None:
         self._farm = farm
-        self._about = {"url": url, "authority": authority, "host": host}
+        # What it couldn't tell the farm yet outlives it, also where the farm is at another port by then.
+        own = {"authority": str(home / AUTHORITY), "folder": str(home / "agent")}
+        self._about = {"url": url, "host": host, "native_libraries": native, **own}
         self._token_name = f"host-{host}"[:64]
         self._command = command
         self._over = threading.Event()
@@ -69,15 +75,20 @@ class Embedded:
         try:
             token = self._farm.do(lambda db, now: tokens.renew(db, self._token_name, Scope.HOST, now, days=TOKEN_DAYS))
             child = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
         except (EdgebuildError, OSError) as error:
             return str(error)
         with child, contextlib.suppress(BrokenPipeError):
-            assert child.stdin is not None  # noqa: S101 - what PIPE means
+            assert child.stdin is not None and child.stderr is not None  # noqa: S101, PT018 - what PIPE means
             child.stdin.write(json.dumps({**self._about, "token": token}).encode() + b"\n")
             child.stdin.flush()
             logs.event("agent began", pid=child.pid)
+            threading.Thread(target=_hear, args=(child.stderr,), daemon=True).start()
             self._watch(child)
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()
@@ -94,6 +105,13 @@ class Embedded:
                 prolong_at = time.monotonic() + PROLONG_S
                 with contextlib.suppress(EdgebuildError):
                     self._farm.do(lambda db, now: tokens.prolong(db, self._token_name, now, days=TOKEN_DAYS))
+
+
+def _hear(stream: IO[bytes]) -> None:
+    """Make lines of the server's log of what an agent says."""
+    with contextlib.suppress(ValueError):  # it is closed once the agent has ended
+        for line in iter(lambda: stream.readline(logs.LONGEST), b""):
+            logs.event("agent", said=line.decode(errors="replace").strip())
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

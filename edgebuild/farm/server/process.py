@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
-def serve(home: Home, *, listen: str | None, devices: bool, began: Callable[[str, Home], None]) -> None:
+def serve(home: Home, *, listen: str | None, devices: bool, native: bool, began: Callable[[str, Home], None]) -> None:
     """Serve a farm until SIGINT or SIGTERM; ``began`` is told its address once it answers.
 
+    ``devices``: lend those of this machine's inventory; ``native``: also to artifacts that bring native code.
     Raises ``StoreError`` where the database isn't there or another server runs, ``EnvironmentGap`` where the address
     can't be bound.
     """
@@ -49,7 +50,7 @@ def serve(home: Home, *, listen: str | None, devices: bool, began: Callable[[str
         farm = Farm(database, home.blobs)
         access = access_at(host, names=names, public=home.settings.public)
         here = _EVERYWHERE.get(host, host)
-        agent = Embedded(farm, _url(here, port), str(home.authority), this_host())
+        agent = Embedded(farm, _url(here, port), home.folder, this_host(), native=native)
 
         def answers() -> None:
             if devices:
