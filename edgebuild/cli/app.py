@@ -202,13 +202,50 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option(help="The screen protocol: ranks, proves nothing.")] = False,
     device: AnyDeviceOption = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Let a farm measure on any device of this target; exit code 0, 3 slower, 4 inconclusive."),
+    ] = None,
+    farm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="The farm's address, https://HOST:PORT; --device is one of its devices then. "
+            "Default: $EDGEBUILD_FARM where --target is given."
+        ),
+    ] = None,
+    junit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where a JUnit report of a farm's verdict goes. Default: none."),
+    ] = None,
     native: NativeOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure any model on this machine or on a device; no project needed."""
+    """Measure any model on this machine, on a device, or on one of a farm; no project needed."""
     from edgebuild.cli.benching import run_benching
 
     sizes = tuple(shape or ())
+    if target is not None or farm is not None:
+        from edgebuild.cli.farm_benching import run_farm_bench
+
+        code = run_farm_bench(
+            model,
+            against,
+            backend=backend,
+            shape=sizes,
+            threads=threads,
+            quick=quick,
+            native=native,
+            farm=farm,
+            target=target,
+            device=device,
+            junit=junit,
+            as_json=json,
+        )
+        raise typer.Exit(code)
+    if junit is not None:
+        from edgebuild.errors import UsageError
+
+        raise UsageError("--junit is for the verdict of a farm.", hint="Add --target, or leave --junit out.")
     run_benching(
         model,
         against,

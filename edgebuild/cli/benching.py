@@ -13,6 +13,7 @@ from edgebuild.core.files import ABSENT, why_not_plain
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgebuild.benching.bench import BenchReport, BenchResult
@@ -40,16 +41,12 @@ def run_benching(
     from edgebuild.cli.progress import make_progress
     from edgebuild.pipeline import bench
 
-    for path in filter(None, (model, against)):
-        why = None if path.is_dir() else why_not_plain(path)
-        if why is not None:
-            what = f"{path}: no such file." if why == ABSENT else f"{path} {why}."
-            raise UsageError(what, hint="Name an .onnx, an .xml, or an artifact's folder.")
+    require_models(model, against)
     request = BenchRequest(
         model=model,
         against=against,
         backend=backend,
-        shape=_sizes(shape),
+        shape=sizes_of(shape),
         threads=threads,
         quick=quick,
         device=device,
@@ -59,10 +56,21 @@ def run_benching(
     if as_json:
         print(json.dumps(_plain(report), indent=2))
     else:
-        _show(report)
+        show_results(report.results, report.comparison, report.protocol)
+        make_console().print(f"\nDevice {report.device}; raw samples in {report.folder}", soft_wrap=True)
 
 
-def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
+def require_models(*paths: Path | None) -> None:
+    """Raise ``UsageError`` for a path that can't be a model."""
+    for path in filter(None, paths):
+        why = None if path.is_dir() else why_not_plain(path)
+        if why is not None:
+            what = f"{path}: no such file." if why == ABSENT else f"{path} {why}."
+            raise UsageError(what, hint="Name an .onnx, an .xml, or an artifact's folder.")
+
+
+def sizes_of(entries: tuple[str, ...]) -> dict[str, int]:
+    """Return the sizes that ``--shape`` gives."""
     sizes = {}
     for entry in entries:
         name, _, size = entry.rpartition("=")
@@ -72,23 +80,23 @@ def _sizes(entries: tuple[str, ...]) -> dict[str, int]:
     return sizes
 
 
-def _show(report: BenchReport) -> None:
+def show_results(results: Sequence[BenchResult], comparison: Comparison | None, protocol: str) -> None:
+    """Print what was measured, side by side, and the verdict."""
     from rich.table import Table
     from rich.text import Text
 
     console = make_console()
-    table = Table("", *[result.model for result in report.results], box=None, pad_edge=False)
-    for name, cells in _rows(report.results):
+    table = Table("", *[result.model for result in results], box=None, pad_edge=False)
+    for name, cells in _rows(results):
         table.add_row(name, *map(Text, cells))
     console.print(table)
-    if report.comparison is not None:
-        console.print(f"\n{comparison_words(report.comparison, *[r.model for r in report.results])}")
-    if report.protocol == "screen":
+    if comparison is not None:
+        console.print(f"\n{comparison_words(comparison, *[r.model for r in results])}")
+    if protocol == "screen":
         console.print("\nMeasured with the screen protocol: it ranks, it proves nothing.")
-    console.print(f"\nDevice {report.device}; raw samples in {report.folder}", soft_wrap=True)
 
 
-def _rows(results: tuple[BenchResult, ...]) -> list[tuple[str, list[str]]]:
+def _rows(results: Sequence[BenchResult]) -> list[tuple[str, list[str]]]:
     from edgebuild.reporting.formatting import (
         bytes_text,
         load_text,

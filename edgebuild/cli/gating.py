@@ -6,10 +6,10 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from xml.sax.saxutils import quoteattr
+from typing import TYPE_CHECKING
 
 from edgebuild.cli.console import stop_if_interrupted
+from edgebuild.cli.junit import Case, Suite, report_text, write_report
 from edgebuild.cli.output import make_console, plain, say
 from edgebuild.errors import UsageError
 from edgebuild.fleet.inventory import load_inventory
@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from edgebuild.benching.bench import BenchResult
+    from edgebuild.cli.junit import Outcome
     from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.fielded import Fielded
     from edgebuild.releasing.gate import GateOutcome, Row
 
 #: What the command ends with.
 EXIT_CODES: Mapping[GateOutcome, int] = {"better": 0, "equivalent": 0, "worse": 3, "inconclusive": 4}
+_CASES: Mapping[GateOutcome, Outcome] = {
+    "better": "passed",
+    "equivalent": "passed",
+    "worse": "failed",
+    "inconclusive": "open",
+}
 
 
 def run_gate(
@@ -89,15 +96,6 @@ def run_gate(
 def _held_up(tables: Mapping[str, tuple[Row, ...]]) -> Iterator[str]:
     for target, rows in tables.items():
         yield from (f"{row.what} on {target} is {row.outcome}" for row in rows if EXIT_CODES[row.outcome])
-
-
-def write_report(path: Path, text: str, mode: Literal["w", "a"] = "w") -> None:
-    """Write a report, or append to it; raises ``UsageError`` where that can't be done."""
-    try:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
 
 
 def run_replay(folder: Path, *, target: str | None, device: str | None, native: bool) -> int:
@@ -209,19 +207,15 @@ def _show_devices(there: Mapping[str, tuple[Fielded, ...]]) -> None:
 
 def junit_text(bundle: Bundle, tables: Mapping[str, tuple[Row, ...]]) -> str:
     """Return a JUnit report: a suite for each target, a case for each figure; one that is open counts as skipped."""
-    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>"]
-    for target, rows in tables.items():
-        failed, open_ = (sum(row.outcome == each for row in rows) for each in ("worse", "inconclusive"))
-        lines.append(
-            f"<testsuite name={quoteattr(f'{bundle.project} {bundle.version} on {target}')} tests="
-            f'"{len(rows)}" failures="{failed}" skipped="{open_}">'
+    return report_text(
+        Suite(
+            name=f"{bundle.project} {bundle.version} on {target}",
+            classname=target,
+            cases=tuple(Case(name=row.what, outcome=_CASES[row.outcome], said=_said(row)) for row in rows),
         )
-        for row in rows:
-            said = quoteattr(f"{row.new} against {row.old}: {row.outcome}{f' ({row.why})' if row.why else ''}")
-            inner = {"worse": f"<failure message={said}/>", "inconclusive": f"<skipped message={said}/>"}
-            lines.append(
-                f"<testcase classname={quoteattr(target)} name={quoteattr(row.what)}>{inner.get(row.outcome, '')}"
-                "</testcase>"
-            )
-        lines.append("</testsuite>")
-    return "\n".join([*lines, "</testsuites>"]) + "\n"
+        for target, rows in tables.items()
+    )
+
+
+def _said(row: Row) -> str:
+    return f"{row.new} against {row.old}: {row.outcome}{f' ({row.why})' if row.why else ''}"

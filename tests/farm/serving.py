@@ -43,6 +43,7 @@ def served(farm: Farm, *, reconciled: bool = True) -> Iterator[str]:
             time.sleep(0.01)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
+        farm.leave()
         server.should_exit = True
         thread.join()
 
