@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, HTTPException, Request
 
 from edgebuild.farm import tokens
+from edgebuild.farm.authority import ALWAYS
+from edgebuild.farm.server.guard import host_of, is_loopback
 from edgebuild.farm.server.identity import OfFarm, Strikes
 from edgebuild.farm.tokens import Identity, Scope
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import Response
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK = frozenset(ALWAYS)
 #: A session ends with its token, and after this long.
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 1000
@@ -38,10 +40,7 @@ class Access:
 
     def knows(self, host: str) -> bool:
         """Whether a ``Host`` header names this server. Another's name that leads here is an attack on the reader."""
-        end = host.rfind("]") if host.startswith("[") else host.find(":") - 1
-        name, rest = (host, "") if end < 0 else (host[: end + 1], host[end + 1 :])
-        port = rest.removeprefix(":")
-        return name.lower().removesuffix(".") in self.names and (not rest or (rest != port and port.isdecimal()))
+        return host_of(host) in self.names
 
 
 def access_at(address: str, *, names: Iterable[str] = (), public: bool | None = None) -> Access:
@@ -49,8 +48,8 @@ def access_at(address: str, *, names: Iterable[str] = (), public: bool | None = 
 
     ``public``: default: only where nobody but this machine's users reaches it.
     """
-    known = LOOPBACK | {_in_url(name) for name in (address, *names)}
-    return Access(public=_in_url(address) in LOOPBACK if public is None else public, names=frozenset(known))
+    known = LOOPBACK | {name.lower() for name in (address, *names)}
+    return Access(public=is_loopback(address) if public is None else public, names=known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +208,6 @@ def sign_in(request: Request, farm: OfFarm, token: str) -> str:
         raise HTTPException(401, "That token isn't right, or not any more.")
     sessions: Sessions = request.app.state.sessions
     return sessions.open(who.id, farm.now)
-
-
-def _in_url(name: str) -> str:
-    return f"[{name}]".lower() if ":" in name else name.lower()
 
 
 def _digest(key: str) -> str:

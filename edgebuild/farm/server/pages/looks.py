@@ -25,6 +25,8 @@ FEW_ROWS = 12
 TURNS = 50
 LOG_LINES = 400
 CHECKS = 200
+#: A device's jobs are looked for among so many of the farm's last leases.
+LOOKED_THROUGH = 50_000
 
 
 class Show(StrEnum):
@@ -141,7 +143,9 @@ def jobs_of(db: Connection, device: str) -> list[Row[Any]]:
     """Return the last attempts of jobs on a device, the newest first."""
     rows = select(jobs, attempts.c.how, attempts.c.began_at, attempts.c.ended_at.label("over_at"))
     rows = rows.join(attempts, attempts.c.job == jobs.c.id).join(lease_rows, lease_rows.c.id == attempts.c.lease)
-    rows = rows.where(lease_rows.c.device == device).order_by(lease_rows.c.number.desc()).limit(FEW_ROWS)
+    newest = select(func.max(lease_rows.c.number)).scalar_subquery()
+    rows = rows.where(lease_rows.c.device == device, lease_rows.c.number > newest - LOOKED_THROUGH)
+    rows = rows.order_by(lease_rows.c.number.desc()).limit(FEW_ROWS)
     return list(db.execute(rows))
 
 
