@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -300,6 +301,24 @@ def test_signing_in_leads_nowhere_else(house: House, to: str) -> None:
     assert house.visit().sign_in(house.tokens[Scope.READ], next=to).headers["Location"] == "/"
     page = house.visit().get("/login", params={"next": to}).text
     assert 'name="next" value="/"' in page
+
+
+def test_a_builds_report_is_shown_locked_away_and_nothing_else_is_shown_as_one(house: House) -> None:
+    def keep(data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        house.farm.blobs.put([data], digest)
+        return digest
+
+    house.farm.blobs.folder.mkdir()
+    answer = house.visit().get(f"/builds/{keep(b'<!doctype html><script>alert(1)</script>')}")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = answer.headers["Content-Security-Policy"].split("; ")
+    assert {"sandbox", "default-src 'none'", "frame-ancestors 'none'", "form-action 'none'"} <= set(policy)
+    assert not any(each.startswith(("script-src", "sandbox allow", "connect-src")) for each in policy)
+    assert house.visit().get(f"/builds/{keep(b'a model')}").status_code == 404
+    assert house.visit().get(f"/builds/{'0' * 64}").status_code == 404
+    house.app.state.access = Access(public=False)
+    assert house.visit().get(f"/builds/{'0' * 64}").status_code == 303
 
 
 def test_a_token_that_is_only_in_a_header_signs_nobody_in(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,11 +17,12 @@ from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Health, JobState
+from edgebuild.reporting.html import render
 from tests import needs
 from tests.farm import example_farm, hostile_farm
 from tests.farm.serving import served
 from tests.farm.windows import CONTROLS, FOCUSED, PALE, TOO_WIDE, Window, opened
-from tests.reporting import browser_check
+from tests.reporting import browser_check, sample_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,6 +223,24 @@ def test_whatever_somebody_said_runs_nowhere_and_fits(window: Window, tmp_path: 
                     assert window.complaints() == [], path
                     assert window.requests() == [], path
                     assert window.ask(TOO_WIDE) == [], f"{path} at {width} px"
+
+
+def test_a_report_is_read_as_it_is_and_one_with_ill_will_does_nothing(shown: Shown) -> None:
+    window = shown.window
+    shown.farm.blobs.folder.mkdir()
+    record = sample_record.full()
+    evil = """<!doctype html><title>evil</title><script>document.title = 'ran'; fetch('/logout')</script>
+        <img src=x onerror="document.title = 'ran'"><form action=/logout><button>press me</button></form>"""
+    kept = []
+    for page in (render(record, sample_record.samples(record)), evil):
+        kept.append(hashlib.sha256(page.encode()).hexdigest())
+        shown.farm.blobs.put([page.encode()], kept[-1])
+    window.go(f"/builds/{kept[0]}")
+    assert window.complaints() == []
+    assert window.ask("getComputedStyle(document.querySelector('section')).borderRadius") == "8px", "it has its style"
+    window.go(f"/builds/{kept[1]}")
+    assert window.ask("document.title") == "evil"
+    assert window.ask("origin") == "null"
 
 
 class _Elsewhere(BaseHTTPRequestHandler):

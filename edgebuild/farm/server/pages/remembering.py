@@ -6,7 +6,7 @@ import math
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
 
@@ -34,6 +34,13 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 DRAWN = 200
 LISTED = 12
 DEVICES = 6
+
+MOST_REPORT_BYTES = 32 << 20
+#: A page that has an origin of its own, and neither scripts, forms, pictures of others, nor a frame around it.
+LOCKED_AWAY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 Model = Annotated[str, Path(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 RecordId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -79,6 +86,19 @@ def compare(request: Request, farm: OfFarm, visitor: Visit, a: RecordId, b: Reco
         return {"a": one, "b": other, "facts": _beside(one, other)}
 
     return rendering.page(request, "compare.html", visitor, **farm.look(look))
+
+
+@router.get("/builds/{digest}")
+def report(farm: OfFarm, visitor: Visit, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]) -> Response:
+    """Return a build's report, which is among the farm's files: somebody else's page, and as good as locked away."""
+    del visitor
+    path = farm.blobs.path(digest)
+    if not farm.blobs.has(digest) or path.stat().st_size > MOST_REPORT_BYTES:
+        raise HTTPException(404, "There is no such report.")
+    page = path.read_bytes()
+    if not page.startswith(b"<!doctype html>"):
+        raise HTTPException(404, "There is no such report.")
+    return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": LOCKED_AWAY})
 
 
 def drawn(rows: Sequence[Row[Any]]) -> Html:
