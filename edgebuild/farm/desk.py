@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
 
-from edgebuild.errors import UsageError
-from edgebuild.farm import audit, jobs, leases, lending, shelf
+from edgebuild.errors import DataError, UsageError
+from edgebuild.farm import audit, jobs, leases, lending, memory, shelf
+from edgebuild.farm.memory import Origin
 from edgebuild.farm.schema import attempts, devices, hosts
 from edgebuild.farm.schema import jobs as job_rows
 from edgebuild.farm.schema import leases as lease_rows
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, Connection, Select
 
+    from edgebuild.farm.sessions import Found
     from edgebuild.farm.tokens import Identity
 
 
@@ -184,8 +186,13 @@ def work(
     return Work(start=tuple(start), stop=tuple(stop), relays=tuple(relays))
 
 
-def finish(db: Connection, who: Identity, job: str, finished: Finished, now: float) -> bool:
-    """End a job's attempt with its host's word; return whether that counted."""
+def finish(
+    db: Connection, who: Identity, job: str, finished: Finished, now: float, *, session: Found | None = None
+) -> bool:
+    """End a job's attempt with its host's word; return whether that counted.
+
+    ``session`` is what it measured, if anything: it is kept with it.
+    """
     device = jobs.device_of(db, job, finished.token)
     if device is None:
         return False
@@ -197,7 +204,14 @@ def finish(db: Connection, who: Identity, job: str, finished: Finished, now: flo
         passed = finished.how is JobEnd.SUCCEEDED or (looked and not lost)
         readings = finished.readings or {}
         shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
-    return jobs.finish(db, job, finished.token, finished.how, now, reason=finished.reason, result=finished.result)
+    how, reason, result = finished.how, finished.reason, finished.result
+    if session is not None:
+        owner, target = jobs.get(db, job).owner, shelf.get(db, device).target
+        try:
+            memory.keep(db, session, origin=Origin.HOST, owner=owner, device=device, target=target, at=now, job=job)
+        except DataError as error:
+            how, reason, result = JobEnd.FAILED, f"its result can't be kept: {error.message}", None
+    return jobs.finish(db, job, finished.token, how, now, reason=reason, result=result)
 
 
 def give_back(db: Connection, who: Identity, job: str, token: int, now: float) -> bool:

@@ -175,8 +175,9 @@ records = Table(
     Column("protocol", String(32), nullable=False),
     Column("measured_at", Float, nullable=False),
     Column("point_ms", Float, nullable=False),
-    Column("low_ms", Float, nullable=False),
-    Column("high_ms", Float, nullable=False),
+    # Of one launch there is no interval.
+    Column("low_ms", Float),
+    Column("high_ms", Float),
     Column("anchor_ms", Float),
     Column("environment", JSON, nullable=False),
     Column("summary", JSON, nullable=False),

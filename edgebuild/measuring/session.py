@@ -166,6 +166,8 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         "arms": [arm.id for arm in arms],
         "protocol": protocol.model_dump(mode="json"),
         "title": title,
+        # Whose launches are whose, for those who read the folder alone.
+        "labels": dict(_labels(arms)),
     }
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure, as_it_was=bench.as_it_was)
@@ -390,7 +392,13 @@ def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Compar
 
     A protocol that may take further looks is judged as so many, whether it took them or not.
     """
-    one, other = result.measurements[candidate].launches, result.measurements[baseline].launches
-    looks = result.protocol.looks
-    look = 1 + sum(min(len(one), len(other)) > count for count in looks[:-1])
-    return statistics.compare(statistics.paired_medians(one, other), look=look, looks=len(looks))
+    return compare_launches(
+        result.measurements[candidate].launches, result.measurements[baseline].launches, result.protocol
+    )
+
+
+def compare_launches(candidate: Sequence[Launch], baseline: Sequence[Launch], protocol: Protocol) -> Comparison | None:
+    """Compare the launches of two arms of one session (see ``compare_arms``)."""
+    looks = protocol.looks
+    look = 1 + sum(min(len(candidate), len(baseline)) > count for count in looks[:-1])
+    return statistics.compare(statistics.paired_medians(candidate, baseline), look=look, looks=len(looks))

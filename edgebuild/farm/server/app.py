@@ -15,7 +15,7 @@ from edgebuild.farm.server.identity import Strikes, make_paces
 from edgebuild.farm.server.observing import Observing, make_registry
 from edgebuild.farm.server.pages import ROUTERS as PAGES
 from edgebuild.farm.server.pages.access import Access, Sessions
-from edgebuild.farm.server.routes import files, hosting, leasing, relaying, shelving, watching, working
+from edgebuild.farm.server.routes import files, hosting, leasing, relaying, remembering, shelving, watching, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +30,7 @@ ROUTERS = (
     files.router,
     watching.router,
     relaying.router,
+    remembering.router,
     watching.probes,
 )
 

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 
 from edgebuild import __version__
 from edgebuild.errors import UsageError
-from edgebuild.farm import audit, desk, shelf
+from edgebuild.farm import arriving, audit, desk, shelf
 from edgebuild.farm.server.answers import Id, Name, Problems
 from edgebuild.farm.server.identity import Host, OfFarm
-from edgebuild.farm.values import Finished, Message, Offered, Shelved, Turn, Work
+from edgebuild.farm.values import Finished, JobEnd, Message, Offered, Shelved, Turn, Work
 
 router = APIRouter(prefix="/api/hosts", tags=["hosts"], responses=Problems)
 #: A host that has nothing to do hears so after this long, and asks again.
@@ -104,9 +104,13 @@ def log(farm: OfFarm, who: Host, host: Name, job: Id, given: Said) -> Counted:
 
 @router.post("/{host}/jobs/{job}/finish")
 def finish(farm: OfFarm, who: Host, host: Name, job: Id, given: Finished) -> Counted:
-    """Say how a job's attempt ended."""
+    """Say how a job's attempt ended. What it measured is held against its evidence, and kept."""
     del host
-    return farm.do(lambda db, now: Counted(counted=desk.finish(db, who, job, given, now)))
+    session = None
+    device = farm.look(lambda db: arriving.measured_on(db, job, given.token))
+    if device is not None and given.how is JobEnd.SUCCEEDED:
+        given, session = arriving.looked_at(farm.blobs, given, device)
+    return farm.do(lambda db, now: Counted(counted=desk.finish(db, who, job, given, now, session=session)))
 
 
 @router.post("/{host}/jobs/{job}/give-back")

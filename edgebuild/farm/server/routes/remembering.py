@@ -1,0 +1,62 @@
+"""What was measured, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from edgebuild.farm import arriving, history, memory, shelf
+from edgebuild.farm.arriving import Reported
+from edgebuild.farm.comparing import Compared
+from edgebuild.farm.memory import MOST, Record, WholeRecord
+from edgebuild.farm.server.answers import Id, Problems
+from edgebuild.farm.server.identity import OfFarm, Reader, Runner
+from edgebuild.farm.values import NAMED, TARGET
+
+router = APIRouter(prefix="/api", tags=["records"], responses=Problems)
+
+Model = Annotated[str, Query(max_length=200)]
+Device = Annotated[str, Query(pattern=r"^$|" + NAMED)]
+Target = Annotated[str, Query(pattern=r"^$|" + TARGET)]
+#: Seconds since 1970, in any century that a clock may say.
+Since = Annotated[float, Query(ge=0.0, le=2.0**40, allow_inf_nan=False)]
+RecordId = Annotated[str, Query(pattern=r"^[a-z][0-9a-f]{15}$")]
+
+
+@router.get("/records")
+def find(
+    farm: OfFarm,
+    who: Reader,
+    model: Model = "",
+    device: Device = "",
+    target: Target = "",
+    since: Since = 0.0,
+    most: Annotated[int, Query(ge=1, le=MOST)] = 200,
+) -> tuple[Record, ...]:
+    """Return records, the newest first."""
+    del who
+    return farm.look(lambda db: memory.find(db, model=model, device=device, target=target, since=since, most=most))
+
+
+@router.post("/records", status_code=201)
+def report(farm: OfFarm, who: Runner, given: Reported) -> tuple[Record, ...]:
+    """Keep what was measured through a relay, while the lease was the asker's: held against its evidence first."""
+    lease = farm.look(lambda db: arriving.require_used(db, who, given.lease))
+    found = arriving.look_at_report(farm.blobs, given)
+    target = farm.look(lambda db: shelf.get(db, lease.device)).target
+    return farm.do(lambda db, now: arriving.keep_report(db, who, given, found, target, now))
+
+
+@router.get("/records/{record}")
+def get(farm: OfFarm, who: Reader, record: Id) -> WholeRecord:
+    """Return a record, with what the device was at the time and all that was measured."""
+    del who
+    return farm.look(lambda db: memory.get(db, record))
+
+
+@router.get("/compare")
+def compare(farm: OfFarm, who: Reader, a: RecordId, b: RecordId) -> Compared:
+    """Hold a record against another, or say why that can't be done."""
+    del who
+    return farm.look(lambda db: history.compare(db, farm.blobs, a, b))
