@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgebuild.backends.table import backends
 from edgebuild.devices.client import RunnerClient
@@ -281,6 +283,23 @@ def test_what_is_no_message_is_said_to_be_none(frame: str | bytes) -> None:
     for read in (wire.read_from_user, wire.read_from_host):
         with pytest.raises(DeviceError, match="relay"):
             read(frame)
+
+
+@settings(max_examples=50)
+@given(st.text() | st.binary(max_size=64) | st.dictionaries(st.text(), st.text()).map(json.dumps))
+def test_whatever_is_said_is_a_message_or_an_error(frame: str | bytes) -> None:
+    for read in (wire.read_from_user, wire.read_from_host):
+        with contextlib.suppress(DeviceError):
+            read(frame)
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=200_000), st.integers(1, 2**32 - 1))
+def test_a_line_arrives_in_pieces_as_it_was(line: str, call: int) -> None:
+    pieces = [wire.read_from_user(wire.write(piece)) for piece in wire.pieces(call, line)]
+    assert all(len(wire.write(piece)) < wire.MOST_FRAME_BYTES for piece in wire.pieces(call, line))
+    assert "".join(piece.text for piece in pieces if isinstance(piece, wire.Line)) == line
+    assert [piece.more for piece in pieces if isinstance(piece, wire.Line)] == [True] * (len(pieces) - 1) + [False]
 
 
 def test_a_user_who_speaks_nonsense_hears_so_and_the_next_one_is_served(shelf: Shelf, tmp_path: Path) -> None:
