@@ -34,6 +34,9 @@ def add(
     emulator: Annotated[
         bool, typer.Option("--emulator", help="Emulate the target's CPU on this machine: accuracy, and never a time.")
     ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="This machine itself, for a board that lends itself to a farm.")
+    ] = False,
     key: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Private key file. Default: the keys in ssh-agent and ~/.ssh."),
@@ -54,16 +57,19 @@ def add(
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
     project: ProjectOption = None,
 ) -> None:
-    """Check that a board is the target, its host key pinned, or set up its emulator; write it into the inventory."""
+    """Check that a board, or this machine, is the target, or set up its emulator; write it into the inventory."""
     from edgebuild.errors import UsageError
     from edgebuild.fleet.inventory import load_inventory
 
     if name in load_inventory():
         raise UsageError(f"There is a device {name} already.", hint=f"`edgebuild device remove {name}` removes it.")
-    if emulator == (ssh is not None):
-        raise UsageError("A device is either behind --ssh user@host or an --emulator.", hint="Give one of the two.")
+    if emulator + local + (ssh is not None) != 1:
+        raise UsageError(
+            "A device is either behind --ssh user@host, or an --emulator, or --local.", hint="Give one of the three."
+        )
     if ssh is None:
-        _add_emulator(name, target, project)
+        add_here = _add_local if local else _add_emulator
+        add_here(name, target, project)
         return
     fields: dict[str, object] = {"name": name, "target": target, "python": python, "root": root}
     if key is not None:
@@ -86,6 +92,18 @@ def _add_emulator(name: str, target: str, project: Path | None) -> None:
     say("Accuracy, parity, memory and instructions are checked on it; nothing on it is ever timed.")
     if device.why_no_counts:
         say(f"Instructions are not counted: {device.why_no_counts}.")
+
+
+def _add_local(name: str, target: str, project: Path | None) -> None:
+    from edgebuild.catalogue.tables import validate
+    from edgebuild.core.files import cache_home
+    from edgebuild.fleet.enrol import enrol
+    from edgebuild.fleet.inventory import DeviceEntry, inventory_path
+
+    root = str(cache_home() / "boards" / name)
+    fields = {"name": name, "target": target, "kind": "local", "python": sys.executable, "root": root}
+    entry, _ = enrol(validate(DeviceEntry, fields, "edgebuild device add"), project)
+    say(f"{entry.name} is this machine, a {entry.target}; it is in {inventory_path()} now.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgebuild.core.files import cache_home
+from edgebuild.core.files import cache_home, expanded
 from edgebuild.core.registry import Registry
 from edgebuild.errors import UsageError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edgebuild.core.steps import Progress
     from edgebuild.devices.emulator.device import EmulatedDevice
+    from edgebuild.devices.local import LocalDevice
     from edgebuild.devices.ssh.device import SshDevice
     from edgebuild.devices.transport import Device
     from edgebuild.fleet.inventory import DeviceEntry
@@ -62,6 +63,13 @@ def connect_ssh(entry: DeviceEntry) -> SshDevice:
     )
 
 
+def connect_local(entry: DeviceEntry) -> LocalDevice:
+    """Return this machine itself, as the device that its owner lends."""
+    from edgebuild.devices.local import LocalDevice
+
+    return LocalDevice(expanded(entry.root), name=f"local-{entry.name}")
+
+
 def empty(entry: DeviceEntry) -> tuple[str, ...]:
     """Remove what edgebuild put on a device, and its folder; return the names of what isn't edgebuild's, which stays.
 
@@ -71,6 +79,10 @@ def empty(entry: DeviceEntry) -> tuple[str, ...]:
         from edgebuild.devices.local_folder import clear
 
         return clear(emulated_root(entry.name))
+    if entry.kind == "local":
+        from edgebuild.devices.local_folder import clear
+
+        return clear(expanded(entry.root))
     if entry.kind != "ssh":
         raise UsageError(
             f"What edgebuild put on {entry.name} stays: it is a device of kind {entry.kind}.",
@@ -91,6 +103,6 @@ def _connector(loaded: Any) -> Connector | None:
 KINDS: Registry[Connector] = Registry(
     group="edgebuild.devices",
     kind="kind of device",
-    table={"ssh": connect_ssh, "emulator": emulate},
+    table={"ssh": connect_ssh, "emulator": emulate, "local": connect_local},
     accept=_connector,
 )

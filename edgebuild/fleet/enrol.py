@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgebuild.fleet.inventory import DeviceEntry
 
 OLDEST_PYTHON = (3, 8)
+#: How a device of each kind was reached.
+HOW = {"emulator": "emulated, nothing on it is timed", "local": "this machine", "ssh": "host key as pinned"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def look_again(entry: DeviceEntry, project: Path | None) -> tuple[Finding, ...]:
         probe = probe_of(entry)
     except DeviceError as error:
         return (Finding(what="answer", found=error.message, wrong=True),)
-    how = "emulated, nothing on it is timed" if entry.kind == "emulator" else "host key as pinned"
+    how = HOW.get(entry.kind, "reached")
     findings = [Finding(what="answer", found=f"{how}, the runner answers")]
     try:
         require_target(entry, probe, project)

@@ -27,11 +27,12 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 class DeviceEntry(Table):
     """One device. ``address`` and ``jump`` are as ``SshAddress.parse`` reads them; host keys in OpenSSH's form.
 
-    ``kind`` is ``ssh``, ``emulator`` or what an installed package brings, which reads ``address`` as it likes. An
-    emulator has a ``core`` instead, QEMU's name of the CPU, and neither address nor key. ``site`` is a folder on the
-    board with the Python packages that were put there. ``facts`` is what the device said of itself when it was
-    enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is measured. ``labels`` are what it can be
-    asked for by in a farm, ``power_cycle`` is a command (no shell's) of this host that switches it off and on.
+    ``kind`` is ``ssh``, ``emulator``, ``local`` (this machine itself) or what an installed package brings, which
+    reads ``address`` as it likes. An emulator has a ``core`` instead, QEMU's name of the CPU, and neither address
+    nor key. ``site`` is a folder on the board with the Python packages that were put there. ``facts`` is what the
+    device said of itself when it was enrolled. ``pin_clocks`` asks for a Jetson's clocks to be pinned while it is
+    measured. ``labels`` are what it can be asked for by in a farm, ``power_cycle`` is a command (no shell's) of
+    this host that switches it off and on.
     """
 
     name: str = Field(pattern=f"^{NAME}$")

@@ -19,14 +19,14 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "devices.toml"
 
 
-@pytest.mark.parametrize("how", [(), ("--ssh", "pi@board", "--emulator")])
+@pytest.mark.parametrize("how", [(), ("--ssh", "pi@board", "--emulator"), ("--local", "--emulator")])
 def test_a_device_is_behind_ssh_or_emulated(how: tuple[str, ...], inventory: Path, tmp_path: Path) -> None:
     refused(
         tmp_path,
         *("device", "add", "pi", "--target", "raspberry-pi-5", *how),
         code=2,
-        message="A device is either behind --ssh user@host or an --emulator.",
-        hint="Give one of the two.",
+        message="A device is either behind --ssh user@host, or an --emulator, or --local.",
+        hint="Give one of the three.",
     )
     assert not inventory.exists()
 
