@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,35 +72,41 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Window]:
         yield window
 
 
-@pytest.fixture
-def shown(window: Window, tmp_path: Path) -> Iterator[Shown]:
-    with made(tmp_path) as farm:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    with made(folder) as farm:
         farm.do(example_farm.fill)
-        with served(farm, reconciled=False) as at:
-            window.at = at
-            window.browser.call("Network.clearBrowserCookies")
-            window.size(1280)
-            yield Shown(farm, window)
+    return folder / "farm.db"
+
+
+@pytest.fixture
+def shown(window: Window, filled: Path, tmp_path: Path) -> Iterator[Shown]:
+    shutil.copy(filled, tmp_path)
+    with made(tmp_path) as farm, served(farm, reconciled=False) as at:
+        window.move(at)
+        window.browser.call("Network.clearBrowserCookies")
+        window.size(1280)
+        yield Shown(farm, window)
 
 
 def test_every_page_fits_its_window_and_can_be_read_in_light_and_dark(shown: Shown) -> None:
     window = shown.window
     shown.sign_in(Scope.ADMIN)
     for path in (*shown.pages(), "/login"):
+        window.go(path)
         for width in (390, 1280):
             for dark in (False, True):
                 window.size(width, dark=dark)
-                window.go(path)
                 where = f"{path} at {width} px, {'dark' if dark else 'light'}"
                 assert window.ask(TOO_WIDE) == [], where
                 assert window.ask(PALE) == [], where
-                assert window.requests() == [], where
-                missing = path == "/devices/nobodys"
-                assert len(window.complaints()) == missing, where
-                assert window.ask("document.querySelectorAll('h1').length") == 1, where
-                assert window.ask("getComputedStyle(document.body).backgroundColor") == (
-                    "rgb(20, 23, 27)" if dark else "rgb(247, 247, 245)"
-                )
+                paper = "rgb(20, 23, 27)" if dark else "rgb(247, 247, 245)"
+                assert window.ask("getComputedStyle(document.body).backgroundColor") == paper
+        assert window.requests() == [], path
+        missing = path == "/devices/nobodys"
+        assert len(window.complaints()) == missing, path
+        assert window.ask("document.querySelectorAll('h1').length") == 1, path
 
 
 def test_tab_reaches_every_control_and_shows_where_it_is(shown: Shown) -> None:
@@ -192,11 +199,11 @@ def test_a_log_is_followed_to_its_end_unless_one_reads_further_up(shown: Shown) 
     assert window.ask("document.getElementById('log').scrollTop") == 30
 
 
-def test_it_can_be_paused_and_says_when_nobody_answers(window: Window, tmp_path: Path) -> None:
+def test_it_can_be_paused_and_says_when_nobody_answers(window: Window, filled: Path, tmp_path: Path) -> None:
+    shutil.copy(filled, tmp_path)
     with made(tmp_path) as farm:
-        farm.do(example_farm.fill)
         with served(farm, reconciled=False) as at:
-            window.at = at
+            window.move(at)
             window.go("/")
             window.ask("document.getElementById('live').focus()")
             window.press(" ")
@@ -215,13 +222,13 @@ def test_whatever_somebody_said_runs_nowhere_and_fits(window: Window, tmp_path: 
     with made(tmp_path) as farm:
         job = farm.do(hostile_farm.fill)
         with served(farm, reconciled=False) as at:
-            window.at = at
-            for width in (390, 1280):
-                window.size(width)
-                for path in hostile_farm.pages(job):
-                    window.go(path)
-                    assert window.complaints() == [], path
-                    assert window.requests() == [], path
+            window.move(at)
+            for path in hostile_farm.pages(job):
+                window.go(path)
+                assert window.complaints() == [], path
+                assert window.requests() == [], path
+                for width in (390, 1280):
+                    window.size(width)
                     assert window.ask(TOO_WIDE) == [], f"{path} at {width} px"
 
 

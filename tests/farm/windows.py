@@ -78,6 +78,12 @@ class Window:
         metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
         self.browser.call("Emulation.setDeviceMetricsOverride", **metrics)
 
+    def move(self, at: str) -> None:
+        """Leave what is shown, so that it asks nobody any more, and look at another farm from now on."""
+        self.browser.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank'")
+        self.at = at
+
     def go(self, path: str) -> None:
         self.browser.events.clear()
         self.browser.call("Page.navigate", url=self.at + path)
