@@ -19,11 +19,13 @@ from sqlalchemy import insert, update
 
 from edgebuild.farm import audit, jobs, leases, shelf, tokens
 from edgebuild.farm.database import Database, sqlite_url
+from edgebuild.farm.memory import Measured
 from edgebuild.farm.schema import attempts, checks, devices, hosts, records
 from edgebuild.farm.schema import jobs as job_rows
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Ask, Health, JobEnd, JobSpec, LeaseEnd, Offered
+from tests.reporting.sample_record import latency
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -180,11 +182,12 @@ def _remember(db: Connection, now: float, chance: random.Random) -> None:
             drift = 1.07 if device == "pi-3" and n < 4 else 1.0
             point = base * drift * (0.86 if n < 14 and device == "pi-1" else 1.0) * math.exp(chance.gauss(0, 0.006))
             number += 1
+            measured = Measured(latency=latency(point, certified=True), backend="onnxruntime")
             row = {
-                "id": f"r{number:015x}",
+                "id": f"m{number:015x}",
                 "session": f"s{number // 2:015x}",
                 "job": "",
-                "origin": "bench",
+                "origin": "host",
                 "owner": chance.choice(["ada", "ci"]),
                 "model": model,
                 "artifact": f"{1 if n >= 14 else 2:064x}",
@@ -196,9 +199,9 @@ def _remember(db: Connection, now: float, chance: random.Random) -> None:
                 "low_ms": point * 0.993,
                 "high_ms": point * 1.008,
                 "anchor_ms": ANCHORS_MS[target] * drift * (1 + chance.gauss(0, 0.003)),
-                "environment": {"governor": "performance", "temperature_c": round(50 + 5 * chance.random(), 1)},
-                "summary": {"p50_ms": point, "p95_ms": point * 1.04, "launches": 10, "n": 4000},
-                "evidence": "0" * 64,
+                "environment": {"governor": "performance", "kernel": FACTS[target].get("kernel", "5.15.148-tegra")},
+                "summary": measured.model_dump(mode="json"),
+                "evidence": f"{number // 2:064x}",
             }
             rows.append(row)
     db.execute(insert(records), rows)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert
 
 from edgebuild.farm import jobs, leases, shelf
+from edgebuild.farm.memory import Measured
 from edgebuild.farm.schema import audit, records
 from edgebuild.farm.values import Ask, JobEnd, JobSpec, Offered
 from tests.farm.shelves import PI
+from tests.reporting.sample_record import latency
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -36,26 +38,18 @@ def fill(db: Connection, now: float) -> str:
     jobs.log(db, job.id, token, [HOSTILE, "\ud800 half a character"[1:]], now)
     jobs.finish(db, job.id, token, JobEnd.FAILED, now, reason=HOSTILE, result={HOSTILE: HOSTILE})
     db.execute(insert(audit).values(at=1e300, who=HOSTILE, action=HOSTILE, what=HOSTILE, detail={HOSTILE: HOSTILE}))
-    measured: dict[str, Any] = {
-        "job": "",
-        "origin": HOSTILE,
-        "owner": HOSTILE,
-        "artifact": HOSTILE,
-        "target": PI,
-        "protocol": HOSTILE,
-    }
+    summary = Measured(latency=latency(1.0, certified=True), backend=HOSTILE, settings={HOSTILE: HOSTILE})
+    measured: dict[str, Any] = {"job": "", "origin": "user", "owner": HOSTILE, "artifact": HOSTILE, "target": PI}
+    measured |= {"session": HOSTILE, "protocol": "certify", "environment": {HOSTILE: HOSTILE}}
+    measured |= {"evidence": "0" * 64, "point_ms": 1e-300, "anchor_ms": 0.0}
     measured |= {
-        "session": HOSTILE,
-        "protocol": HOSTILE,
-        "environment": {HOSTILE: HOSTILE},
-        "summary": {HOSTILE: [HOSTILE]},
-        "evidence": "",
+        "summary": summary.model_dump(mode="json"),
+        "measured_at": -1e300,
+        "point_ms": 1e-300,
+        "anchor_ms": 0.0,
     }
-    for number in ("r1", "r2"):
-        db.execute(insert(records).values(
-            id=number, model="</title>\u202e<b>", device="pi-1", measured_at=-1e300, point_ms=1e-300, low_ms=-1e300,
-            high_ms=1e300, anchor_ms=0.0, **measured,
-        ))  # fmt: skip
+    measured |= {"model": "</title>\u202e<b>", "device": "pi-1", "low_ms": -1e300, "high_ms": 1e300}
+    db.execute(insert(records), [{**measured, "id": f"m{number:015x}"} for number in (1, 2)])
     return job.id
 
 
@@ -63,4 +57,13 @@ def pages(job: str) -> tuple[str, ...]:
     """Return where all that is shown."""
     model = "/history/%3C%2Ftitle%3E%E2%80%AE%3Cb%3E"
     jobs_pages = ("/jobs", f"/jobs/{job}")
-    return ("/", "/queue", *jobs_pages, "/devices/pi-1", "/audit", "/history", model, "/compare?a=r1&b=r2")
+    return (
+        "/",
+        "/queue",
+        *jobs_pages,
+        "/devices/pi-1",
+        "/audit",
+        "/history",
+        model,
+        f"/compare?a=m{1:015x}&b=m{2:015x}",
+    )

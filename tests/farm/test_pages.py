@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from functools import partial
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event, insert
 
-from edgebuild.farm import jobs, leases
+from edgebuild.farm import jobs, leases, memory, sessions
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Database, sqlite_url
-from edgebuild.farm.schema import audit, records
+from edgebuild.farm.memory import Origin
+from edgebuild.farm.schema import audit
 from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.server.pages import rendering
 from edgebuild.farm.server.pages.looks import TURNS
 from edgebuild.farm.values import Ask, JobSpec, LeaseState
 from tests.farm import example_farm, hostile_farm
+from tests.farm.pretend_sessions import NAME, PretendSession
 from tests.farm.shelves import PI, fill
 from tests.farm.visitors import visitor
 
@@ -217,12 +219,28 @@ def test_a_models_history_has_a_chart_for_each_device(example: tuple[Farm, Visit
 
 
 def test_two_records_lie_side_by_side(example: tuple[Farm, Visitor]) -> None:
-    farm, anybody = example
-    ids = farm.look(lambda db: list(db.scalars(records.select().with_only_columns(records.c.id).limit(4))))
-    page = str(read(anybody, f"/compare?a={ids[0]}&b={ids[3]}"))
-    assert "They weren't measured in one session" in page
+    _, anybody = example
+    page = str(read(anybody, f"/compare?a=m{1:015x}&b=m{4:015x}"))
+    assert "Not comparable they weren't measured in one session" in page
+    assert "The anchors: the board was the same" in page
     assert "Device pi-1 pi-1" in page
-    read(anybody, f"/compare?a={ids[0]}&b=r0", 404)
+    assert "latency.p50_ms" in page
+    assert "Their samples are lost" in str(read(anybody, f"/compare?a=m{2:015x}&b=m{3:015x}"))
+    read(anybody, f"/compare?a=m{1:015x}&b=m{0:015x}", 404)
+
+
+def test_records_of_one_session_have_their_verdict(farm: Farm, anybody: Visitor, tmp_path: Path) -> None:
+    session = PretendSession(tmp_path / NAME, models={"cat": 2.0, "dog": 2.4})
+    archive = session.pack(tmp_path / "archive.zip")
+    result = session.result(archive)
+    farm.blobs.folder.mkdir()
+    farm.blobs.put([archive.read_bytes()], result.evidence)
+    found = sessions.require_result(archive, result)
+    host: dict[str, Any] = {"origin": Origin.HOST, "owner": "ada", "device": "pi-1", "target": PI}
+    cat, dog = farm.do(lambda db, now: memory.keep(db, found, at=now, **host))
+    page = str(read(anybody, f"/compare?a={cat.id}&b={dog.id}"))
+    assert "Better A is faster than B: 0.83" in page
+    assert "Worse A is slower than B" in str(read(anybody, f"/compare?a={dog.id}&b={cat.id}"))
 
 
 def test_the_audit_is_paged_from_the_newest(farm: Farm, anybody: Visitor) -> None:

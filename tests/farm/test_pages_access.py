@@ -33,7 +33,7 @@ PAGES = (
     "/history",
     "/audit",
     "/jobs/j000000000000000/log.txt",
-    "/compare?a=r1&b=r2",
+    "/compare?a=m000000000000001&b=m000000000000002",
 )
 HEALTH = tuple(f"/devices/pi-1/{button}" for button in ("drain", "undrain", "maintenance", "retire", "put-back"))
 CHANGES = (*HEALTH, f"/jobs/j{'0' * 15}/cancel", f"/leases/l{'0' * 15}/release")

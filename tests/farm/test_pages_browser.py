@@ -45,7 +45,7 @@ class Shown:
 
     def pages(self) -> tuple[str, ...]:
         history = f"/history/{example_farm.MODELS[0]}"
-        compare = "/compare?a=r00000000000001d&b=r000000000000022"
+        compare = "/compare?a=m00000000000001d&b=m000000000000022"
         job = f"/jobs/{self.job}"
         of_devices = ("/", "/devices/pi-5", "/devices/nobodys")
         return (*of_devices, "/queue", "/jobs", job, "/history", history, compare, "/audit")

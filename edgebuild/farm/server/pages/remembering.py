@@ -10,6 +10,9 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
 
+from edgebuild.errors import DataError, StoreError
+from edgebuild.farm import history as history_of
+from edgebuild.farm import memory
 from edgebuild.farm.schema import records
 from edgebuild.farm.server.identity import OfFarm
 from edgebuild.farm.server.pages import rendering
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from edgebuild.farm.memory import Measured, WholeRecord
     from edgebuild.reporting.markup import Html
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -34,6 +38,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 DRAWN = 200
 LISTED = 12
 DEVICES = 6
+MOST_FACTS = 200
 
 MOST_REPORT_BYTES = 32 << 20
 #: A page that has an origin of its own, and neither scripts, forms, pictures of others, nor a frame around it.
@@ -43,7 +48,7 @@ LOCKED_AWAY = (
 )
 
 Model = Annotated[str, Path(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
-RecordId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+RecordId = Annotated[str, Query(pattern=r"^[a-z][0-9a-f]{15}$")]
 _COLUMNS = [each for each in records.c if each.name not in {"environment", "summary"}]
 
 
@@ -82,8 +87,12 @@ def compare(request: Request, farm: OfFarm, visitor: Visit, a: RecordId, b: Reco
     """Show two records side by side."""
 
     def look(db: Connection) -> dict[str, Any]:
-        one, other = _record(db, a), _record(db, b)
-        return {"a": one, "b": other, "facts": _beside(one, other)}
+        one, other = memory.get(db, a), memory.get(db, b)
+        try:
+            said = history_of.compare(db, farm.blobs, a, b)
+            return {"a": one, "b": other, "facts": _beside(one, other), "said": said, "lost": ""}
+        except (DataError, StoreError) as error:  # both are shown, whatever became of their samples
+            return {"a": one, "b": other, "facts": _beside(one, other), "said": None, "lost": error.message}
 
     return rendering.page(request, "compare.html", visitor, **farm.look(look))
 
@@ -148,20 +157,23 @@ def _records(db: Connection, model: str, device: str) -> list[Row[Any]]:
     return list(db.execute(rows.order_by(records.c.number.desc()).limit(DRAWN)))
 
 
-def _record(db: Connection, number: str) -> Row[Any]:
-    row = db.execute(select(records).where(records.c.id == number)).one_or_none()
-    if row is None:
-        raise HTTPException(404, f"There is no record {number}.")
-    return row
-
-
-def _beside(one: Row[Any], other: Row[Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
+def _beside(one: WholeRecord, other: WholeRecord) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
     """Return what is known of both, in groups."""
     groups = []
     for name, left, right in (
-        ("What was measured", one.summary, other.summary),
+        ("What was measured", _flat(one.measured), _flat(other.measured)),
         ("Environment", one.environment, other.environment),
     ):
-        keys = sorted({*left, *right})[:200]
+        keys = sorted({*left, *right})[:MOST_FACTS]
         groups.append((name, [(key, left.get(key), right.get(key)) for key in keys]))
     return groups
+
+
+def _flat(measured: Measured) -> dict[str, Any]:
+    """Return what was measured under one name each: ``memory.load_peak_bytes``."""
+    found: dict[str, Any] = {}
+    for name, value in measured.model_dump(mode="json", exclude={"latency": {"percentiles"}}).items():
+        found |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    for each in measured.latency.percentiles:
+        found[f"latency.p{each.p:g}_ms"] = each.value_ms
+    return found
