@@ -224,12 +224,13 @@ def main() -> None:
     took = {name: stdlib.median(values) * 1e3 for name, values in calls.items()}
     head = "| through the farm / over SSH | ratio | 95 % interval | verdict | resolution |\n|---|---|---|---|---|\n"
     text = (
-        f"Anchor model in onnxruntime, one thread, {arguments.rounds} launches each way in turn, and "
-        f"{arguments.sessions} sessions of `bench --quick` each way in turn. The board is a network namespace of this "
+        f"Anchor model in onnxruntime, one thread, {arguments.rounds} launches each way in turn"
+        + (f", and {arguments.sessions} sessions of `bench --quick` each way in turn" if arguments.sessions else "")
+        + f". The board is a network namespace of this "
         f"machine with Debian's sshd: all ways use the same cores. Meanwhile on them: {arguments.meanwhile}.\n\n{head}"
         + row("relay, launches that count", valid)
         + row("relay, all launches", every)
-        + row("job, sessions", statistics.compare(points))
+        + (row("job, sessions", statistics.compare(points)) if arguments.sessions else "")
         + f"\nA call that does next to nothing (a light probe in a fresh process), median of {CALLS}: "
         f"{took['relay']:.0f} ms through the relay, {took['ssh']:.0f} ms over SSH: {took['relay'] - took['ssh']:+.0f} "
         "ms.\n"

@@ -19,6 +19,7 @@ from edgebuild.farm.values import (
     BEAT_S,
     KIND_LABEL,
     LONGEST_LEASE_S,
+    PINS_CLOCKS,
     SILENCE_S,
     Ask,
     Health,
@@ -264,4 +265,4 @@ def name_of(target: str) -> str:
 
 
 def _entry(one: Shelved, name: str) -> DeviceEntry:
-    return DeviceEntry(name=name, target=one.target, kind=KIND, facts=one.facts)
+    return DeviceEntry(name=name, target=one.target, kind=KIND, facts=one.facts, pin_clocks=PINS_CLOCKS in one.labels)

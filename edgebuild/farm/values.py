@@ -22,6 +22,8 @@ SILENCE_S = 45.0
 UNATTENDED_S = 30.0
 #: The label that every device has by itself: its kind.
 KIND_LABEL = "kind"
+#: The label of a device whose clocks are pinned while it is measured.
+PINS_CLOCKS = "pin_clocks"
 #: How long a lease that is to make room may go on, to end what it measures.
 PREEMPT_GRACE_S = 120.0
 #: How often a job whose device was lost is tried again.

@@ -19,7 +19,7 @@ from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Clock, Database, sqlite_url
 from edgebuild.farm.provider import FarmProvider
 from edgebuild.farm.server.farm import RECONCILE_S, Farm
-from edgebuild.farm.values import BEAT_S, Ask, Health, LeaseEnd, LeaseState
+from edgebuild.farm.values import BEAT_S, PINS_CLOCKS, Ask, Health, LeaseEnd, LeaseState, Offered
 from edgebuild.fleet.inventory import DeviceEntry
 from tests.farm.relays import TARGET, Shelf, bench, entry_of, hosted, stock
 from tests.farm.serving import served
@@ -28,6 +28,8 @@ from tests.farm.shelves import PI, fill
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
 
 def emulated(name: str, target: str) -> DeviceEntry:
@@ -95,6 +97,19 @@ def test_an_entry_stands_for_any_device_of_its_target_and_an_emulator_only_where
         assert all(entry.kind == "farm" for entry in found.values())
         with contextlib.closing(provider.connect(found[TARGET])):
             assert held(shelf) == ["pi-1"], "the emulator comes first by its name, and isn't what was planned for"
+
+
+def test_clocks_are_pinned_where_the_host_says_so(shelf: Shelf) -> None:
+    def offer(db: Connection, now: float) -> None:
+        host = tokens.identify(db, shelf.host, now)
+        assert host is not None
+        offered = Offered(name="jetson", target="jetson-thor", labels={PINS_CLOCKS: "yes"})
+        devices_of_farm.register(db, "desk", host.id, "1", [offered], now)
+
+    shelf.farm.do(offer)
+    with providing(shelf) as provider:
+        pinned = {entry.target: entry.pin_clocks for entry in provider.entries().values()}
+    assert pinned == {"jetson-thor": True, TARGET: False, PI: False}
 
 
 def test_a_device_that_was_asked_for_is_the_only_one(shelf: Shelf) -> None:

@@ -28,7 +28,19 @@ from edgebuild.farm.host.orders import Farm, Order, Parcel
 from edgebuild.farm.host.outbox import Outbox, Pause
 from edgebuild.farm.host.relays import Relays
 from edgebuild.farm.host.running import END_S, Running
-from edgebuild.farm.values import NAMED, TARGET, Finished, Job, JobEnd, Message, Offered, Shelved, Stop, Work
+from edgebuild.farm.values import (
+    NAMED,
+    PINS_CLOCKS,
+    TARGET,
+    Finished,
+    Job,
+    JobEnd,
+    Message,
+    Offered,
+    Shelved,
+    Stop,
+    Work,
+)
 from edgebuild.fleet.inventory import inventory_path, load_inventory
 
 if TYPE_CHECKING:
@@ -238,8 +250,9 @@ def offers(entries: Mapping[str, DeviceEntry]) -> list[Offered]:
     made = []
     for name, entry in sorted(entries.items()):
         facts = dict(sorted(entry.facts.items())[:400])
+        labels = {**entry.labels, **({PINS_CLOCKS: "yes"} if entry.pin_clocks else {})}
         try:
-            made.append(Offered(name=name, target=entry.target, kind=entry.kind, facts=facts, labels=entry.labels))
+            made.append(Offered(name=name, target=entry.target, kind=entry.kind, facts=facts, labels=labels))
         except ValidationError as error:
             what = f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
             raise UsageError(
