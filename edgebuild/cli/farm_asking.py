@@ -23,7 +23,8 @@ LINES = 1000
 
 
 @contextlib.contextmanager
-def _farm(url: str | None) -> Iterator[FarmClient]:
+def asked(url: str | None) -> Iterator[FarmClient]:
+    """Yield the farm that a command asks."""
     with installed():
         from edgebuild.farm.client import FarmClient
         from edgebuild.farm.endpoint import address_of
@@ -33,12 +34,12 @@ def _farm(url: str | None) -> Iterator[FarmClient]:
 
 def show_devices(url: str | None, *, as_json: bool) -> None:
     """Print the farm's devices."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Shelved
 
         devices = farm.ask("GET", "/api/devices", tuple[Shelved, ...])
     if as_json:
-        _dump(devices)
+        dump(devices)
         return
     rows = [
         (
@@ -52,7 +53,7 @@ def show_devices(url: str | None, *, as_json: bool) -> None:
         for each in devices
     ]
     none = "The farm has no devices: `edgebuild farm serve` and `edgebuild farm join` bring those of an inventory."
-    _table(("Device", "Target", "Host", "Health", "Now", "Why"), rows, none)
+    table(("Device", "Target", "Host", "Health", "Now", "Why"), rows, none)
 
 
 def _doing(device: Any) -> str:
@@ -63,18 +64,18 @@ def _doing(device: Any) -> str:
 
 def show_jobs(url: str | None, state: str | None, *, as_json: bool) -> None:
     """Print the farm's jobs."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Job
 
         jobs = farm.ask("GET", "/api/jobs" + (f"?state={state}" if state else ""), tuple[Job, ...])
     if as_json:
-        _dump(jobs)
+        dump(jobs)
         return
     rows = [
         (each.id, each.spec.kind, each.spec.name, each.owner, str(each.end or each.state), _where(each), each.reason)
         for each in jobs
     ]
-    _table(("Job", "Kind", "Name", "Owner", "State", "Device", "Why"), rows, "There are no jobs.")
+    table(("Job", "Kind", "Name", "Owner", "State", "Device", "Why"), rows, "There are no jobs.")
 
 
 def _where(job: Job) -> str:
@@ -84,18 +85,18 @@ def _where(job: Job) -> str:
 
 def show_status(url: str | None, what: str | None, *, as_json: bool) -> None:
     """Print how a job, a lease or the farm is."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Job, Lease, Standing
 
         if what is None:
             standing = farm.ask("GET", "/api/status", Standing)
-            _dump(standing) if as_json else _say_standing(standing)
+            dump(standing) if as_json else _say_standing(standing)
         elif what.startswith("j"):
             job = farm.ask("GET", f"/api/jobs/{_id(what)}", Job)
-            _dump(job) if as_json else _say_job(job, farm)
+            dump(job) if as_json else _say_job(job, farm)
         else:
             lease = farm.ask("GET", f"/api/leases/{_id(what)}", Lease)
-            _dump(lease) if as_json else _say_lease(lease)
+            dump(lease) if as_json else _say_lease(lease)
 
 
 def _say_standing(standing: Any) -> None:
@@ -129,7 +130,7 @@ def _say_lease(lease: Lease) -> None:
 
 def show_log(url: str | None, job: str, *, follow: bool, as_json: bool) -> None:
     """Print what a job said, and go on until it has ended where that is asked for."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Job, JobState, LogLine
 
         after, path = 0, f"/api/jobs/{_id(job)}"
@@ -149,15 +150,15 @@ def show_log(url: str | None, job: str, *, follow: bool, as_json: bool) -> None:
 
 def cancel(url: str | None, what: str, *, as_json: bool) -> None:
     """Cancel a job or give a lease back."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Job, Lease
 
         if what.startswith("j"):
             job = farm.ask("POST", f"/api/jobs/{_id(what)}/cancel", Job)
-            _dump(job) if as_json else say(f"{job.id}: {job.end or 'it is told to stop'}")
+            dump(job) if as_json else say(f"{job.id}: {job.end or 'it is told to stop'}")
         else:
             lease = farm.ask("POST", f"/api/leases/{_id(what)}/release", Lease, {})
-            _dump(lease) if as_json else say(f"{lease.id}: {lease.end or lease.state}")
+            dump(lease) if as_json else say(f"{lease.id}: {lease.end or lease.state}")
 
 
 def change_device(url: str | None, name: str, what: str, body: dict[str, Any], *, as_json: bool) -> None:
@@ -168,12 +169,12 @@ def change_device(url: str | None, name: str, what: str, body: dict[str, Any], *
 
     if not re.fullmatch(NAME, name):
         raise UsageError(f"{name[:80]!r} is no name of a device.", hint="`edgebuild farm list` shows them.")
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import Shelved
 
         device = farm.ask("POST", f"/api/devices/{name}/{what}", Shelved, body)
     if as_json:
-        _dump(device)
+        dump(device)
         return
     reason = f" ({plain(device.reason)})" if device.reason else ""
     say(f"{device.name}: {'draining, ' if device.draining else ''}{device.health}{reason}")
@@ -183,12 +184,12 @@ def change_device(url: str | None, name: str, what: str, body: dict[str, Any], *
 
 def show_audit(url: str | None, most: int, *, as_json: bool) -> None:
     """Print who did what."""
-    with _farm(url) as farm:
+    with asked(url) as farm:
         from edgebuild.farm.values import AuditLine
 
         lines = farm.ask("GET", f"/api/audit?most={most}", tuple[AuditLine, ...])
     if as_json:
-        _dump(lines)
+        dump(lines)
         return
     rows = [
         (
@@ -200,7 +201,7 @@ def show_audit(url: str | None, most: int, *, as_json: bool) -> None:
         )
         for each in lines
     ]
-    _table(("When", "Who", "Did", "What", "Detail"), rows, "Nothing was done yet.")
+    table(("When", "Who", "Did", "What", "Detail"), rows, "Nothing was done yet.")
 
 
 def _id(text: str) -> str:
@@ -213,21 +214,22 @@ def _id(text: str) -> str:
     return text
 
 
-def _dump(answer: Any) -> None:
+def dump(answer: Any) -> None:
     """Print an answer as the farm gave it."""
     several = isinstance(answer, tuple)
     plain_data = [each.model_dump(mode="json") for each in answer] if several else answer.model_dump(mode="json")
     say(json.dumps(plain_data, ensure_ascii=False, indent=2))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:
+    """Print rows, or what there is to say where there are none."""
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
         say(none)
         return
-    table = Table(*heads, box=None, pad_edge=False)
+    made = Table(*heads, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    make_console().print(table)
+        made.add_row(*(Text(plain(cell)) for cell in row))
+    make_console().print(made)

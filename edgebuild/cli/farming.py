@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads it when the program runs
 from typing import Annotated, Optional
 
 import typer
@@ -247,3 +248,33 @@ def audit(
     from edgebuild.cli.farm_asking import show_audit
 
     show_audit(farm, most, as_json=json)
+
+
+@app.command("history")
+def history(
+    model: Annotated[str, typer.Argument(help="The model's name in its records.")],
+    device: Annotated[Optional[str], typer.Option(help="Only there. Default: on each device.")] = None,  # noqa: UP045
+    export: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the records to this .csv or .parquet file."),
+    ] = None,
+    farm: FarmOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how a model fared over time, and whether it or the board changed."""
+    from edgebuild.cli.farm_remembering import show_history
+
+    show_history(farm, model, device, export, as_json=json)
+
+
+@app.command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(help="A record's id, as `farm history` shows it.")],
+    b: Annotated[str, typer.Argument(help="The record that it is held against.")],
+    farm: FarmOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Hold a record against another: exit code 0 better or equivalent, 3 worse, 4 inconclusive, 2 not comparable."""
+    from edgebuild.cli.farm_remembering import show_comparison
+
+    raise typer.Exit(show_comparison(farm, a, b, as_json=json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,25 +105,34 @@ class FarmClient:
 
     def fetch(self, digest: str, destination: Path) -> None:
         """Write a file of the farm to ``destination``, whole or not at all; raises ``DataError`` for a damaged one."""
+        self._download(f"/api/blobs/{quote(digest)}", destination, digest)
+
+    def download(self, path: str, destination: Path) -> None:
+        """Write the answer to a request to ``destination``, whole or not at all."""
+        self._download(path, destination, None)
+
+    def _download(self, path: str, destination: Path, digest: str | None) -> None:
         import urllib3
 
         partial = destination.with_name(destination.name + ".part")
-        url = f"{self._base}/api/blobs/{quote(digest)}"
         try:
-            answer = self._pool.request("GET", url, preload_content=False)
-            if answer.status >= 400:
-                raise problem_of(answer.status, answer.read(1 << 16), self._base)
-            with partial.open("wb") as file:
-                for chunk in answer.stream(CHUNK_BYTES):
-                    file.write(chunk)
-            answer.release_conn()
-            if digest_file(partial) != digest:
+            answer = self._pool.request("GET", self._base + path, preload_content=False)
+            with contextlib.closing(answer):
+                if answer.status >= 400:
+                    raise problem_of(answer.status, answer.read(1 << 16), self._base)
+                with partial.open("wb") as file:
+                    for chunk in answer.stream(CHUNK_BYTES):
+                        file.write(chunk)
+            if digest is not None and digest_file(partial) != digest:
                 raise DataError(f"The file {digest} arrived damaged.", hint="Run the same command again.")
             partial.replace(destination)
+        except OSError as error:
+            raise UsageError(f"{destination} can't be written: {error.strerror}.", hint="Name another file.") from error
         except urllib3.exceptions.HTTPError as error:
             raise _away(self._base, error) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +27,8 @@ from tests.farm.test_server import BENCH, People
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from edgebuild.farm.database import Database
 
@@ -58,6 +64,9 @@ class Remembering(People):
     def records(self, **query: Any) -> list[Record]:
         said = self.ask(Scope.READ, "GET", "/api/records", params=query)
         return [Record.model_validate(each) for each in said.json()]
+
+    def history(self, model: str, **query: str) -> Any:
+        return self.ask(Scope.READ, "GET", "/api/history", params={"model": model, **query}).json()
 
     def compare(self, a: str, b: str) -> Any:
         return self.ask(Scope.READ, "GET", "/api/compare", params={"a": a, "b": b}).json()
@@ -199,3 +208,65 @@ def test_records_of_one_session_are_compared_in_pairs_and_no_others(people: Reme
     assert "fewer than 3 anchors" in boards["anchors"]
     assert people.compare(cat.id, cat.id)["comparison"] is None
     assert people.ask(Scope.READ, "GET", f"/api/compare?a={cat.id}&b=m000000000000000").status_code == 404
+
+
+def test_a_history_tells_a_slower_model_from_a_board_that_drifts(people: Remembering) -> None:
+    for number in range(10):
+        late = number >= 5
+        people.measure(models={"cat": 2.2 if late else 2.0})
+        people.measure(models={"dog": 3.3 if late else 3.0}, anchor_ms=1.1 if late else 1.0)
+    (cat,), (dog,) = (people.history(name)["devices"] for name in ("cat", "dog"))
+    assert len(cat["records"]) == 10
+    (slower,), (drift,) = cat["changes"], dog["changes"]
+    assert (slower["what"], slower["index"]) == ("model", 5)
+    assert slower["low"] < 1.1 < slower["high"] < 1.12
+    assert (drift["what"], drift["index"]) == ("board", 5)
+    assert slower["at"] == cat["records"][5]["measured_at"]
+    assert "the model got slower by 10" in slower["text"]
+    assert "the board drifted: its anchor got slower by 10" in drift["text"]
+
+
+def test_devices_of_a_history_are_never_pooled_and_their_boards_are_told(people: Remembering) -> None:
+    people.measure("pi-1", models={"cat": 2.0})
+    people.measure("pi-2", models={"cat": 2.0})
+    for name, ms in (("pi-1", 20.0), ("pi-2", 30.0)):
+        for shift in (1.0, 1.001, 0.999, 1.002):
+            people.farm.do(partial(_checked, name, ms * shift))
+    found = people.history("cat")
+    assert [len(each["records"]) for each in found["devices"]] == [1, 1]
+    assert found["boards"]["pi-2"]["outcome"] == "different"
+    assert [each["device"] for each in people.history("cat", device="pi-2")["devices"]] == ["pi-2"]
+    missing = people.ask(Scope.READ, "GET", "/api/history", params={"model": "cow"})
+    assert missing.status_code == 404
+
+
+def _checked(name: str, ms: float, db: Connection, now: float) -> None:
+    shelf.checked(db, name, True, "", {}, now, anchor_ms=ms)
+
+
+def test_records_are_exported_as_tables_that_nobody_computes(people: Remembering) -> None:
+    people.measure(models={"=HYPERLINK(1)": 2.0, 'a,"b"': 2.2})
+    said = people.ask(Scope.READ, "GET", "/api/records/export")
+    assert said.headers["content-type"].startswith("text/csv")
+    first, second = csv.DictReader(io.StringIO(said.text))
+    assert (first["model"], second["model"]) == ("'=HYPERLINK(1)", 'a,"b"')
+    kept = people.records()[-1]
+    assert (float(first["point_ms"]), first["id"], first["job"]) == (kept.point_ms, kept.id, kept.job)
+    assert people.ask(Scope.READ, "GET", "/api/records/export?model=x").text.count("\n") == 1
+    assert people.ask(Scope.READ, "GET", "/api/records/export?format=xml").status_code == 422
+
+
+def test_records_are_exported_as_parquet(people: Remembering, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    people.measure(models={"=cat": 2.0})
+    said = people.ask(Scope.READ, "GET", "/api/records/export?format=parquet")
+    (tmp_path / "r.parquet").write_bytes(said.content)
+    (row,) = parquet.read_table(tmp_path / "r.parquet").to_pylist()
+    assert row == people.records()[0].model_dump(mode="json")
+
+
+def test_without_what_writes_parquet_csv_is_named(people: Remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    said = people.ask(Scope.READ, "GET", "/api/records/export?format=parquet")
+    assert said.status_code == 422
+    assert "CSV" in said.json()["hint"]

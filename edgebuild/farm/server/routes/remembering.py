@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from starlette.background import BackgroundTask
 
-from edgebuild.farm import arriving, history, memory, shelf
+from edgebuild.errors import UsageError
+from edgebuild.farm import arriving, exporting, history, memory, shelf
 from edgebuild.farm.arriving import Reported
 from edgebuild.farm.comparing import Compared
+from edgebuild.farm.history import History
 from edgebuild.farm.memory import MOST, Record, WholeRecord
+from edgebuild.farm.server import answers
 from edgebuild.farm.server.answers import Id, Problems
 from edgebuild.farm.server.identity import OfFarm, Reader, Runner
 from edgebuild.farm.values import NAMED, TARGET
@@ -48,6 +57,42 @@ def report(farm: OfFarm, who: Runner, given: Reported) -> tuple[Record, ...]:
     return farm.do(lambda db, now: arriving.keep_report(db, who, given, found, target, now))
 
 
+@router.get("/records/export", response_class=StreamingResponse)
+def export(
+    farm: OfFarm,
+    who: Reader,
+    format: Literal["csv", "parquet"] = "csv",  # noqa: A002
+    model: Model = "",
+    device: Device = "",
+    target: Target = "",
+    since: Since = 0.0,
+) -> Response:
+    """Return all records that match as a table, in the order in which they came."""
+    del who
+    if format == "csv":
+
+        def lines() -> Iterator[str]:
+            with farm.database.read() as db:
+                yield from exporting.csv_lines(memory.each(db, model=model, device=device, target=target, since=since))
+
+        return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=_as_file("records.csv"))
+    try:
+        exporting.require_parquet()
+    except UsageError as error:
+        return answers.answer_with(422, error.message, error.hint)
+    scratch = Path(tempfile.mkdtemp(prefix="edgebuild-export-"))
+    try:
+        with farm.database.read() as db:
+            found = memory.each(db, model=model, device=device, target=target, since=since)
+            exporting.write_parquet(found, scratch / "records.parquet")
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
+    gone = BackgroundTask(shutil.rmtree, scratch)
+    kind = "application/vnd.apache.parquet"
+    return FileResponse(scratch / "records.parquet", media_type=kind, filename="records.parquet", background=gone)
+
+
 @router.get("/records/{record}")
 def get(farm: OfFarm, who: Reader, record: Id) -> WholeRecord:
     """Return a record, with what the device was at the time and all that was measured."""
@@ -55,8 +100,21 @@ def get(farm: OfFarm, who: Reader, record: Id) -> WholeRecord:
     return farm.look(lambda db: memory.get(db, record))
 
 
+@router.get("/history")
+def story(
+    farm: OfFarm, who: Reader, model: Annotated[str, Query(min_length=1, max_length=200)], device: Device = ""
+) -> History:
+    """Return how a model fared over time on each device, and when it or the board changed."""
+    del who
+    return farm.look(lambda db: history.of_model(db, model, device))
+
+
 @router.get("/compare")
 def compare(farm: OfFarm, who: Reader, a: RecordId, b: RecordId) -> Compared:
     """Hold a record against another, or say why that can't be done."""
     del who
     return farm.look(lambda db: history.compare(db, farm.blobs, a, b))
+
+
+def _as_file(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -1,0 +1,76 @@
+"""`farm history` and `farm compare` on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from edgebuild.cli.app import app
+from edgebuild.core.values import digest_file
+from edgebuild.errors import UsageError
+from edgebuild.farm import memory, sessions, tokens
+from edgebuild.farm.blobs import Blobs
+from edgebuild.farm.memory import Origin
+from edgebuild.farm.server.farm import Farm
+from edgebuild.farm.tokens import Scope
+from tests.farm.pretend_sessions import PretendSession
+from tests.farm.serving import served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from edgebuild.farm.database import Database
+    from edgebuild.farm.memory import Record
+
+
+@pytest.fixture
+def kept(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Record, ...]]:
+    """The records of two sessions that pretend to be measured, in a farm that is served."""
+    farm = Farm(database, Blobs(tmp_path / "blobs"))
+    found: list[Record] = []
+    for seed, models in enumerate(({"cat": 2.0, "dog\x1b[31m": 2.2}, {"cat": 2.0})):
+        made = PretendSession(tmp_path / f"certify-{seed}", models, seed=seed)
+        archive = made.pack(tmp_path / f"{seed}.zip")
+        farm.blobs.put([archive.read_bytes()], digest_file(archive))
+        shown = sessions.require_result(archive, made.result(archive))
+        found += farm.do(
+            lambda db, now, shown=shown: memory.keep(  # type: ignore[misc]
+                db, shown, origin=Origin.HOST, owner="ada", device="pi-1", target="pi", at=now
+            )
+        )
+    monkeypatch.setenv("EDGEBUILD_FARM_TOKEN", farm.do(lambda db, now: tokens.make(db, "r", Scope.READ, now, days=1)))
+    with served(farm) as url:
+        monkeypatch.setenv("EDGEBUILD_FARM", url)
+        yield tuple(found)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["farm", *arguments])
+
+
+def test_a_history_is_shown_as_text_as_json_and_as_a_file(kept: tuple[Record, ...], tmp_path: Path) -> None:
+    shown = run("history", "cat")
+    assert shown.exit_code == 0
+    assert "cat on pi-1 (pi), 2 records" in shown.output
+    assert kept[0].id in shown.output
+    told = json.loads(run("history", "cat", "--device", "pi-1", "--json").output)
+    assert [each["id"] for each in told["devices"][0]["records"]] == [kept[0].id, kept[2].id]
+    assert run("history", "cat", "--export", str(tmp_path / "cat.csv")).exit_code == 0
+    assert (tmp_path / "cat.csv").read_text().count("\n") == 3
+    for wrong in (["cow"], ["cat", "--export", str(tmp_path / "cat.xls")], ["cat", "--export", "/nowhere/cat.csv"]):
+        assert isinstance(run("history", *wrong).exception, UsageError)
+
+
+def test_a_comparison_is_an_exit_code(kept: tuple[Record, ...]) -> None:
+    cat, dog, later = (each.id for each in kept)
+    better, worse, apart = (run("compare", *pair) for pair in ((cat, dog), (dog, cat), (cat, later)))
+    assert (better.exit_code, worse.exit_code, apart.exit_code) == (0, 3, 2)
+    assert better.output.startswith("A is faster than B")
+    assert apart.output.startswith("not comparable: they weren't measured in one session")
+    assert json.loads(run("compare", cat, dog, "--json").output)["comparison"]["outcome"] == "better"
