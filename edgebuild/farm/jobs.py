@@ -216,6 +216,9 @@ def forsake(db: Connection, device: str, now: float) -> None:
 
 
 def _end_attempt(db: Connection, row: Row[Any], lease: str, how: LeaseEnd, now: float) -> None:
+    if row.kind == "check" and how in {LeaseEnd.LOST, LeaseEnd.SILENT}:
+        # It found nothing, and its device waits to be looked at.
+        db.execute(update(devices).where(devices.c.lease == lease).values(check_due_at=now))
     if row.stop or how is LeaseEnd.CANCELLED:
         _close(db, lease, "cancelled", now)
         _end(db, row.id, JobEnd.CANCELLED, now, reason=row.reason or "cancelled while it ran")

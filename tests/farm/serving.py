@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def served(farm: Farm, *, reconciled: bool = True) -> Iterator[str]:
-    """Yield the address of a farm's server; one that isn't ``reconciled`` stays as it is, whoever falls silent."""
+def served(farm: Farm, *, reconciled: bool = True, port: int = 0) -> Iterator[str]:
+    """Yield the address of a farm's server; one that isn't ``reconciled`` stays as it is, whoever falls silent.
+
+    ``port``: that of a server that went. Default: a free one.
+    """
     config = uvicorn.Config(
         create_app(farm),
         host="127.0.0.1",
-        port=0,
+        port=port,
         log_level="warning",
         lifespan="auto" if reconciled else "off",
         ws="websockets-sansio",

@@ -236,3 +236,16 @@ def test_a_database_that_is_not_there_is_said_in_a_sentence(tmp_path: object) ->
     with pytest.raises(StoreError, match="doesn't do its work") as raised, away.read():
         pass
     assert "secret" not in raised.value.message
+
+
+def test_a_check_that_was_lost_with_its_host_is_made_again_at_once(database: Database) -> None:
+    with database.write() as db:
+        shelf.register(db, "desk", "t", "1", [Offered(name="pi-1", target=PI)], 0.0)
+        shelf.reconcile(db, 1.0)
+        (check,) = jobs.startable(db, "desk")
+        begin(db, jobs.get(db, check))
+        jobs.end_lease(db, jobs.get(db, check).attempts[-1].lease, LeaseEnd.LOST, 2.0)
+        assert jobs.startable(db, "desk") == []
+        shelf.reconcile(db, 3.0)
+        shelf.reconcile(db, 4.0)
+        assert len(jobs.startable(db, "desk")) == 1

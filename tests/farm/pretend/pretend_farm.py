@@ -113,3 +113,11 @@ def burst_out(assignment: Assignment) -> Outcome:
     """Fail as a bug does."""
     print("what goes to standard output is no word")
     raise ValueError(f"nobody foresaw {assignment.order.job.id}")
+
+
+def hog(assignment: Assignment) -> Outcome:
+    """Hold this process's interpreter for ``seconds``: no other thread of it runs meanwhile."""
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(int(assignment.order.job.spec.arguments["seconds"]))
+    return Outcome(result={"deaf": True})
