@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from edgebuild.core.values import Value
+from edgebuild.farm.exact import cleaned, require_plain, require_types
 from edgebuild.fleet.inventory import NAME
 
 #: A name of a device, a host or a target.
@@ -36,6 +37,18 @@ class Message(Value):
     """A value that goes over HTTP; built at once, since FastAPI takes no schema that is built when it is needed."""
 
     model_config = ConfigDict(defer_build=False)
+
+
+class Given(Message):
+    """A message that somebody sends to the farm: taken at its word, and refused where nobody could keep it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_its_word(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            require_types(cls.model_fields, data)
+            require_plain(data)
+        return data
 
 
 class Problem(Message):
@@ -92,7 +105,7 @@ class JobEnd(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Ask(Message):
+class Ask(Given):
     """Which device is wanted, for how long, and how urgently.
 
     ``target`` or ``device`` is given. ``labels`` are those that the device has to have. Somebody's leases of one
@@ -132,7 +145,7 @@ class Lease(Message):
     why: str = ""
 
 
-class JobSpec(Message):
+class JobSpec(Given):
     """What is to be done with a device: ``kind`` names what hosts know how to do, the rest are its own.
 
     Whoever submits an ``attended`` job says every few seconds that they still wait for it, or it is cancelled.
@@ -173,7 +186,7 @@ class Job(Message):
     stop: bool = False
 
 
-class Turn(Message):
+class Turn(Given):
     """A job, or a lease that somebody uses from afar, with the token of its turn."""
 
     id: str
@@ -195,7 +208,7 @@ class Work(Message):
     relays: tuple[Turn, ...] = ()
 
 
-class Finished(Message):
+class Finished(Given):
     """How a job's attempt ended. ``readings`` are what a check found, also the one before another job."""
 
     token: int
@@ -205,8 +218,15 @@ class Finished(Message):
     readings: dict[str, Any] | None = None
     anchor_ms: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _readable(cls, data: Any) -> Any:
+        """Let a reason say anything: what is no character of it is shown as that."""
+        reason = data.get("reason") if isinstance(data, dict) else None
+        return {**data, "reason": cleaned(reason)} if isinstance(reason, str) else data
 
-class Offered(Message):
+
+class Offered(Given):
     """A device as its host offers it."""
 
     name: str = Field(pattern=NAMED)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 from edgebuild.errors import DataError, EdgebuildError, StoreError, UsageError
+from edgebuild.farm.exact import cleaned
 from edgebuild.farm.values import NAMED, Problem
 
 if TYPE_CHECKING:
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, Path(pattern=r"^[a-z][0-9a-f]{15}$")]
 Name = Annotated[str, Path(pattern=NAMED)]
-
+#: No message is longer, whatever of a request it repeats.
+LONGEST = 4000
 
 #: What every route may answer beside what it is for.
 Problems: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)
+    status: {"model": Problem} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
 }
 
 
@@ -61,10 +64,23 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
-    del request
-    return answer_with(error.status_code, str(error.detail), "", error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer_with(error.status_code, str(error.detail), "", headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return every method of a path: routes of one path are one for each, and each knows only its own."""
+    allowed = set()
+    for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            allowed.add(method)
+    return allowed
 
 
 def answer_with(status: int, message: str, hint: str, headers: Any = None) -> JSONResponse:
     """Return a ``Problem`` as an answer."""
-    return JSONResponse(Problem(message=message, hint=hint).model_dump(), status, headers)
+    problem = Problem(message=cleaned(message)[:LONGEST], hint=cleaned(hint)[:LONGEST])
+    return JSONResponse(problem.model_dump(), status, headers)

@@ -9,31 +9,34 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from edgebuild.farm.server.answers import Problems
+from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.server.identity import OfFarm, Reader
 from edgebuild.farm.tokens import Identity, Scope
 
 router = APIRouter(prefix="/api/blobs", tags=["files"], responses=Problems)
 
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+#: How a file is sent, for the API's description.
+_BYTES = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.head("/{digest}", status_code=204, response_class=Response)
 def has(farm: OfFarm, who: Reader, digest: Digest) -> Response:
     """Say whether a file is there."""
     del who
-    return Response(status_code=204 if farm.blobs.has(digest) else 404)
+    _require(farm, digest)
+    return Response(status_code=204)
 
 
 @router.get("/{digest}", response_class=FileResponse)
 def get(farm: OfFarm, who: Reader, digest: Digest) -> FileResponse:
     """Return a file."""
     del who
-    if not farm.blobs.has(digest):
-        raise HTTPException(404, f"There is no file {digest}.")
+    _require(farm, digest)
     return FileResponse(farm.blobs.path(digest), media_type="application/octet-stream")
 
 
-@router.put("/{digest}", status_code=204, response_class=Response)
+@router.put("/{digest}", status_code=204, response_class=Response, openapi_extra={"requestBody": _BYTES})
 async def put(farm: OfFarm, who: Reader, digest: Digest, request: Request) -> Response:
     """Keep a file; its bytes have to be those of its digest."""
     _require_sender(who)
@@ -42,6 +45,11 @@ async def put(farm: OfFarm, who: Reader, digest: Digest, request: Request) -> Re
             async for chunk in request.stream():
                 await run_in_threadpool(receiving.take, chunk)
     return Response(status_code=204)
+
+
+def _require(farm: Farm, digest: str) -> None:
+    if not farm.blobs.has(digest):
+        raise HTTPException(404, f"There is no file {digest}.")
 
 
 def _require_sender(who: Identity) -> None:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field
+from pydantic import Field, model_validator
 from sqlalchemy import Connection
 
 from edgebuild import __version__
 from edgebuild.errors import UsageError
 from edgebuild.farm import arriving, audit, desk, shelf
+from edgebuild.farm.exact import cleaned
 from edgebuild.farm.server.answers import Id, Name, Problems
 from edgebuild.farm.server.identity import Host, OfFarm
-from edgebuild.farm.values import Finished, JobEnd, Message, Offered, Shelved, Turn, Work
+from edgebuild.farm.values import Finished, Given, JobEnd, Message, Offered, Shelved, Turn, Work
 
 router = APIRouter(prefix="/api/hosts", tags=["hosts"], responses=Problems)
 #: A host that has nothing to do hears so after this long, and asks again.
 LONGEST_WAIT_S = 10.0
 
 
-class Hello(Message):
+class Hello(Given):
     """What a host brings, and the version of its edgebuild."""
 
     version: str = Field(max_length=64)
     devices: tuple[Offered, ...] = Field(default=(), max_length=2000)
 
 
-class AskWork(Message):
+class AskWork(Given):
     """What a host runs and relays already; it gets an answer when there is something else to do, or after a while."""
 
     running: tuple[Turn, ...] = Field(default=(), max_length=2000)
@@ -37,11 +39,20 @@ class AskWork(Message):
     wait: bool = True
 
 
-class Said(Message):
+class Said(Given):
     """What a job said."""
 
     token: int
     lines: tuple[str, ...] = Field(max_length=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable(cls, data: Any) -> Any:
+        """Let a job say anything: what is no character of it is shown as that."""
+        lines = data.get("lines") if isinstance(data, dict) else None
+        if not isinstance(lines, list | tuple):
+            return data
+        return {**data, "lines": [cleaned(line) if isinstance(line, str) else line for line in lines]}
 
 
 class Counted(Message):

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query
 from edgebuild.farm import desk, leases
 from edgebuild.farm.server.answers import Id, Problems
 from edgebuild.farm.server.identity import OfFarm, Reader, Runner
-from edgebuild.farm.values import Ask, Lease, LeaseState, Message
+from edgebuild.farm.values import Ask, Given, Lease, LeaseState
 
 router = APIRouter(prefix="/api/leases", tags=["leases"], responses=Problems)
 
 
-class Release(Message):
+class Release(Given):
     """Which turn is given back; without ``token`` whichever it is."""
 
     token: int | None = None

@@ -10,19 +10,19 @@ from pydantic import Field
 from edgebuild.farm import desk, shelf
 from edgebuild.farm.server.answers import Name, Problems
 from edgebuild.farm.server.identity import Admin, OfFarm, Reader, Runner
-from edgebuild.farm.values import Health, Message, Shelved
+from edgebuild.farm.values import Given, Health, Shelved
 
 router = APIRouter(prefix="/api/devices", tags=["devices"], responses=Problems)
 
 
-class SetHealth(Message):
+class SetHealth(Given):
     """``unknown`` puts a device back: it is checked before it is lent."""
 
     health: Health
     reason: str = Field(default="", max_length=500)
 
 
-class Drain(Message):
+class Drain(Given):
     """Whether the device is to take no more work."""
 
     draining: bool

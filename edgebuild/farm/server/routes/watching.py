@@ -36,6 +36,7 @@ def healthz(farm: OfFarm, response: Response) -> Well:
     dependencies=[Depends(scraper)],
     response_class=PlainTextResponse,
     responses={status: Problems[status] for status in (401, 429)},
+    openapi_extra={"security": [{"HTTPBearer": []}, {}]},
 )
 def metrics(request: Request) -> Response:
     """Return figures for Prometheus, to this machine or to any token."""
