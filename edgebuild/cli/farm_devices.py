@@ -7,12 +7,15 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from edgebuild.cli.console import say_error
 from edgebuild.cli.farm_running import installed
 from edgebuild.core.steps import never_stop
 from edgebuild.core.values import digest_json
+from edgebuild.errors import EdgebuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
@@ -37,9 +40,10 @@ def devices_of(
         yield None
         return
     with installed():
-        from edgebuild.building.context import targets_of
+        from edgebuild.building.context import HOME, targets_of
         from edgebuild.farm.endpoint import address_of
         from edgebuild.farm.provider import DEFAULT_S, MARGIN_S, FarmProvider
+        from edgebuild.farm.reporting import finished
 
         place = digest_json([socket.gethostname(), str(project.folder.resolve())])[:12]
         provider = FarmProvider(
@@ -54,4 +58,17 @@ def devices_of(
         )
     with contextlib.closing(provider):
         provider.require_targets(targets_of(project, options))
-        yield provider
+        root = project.folder / HOME / "measurements"
+        before = finished(root)
+        try:
+            yield provider
+        finally:
+            _report(provider, root, project.name, before)
+
+
+def _report(provider: FarmProvider, root: Path, model: str, before: frozenset[str]) -> None:
+    """A farm that can't keep what was measured is no reason to lose the outcome of a build."""
+    try:
+        provider.report(root, model, before)
+    except EdgebuildError as error:
+        say_error(f"The farm doesn't keep all that was measured: {error.message}", error.hint)

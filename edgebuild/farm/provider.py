@@ -15,6 +15,7 @@ from edgebuild.errors import DeviceError, EdgebuildError, NoTimeToWait, UsageErr
 from edgebuild.farm.client import FarmAway, FarmClient
 from edgebuild.farm.relay.device import FarmDevice
 from edgebuild.farm.relay.link import Link
+from edgebuild.farm.reporting import report_sessions
 from edgebuild.farm.values import (
     BEAT_S,
     KIND_LABEL,
@@ -31,7 +32,8 @@ from edgebuild.farm.values import (
 from edgebuild.fleet.inventory import DeviceEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from edgebuild.core.steps import Progress
     from edgebuild.farm.client import FarmAddress
@@ -78,6 +80,8 @@ class FarmProvider:
         self._entries: dict[str, DeviceEntry] | None = None
         #: What a device has to have to be what an entry stands for.
         self._labels: dict[str, dict[str, str]] = {}
+        #: The newest lease of each device that was lent.
+        self.leases: dict[str, str] = {}
 
     def entries(self) -> Mapping[str, DeviceEntry]:
         """Return one entry for each target, or the device that was asked for; the farm is asked once."""
@@ -116,6 +120,7 @@ class FarmProvider:
             held.release()
             raise
         self._progress.say(f"{lease.device} of the farm is yours ({lease.id}).")
+        self.leases[lease.device] = lease.id
         path = f"/api/leases/{lease.id}/device"
         return FarmDevice(
             lease.device,
@@ -123,6 +128,10 @@ class FarmProvider:
             why_lost=held.why_lost,
             give_back=held.release,
         )
+
+    def report(self, root: Path, model: str, before: Collection[str]) -> int:
+        """Have the farm keep what was measured on its devices, but for the sessions ``before``; return how many."""
+        return report_sessions(self._client, root, model, self.leases, before)
 
     def close(self) -> None:
         """Give the connections to the server back."""

@@ -166,8 +166,10 @@ def measure(bench: MeasurementContext, protocol: Protocol, arms: Sequence[Arm], 
         "arms": [arm.id for arm in arms],
         "protocol": protocol.model_dump(mode="json"),
         "title": title,
-        # Whose launches are whose, for those who read the folder alone.
+        # For those who read the folder alone: whose launches are whose, where, and what that was.
         "labels": dict(_labels(arms)),
+        "device": device.id,
+        "configuration": {fact.name: fact.value for fact in bench.configuration},
     }
     key = session_key(bench, protocol, arms)
     folder = open_session(bench.root, protocol.name, key, plan, remeasure=bench.remeasure, as_it_was=bench.as_it_was)

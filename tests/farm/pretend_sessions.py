@@ -54,6 +54,7 @@ class PretendSession:
         labels = {name: artifact(name) for name in self.models}
         about: dict[str, Json] = {"protocol": self.protocol.model_dump(mode="json"), "title": "pretend"}
         about |= {"arms": [*labels], "labels": {**labels}, "started_at": self.started_at}
+        about |= {"device": "pi-1", "configuration": {"kernel": "6.12"}}
         write_atomic(self.path / "session.json", with_digest(about))
         self._launch(ANCHOR, self.anchor_ms)
         for _ in range(self.launches):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,16 @@ from edgebuild.core.values import digest_file
 from edgebuild.errors import UsageError
 from edgebuild.farm import memory, sessions, tokens
 from edgebuild.farm.blobs import Blobs
-from edgebuild.farm.memory import Origin
+from edgebuild.farm.client import FarmAddress, FarmClient
+from edgebuild.farm.memory import Origin, Record
+from edgebuild.farm.reporting import finished, report_sessions
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
+from edgebuild.farm.values import Ask, Lease
+from edgebuild.measuring.protocols import CERTIFY
 from tests.farm.pretend_sessions import PretendSession
 from tests.farm.serving import served
+from tests.farm.shelves import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
     from edgebuild.farm.database import Database
-    from edgebuild.farm.memory import Record
 
 
 @pytest.fixture
@@ -74,3 +79,26 @@ def test_a_comparison_is_an_exit_code(kept: tuple[Record, ...]) -> None:
     assert better.output.startswith("A is faster than B")
     assert apart.output.startswith("not comparable: they weren't measured in one session")
     assert json.loads(run("compare", cat, dog, "--json").output)["comparison"]["outcome"] == "better"
+
+
+def test_sessions_of_a_build_are_reported_once_with_what_the_samples_say(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm = Farm(database, Blobs(tmp_path / "blobs"))
+    root = tmp_path / "measurements"
+    PretendSession(root / "certify-old", seed=1)
+    before = finished(root)
+    PretendSession(root / "certify-new", {"int8": 2.0, "fp32": 3.0}, seed=2)
+    PretendSession(root / "certify-flight", seed=3, protocol=CERTIFY.in_flight())
+    farm.do(lambda db, now: fill(db, "pi-1", now=now))
+    token = farm.do(lambda db, now: tokens.make(db, "ada", Scope.RUN, now, days=1))
+    with served(farm) as url, contextlib.closing(FarmClient(FarmAddress(url=url, token=token))) as client:
+        lease = client.ask("POST", "/api/leases", Lease, Ask(device="pi-1"))
+        assert report_sessions(client, root, "cat", {"pi-2": lease.id}, before) == 0
+        for _ in range(2):
+            assert report_sessions(client, root, "cat", {"pi-1": lease.id}, before) == 1
+        found = client.ask("GET", "/api/records", tuple[Record, ...])
+    assert [(each.model, each.origin, each.owner) for each in found] == [
+        ("cat/int8", "user", "ada"),
+        ("cat/fp32", "user", "ada"),
+    ]
