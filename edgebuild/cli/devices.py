@@ -57,7 +57,10 @@ def add(
     root: Annotated[str, typer.Option(help="The folder on the board that edgebuild may fill.")] = "~/.edgebuild",
     project: ProjectOption = None,
 ) -> None:
-    """Check that a board, or this machine, is the target, or set up its emulator; write it into the inventory."""
+    """Check that a board, or this machine, is the target, or set up its emulator; write it into the inventory.
+
+    On a host of a farm (`edgebuild farm serve` or `farm join` runs here) the farm lends it from then on.
+    """
     from edgebuild.errors import UsageError
     from edgebuild.fleet.inventory import load_inventory
 
