@@ -12,7 +12,8 @@
     ├── OutOfTime .............. 4   work that would have outrun the time asked for, inside a build
     ├── NoTimeToWait ........... 4   another build keeps the device until the time asked for is over
     ├── DeviceError ............ 5   the device failed, is out of reach or spoke nonsense
-    │   └── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
+    │   ├── RunnerFailed ....... 5   one runner crashed, was killed or hung; in a build its candidate's result
+    │   └── Disturbed .......... 5   the device answers, and is too busy for any launch to count
     ├── EnvironmentGap ......... 6   something isn't installed, or isn't possible on this machine
     │   └── StoreError ......... 6   the store is full, read-only or locked by another build
     ├── ReleaseError ........... 7   a release that was changed, isn't trusted, or doesn't fit this device
@@ -138,6 +139,10 @@ class RunnerFailed(DeviceError):
         super().__init__(f"{message}\nThe end of its error output:\n{said}" if said else message, hint=hint)
         self.sentence = message
         self.said = said
+
+
+class Disturbed(DeviceError):
+    """The device does its work, and something else on it takes so much time that no launch counts."""
 
 
 class ReleaseError(EdgebuildError):

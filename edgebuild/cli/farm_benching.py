@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: What the command ends with; without ``--against`` there is no verdict, and what was measured is 0.
 EXIT_CODES: Mapping[str, int] = {"better": 0, "equivalent": 0, "worse": 3, "inconclusive": 4}
 #: The same for a job that has no result.
-ENDS: Mapping[str, int] = {"failed": 2, "timed out": 5, "device lost": 5, "cancelled": 130}
+ENDS: Mapping[str, int] = {"failed": 2, "timed out": 5, "device lost": 5, "cancelled": 130, "inconclusive": 4}
 _CASES: Mapping[int, Outcome] = {0: "passed", 3: "failed", 4: "open"}
 _ANNOTATIONS: Mapping[int, str] = {0: "notice", 4: "warning"}
 

@@ -103,6 +103,7 @@ class JobEnd(StrEnum):
     TIMED_OUT = "timed out"
     DEVICE_LOST = "device lost"
     CANCELLED = "cancelled"
+    INCONCLUSIVE = "inconclusive"  # the device was too busy with something else for anything to count
 
 
 class Ask(Given):

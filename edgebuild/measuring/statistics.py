@@ -13,7 +13,7 @@ import statistics as stdlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild.core.measurement import Comparison, LatencySummary, Launch, Percentile, ThroughputSummary
-from edgebuild.errors import DeviceError
+from edgebuild.errors import Disturbed
 from edgebuild.measuring.distributions import chi_squared_spread, normal_below, t_quantile
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def summarise(
     Interval: 95 %, t on their logarithms, from two launches on. Percentiles: nearest rank over the samples of all
     launches together. Samples beyond 3 interquartile ranges from the quartiles of their launch are counted and kept.
     ``spread``: standard deviation of the log-medians. Throughput: ``batch`` over the mean latency. Raises
-    ``DeviceError`` when no launch is valid.
+    ``Disturbed`` when no launch is valid.
     """
     import numpy as np
 
@@ -110,7 +110,7 @@ def summarise_throughput(
 ) -> ThroughputSummary:
     """Return the summary of one arm's launches with several requests in flight; only valid launches count.
 
-    ``samples(launch)`` gives the starts, then the ends of all its calls in ns. Raises ``DeviceError`` when no launch is
+    ``samples(launch)`` gives the starts, then the ends of all its calls in ns. Raises ``Disturbed`` when no launch is
     valid.
     """
     import numpy as np
@@ -137,7 +137,7 @@ def _valid(launches: Sequence[Launch]) -> list[Launch]:
     valid = [launch for launch in launches if launch.valid and launch.count]
     if not valid:
         reasons = disturbances(launches)
-        raise DeviceError(
+        raise Disturbed(
             f"none of {len(launches)} launches counts" + (f": {reasons}" if reasons else ""),
             hint="repeat it when the machine is quieter",
         )

@@ -16,9 +16,9 @@ from tests.reporting.sample_record import latency
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HOSTILE = "</td><script>alert(1)</script>\x00\x1b[31m\u202egnp.exe\"'`{{7919*7919}}"
+HOSTILE = "</td><script>alert(1)</script>\x1b[31m\u202egnp.exe\"'`{{7919*7919}}"
 #: What no page may hold: what steers a terminal, or the text around it.
-STEERING = frozenset("\x00\x1b\u202e")
+STEERING = frozenset("\x1b\u202e")
 
 
 def fill(db: Connection, now: float) -> str:
@@ -27,7 +27,7 @@ def fill(db: Connection, now: float) -> str:
     shelf.register(db, "desk", "t", HOSTILE, [Offered(name="pi-1", target=PI, facts=facts, labels=facts)], now)
     readings = {HOSTILE: HOSTILE, "temperature_c": float("1e308"), "list": [HOSTILE]}
     shelf.checked(db, "pi-1", True, HOSTILE, readings, now, anchor_ms=1e300)
-    ask = Ask(target=PI, purpose=HOSTILE, affinity=HOSTILE.translate({0: None, 27: None}), labels=facts, begin_at=1e300)
+    ask = Ask(target=PI, purpose=HOSTILE, affinity=HOSTILE.translate({27: None}), labels=facts, begin_at=1e300)
     waits = JobSpec(kind="bench", name=HOSTILE, ask=ask, arguments={HOSTILE: HOSTILE})
     jobs.submit(db, waits, HOSTILE, now)
     leases.ask(db, Ask(target=PI, purpose=HOSTILE, begin_at=1e300), HOSTILE, now)

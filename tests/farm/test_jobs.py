@@ -8,11 +8,13 @@ import pytest
 
 from edgebuild.errors import StoreError
 from edgebuild.farm import desk, jobs, leases, shelf
+from edgebuild.farm.tokens import Identity, Scope
 from edgebuild.farm.values import (
     MOST_ATTEMPTS,
     SILENCE_S,
     UNATTENDED_S,
     Ask,
+    Finished,
     Health,
     Job,
     JobEnd,
@@ -76,6 +78,18 @@ def test_a_job_whose_device_is_lost_is_tried_again_and_not_for_ever(any_database
         assert ended.end is JobEnd.DEVICE_LOST
         assert ended.reason == "pi-1 doesn't answer (3 attempts)"
         assert [attempt.how for attempt in ended.attempts] == ["device lost"] * MOST_ATTEMPTS
+
+
+def test_a_device_too_busy_to_count_is_no_lost_one_and_stays_good(database: Database) -> None:
+    with database.write() as db:
+        fill(db, "pi-1")
+        host = Identity(id="t-desk", name="desk", scope=Scope.HOST)
+        for _ in range(2):
+            job = submit(db)
+            finished = Finished(token=begin(db, job), how=JobEnd.INCONCLUSIVE, reason="disturbed")
+            assert desk.finish(db, host, job.id, finished, 2.0)
+            assert jobs.get(db, job.id).end is JobEnd.INCONCLUSIVE
+        assert shelf.get(db, "pi-1").health is Health.GOOD
 
 
 def test_a_job_that_failed_is_not_tried_again(any_database: Database) -> None:

@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import IO, TYPE_CHECKING
 
-from edgebuild.errors import DeviceError, EdgebuildError, Interrupted, RunnerFailed
+from edgebuild.errors import DeviceError, Disturbed, EdgebuildError, Interrupted, RunnerFailed
 from edgebuild.farm.host.kinds import KINDS
 from edgebuild.farm.host.orders import MAKE_ROOM, MOST_LINE_BYTES, Assignment, Order, Outcome, Word
 from edgebuild.farm.values import Finished, JobEnd
@@ -126,6 +126,9 @@ def outcome_of(error: BaseException, assignment: Assignment) -> Outcome:
         gone = _gone(assignment)
         how = JobEnd.DEVICE_LOST if gone else JobEnd.FAILED
         return Outcome(how=how, reason=_said(error) + (f"\n{gone}" if gone else ""))
+    if isinstance(error, Disturbed):
+        # It answers, and another try is disturbed just as well: no reason to mistrust it.
+        return Outcome(how=JobEnd.INCONCLUSIVE, reason=f"disturbed: {_said(error)}")
     if isinstance(error, DeviceError):
         return Outcome(how=JobEnd.DEVICE_LOST, reason=_said(error))
     if isinstance(error, EdgebuildError):
