@@ -69,10 +69,11 @@ def find(db: Connection, *, state: JobState | None = None, most: int = 200) -> t
 
 def startable(db: Connection, host: str) -> list[str]:
     """Return the queued jobs whose lease holds a device of this host."""
-    mine = select(jobs.c.id).join(lease_rows, lease_rows.c.id == jobs.c.lease)
-    mine = mine.join(devices, devices.c.lease == lease_rows.c.id)
-    mine = mine.where(jobs.c.state == JobState.QUEUED, devices.c.host == host)
-    return list(db.scalars(mine.order_by(jobs.c.number)))
+    # From the host's devices to their jobs: the other way round leads through the whole queue.
+    mine = select(jobs.c.id, jobs.c.state).join(lease_rows, lease_rows.c.job == jobs.c.id)
+    mine = mine.join(devices, devices.c.lease == lease_rows.c.id).where(devices.c.host == host, devices.c.lease != "")
+    rows = db.execute(mine.order_by(jobs.c.number)).all()
+    return [row.id for row in rows if row.state == JobState.QUEUED]
 
 
 def start(db: Connection, job: str, now: float) -> Job:

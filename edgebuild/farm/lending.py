@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PAGE = 50
 _MOST_URGENT = 500
 _WAITS = and_(leases.c.state == LeaseState.WAITING, leases.c.due)
+_MAY_GIVE_WAY = and_(leases.c.state == LeaseState.HELD, leases.c.preemptible)
 _FREE = and_(devices.c.lease == "", devices.c.there, devices.c.draining.is_(False))
 _CHECKABLE = (Health.GOOD, Health.UNKNOWN, Health.BAD)
 
@@ -72,7 +73,7 @@ def make_room(db: Connection, now: float, target: str) -> None:
     """
     held = select(leases.c.id, leases.c.rank, leases.c.make_room_at, devices.c.host, devices.c.name, devices.c.labels)
     held = held.add_columns(devices.c.target).join(devices, devices.c.lease == leases.c.id)
-    held = held.where(leases.c.preemptible, devices.c.target == target, devices.c.health == Health.GOOD)
+    held = held.where(_MAY_GIVE_WAY, devices.c.target == target, devices.c.health == Health.GOOD)
     held = held.where(devices.c.there, devices.c.draining.is_(False))
     asked_first = (leases.c.make_room_at.is_(None), leases.c.rank.desc(), leases.c.turn.desc())
     givers = list(db.execute(held.order_by(*asked_first)))
@@ -98,7 +99,7 @@ def make_room(db: Connection, now: float, target: str) -> None:
 
 def preemptible_targets(db: Connection) -> Sequence[str]:
     """Return the targets of the devices whose leases could make room."""
-    held = select(devices.c.target).join(leases, devices.c.lease == leases.c.id).where(leases.c.preemptible)
+    held = select(devices.c.target).join(leases, devices.c.lease == leases.c.id).where(_MAY_GIVE_WAY)
     return db.scalars(held.distinct()).all()
 
 
@@ -116,14 +117,13 @@ def bound(db: Connection, owner: str, wanted: Ask, target: str) -> str:
 def unbind(db: Connection, device: str, now: float) -> None:
     """Let those who wait for a device only for their affinity's sake have another one."""
     db.execute(affinities.delete().where(affinities.c.device == device))
-    mine = and_(leases.c.state == LeaseState.WAITING, leases.c.wanted == device, leases.c.affinity != "")
-    rows = db.execute(select(leases).where(mine).order_by(leases.c.rank, leases.c.turn)).all()
-    free = [row for row in rows if not row.ask["device"]]
-    if free:
-        db.execute(update(leases).where(leases.c.id.in_([row.id for row in free])).values(wanted=""))
-    for row in free:
-        if row.due and db.scalar(select(leases.c.state).where(leases.c.id == row.id)) == LeaseState.WAITING:
-            seek(db, row.id, now)
+    _loosen(db, _tied(db, device), now)
+
+
+def refit(db: Connection, device: str, now: float) -> None:
+    """Let those have another device who wait for one for their affinity's sake that no longer has their labels."""
+    row = db.execute(select(devices).where(devices.c.name == device)).one()
+    _loosen(db, [lease for lease in _tied(db, device) if not fits(row, lease.ask)], now)
 
 
 def forget(db: Connection, now: float) -> None:
@@ -135,6 +135,20 @@ def forget(db: Connection, now: float) -> None:
 def fits(device: Any, ask: dict[str, Any]) -> bool:
     """Whether a device is of the target, and has the labels, that an ask names."""
     return ask["target"] in {"", device.target} and bool(ask["labels"].items() <= device.labels.items())
+
+
+def _tied(db: Connection, device: str) -> list[Any]:
+    mine = and_(leases.c.state == LeaseState.WAITING, leases.c.wanted == device, leases.c.affinity != "")
+    rows = db.execute(select(leases).where(mine).order_by(leases.c.rank, leases.c.turn))
+    return [row for row in rows if not row.ask["device"]]
+
+
+def _loosen(db: Connection, tied: Sequence[Any], now: float) -> None:
+    if tied:
+        db.execute(update(leases).where(leases.c.id.in_([row.id for row in tied])).values(wanted=""))
+    for row in tied:
+        if row.due and db.scalar(select(leases.c.state).where(leases.c.id == row.id)) == LeaseState.WAITING:
+            seek(db, row.id, now)
 
 
 def _possible(lease: Any) -> ColumnElement[bool]:

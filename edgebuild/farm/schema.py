@@ -90,6 +90,7 @@ leases = Table(
 # What ended stays in the table and out of the way: every index begins with the state.
 Index("leases_turn", *(leases.c[name] for name in ("state", "due", "target", "wanted", "rank", "turn")))
 Index("leases_wanted", leases.c.state, leases.c.due, leases.c.wanted, leases.c.rank, leases.c.turn)
+Index("leases_preemptible", leases.c.state, leases.c.preemptible)
 Index("leases_begin", leases.c.state, leases.c.due, leases.c.begin_at)
 Index("leases_silent", leases.c.state, leases.c.job, leases.c.beat_at)
 

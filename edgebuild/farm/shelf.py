@@ -212,6 +212,7 @@ def _take_in(db: Connection, host: str, offered: Offered, now: float) -> None:
     db.execute(update(devices).where(devices.c.name == offered.name).values(host=host, offered=True, **said))
     if row.target != offered.target:
         lending.unbind(db, offered.name, now)
+    lending.refit(db, offered.name, now)
     if not row.there or row.target != offered.target or row.facts != offered.facts:
         _come_back(db, offered.name, now)
 

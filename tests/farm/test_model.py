@@ -149,7 +149,8 @@ class Beside(RuleBasedStateMachine):
         if health is Health.RETIRED:
             model.affinities = {key: device for key, device in model.affinities.items() if device != name}
             for number, lease in list(model.leases.items()):
-                if lease.state is LeaseState.WAITING and not model.possible(lease.ask):
+                about = lease.ask.device == name or (not lease.ask.device and lease.ask.target == board.target)
+                if about and lease.state is LeaseState.WAITING and not model.possible(lease.ask):
                     model.over(number, LeaseEnd.LOST)
 
     @rule(name=st.sampled_from(NAMES), draining=st.booleans())

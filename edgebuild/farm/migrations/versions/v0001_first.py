@@ -101,6 +101,7 @@ def upgrade() -> None:
     )
     op.create_index("leases_turn", "leases", ["state", "due", "target", "wanted", "rank", "turn"], unique=False)
     op.create_index("leases_wanted", "leases", ["state", "due", "wanted", "rank", "turn"], unique=False)
+    op.create_index("leases_preemptible", "leases", ["state", "preemptible"], unique=False)
     op.create_index("leases_begin", "leases", ["state", "due", "begin_at"], unique=False)
     op.create_index("leases_silent", "leases", ["state", "job", "beat_at"], unique=False)
     op.create_table(
