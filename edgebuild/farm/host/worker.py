@@ -143,7 +143,7 @@ def outcome_of(error: BaseException, assignment: Assignment) -> Outcome:
 
 
 def _said(error: EdgebuildError) -> str:
-    return f"{error.message}\n{error.hint}" if error.hint else error.message
+    return f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
 
 
 def _gone(assignment: Assignment) -> str:
