@@ -17,7 +17,7 @@ from edgebuild.catalogue.project import load_project
 from edgebuild.core.record import Note
 from edgebuild.errors import DataError, EdgebuildError, EnvironmentGap, ModelError
 from edgebuild.execution.executor import Executor
-from edgebuild.measuring import session, side
+from edgebuild.measuring import session, sets, side
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.pipeline import build
 from tests.cli.example import BOARD_TARGET, CLASSES, SHAPE, copy, model_of, write_project, write_quick
@@ -28,6 +28,7 @@ from .conftest import PROFILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import ExitStack
     from pathlib import Path
 
     from edgebuild.core.record import BuildRecord, CandidateRecord
@@ -225,14 +226,18 @@ def test_faults_while_measuring_are_results_and_evidence_that_is_missing(
 def test_faults_of_a_cross_check_of_launches_and_of_the_test_set(
     project: Path, faults: dict[str, BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = session._launch
+    really, start = session._launch, sets.LiveSet._start
 
     def launch(run: Any, arm: session.Arm, *, last: bool) -> Any:
         return failing() if arm.artifact.precision.kind == "int8" else really(run, arm, last=last)
 
+    def live(self: sets.LiveSet, stack: ExitStack, arm: session.Arm) -> Any:
+        return failing() if arm.artifact.precision.kind == "int8" else start(self, stack, arm)
+
     faults["^cross-check"] = TypeError("an array")
     faults["^evaluate .*fp16.* on test"] = AssertionError()
     monkeypatch.setattr(session, "_launch", launch)
+    monkeypatch.setattr(sets.LiveSet, "_start", live)
     (record,) = build(load_project(project), replace(HERE, remeasure=True))
     found = by_kind(record)
     assert (record.outcome, found["fp32"].status) == ("ok", "chosen")
