@@ -288,6 +288,22 @@ def explain(
     show_explanation(project, build, candidate)
 
 
+@app.command()
+def mcp(
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes", help="Also tools that run the project's code (plan) or use the farm's devices."
+        ),
+    ] = False,
+    project: ProjectOption = HERE,
+) -> None:
+    """Answer an agent (Model Context Protocol, on standard input and output): builds, and $EDGEBUILD_FARM."""
+    from edgebuild.cli.agents import serve
+
+    serve(project, changes=allow_changes)
+
+
 @store_app.command("du")
 def store_du(project: ProjectOption = HERE) -> None:
     """Show what the store holds."""

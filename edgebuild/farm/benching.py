@@ -57,11 +57,16 @@ def _files(path: Path) -> tuple[str, Mapping[str, Path]]:
     return path.name, found
 
 
-def submit(farm: FarmClient, arguments: BenchArguments, *, target: str | None, device: str | None) -> Job:
-    """Queue a bench that ends when nobody waits for it any more; screening gives way to what is more urgent."""
+def submit(
+    farm: FarmClient, arguments: BenchArguments, *, target: str | None, device: str | None, attended: bool = True
+) -> Job:
+    """Queue a bench; screening gives way to what is more urgent.
+
+    An ``attended`` one ends when nobody waits for it any more.
+    """
     ask = Ask(target=target or "", device=device or "", preemptible=arguments.quick, purpose="bench")
     given = arguments.model_dump(mode="json", exclude_defaults=True)
-    spec = JobSpec(kind="bench", ask=ask, arguments=given, name=arguments.model.name, attended=True)
+    spec = JobSpec(kind="bench", ask=ask, arguments=given, name=arguments.model.name, attended=attended)
     return farm.ask("POST", "/api/jobs", Job, spec)
 
 
