@@ -113,7 +113,7 @@ def test_what_hosts_say_may_hold_what_a_database_keeps_badly(any_database: Datab
 
 def test_many_at_once_have_each_device_one_at_a_time(any_url: str, any_database: Database) -> None:
     """Two servers of four threads each ask, use and give back; the device's own list of turns has no gap."""
-    rounds, names = 12, ("pi-1", "pi-2", "pi-3")
+    rounds, names = 6, ("pi-1", "pi-2", "pi-3")
     with any_database.write() as db:
         fill(db, *names)
     other = Database(any_url)
@@ -153,7 +153,7 @@ def test_many_at_once_have_each_device_one_at_a_time(any_url: str, any_database:
 
 
 def test_many_jobs_on_two_servers_end_once_each(any_url: str, any_database: Database) -> None:
-    count = 40
+    count = 24
     with any_database.write() as db:
         fill(db, "pi-1", "pi-2", host="one")
         fill(db, "pi-3", "pi-4", host="two")

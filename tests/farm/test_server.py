@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,24 @@ def test_a_job_that_its_host_forgot_is_queued_again(people: People) -> None:
     (again,) = people.work()["start"]
     assert again["id"] == job["id"]
     assert [attempt["how"] for attempt in again["attempts"]] == ["device lost", ""]
+
+
+def test_a_host_that_asks_again_is_answered_once_and_loses_nothing(people: People) -> None:
+    """The first question's connection was cut, and its answer would go to nobody."""
+    people.join("pi-1")
+    people.check_all()
+    with ThreadPoolExecutor(2) as pool:
+        cut = pool.submit(people.work, wait=True)
+        while not people.farm.bell._waiting.get("desk", ()):
+            time.sleep(0.005)
+        asked = pool.submit(people.work, wait=True)
+        while len(people.farm.bell._waiting.get("desk", ())) < 2:
+            time.sleep(0.005)
+        job = people.ask(Scope.RUN, "POST", "/api/jobs", BENCH).json()
+        assert cut.result()["start"] == []
+        assert [each["id"] for each in asked.result()["start"]] == [job["id"]]
+    tries = people.ask(Scope.READ, "GET", f"/api/jobs/{job['id']}").json()["attempts"]
+    assert [attempt["how"] for attempt in tries] == [""]
 
 
 def test_a_cancelled_job_is_stopped_on_its_host(people: People) -> None:
