@@ -183,7 +183,13 @@ def build(
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, an OpenVINO .xml, or a folder with an artifact.json.")],
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            help="An ONNX file, an OpenVINO .xml, or a folder with an artifact.json; none with --replay.",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Another one to compare with, interleaved in one session. Default: none."),
@@ -210,7 +216,14 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option(
             help="The farm's address, https://HOST:PORT; --device is one of its devices then. "
-            "Default: $EDGEBUILD_FARM where --target is given."
+            "Default: $EDGEBUILD_FARM where --target or --replay is given."
+        ),
+    ] = None,
+    replay: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Measure a record of a farm again, on its device and as it was measured; exit code 0 where both "
+            "agree, 3 where they don't, 4 inconclusive. Default: none."
         ),
     ] = None,
     junit: Annotated[
@@ -221,9 +234,15 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure any model on this machine, on a device, or on one of a farm; no project needed."""
-    from edgebuild.cli.benching import run_benching
+    from edgebuild.cli.benching import require_one, run_benching
 
     sizes = tuple(shape or ())
+    if replay is not None:
+        from edgebuild.cli.farm_replaying import require_alone, run_farm_replay
+
+        require_alone(model, against, backend, shape, threads, quick, device, target, native)
+        raise typer.Exit(run_farm_replay(replay, farm=farm, junit=junit, as_json=json))
+    model = require_one(model)
     if target is not None or farm is not None:
         from edgebuild.cli.farm_benching import run_farm_bench
 
@@ -245,7 +264,9 @@ def bench(
     if junit is not None:
         from edgebuild.errors import UsageError
 
-        raise UsageError("--junit is for the verdict of a farm.", hint="Add --target, or leave --junit out.")
+        raise UsageError(
+            "--junit is for the verdict of a farm.", hint="Add --target or --replay, or leave --junit out."
+        )
     run_benching(
         model,
         against,

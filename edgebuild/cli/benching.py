@@ -60,6 +60,15 @@ def run_benching(
         make_console().print(f"\nDevice {report.device}; raw samples in {report.folder}", soft_wrap=True)
 
 
+def require_one(model: Path | None) -> Path:
+    """Return the model that is to be measured; raises ``UsageError`` where there is none."""
+    if model is None:
+        raise UsageError(
+            "There is nothing to measure.", hint="Name an .onnx, an .xml, or an artifact's folder, or --replay RECORD."
+        )
+    return model
+
+
 def require_models(*paths: Path | None) -> None:
     """Raise ``UsageError`` for a path that can't be a model."""
     for path in filter(None, paths):

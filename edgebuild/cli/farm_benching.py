@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgebuild.benching.bench import BenchResult as Measured
     from edgebuild.cli.junit import Outcome
+    from edgebuild.farm.client import FarmClient
     from edgebuild.farm.results import BenchResult, MeasuredArm
     from edgebuild.farm.values import Job
 
@@ -55,10 +56,7 @@ def run_farm_bench(
 
     require_models(model, against)
     sizes = sizes_of(shape)
-    # CI systems end jobs with SIGTERM: it frees the device as Ctrl-C does.
-    signal.signal(signal.SIGTERM, interrupt)
-    if junit is not None:
-        write_report(junit, "", mode="a")  # before minutes of measuring: whether it can be written at all
+    make_ready(junit)
     with contextlib.closing(FarmClient(address_of(farm))) as client:
         arguments = BenchArguments(
             model=benching.send_model(client, model),
@@ -70,9 +68,24 @@ def run_farm_bench(
             native_libraries=native,
         )
         job = benching.submit(client, arguments, target=target, device=device)
-        say(f"job {job.id}: Ctrl-C cancels it", error=True)
-        job = benching.follow(client, job, lambda line: say(plain(line), error=True), stop_if_interrupted)
+        job = followed(client, job)
     return _conclude(job, junit, as_json=as_json)
+
+
+def make_ready(junit: Path | None) -> None:
+    """Let what ends a CI job end this too, and see to it that the report can be written."""
+    # CI systems end jobs with SIGTERM: it frees the device as Ctrl-C does.
+    signal.signal(signal.SIGTERM, interrupt)
+    if junit is not None:
+        write_report(junit, "", mode="a")  # before minutes of measuring: whether it can be written at all
+
+
+def followed(farm: FarmClient, job: Job) -> Job:
+    """Return a job once it ended, printing what it says meanwhile."""
+    from edgebuild.farm import benching
+
+    say(f"job {job.id}: Ctrl-C cancels it", error=True)
+    return benching.follow(farm, job, lambda line: say(plain(line), error=True), stop_if_interrupted)
 
 
 def _conclude(job: Job, junit: Path | None, *, as_json: bool) -> int:
@@ -87,13 +100,17 @@ def _conclude(job: Job, junit: Path | None, *, as_json: bool) -> int:
         say(f"\nDevice {result.device}, session {result.session}; raw samples are the farm's file {result.evidence}")
     if result is None:
         say(words, error=True)
+    publish(code, words, "latency", job.spec.ask.target or job.spec.ask.device, junit)
+    return code
+
+
+def publish(code: int, words: str, name: str, where: str, junit: Path | None) -> None:
+    """Show a verdict where CI systems look for it."""
     if junit is not None:
-        where = job.spec.ask.target or job.spec.ask.device
-        case = Case(name="latency", outcome=_CASES.get(code, "error"), said=words)
+        case = Case(name=name, outcome=_CASES.get(code, "error"), said=words)
         write_report(junit, report_text([Suite(name=f"bench on {where}", classname=where, cases=(case,))]))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         say(annotation(code, words), error=True)
-    return code
 
 
 def verdict(job: Job, result: BenchResult | None) -> tuple[int, str]:

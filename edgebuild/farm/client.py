@@ -94,14 +94,20 @@ class FarmClient:
     def send(self, file: Path) -> str:
         """Keep a file in the farm and return its digest; one that is there isn't sent again."""
         digest = digest_file(file)
-        path = f"/api/blobs/{digest}"
-        headers = {"Authorization": f"Bearer {self.address.token}", "Content-Type": "application/octet-stream"}
-        status, _ = self._exchange("HEAD", path, None, headers)
-        if status != 204:
-            status, answer = self._exchange("PUT", path, _chunks(file), headers)
+        if not self.has(digest):
+            headers = {"Authorization": f"Bearer {self.address.token}", "Content-Type": "application/octet-stream"}
+            status, answer = self._exchange("PUT", f"/api/blobs/{digest}", _chunks(file), headers)
             if status >= 400:
                 raise problem_of(status, answer, self._base)
         return digest
+
+    def has(self, digest: str) -> bool:
+        """Whether the farm has a file."""
+        headers = {"Authorization": f"Bearer {self.address.token}"}
+        status, _ = self._exchange("HEAD", f"/api/blobs/{digest}", None, headers)
+        if status not in {204, 404}:
+            raise problem_of(status, b"", self._base)
+        return status == 204
 
     def fetch(self, digest: str, destination: Path) -> None:
         """Write a file of the farm to ``destination``, whole or not at all; raises ``DataError`` for a damaged one."""

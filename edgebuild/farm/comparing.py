@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ALIKE = 0.05
 #: Of fewer anchors nothing is said.
 LEAST_ANCHORS = 3
+#: So many differences are told.
+SHOWN = 5
 #: Readings of a device's configuration that don't change what a model takes.
 _NAMES = frozenset({"hostname", "machine_id", "boot_id"})
 
@@ -120,6 +122,13 @@ def changed(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]
     return tuple(f"{name}: {one.get(name, 'unknown')[:80]} and {other.get(name, 'unknown')[:80]}" for name in names)
 
 
+def another(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
+    """Return why two sessions of a device can't be compared by what it was then; empty where it was the same."""
+    differs = changed(one, other)
+    shown = [*differs[:SHOWN], *([f"{len(differs) - SHOWN} more"] if len(differs) > SHOWN else [])]
+    return (f"the device was another ({', '.join(shown)})",) if differs else ()
+
+
 def _reasons(a: WholeRecord, b: WholeRecord) -> Sequence[str]:
     if a.id == b.id:
         return ("they are the same record",)
@@ -128,9 +137,7 @@ def _reasons(a: WholeRecord, b: WholeRecord) -> Sequence[str]:
     found = [] if a.device == b.device else [f"they are of two devices, {a.device} and {b.device}"]
     found += [] if a.protocol == b.protocol else [f"one was measured by {a.protocol}, the other by {b.protocol}"]
     if a.device == b.device:
-        differs = changed(a.environment, b.environment)
-        shown = [*differs[:5], *([f"{len(differs) - 5} more"] if len(differs) > 5 else [])]
-        found += [f"the device was another ({', '.join(shown)})"] if differs else []
+        found += another(a.environment, b.environment)
     return (*found, "they weren't measured in one session, in turns")
 
 

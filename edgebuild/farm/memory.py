@@ -132,6 +132,11 @@ def each(
         yield _light(row)
 
 
+def id_of(evidence: str, artifact: str) -> str:
+    """Return the id of the record of an artifact that this evidence shows."""
+    return "m" + hashlib.sha256(f"{evidence}:{artifact}".encode()).hexdigest()[:15]
+
+
 def together(one: Record, other: Record) -> bool:
     """Whether two records took turns on one device."""
     return (one.session, one.device, one.evidence) == (other.session, other.device, other.evidence)
@@ -158,7 +163,7 @@ def _row(found: Found, arm: Arm) -> dict[str, Any]:
         anchor_ms=found.anchor_ms,
     )
     return {
-        "id": "m" + hashlib.sha256(f"{said.evidence}:{arm.artifact}".encode()).hexdigest()[:15],
+        "id": id_of(said.evidence, arm.artifact),
         "session": said.session,
         "model": _CONTROL.sub("\N{REPLACEMENT CHARACTER}", arm.model),
         "artifact": arm.artifact,

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from edgebuild.core.measurement import LatencySummary
-    from edgebuild.releasing.values import Latency
+from typing import Literal, Protocol, TypeAlias
 
 Agreement: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 #: Differences up to this share are none that anybody would act on.
@@ -27,17 +23,42 @@ class Replay:
     agreement: Agreement
 
 
-def compared(recorded: Latency, now: LatencySummary) -> Replay | None:
-    """Compare two independent measurements; None where one has no interval."""
+class Interval(Protocol):
+    """A latency in ms, with its 95 % interval where there is one."""
+
+    @property
+    def point_ms(self) -> float: ...  # noqa: D102
+
+    @property
+    def low_ms(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def high_ms(self) -> float | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How the board moved from one session to the other by its anchor: log-ratio, and half its 95 % interval."""
+
+    effect: float
+    half: float
+
+
+def compared(recorded: Interval, now: Interval, drift: Drift | None = None) -> Replay | None:
+    """Compare two independent measurements, the board's ``drift`` taken out; None where one has no interval.
+
+    What isn't known of the drift widens the interval.
+    """
     if None in (recorded.low_ms, recorded.high_ms, now.low_ms, now.high_ms):
         return None
     then_low, then_high = float(recorded.low_ms or 0), float(recorded.high_ms or 0)
     now_low, now_high = float(now.low_ms or 0), float(now.high_ms or 0)
     if min(then_low, now_low) <= 0:
         return None
-    effect = math.log(now.point_ms / recorded.point_ms)
-    below = math.hypot(math.log(now.point_ms / now_low), math.log(then_high / recorded.point_ms))
-    above = math.hypot(math.log(now_high / now.point_ms), math.log(recorded.point_ms / then_low))
+    board, unsure = (drift.effect, drift.half) if drift is not None else (0.0, 0.0)
+    effect = math.log(now.point_ms / recorded.point_ms) - board
+    below = math.hypot(math.log(now.point_ms / now_low), math.log(then_high / recorded.point_ms), unsure)
+    above = math.hypot(math.log(now_high / now.point_ms), math.log(recorded.point_ms / then_low), unsure)
     low, high = effect - below, effect + above
     practical = math.log1p(PRACTICAL)
     agreement: Agreement = "inconclusive"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.client import FarmAddress, FarmClient
 from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.evidence import pack
+from edgebuild.farm.memory import Record, WholeRecord
+from edgebuild.farm.replaying import Replayed
 from edgebuild.farm.results import BenchResult
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
@@ -138,6 +141,30 @@ def test_a_slower_model_fails_the_pipeline_and_the_farm_keeps_the_evidence(groun
         assert {"session.json", "result.json"} <= set(archive.namelist())
     (check, *_) = ground.client.ask("GET", "/api/devices/board/checks", list[dict[str, Any]])
     assert (check["passed"], check["anchor_ms"] is not None) == (True, True)
+
+
+@needs_sshd
+def test_a_record_is_measured_again_on_its_device(ground: Ground) -> None:
+    ground.good()
+    process = ground.command("small.onnx", "--target", TARGET, "--quick", "--json")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err + ground.host.log()
+    first = Job.model_validate_json(out)
+    records = ground.client.ask("GET", "/api/records?model=small.onnx", tuple[Record, ...])
+    record = next(each for each in records if each.job == first.id)
+    process = ground.command("--replay", record.id, "--junit", "again.xml", "--json")
+    out, err = process.communicate(timeout=240)
+    told = json.loads(out)
+    job, replayed = Job.model_validate(told["job"]), Replayed.model_validate(told["replay"])
+    assert process.returncode == {"agrees": 0, "disagrees": 3, "inconclusive": 4}[replayed.agreement], err
+    assert (job.spec.ask.device, job.spec.arguments) == ("board", first.spec.arguments)
+    assert replayed.reasons == ()
+    assert replayed.model is not None
+    again = ground.client.ask("GET", f"/api/records/{replayed.again}", WholeRecord)
+    assert (again.job, again.device, again.artifact) == (job.id, "board", record.artifact)
+    assert again.id != record.id
+    suite = ET.parse(ground.folder / "again.xml").getroot()[0]  # noqa: S314  our own text
+    assert (suite[0].get("name"), suite[0].get("classname")) == ("replay", "board")
 
 
 @needs_sshd
