@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgebuild.catalogue.samples import Split, open_split
 from edgebuild.core.values import canonical_json, digest_file, digest_json
 from edgebuild.errors import DataError
 from edgebuild.measuring.session_folder import write_atomic
-from edgebuild.models.steps import MaterialiseData, call_for_samples
+from edgebuild.models.steps import MaterialiseData, call_for_samples, unsteady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -59,9 +58,10 @@ def materialise(context: BuildContext, split: Split) -> StepResult:
     elif context.executor.known(label):
         context.data[split] = context.run(_read(context, split, source, None), {}, label=label)
     else:
-        with context.executor.work_folder() as folder:
+        with context.executor.work_folder(label) as folder:
             step = _read(context, split, source, folder)
-            context.data[split] = context.run(step, {}, label=label, made=folder if any(folder.iterdir()) else None)
+            made = folder if folder is not None and any(folder.iterdir()) else None
+            context.data[split] = context.run(step, {}, label=label, made=made)
     return context.data[split]
 
 
@@ -112,8 +112,11 @@ def _read(context: BuildContext, split: Split, source: str, folder: Path | None)
 
 
 def describe_first(context: BuildContext, split: Split, count: int, peek: Callable[[], Described]) -> Described:
-    """Return what is in the first samples of a split: what ``peek`` finds, or found under a declared version."""
-    from edgebuild.models.described import DescribeFirst, read_described
+    """Return what is in the first samples of a split: what ``peek`` finds, or found under a declared version.
+
+    What it finds in fewer, because there was no time for more, isn't kept.
+    """
+    from edgebuild.models.described import DescribeFirst, read_described, write_described
 
     project, source = context.project, getattr(context.project.data, split)
     known = _Known(context.home / "data.json", f"{split}, first {count}", _declared(context, source))
@@ -121,13 +124,18 @@ def describe_first(context: BuildContext, split: Split, count: int, peek: Callab
         return peek()
     specs, stateful = sample_specs(project), project.stateful
     step = DescribeFirst(source=source, specs=specs, stateful=stateful, samples=count, content=known.content)
-    if not known.content or context.options.reread or not _unread(context, split, step, known):
-        found = peek()
-        if not found.whole and found.samples < count:
-            return found  # a look that a time box cut short isn't kept
-        _keep(context, split, found.identity, known)
-        step = step.model_copy(update={"content": found.identity})
-    return read_described(context.run(step, {}, label=f"describe the first {split} data").path)
+    label = f"describe the first {split} data"
+    if known.content and not context.options.reread and _unread(context, split, step, known):
+        return read_described(context.run(step, {}, label=label).path)
+    found = peek()
+    if not found.whole and found.samples < count:
+        return found
+    _keep(context, split, found.identity, known)
+    with context.executor.work_folder(label) as folder:
+        if folder is not None:
+            write_described(found, folder)
+            context.run(step.model_copy(update={"content": found.identity}), {}, label=label, made=folder)
+    return found
 
 
 def _unread(context: BuildContext, split: Split, step: Step, known: _Known) -> bool:
@@ -161,12 +169,13 @@ def _digest(context: BuildContext, split: Split, source: str, most: int | None =
     project = context.project
     with context.progress.task(f"Reading {source}") as task:
         return digest_samples(
-            islice(call_for_samples(_Samples(project, split), source), most),
+            call_for_samples(_Samples(project, split), source),
             specs=sample_specs(project),
             stateful=project.stateful,
             source=source,
             task=task,
             check=context.check,
+            most=most,
         )
 
 
@@ -196,10 +205,7 @@ def _written(context: BuildContext, split: Split, source: str, folder: Path) -> 
             digest=digest,
         )
     if _digest(context, split, source, STEADY_SAMPLES) != digest.begun:
-        raise DataError(
-            f"{source} yields other samples at each call: two readings in a row differ.",
-            hint="Fix its seed and its order; augmented training data come from [training].loader.",
-        )
+        raise unsteady(source)
     return digest.value
 
 

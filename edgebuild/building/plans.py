@@ -23,6 +23,7 @@ from edgebuild.core.artifact import Contract
 from edgebuild.core.values import digest_json
 from edgebuild.devices.probe import read_probe
 from edgebuild.errors import DataError, EdgebuildError
+from edgebuild.execution.keys import tool_version
 from edgebuild.fleet.provider import probe_here
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.planning.plan import make_plan, plan_digest
@@ -124,7 +125,8 @@ def _identity(inputs: PlanInputs, prepared: ModelInputs, context: BuildContext) 
             "time_s": context.options.time_s,
             "protocols": [each.to_json() for each in (context.options.screen, context.options.certify)],
             "inputs": inputs.to_json(),
-            # Another version of edgebuild may plan otherwise.
+            # Another version of edgebuild may plan otherwise, in a time box too, where the plan alone doesn't tell.
+            "version": tool_version("edgebuild"),
             "plan": plan_digest(make_plan(inputs)),
             "found": {name: result.entry.digest for name, result in data.items()},
             "device": context.client.device.id,

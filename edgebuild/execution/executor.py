@@ -199,9 +199,17 @@ class Executor:
         )
         return result
 
-    def work_folder(self) -> AbstractContextManager[Path]:
-        """Return an empty folder beside the store, which is gone afterwards."""
-        return self._store.work_folder()
+    @contextmanager
+    def work_folder(self, label: str) -> Iterator[Path | None]:
+        """Lend an empty folder beside the store for what ``label`` names; None beside a read-only one.
+
+        It is gone afterwards. Raises ``StoreError`` where the disk under it is full.
+        """
+        if not self._store.layout.writable:
+            yield None
+            return
+        with self._store.work_folder() as folder, self._disk_failures(label):
+            yield folder
 
     def known(self, label: str) -> bool:
         """Whether the project ever made anything under that label."""

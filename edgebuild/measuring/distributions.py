@@ -72,14 +72,14 @@ def chi_squared_spread(degrees: int, count: int) -> Floats:
 
 
 def _chi_squared_above(x: Floats, degrees: int) -> Floats:
-    """Return the probability that chi-squared is above each ``x`` >= 0."""
+    """Return the probability that chi-squared is above each ``x`` > 0."""
     import numpy as np
 
-    odd, root = degrees % 2, np.sqrt(x)
-    density = np.exp(-x / 2)
-    term = root * density * math.sqrt(2 / math.pi) if odd else density
-    total = 2 * normal_below(-root) if odd else np.zeros_like(x)
+    odd, logs = degrees % 2, np.log(x)
+    # Terms by their logarithms: from 1,400 degrees on the first ones are less than the smallest number there is.
+    term = (math.log(2 / math.pi) + logs - x) / 2 if odd else -x / 2
+    total = 2 * normal_below(-np.sqrt(x)) if odd else np.zeros_like(x)
     for k in range(2 + odd, degrees + 1, 2):
-        total = total + term
-        term = term * x / k
+        total = total + np.exp(term)
+        term = term + (logs - math.log(k))
     return total

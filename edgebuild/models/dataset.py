@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -209,10 +210,14 @@ def digest_samples(
     source: str,
     task: Task,
     check: Callable[[], None],
+    most: int | None = None,
 ) -> str:
-    """Return the digest that ``write_dataset`` would find, writing nothing. Raises ``DataError`` as it does."""
+    """Return the digest that ``write_dataset`` would find of the first ``most`` samples, by default of all.
+
+    Writes nothing. Raises ``DataError`` as it does.
+    """
     digest = SamplesDigest()
-    for sample, frames in checked_samples(samples, specs, stateful, source, check):
+    for sample, frames in islice(checked_samples(samples, specs, stateful, source, check), most):
         digest.add(frames, sample.group, sample.slice)
         task.advance()
     return digest.value

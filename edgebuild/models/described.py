@@ -12,7 +12,7 @@ from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.steps import RunsOn, Step, StepContext
 from edgebuild.models.dataset import Dataset, checked_samples
 from edgebuild.models.digests import sample_digest, samples_digest
-from edgebuild.models.steps import call_for_samples
+from edgebuild.models.steps import call_for_samples, unsteady
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -94,13 +94,14 @@ class DescribeData(Step):
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         ctx.check()
-        _write(describe(Dataset.open(inputs["data"])), out_dir)
+        write_described(describe(Dataset.open(inputs["data"])), out_dir)
 
 
 class DescribeFirst(Step):
     """Describes the first ``samples`` of what a data callable yields. Writes what ``DescribeData`` does.
 
-    ``content`` is the identity of those samples when they were read before: it decides what is reused.
+    ``content`` is the identity of those samples when they were read before: it decides what is reused. Raises
+    ``DataError`` when the callable now yields other samples.
     """
 
     source: str
@@ -109,16 +110,19 @@ class DescribeFirst(Step):
     samples: int
     content: str
     kind: ClassVar[str] = "describe-first"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
     tools: ClassVar[tuple[str, ...]] = ()
 
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         del inputs
-        found = call_for_samples(ctx.load(self.source), self.source)
-        checked = checked_samples(found, self.specs, self.stateful, self.source, ctx.check)
-        _write(describe(labelled(checked), limit=self.samples), out_dir)
+        samples = call_for_samples(ctx.load(self.source), self.source)
+        checked = checked_samples(samples, self.specs, self.stateful, self.source, ctx.check)
+        found = describe(labelled(checked), limit=self.samples)
+        if found.identity != self.content:
+            raise unsteady(self.source)
+        write_described(found, out_dir)
 
 
 def labelled(
@@ -128,7 +132,8 @@ def labelled(
     return ((arrays, sample.group, sample.slice) for sample, arrays in samples)
 
 
-def _write(found: Described, out_dir: Path) -> None:
+def write_described(found: Described, out_dir: Path) -> None:
+    """Write what ``read_described`` reads."""
     facts = {
         "samples": found.samples,
         "frames": found.frames,
@@ -144,7 +149,7 @@ def _write(found: Described, out_dir: Path) -> None:
 
 
 def read_described(folder: Path) -> Described:
-    """Read what a step wrote."""
+    """Read what ``write_described`` wrote."""
     facts = json.loads((folder / "described.json").read_bytes())
     rows = np.load(folder / "inputs.npy", allow_pickle=False)
     return Described(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebuild.core.artifact import BATCH_AXIS, Contract, TensorSpec
 from edgebuild.core.steps import RunsOn, Step, StepContext
-from edgebuild.errors import ModelError
+from edgebuild.errors import DataError, EdgebuildError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,7 +50,6 @@ class MaterialiseData(Step):
     def run(self, inputs: Mapping[str, Path], out_dir: Path, ctx: StepContext) -> None:
         """See ``Step``."""
         from edgebuild.catalogue.samples import NpzSamples
-        from edgebuild.errors import DataError
         from edgebuild.models.dataset import write_dataset
         from edgebuild.models.digests import SamplesDigest
 
@@ -69,16 +68,11 @@ class MaterialiseData(Step):
                 digest=digest,
             )
         if self.content and digest.value != self.content:
-            raise DataError(
-                f"{self.source} yields other samples at each call: two readings in a row differ.",
-                hint="Fix its seed and its order; augmented training data come from [training].loader.",
-            )
+            raise unsteady(self.source)
 
 
 def call_for_samples(call: Callable[[], Iterable[Sample]], source: str) -> Iterable[Sample]:
     """Return what a data callable returns; raises ``DataError`` naming it where it fails."""
-    from edgebuild.errors import DataError, EdgebuildError
-
     try:
         return call()
     except EdgebuildError:
@@ -88,6 +82,14 @@ def call_for_samples(call: Callable[[], Iterable[Sample]], source: str) -> Itera
             f"{source} failed: {type(error).__name__}: {error}",
             hint="Run the callable directly to see where it fails.",
         ) from error
+
+
+def unsteady(source: str) -> DataError:
+    """Return the error that says that a data callable's samples change between two readings."""
+    return DataError(
+        f"{source} yields other samples at each call: two readings in a row differ.",
+        hint="Fix its seed and its order; augmented training data come from [training].loader.",
+    )
 
 
 class ExportTorch(Step):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 
 from edgebuild.building.context import BuildContext, Options, store_of
-from edgebuild.building.data import STEADY_SAMPLES, describe_first, materialise, model_digest
+from edgebuild.building.data import STEADY_SAMPLES, describe_first, materialise, model_digest, sample_specs
 from edgebuild.building.early import PEEK_SAMPLES, _described, _samples, described
 from edgebuild.catalogue.callables import project_code
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.budget import Budget
 from edgebuild.core.steps import NoProgress, never_stop
-from edgebuild.errors import DataError
+from edgebuild.errors import DataError, StoreError
 from edgebuild.execution.executor import Executor
-from edgebuild.models.digests import sample_digest
+from edgebuild.execution.layout import open_layout
+from edgebuild.models.dataset import Dataset
+from edgebuild.models.described import DescribeFirst, describe, labelled, read_described
+from edgebuild.models.digests import SamplesDigest, sample_digest
+from edgebuild.models.growing import GrowingFile
 from tests.cli.example import write_project
 from tests.mutants import COUNTS, flipped
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from edgebuild.execution.layout import Layout
     from edgebuild.models.described import Described
 
 SPLITS = 'calibration = "data:calibration"\nvalidation = "data:validation"\ntest = "data:test"'
@@ -200,6 +208,32 @@ def test_the_first_samples_of_a_split_are_looked_at_once_under_a_declared_versio
     assert look(PEEK_SAMPLES)[:2] == (again[0], 0)
 
 
+def test_what_there_was_no_time_to_look_at_is_looked_at_later(project: Path) -> None:
+    versioned(project, "1")
+
+    def look(count: int, *, late: bool) -> tuple[int, bool]:
+        with opened(project) as context:
+            first = replace(describe(labelled(_samples(context.project, "test")), limit=count), whole=not late)
+            found = describe_first(context, "test", PEEK_SAMPLES, lambda: first)
+            return found.samples, found.whole
+
+    assert (look(3, late=True), look(2, late=True)) == ((3, False), (2, False))
+    assert look(200, late=False) == look(3, late=True)
+
+
+def test_first_samples_that_are_described_again_have_to_be_the_same(project: Path) -> None:
+    versioned(project, "1")
+    with opened(project) as context:
+        specs, content = sample_specs(context.project), _described(_samples(context.project, "test")).identity
+        step = DescribeFirst(source="data:test", specs=specs, stateful=False, samples=PEEK_SAMPLES, content=content)
+        assert read_described(context.run(step, {}, label="describe").path).identity == content
+    change(project, one_label)
+    for path in (project / ".edgebuild" / "store" / "entries").iterdir():
+        path.unlink()
+    with opened(project) as context, pytest.raises(DataError, match="yields other samples"):
+        context.run(step, {}, label="describe")
+
+
 def test_another_version_other_code_or_a_lost_result_is_read(project: Path) -> None:
     versioned(project, "1")
     first = read(project)
@@ -256,6 +290,61 @@ def test_a_first_build_reads_all_samples_once_and_only_the_first_ones_again(
     assert len((project / "read").read_text()) == count + STEADY_SAMPLES
     assert read(project) == (True, *first[1:])
     assert len((project / "read").read_text()) == 2 * count + STEADY_SAMPLES
+
+
+def test_a_first_build_stores_what_it_digested_and_a_later_one_notices_samples_that_change(project: Path) -> None:
+    with (project / "data.py").open("a") as file:
+        file.write(
+            "\nimport itertools\nCALLS = itertools.count()\n"
+            f"def test():\n    call = next(CALLS)\n    for n in range({STEADY_SAMPLES} + 8):\n"
+            f"        value = n if n < {STEADY_SAMPLES} else 100 * call + n\n"
+            "        yield Sample(inputs={'image': np.full((1, 8, 8), value, np.float32)}, target=0)\n"
+        )
+    with opened(project) as context:
+        found, held = materialise(context, "test"), SamplesDigest()
+        for arrays, group, slice_ in Dataset.open(found.path):
+            held.add(arrays, group, slice_)
+        parts = found.entry.meta["parts"]
+        assert parts["parameters"]["content"] == held.value
+        context.data.clear()
+        with pytest.raises(DataError, match="yields other samples at each call"):
+            materialise(context, "test")
+
+
+def test_a_callable_that_no_longer_returns_samples_is_no_bug(project: Path) -> None:
+    with (project / "data.py").open("a") as file:
+        file.write(
+            "\nimport itertools\nCALLS, FIRST = itertools.count(), test\n"
+            "def test():\n    return FIRST() if next(CALLS) < 2 else 3\n"
+        )
+    read(project)
+    with pytest.raises(DataError, match="returned a int, which holds no samples"):
+        read(project)
+
+
+def test_a_read_only_store_gives_a_first_build_what_it_has(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read(project)
+    shutil.rmtree(project / ".edgebuild" / "store" / "labels")
+    (project / ".edgebuild" / "store" / "labels").mkdir()
+    really = open_layout
+
+    def read_only(root: Path) -> Layout:
+        return replace(really(root), writable=False)
+
+    monkeypatch.setattr("edgebuild.execution.store.open_layout", read_only)
+    assert read(project) == (True, *first[1:])
+    change(project, one_label)
+    with pytest.raises(StoreError, match="is read-only: running read the test data isn't possible"):
+        read(project)
+
+
+def test_a_disk_that_is_full_at_a_first_reading_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(GrowingFile, "append", full)
+    with pytest.raises(StoreError, match="is full: read the test data failed"):
+        read(project)
 
 
 def test_a_digest_tells_apart_what_differs_and_nothing_else() -> None:
