@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from edgebuild import __version__
-from edgebuild.cli.output import harmless
+from edgebuild.cli.output import harmless, say
 from edgebuild.errors import EdgebuildError, EnvironmentGap
 
 if TYPE_CHECKING:
@@ -160,9 +160,9 @@ def _say_builds(project: Path) -> None:
         try:
             record = load_record(folder)
         except EdgebuildError as error:
-            print(f"{folder.name}: {error.message}")
+            say(f"{folder.name}: {error.message}")
         else:
-            print(f"{record.build_id}  {record.target}  {record.outcome}")
+            say(f"{record.build_id}  {record.target}  {record.outcome}")
 
 
 def _say_summary(project: Path, build: str) -> None:
@@ -178,7 +178,7 @@ def _say_record(project: Path, build: str) -> None:
     from edgebuild.building.record import find_build, load_record
     from edgebuild.cli.building import home_of
 
-    print(load_record(find_build(home_of(project), build or None)).to_json())
+    say(load_record(find_build(home_of(project), build or None)).to_json())
 
 
 def _say_plan(project: Path, target: str) -> None:
@@ -201,7 +201,7 @@ def _bench(project: Path, model: str, against: str, target: str, *, quick: bool)
     with asked(None) as farm:
         sent = [send_model(farm, _inside(project, each)) for each in (model, against) if each]
         given = BenchArguments(model=sent[0], against=sent[1] if against else None, quick=quick)
-        print(submit(farm, given, target=target, device=None, attended=False).id)
+        say(submit(farm, given, target=target, device=None, attended=False).id)
 
 
 def _inside(project: Path, name: str) -> Path:
