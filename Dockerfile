@@ -1,5 +1,5 @@
-# edgebuild with ONNX Runtime and OpenVINO, for ONNX models on x86-64 and Arm. docs/docker.md says how to build, use
-# and extend it. PyTorch is left out: its default Linux wheels bring several gigabytes of CUDA.
+# edgebuild with ONNX Runtime and OpenVINO, for ONNX models on x86-64 and Arm, and with --target farm the server of a
+# farm. docs/docker.md says how to build, use and extend them. PyTorch is left out: its default Linux wheels bring several gigabytes of CUDA.
 
 FROM debian:bookworm-slim AS build
 
@@ -13,7 +13,7 @@ ENV PIP_CONSTRAINT=/source/constraints.txt \
     PIP_NO_CACHE_DIR=1
 
 # What edgebuild is installed with; docs/docker.md says how to add PyTorch.
-ARG EXTRAS=onnxruntime,openvino
+ARG EXTRAS=onnxruntime,openvino,farm,postgresql
 
 WORKDIR /source
 COPY . .
@@ -26,7 +26,7 @@ RUN python3 -m venv /pip \
  && /pip/bin/pip --python /opt/edgebuild/bin/python uninstall -y openvino-telemetry
 
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim AS runtime
 
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 \
@@ -43,5 +43,29 @@ ENV PATH=/opt/edgebuild/bin:$PATH \
 
 USER edgebuild
 WORKDIR /work
+
+
+FROM runtime AS farm
+
+ENV EDGEBUILD_FARM_HOME=/farm
+
+USER root
+RUN install -d -m 0700 -o edgebuild -g edgebuild /farm
+USER edgebuild
+
+VOLUME /farm
+EXPOSE 8443
+HEALTHCHECK --interval=1m --timeout=10s --start-period=30s CMD ["python", "-c", "import http.client, ssl, sys; \
+trusted = ssl.create_default_context(cafile='/farm/ca.pem'); \
+farm = http.client.HTTPSConnection('127.0.0.1', 8443, timeout=5, context=trusted); \
+farm.request('GET', '/healthz'); \
+sys.exit(farm.getresponse().status != 200)"]
+ENTRYPOINT ["edgebuild", "farm"]
+CMD ["serve", "--listen", "0.0.0.0:8443"]
+
+
+# The last one is what is built unless --target says otherwise.
+FROM runtime
+
 ENTRYPOINT ["edgebuild"]
 CMD ["--help"]

@@ -116,15 +116,20 @@ def load_home() -> Home:
 def make_home(*, database: str, names: Sequence[str], prepare: Callable[[Home], None]) -> Home:
     """Make the farm's folder, whole or not at all, and return it; ``prepare`` fills its database.
 
-    Raises ``UsageError`` where one is already.
+    An empty folder that is there stays the same one: a volume of a container can't be replaced.
+    Raises ``UsageError`` where a farm is already, or the folder is another user's.
     """
     folder = home_path()
     given = {"names": list(names)} | ({"database": database} if database else {})
     settings = validate(Settings, given, "edgebuild farm init")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"There is something in {folder} already.", hint=f"Set {FOLDER} to another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    there = folder.exists()
+    if there:
+        _keep_to_oneself(folder)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder if there else folder.parent, prefix=f".{folder.name}-"))
     try:
         authority.make_authority(scratch)
         (scratch / "blobs").mkdir()
@@ -132,11 +137,39 @@ def make_home(*, database: str, names: Sequence[str], prepare: Callable[[Home], 
         text = "# A farm of edgebuild's. `database` may hold a password.\n" + "".join(lines)
         authority.write_private(scratch / SETTINGS, text.encode())
         prepare(Home(folder=scratch, settings=settings))
-        scratch.replace(folder)
+        if there:
+            _move_out(scratch)
+        else:
+            scratch.replace(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return Home(folder=folder, settings=settings)
+
+
+def _keep_to_oneself(folder: Path) -> None:
+    try:
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} can't be kept from others: {error.strerror or error}.",
+            hint=f"Make it this user's, or set {FOLDER} to a new folder in one that this user may write.",
+        ) from error
+
+
+def _move_out(scratch: Path) -> None:
+    """Move what a folder holds into the one around it, its settings last: without them there is no farm."""
+    moved = []
+    try:
+        for each in sorted(scratch.iterdir(), key=lambda each: each.name == SETTINGS):
+            target = scratch.parent / each.name
+            each.replace(target)
+            moved.append(target)
+    except BaseException:
+        for each in moved:
+            each.replace(scratch / each.name)
+        raise
+    scratch.rmdir()
 
 
 def parse_listen(text: str) -> tuple[str, int]:

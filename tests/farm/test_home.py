@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,8 +21,6 @@ from edgebuild.farm.values import Shelved
 from tests.farm.serving import over_tls
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgebuild.farm.database import Database
 
 #: Only tests name it: it stands in the server's certificate and leads nowhere else.
@@ -68,6 +67,54 @@ def test_a_farm_is_made_once_and_whole_or_not_at_all(folder: Path) -> None:
     with pytest.raises(UsageError, match="already"):
         make()
     assert (folder / authority.AUTHORITY_KEY).read_bytes() == kept
+
+
+def test_an_empty_folder_that_is_there_becomes_the_farm(folder: Path) -> None:
+    """As a volume of a container, which can't be replaced: its parent belongs to somebody else."""
+    folder.mkdir(mode=0o755)
+    same = folder.stat().st_ino
+
+    def fail(made: home.Home) -> None:
+        raise StoreError("the database is away")
+
+    with pytest.raises(StoreError, match="away"):
+        home.make_home(database="", names=NAMES, prepare=fail)
+    assert list(folder.iterdir()) == []
+    make()
+    assert folder.stat().st_ino == same
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {each.name for each in folder.iterdir()} == {
+        authority.AUTHORITY, authority.AUTHORITY_KEY, home.SETTINGS, "blobs",
+    }  # fmt: skip
+    assert home.load_home().settings.names == NAMES
+    with pytest.raises(UsageError, match="already"):
+        make()
+
+
+def test_what_cant_be_moved_into_a_folder_leaves_it_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == home.SETTINGS:
+            raise OSError("the disk is gone")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="gone"):
+        make()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    folder.mkdir()
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(UsageError, match="not permitted") as raised:
+        make()
+    assert home.FOLDER in raised.value.hint
 
 
 def test_what_the_settings_say_is_checked(folder: Path) -> None:
