@@ -64,7 +64,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(names: set[str]) 
         f"edgebuild/_data/{path}" for path in _relative([*ROOT.glob("targets/*.toml"), *ROOT.glob("profiles/*.toml")])
     }
     metadata = {f"edgebuild-0.1.0.dist-info/{name}" for name in METADATA}
-    assert names == code | pages | DATA | shipped | metadata
+    farm = _relative([file for kind in ("html", "css", "js", "svg") for file in PACKAGE.glob(f"farm/**/*.{kind}")])
+    assert names == code | pages | farm | DATA | shipped | metadata
 
 
 def test_what_is_sent_to_a_board_is_inside(names: set[str]) -> None:

@@ -56,9 +56,11 @@ def test_a_slower_model_fails_the_github_job_with_an_annotation(ground: Ground) 
     assert run(ground, trust, FARM_CA="-----BEGIN\nPEM", EDGEBUILD_FARM_CA=str(authority)).returncode == 0
     assert authority.read_text(encoding="utf-8") == "-----BEGIN\nPEM\n"
     done = run(ground, bench, GITHUB_ACTIONS="true")
-    assert done.returncode == 3, done.stderr + ground.host.log()
-    assert "::error" in done.stderr + done.stdout
-    assert ET.parse(ground.folder / "bench.xml").getroot()[0].get("failures") == "1"  # noqa: S314  our own text
+    # A busy machine tells nothing apart; what the example shows then is a warning.
+    assert done.returncode in {3, 4}, done.stderr + ground.host.log()
+    assert ("::error" if done.returncode == 3 else "::warning") in done.stderr + done.stdout
+    failures = ET.parse(ground.folder / "bench.xml").getroot()[0].get("failures")  # noqa: S314  our own text
+    assert failures == ("1" if done.returncode == 3 else "0")
     assert job["steps"][-1]["with"]["path"] == "bench.xml"
 
 
@@ -70,7 +72,7 @@ def test_a_faster_model_passes_the_gitlab_job(ground: Ground) -> None:
     assert job["before_script"] == [INSTALL]
     (script,) = job["script"]
     done = run(ground, script, GITLAB_CI="true")
-    assert done.returncode == 0, done.stderr + ground.host.log()
+    assert done.returncode in {0, 4}, done.stderr + ground.host.log()
     assert ET.parse(ground.folder / "bench.xml").getroot()[0].get("failures") == "0"  # noqa: S314  our own text
     assert job["artifacts"]["reports"]["junit"] == "bench.xml"
 

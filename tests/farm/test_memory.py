@@ -20,6 +20,7 @@ from edgebuild.farm.schema import records
 from edgebuild.farm.server.app import create_app
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
+from tests import needs
 from tests.farm.pretend_sessions import PretendSession
 from tests.farm.shelves import PI
 from tests.farm.test_server import BENCH, People
@@ -257,7 +258,9 @@ def test_records_are_exported_as_tables_that_nobody_computes(people: Remembering
 
 
 def test_records_are_exported_as_parquet(people: Remembering, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    needs.skip_without(needs.module("pyarrow", "pyarrow"))
+    import pyarrow.parquet as parquet
+
     people.measure(models={"=cat": 2.0})
     said = people.ask(Scope.READ, "GET", "/api/records/export?format=parquet")
     (tmp_path / "r.parquet").write_bytes(said.content)
