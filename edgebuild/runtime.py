@@ -101,7 +101,7 @@ def load(release: str | Path, *, target: str | None = None, native_libraries: bo
     scratch = tempfile.TemporaryDirectory(prefix="edgebuild-runtime-")
     try:
         described, artifact = _placed(folder, Path(scratch.name), target)
-        _require_fit(described)
+        _require_fit(described, Path(scratch.name))
         opened = Opened({"artifact": str(artifact), "settings": None, "native_libraries": native_libraries})
         return Model(described, opened, scratch)
     except Problem as error:
@@ -141,9 +141,9 @@ def _described(folder: Path) -> TargetRelease:
         ) from error
 
 
-def _require_fit(release: TargetRelease) -> None:
+def _require_fit(release: TargetRelease, root: Path) -> None:
     _bring_backend(release.requires.runtime)
-    facts = json.loads(json.dumps(probe({"backends": [release.requires.runtime]})))
+    facts = json.loads(json.dumps(probe({"backends": [release.requires.runtime], "root": str(root)})))
     different = misfits(release.requires.model_dump(mode="json"), facts)
     if different:
         raise ReleaseError(

@@ -1,7 +1,8 @@
 """Boards for tests: network namespaces with an address, a real sshd and a small disk of their own each.
 
 They share this machine's kernel, cores and file system, but not its network: a link can be cut, slowed or delayed. What
-a killed run left behind is removed by the next one: every name holds the number of the process that made it.
+a killed run left behind is removed by the next one: every name holds the number of the process that made it. One
+process may have two rigs at a time, each with a letter and a network of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 PREFIX = "ebt"
 SSHD = needs.where("sshd") or "sshd"
 DISK_BYTES = 96 << 20
+#: The rigs that a process may have at a time: a letter in every name, and where its networks begin.
+NETWORKS = {"r": 128, "s": 28}
+_in_use: set[str] = set()
 #: SHLVL: bash reads no ~/.bashrc of whoever runs the tests, whose programs a killed session would leave half done.
 CONFIG = """
 Port 22
@@ -95,6 +99,7 @@ def public_key(path: Path) -> str:
 class Board:
     """One board. ``python`` is its interpreter, ``root`` a small disk of its own."""
 
+    rig: str
     number: int
     address: str
     folder: Path
@@ -105,12 +110,12 @@ class Board:
 
     @property
     def namespace(self) -> str:
-        return f"{PREFIX}-{os.getpid()}-{self.number}"
+        return f"{PREFIX}-{self.rig}-{self.number}"
 
     @property
     def link(self) -> str:
         """The host's end of its cable."""
-        return f"{PREFIX}{os.getpid()}h{self.number}"
+        return f"{PREFIX}{self.rig}h{self.number}"
 
     @property
     def root(self) -> Path:
@@ -250,8 +255,10 @@ class Board:
 def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
     """Yield boards on one switch; the last has Python 3.8. Nothing is left at the end."""
     remove_stale()
-    me = os.getpid()
-    net = f"10.{128 + (me >> 8) % 100}.{me % 256}"
+    letter = next(each for each in NETWORKS if each not in _in_use)
+    _in_use.add(letter)
+    pid = os.getpid()
+    me, net = f"{pid}{letter}", f"10.{NETWORKS[letter] + (pid >> 8) % 100}.{pid % 256}"
     made: list[Board] = []
     bridge = f"{PREFIX}{me}"
     try:
@@ -263,7 +270,7 @@ def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
         for number in range(count):
             place = folder / f"board-{number}"
             place.mkdir()
-            board = Board(number=number, address=f"{net}.{number + 10}", folder=place)
+            board = Board(rig=me, number=number, address=f"{net}.{number + 10}", folder=place)
             made.append(board)
             _wire(board, bridge, folder)
             board.start()
@@ -275,6 +282,7 @@ def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
             for device in board.devices:
                 device.close()
         _remove(me)
+        _in_use.discard(letter)
         for board in made:
             if board.sshd is not None:
                 board.sshd.wait()
@@ -282,7 +290,7 @@ def rig(folder: Path, count: int = 3) -> Iterator[list[Board]]:
 
 def _wire(board: Board, bridge: str, folder: Path) -> None:
     """Cable, address, keys and disk."""
-    inner = f"{PREFIX}{os.getpid()}b{board.number}"
+    inner = f"{PREFIX}{board.rig}b{board.number}"
     command("ip", "netns", "add", board.namespace)
     command("ip", "link", "add", board.link, "type", "veth", "peer", "name", inner, "netns", board.namespace)
     command("ip", "link", "set", board.link, "master", bridge, "up")
@@ -295,19 +303,19 @@ def _wire(board: Board, bridge: str, folder: Path) -> None:
         shutil.copy(folder / name, board.folder / name)
     board.root.mkdir()
     options = f"size={DISK_BYTES},mode=755"
-    command("mount", "-t", "tmpfs", "-o", options, f"{PREFIX}-{os.getpid()}", str(board.root))
+    command("mount", "-t", "tmpfs", "-o", options, f"{PREFIX}-{board.rig}", str(board.root))
 
 
 def remove_stale() -> None:
     """Remove what rigs left whose process is gone."""
     names = command("ip", "netns", "list") + command("ip", "-o", "link", "show", "type", "bridge")
-    for number in {int(n) for n in re.findall(rf"\b{PREFIX}-?(\d+)\b", names)}:
-        if not Path(f"/proc/{number}").exists():
-            _remove(number)
+    for pid, letter in set(re.findall(rf"\b{PREFIX}-?(\d+)([{''.join(NETWORKS)}])\b", names)):
+        if not Path(f"/proc/{pid}").exists():
+            _remove(f"{pid}{letter}")
 
 
-def _remove(owner: int) -> None:
-    """Remove every namespace, cable, switch and disk of one process's rig."""
+def _remove(owner: str) -> None:
+    """Remove every namespace, cable, switch and disk of one rig."""
     for name in re.findall(rf"^{PREFIX}-{owner}-\S+", command("ip", "netns", "list"), re.MULTILINE):
         for pid in command("ip", "netns", "pids", name).split():
             with contextlib.suppress(ProcessLookupError):

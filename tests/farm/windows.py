@@ -114,7 +114,8 @@ class Window:
         """Press Tab until an element has the focus."""
         for _ in range(200):
             self.press("Tab")
-            if self.ask(f"document.activeElement.matches({json.dumps(selector)})"):
+            # A document that is being opened has no element yet that could have the focus.
+            if self.ask(f"document.activeElement?.matches({json.dumps(selector)})"):
                 return
         raise AssertionError(f"Tab never reaches {selector}")
 

@@ -41,7 +41,7 @@ def probe(request: Fields) -> Fields:
     ``light`` leaves out the runtimes: to import them takes seconds, and warms what is about to be measured.
     """
     backends = () if request.get("light") else request["backends"]
-    facts = dict(describe(Machine()), disk_free_bytes=known(_free_bytes(request.get("root", "/"))), clock_s=time.time())
+    facts = dict(describe(Machine()), disk_free_bytes=known(_free_bytes(request["root"])), clock_s=time.time())
     facts["runtime"] = {name: known(_version(name)) for name in backends}
     for name in backends:
         facts.update(_own_facts(name))
