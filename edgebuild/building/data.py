@@ -20,10 +20,8 @@ from edgebuild.measuring.session_folder import write_atomic
 from edgebuild.models.steps import MaterialiseData, call_for_samples, unsteady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from edgebuild.building.context import BuildContext
     from edgebuild.catalogue.project import Project
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
 #: In data.json, beside the splits.
 MODEL = "model"
-#: So many samples are asked for twice when a project is built for the first time: whether they are the same then.
+#: In a time box so many samples are asked for twice, to see whether they are the same; else all are.
 STEADY_SAMPLES = 32
 
 
@@ -180,19 +178,15 @@ def _digest(context: BuildContext, split: Split, source: str, most: int | None =
 
 
 def _written(context: BuildContext, split: Split, source: str, folder: Path) -> str:
-    """Write all samples into a folder, and return their digest; raises ``DataError`` where the first ones change."""
+    """Write all samples into a folder, and return their digest.
+
+    They are asked for twice, in a time box only the first ones; raises ``DataError`` where they differ.
+    """
     from edgebuild.models.dataset import write_dataset
     from edgebuild.models.digests import SamplesDigest
 
-    class Begun(SamplesDigest):
-        begun = ""
-
-        def add(self, frames: Mapping[str, NDArray[Any]], group: str | None, slice_: str | None) -> None:
-            super().add(frames, group, slice_)
-            if self.count <= STEADY_SAMPLES:
-                self.begun = self.value
-
-    project, digest = context.project, Begun()
+    first = None if context.options.time_s is None else STEADY_SAMPLES
+    project, digest = context.project, SamplesDigest(first)
     with context.progress.task(f"Reading {source}") as task:
         write_dataset(
             call_for_samples(_Samples(project, split), source),
@@ -204,7 +198,7 @@ def _written(context: BuildContext, split: Split, source: str, folder: Path) -> 
             check=context.check,
             digest=digest,
         )
-    if _digest(context, split, source, STEADY_SAMPLES) != digest.begun:
+    if _digest(context, split, source, first) != digest.begun:
         raise unsteady(source)
     return digest.value
 

@@ -140,7 +140,8 @@ def _look(project: Project, split: Split, found: Peeked) -> None:
 
 def _first_target(sample: Sample, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
     """Return the target of a sample's first frame as metrics get it; None without one."""
-    from edgebuild.models.dataset import is_structure, structures
+    from edgebuild.models.checked_samples import is_structure
+    from edgebuild.models.dataset import structures
 
     target = arrays.get("target")
     if target is None:
@@ -178,7 +179,7 @@ def _described(samples: Iterable[Read]) -> Described:
 
 
 def _samples(project: Project, split: Split) -> Iterator[Read]:
-    from edgebuild.models.dataset import checked_samples
+    from edgebuild.models.checked_samples import checked_samples
     from edgebuild.models.steps import call_for_samples
 
     source, call = getattr(project.data, split), open_split(project, split)

@@ -23,7 +23,7 @@ from edgebuild.farm.values import Message
 from edgebuild.measuring import statistics
 from edgebuild.measuring.protocols import Protocol
 from edgebuild.measuring.samples import burst_medians, require_samples, samples_reader
-from edgebuild.measuring.session import ANCHOR, compare_launches
+from edgebuild.measuring.session import ANCHOR
 from edgebuild.measuring.session_folder import SessionFolder
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class Opened:
 
     def compare(self, candidate: str, baseline: str) -> Comparison | None:
         """Compare two artifacts that took turns; None without two pairs of launches that count."""
-        return compare_launches(self.launches.get(candidate, ()), self.launches.get(baseline, ()), self.protocol)
+        return statistics.compare_launches(
+            self.launches.get(candidate, ()), self.launches.get(baseline, ()), self.protocol
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -394,13 +394,6 @@ def compare_arms(result: SessionResult, candidate: str, baseline: str) -> Compar
 
     A protocol that may take further looks is judged as so many, whether it took them or not.
     """
-    return compare_launches(
+    return statistics.compare_launches(
         result.measurements[candidate].launches, result.measurements[baseline].launches, result.protocol
     )
-
-
-def compare_launches(candidate: Sequence[Launch], baseline: Sequence[Launch], protocol: Protocol) -> Comparison | None:
-    """Compare the launches of two arms of one session (see ``compare_arms``)."""
-    looks = protocol.looks
-    look = 1 + sum(min(len(candidate), len(baseline)) > count for count in looks[:-1])
-    return statistics.compare(statistics.paired_medians(candidate, baseline), look=look, looks=len(looks))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgebuild.measuring.protocols import Protocol
+
 #: The percentiles of a summary.
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 #: An effect must be larger than this to be called better or worse.
@@ -182,6 +184,13 @@ def _outliers(samples: NDArray[Any]) -> int:
     low, high = np.percentile(samples, [25, 75])
     fence = _OUTLIER_IQRS * (high - low)
     return int(np.count_nonzero((samples < low - fence) | (samples > high + fence)))
+
+
+def compare_launches(candidate: Sequence[Launch], baseline: Sequence[Launch], protocol: Protocol) -> Comparison | None:
+    """Compare the launches of two arms of one session; a protocol is judged as having the looks that it may take."""
+    looks = protocol.looks
+    look = 1 + sum(min(len(candidate), len(baseline)) > count for count in looks[:-1])
+    return compare(paired_medians(candidate, baseline), look=look, looks=len(looks))
 
 
 def paired_medians(candidate: Sequence[Launch], baseline: Sequence[Launch]) -> tuple[tuple[float, float], ...]:

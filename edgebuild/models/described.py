@@ -10,7 +10,8 @@ import numpy as np
 
 from edgebuild.core.artifact import TensorSpec
 from edgebuild.core.steps import RunsOn, Step, StepContext
-from edgebuild.models.dataset import Dataset, checked_samples
+from edgebuild.models.checked_samples import checked_samples
+from edgebuild.models.dataset import Dataset
 from edgebuild.models.digests import sample_digest, samples_digest
 from edgebuild.models.steps import call_for_samples, unsteady
 

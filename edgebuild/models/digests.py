@@ -18,21 +18,33 @@ _HELD_BY_TORCH = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class SamplesDigest:
-    """The digest of samples in their order. Every array's dtype, shape and bytes count, and group and slice."""
+    """The digest of samples in their order. Every array's dtype, shape and bytes count, and group and slice.
 
-    def __init__(self) -> None:
+    ``begun`` is that of the ``first`` ones alone, by default of all.
+    """
+
+    def __init__(self, first: int | None = None) -> None:
         self._all = hashlib.sha256()
+        self._first = first
+        self._begun = ""
         self.count = 0
 
     def add(self, frames: Mapping[str, NDArray[Any]], group: str | None, slice_: str | None) -> None:
         """Take in one sample; its arrays have frames on axis 0, the target among them."""
         self._all.update(sample_digest(frames, group, slice_))
         self.count += 1
+        if self.count == self._first:
+            self._begun = self.value
 
     @property
     def value(self) -> str:
         """The digest of what was taken in so far."""
         return f"{self.count}-{self._all.hexdigest()}"
+
+    @property
+    def begun(self) -> str:
+        """The digest of the first samples that were taken in."""
+        return self._begun or self.value
 
 
 def sample_digest(frames: Mapping[str, NDArray[Any]], group: str | None = None, slice_: str | None = None) -> bytes:

@@ -46,13 +46,13 @@ def project(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(folder: Path, *, reread: bool = False) -> Iterator[BuildContext]:
+def opened(folder: Path, *, reread: bool = False, time_s: float | None = None) -> Iterator[BuildContext]:
     """A context without a device: reading data asks for none."""
     project, code = load_project(folder), project_code(folder)
     with store_of(project) as store:
         yield BuildContext(
             project=project,
-            options=Options(reread=reread),
+            options=Options(reread=reread, time_s=time_s),
             home=folder / ".edgebuild",
             executor=Executor(
                 store=store,
@@ -71,9 +71,9 @@ def opened(folder: Path, *, reread: bool = False) -> Iterator[BuildContext]:
         )
 
 
-def read(project: Path, *, reread: bool = False) -> tuple[bool, str, str, list[str]]:
+def read(project: Path, *, reread: bool = False, time_s: float | None = None) -> tuple[bool, str, str, list[str]]:
     """Read the test data; return whether they were reused, their digest, the set's in any order, and what was said."""
-    with opened(project, reread=reread) as context:
+    with opened(project, reread=reread, time_s=time_s) as context:
         found = materialise(context, "test")
         assert materialise(context, "test").entry == found.entry
         return (
@@ -275,8 +275,9 @@ def test_a_callable_that_yields_other_samples_at_each_call_is_refused(project: P
     assert "[training].loader" in caught.value.hint
 
 
-def test_a_first_build_reads_all_samples_once_and_only_the_first_ones_again(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("time_s", "again"), [(None, STEADY_SAMPLES + 20), (60.0, STEADY_SAMPLES)])
+def test_a_first_build_asks_for_all_samples_again_and_in_a_time_box_for_the_first_ones(
+    project: Path, monkeypatch: pytest.MonkeyPatch, time_s: float | None, again: int
 ) -> None:
     monkeypatch.chdir(project)
     count = STEADY_SAMPLES + 20
@@ -286,13 +287,13 @@ def test_a_first_build_reads_all_samples_once_and_only_the_first_ones_again(
             "        with open('read', 'a') as file:\n            file.write('x')\n"
             "        yield Sample(inputs={'image': np.full((1, 8, 8), n, np.float32)}, target=0)\n"
         )
-    first = read(project)
-    assert len((project / "read").read_text()) == count + STEADY_SAMPLES
+    first = read(project, time_s=time_s)
+    assert len((project / "read").read_text()) == count + again
     assert read(project) == (True, *first[1:])
-    assert len((project / "read").read_text()) == 2 * count + STEADY_SAMPLES
+    assert len((project / "read").read_text()) == 2 * count + again
 
 
-def test_a_first_build_stores_what_it_digested_and_a_later_one_notices_samples_that_change(project: Path) -> None:
+def test_samples_that_change_late_are_refused_and_in_a_time_box_stored_as_they_were_digested(project: Path) -> None:
     with (project / "data.py").open("a") as file:
         file.write(
             "\nimport itertools\nCALLS = itertools.count()\n"
@@ -300,7 +301,9 @@ def test_a_first_build_stores_what_it_digested_and_a_later_one_notices_samples_t
             f"        value = n if n < {STEADY_SAMPLES} else 100 * call + n\n"
             "        yield Sample(inputs={'image': np.full((1, 8, 8), value, np.float32)}, target=0)\n"
         )
-    with opened(project) as context:
+    with pytest.raises(DataError, match="yields other samples at each call"):
+        read(project)
+    with opened(project, time_s=60.0) as context:
         found, held = materialise(context, "test"), SamplesDigest()
         for arrays, group, slice_ in Dataset.open(found.path):
             held.add(arrays, group, slice_)

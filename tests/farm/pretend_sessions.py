@@ -16,8 +16,9 @@ from edgebuild.farm.results import BenchResult, MeasuredArm
 from edgebuild.measuring import statistics
 from edgebuild.measuring.protocols import CERTIFY, Protocol
 from edgebuild.measuring.samples import burst_medians, samples_reader
-from edgebuild.measuring.session import ANCHOR, compare_launches
+from edgebuild.measuring.session import ANCHOR
 from edgebuild.measuring.session_folder import SessionFolder, write_atomic
+from edgebuild.measuring.statistics import compare_launches
 
 if TYPE_CHECKING:
     from pathlib import Path
