@@ -312,8 +312,9 @@ def test_a_user_who_speaks_nonsense_hears_so_and_the_next_one_is_served(shelf: S
             with contextlib.suppress(LinkLost):
                 while True:
                     answers.append(wire.read_from_host(link.receive(20.0)))
-            assert isinstance(answers[-1], wire.Failed)
-            assert answers[-1].call == 0
+            # What a call that was just begun came to may be said before it or after it.
+            failures = [answer.call for answer in answers if isinstance(answer, wire.Failed)]
+            assert failures.count(0) == 1
             link.close()
         with contextlib.closing(shelf.device(lease)) as device:
             assert device.root
