@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import TextContent
 
+from edgebuild.cli import agents
 from edgebuild.farm import tokens
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Database, sqlite_url
@@ -125,3 +127,37 @@ def test_changes_are_allowed_twice_by_the_option_and_by_the_token(tmp_path: Path
     assert "doesn't allow that" in text(cancel)
     assert outside.is_error
     assert "outside" in text(outside)
+
+
+def test_an_agent_plans_with_the_projects_code_as_it_is_now(project: Path) -> None:
+    code = project / "data.py"
+    _, before, wrong = talk(project, ("plan", {}), ("plan", {"target": "no-such"}), options=("--allow-changes",))
+    assert text(before).startswith("Plan for quick")
+    assert wrong.is_error
+    assert "no-such" in text(wrong)
+    code.write_text("print('a word of its own')\nraise RuntimeError('changed since')\n" + code.read_text())
+    _, after = talk(project, ("plan", {}), options=("--allow-changes",))
+    assert "changed since" in text(after)
+
+
+def test_what_is_too_long_is_asked_for_in_parts_and_a_log_ends_as_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "MOST_CHARACTERS", 100)
+    assert agents.printed(lambda: print("x" * 99)) == "x" * 99 + "\n"
+    with pytest.raises(ToolError, match="101 characters"):
+        agents.printed(lambda: print("x" * 100))
+    log = agents.printed(lambda: print("begins" + "x" * 100 + "ends"), tail=True)
+    assert "begins" not in log
+    assert log.endswith("ends\n")
+
+
+def test_what_the_system_refuses_is_an_answer(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=r"gone\.json: No such file"):
+        agents.printed(lambda: (tmp_path / "gone.json").read_bytes())
+
+
+def test_jobs_are_asked_for_in_a_state_that_there_is(tmp_path: Path, farm: dict[str, str]) -> None:
+    _, queued, wrong = talk(
+        tmp_path, ("farm_jobs", {"state": "queued"}), ("farm_jobs", {"state": "queued&x=1"}), **farm
+    )
+    assert json.loads(text(queued)) == []
+    assert wrong.is_error
