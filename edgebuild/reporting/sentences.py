@@ -139,7 +139,7 @@ def evidence(drop: Drop, record: BuildRecord) -> str:
     """Return on what the drop rests: interval level, sample count, split, and which opening of the sealed test set."""
     groups = f" in {drop.groups:,} groups" if drop.groups is not None else ""
     seal = f", {record.test_set.text}" if record.test_set and drop.split == "test" else ""
-    split = f"{EMULATED} {drop.split}" if record.emulated else drop.split
+    split = f"{mark(record)} {drop.split}".strip()
     return f"{formatting.percent(drop.level)} interval, n = {drop.samples:,} {split} samples{groups}{seal}"
 
 
@@ -162,8 +162,7 @@ def _sentence(record: BuildRecord) -> str:
     chosen = find(record, record.chosen)
     where = f"on {record.device}"
     if chosen is None or record.outcome != "ok":
-        looked = "Judged" if record.emulated else "Measured"
-        return f"{looked} {where}, budget {record.budget.text}: {record.summary.rstrip('.')}{_decided_by(record)}."
+        return f"Judged {where}, budget {record.budget.text}: {record.summary.rstrip('.')}{_decided_by(record)}."
     drop = drop_of(chosen)
     judged = "never judged for accuracy"
     if drop is not None:
@@ -203,10 +202,8 @@ def decoding_text(candidate: CandidateRecord) -> str:
 
 def emulation_lines(record: BuildRecord) -> tuple[str, ...]:
     """Return what an emulated device showed of each candidate in addition to its accuracy, numbered as every table."""
-    if not record.emulated:
-        return ()
     lines = [f"{i:>2} {emulation_text(c)}" for i, c in enumerate(ordered(record), 1) if c.measured.emulation]
-    return ("Emulated: no time was taken. An instruction count is no time either.", *lines)
+    return ("Emulated: no time was taken. An instruction count is no time either.", *lines) if lines else ()
 
 
 def emulation_text(candidate: CandidateRecord) -> str:

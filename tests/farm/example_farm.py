@@ -179,7 +179,7 @@ def _remember(db: Connection, now: float, chance: random.Random) -> None:
         base = (ANCHORS_MS[target] * 1.6) if model == MODELS[0] else 3.1
         for n in range(30, 0, -1):
             at = now - n * DAY_S - chance.random() * 4000
-            drift = 1.07 if device == "pi-3" and n < 4 else 1.0
+            drift = 1.07 if device == "pi-3" and n < 9 else 1.0
             point = base * drift * (0.86 if n < 14 and device == "pi-1" else 1.0) * math.exp(chance.gauss(0, 0.006))
             number += 1
             measured = Measured(latency=latency(point, certified=True), backend="onnxruntime")

@@ -218,6 +218,17 @@ def test_a_models_history_has_a_chart_for_each_device(example: tuple[Farm, Visit
     read(anybody, "/history/nobodys", 404)
 
 
+def test_a_models_history_tells_its_changes_from_the_boards(example: tuple[Farm, Visitor]) -> None:
+    _, anybody = example
+    page = anybody.get(f"/history/{MODEL}").text
+    pi_1, pi_3 = (page.split(f"Changes on {name}", 1)[1].split("</ol>", 1)[0] for name in ("pi-1", "pi-3"))
+    assert re.search(r"the model got faster by 1[34]\.\d%", pi_1)
+    assert "board" not in pi_1
+    assert re.search(r"the board drifted: its anchor got slower by [67]\.\d%", pi_3)
+    assert "Changes on nano-1" not in page
+    assert page.count('class="change"') == 2 * 2  # a wide and a narrow chart each
+
+
 def test_two_records_lie_side_by_side(example: tuple[Farm, Visitor]) -> None:
     _, anybody = example
     page = str(read(anybody, f"/compare?a=m{1:015x}&b=m{4:015x}"))

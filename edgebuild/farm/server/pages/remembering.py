@@ -17,7 +17,7 @@ from edgebuild.farm.schema import records
 from edgebuild.farm.server.identity import OfFarm
 from edgebuild.farm.server.pages import rendering
 from edgebuild.farm.server.pages.access import Visit
-from edgebuild.farm.server.pages.charts import Dot, timeline
+from edgebuild.farm.server.pages.charts import Dot, Mark, timeline
 from edgebuild.farm.server.pages.looks import ROWS, Part
 from edgebuild.farm.server.pages.pageroute import PageRoute
 from edgebuild.farm.server.pages.watching import PageNumber
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from edgebuild.farm.changes import Change
     from edgebuild.farm.memory import Measured, WholeRecord
     from edgebuild.reporting.markup import Html
 
@@ -72,14 +73,18 @@ def history(
 
     def look(db: Connection) -> dict[str, Any]:
         on = _devices(db, model, device, page)
-        each = [(row, _records(db, model, row.device)) for row in on.rows]
-        return {"on": on, "devices": [(row, drawn(rows), rows[:LISTED]) for row, rows in each]}
+        return {"on": on, "rows": [_records(db, model, row.device) for row in on.rows]}
 
-    shown = farm.look(look)
-    if not shown["devices"]:
+    found = farm.look(look)
+    if not found["on"].rows:
         raise HTTPException(404, "The farm has no record of that.")
-    newest = [row.id for _, _, rows in shown["devices"] for row in rows][:2]
-    return rendering.page(request, "history.html", visitor, model=model, device=device, newest=newest, **shown)
+    shown = []
+    for row, rows in zip(found["on"].rows, found["rows"], strict=True):
+        _, told = history_of.changed(rows[::-1])
+        shown.append((row, drawn(rows, told), told, rows[:LISTED]))
+    newest = [each.id for *_, rows in shown for each in rows][:2]
+    more = {"on": found["on"], "devices": shown, "newest": newest}
+    return rendering.page(request, "history.html", visitor, model=model, device=device, **more)
 
 
 @router.get("/compare")
@@ -110,8 +115,11 @@ def report(farm: OfFarm, visitor: Visit, digest: Annotated[str, Path(pattern=r"^
     return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": LOCKED_AWAY})
 
 
-def drawn(rows: Sequence[Row[Any]]) -> Html:
-    """Return the chart of a device's records, which come newest first, with its anchor beside them."""
+def drawn(rows: Sequence[Row[Any]], changes: Sequence[Change] = ()) -> Html:
+    """Return the chart of a device's records, which come newest first, with its anchor beside them.
+
+    Changes are numbered in the order in which they are told.
+    """
     shown = [row for row in reversed(rows) if math.isfinite(row.point_ms)]
     dots = [
         Dot(at=row.measured_at, ms=row.point_ms, low=row.low_ms, high=row.high_ms, title=_said(row)) for row in shown
@@ -125,7 +133,8 @@ def drawn(rows: Sequence[Row[Any]]) -> Html:
         beside = [Dot(at=row.measured_at, ms=row.anchor_ms * scale) for row in anchored]
     dots.sort(key=lambda dot: dot.at)
     beside.sort(key=lambda dot: dot.at)
-    return timeline(dots, what="The latency of each record", beside=beside)
+    marks = [Mark(at=change.at, text=str(number)) for number, change in enumerate(changes, 1)]
+    return timeline(dots, what="The latency of each record", marks=marks, beside=beside)
 
 
 def _said(row: Row[Any]) -> str:
