@@ -135,8 +135,12 @@ class BuildContext:
         from edgebuild.devices.probe import require_alive
         from edgebuild.execution.faults import Guard
 
+        def alive() -> None:
+            with self.turn.lent():  # a farm's device may have to be waited for, which nobody else has to wait for
+                require_alive(self.client)
+
         return Guard(
-            alive=lambda: require_alive(self.client),
+            alive=alive,
             reports=self.home / BUGS,
             project=self.project.folder,
             command=self.options.command,

@@ -22,6 +22,7 @@ from edgebuild.building.targets import KnownDevice, known_device
 from edgebuild.core.artifact import Contract
 from edgebuild.core.values import digest_json
 from edgebuild.devices.probe import read_probe
+from edgebuild.devices.transport import Shared
 from edgebuild.errors import DataError, EdgebuildError
 from edgebuild.execution.keys import tool_version
 from edgebuild.fleet.provider import probe_here
@@ -141,6 +142,8 @@ def _timed_costs(
 ) -> tuple[UnitCosts, tuple[str, ...]]:
     """Return what work costs: the frozen model is called here, and a runner started on the device."""
     times = probe.time_frozen(prepared, context.project.custom_ops_path)
+    if isinstance(context.client.device, Shared):
+        context.client.device.regain()  # a wait for it is no time that a runner takes to start
     start_s = probe.timed(lambda: read_probe(context.client, light=True))[0] if context.can.times else START_S
     return unit_costs(
         context.project,

@@ -63,6 +63,15 @@ class CountsInstructions(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+    """A device that others have while nothing is done with it here."""
+
+    def regain(self) -> None:
+        """Return once it is this end's again: what follows doesn't wait for it. May raise as any use of it does."""
+        ...
+
+
+@runtime_checkable
 class Device(Protocol):
     """One physical machine. Paths on it are plain strings; everything edgebuild writes lies under ``root``."""
 

@@ -1,4 +1,8 @@
-"""A farm's boards as a build's devices: it asks for a lease, waits its turn, keeps the board, and gives it back."""
+"""A farm's boards as a build's devices: it asks for a lease, waits its turn, keeps the board, and gives it back.
+
+A lease is held while something is done with its board. Whoever waits for one board holds no other that rests, and a
+board that rests for a while is given back: builds of several targets can't wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import re
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgebuild.core.capabilities import EMULATED_FACT
@@ -13,9 +18,10 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.devices.messages import one_line
 from edgebuild.errors import DeviceError, EdgebuildError, NoTimeToWait, UsageError
 from edgebuild.farm.client import FarmAway, FarmClient
+from edgebuild.farm.lent import LentBoard
 from edgebuild.farm.relay.device import FarmDevice
 from edgebuild.farm.relay.link import Link
-from edgebuild.farm.reporting import report_sessions
+from edgebuild.farm.reporting import Used, report_sessions
 from edgebuild.farm.values import (
     BEAT_S,
     KIND_LABEL,
@@ -44,13 +50,15 @@ KIND = "farm"
 DEFAULT_S = 4 * 3600.0
 #: What ends in time still has to be put down.
 MARGIN_S = 600.0
-#: How often one who waits looks, and hears why.
+#: How often one who waits looks, and hears why; and how often boards are looked at that may rest.
 LOOK_S = 1.0
+#: A board with which nothing is done for so long is given back, and asked for again when it is needed.
+REST_S = 30.0
 AGAIN = "Run the command again: it waits for its turn and resumes where it was."
 
 
 class FarmProvider:
-    """The devices of a farm. One that is connected is lent until it is closed.
+    """The devices of a farm. One that is connected is lent while something is done with it, until it is closed.
 
     Without ``device``, one entry stands for any device of its target, and the farm chooses: for one ``affinity`` of a
     target always the same. ``duration_s`` is how long each is asked for, ``until_s`` (of ``time.monotonic``) until when
@@ -80,8 +88,11 @@ class FarmProvider:
         self._entries: dict[str, DeviceEntry] | None = None
         #: What a device has to have to be what an entry stands for.
         self._labels: dict[str, dict[str, str]] = {}
-        #: The newest lease of each device that was lent.
-        self.leases: dict[str, str] = {}
+        #: The leases of each device that was lent, by its id, in their order.
+        self.leases: dict[str, list[Used]] = {}
+        self._boards: list[LentBoard] = []
+        self._over = threading.Event()
+        self._watching: threading.Thread | None = None
 
     def entries(self) -> Mapping[str, DeviceEntry]:
         """Return one entry for each target, or the device that was asked for; the farm is asked once."""
@@ -103,7 +114,7 @@ class FarmProvider:
                     hint="`edgebuild farm list` shows what it has.",
                 )
 
-    def connect(self, entry: DeviceEntry) -> FarmDevice:
+    def connect(self, entry: DeviceEntry) -> LentBoard:
         """Return the device once it is lent. Raises ``NoTimeToWait``, ``DeviceError``, and what the farm refuses."""
         wanted = Ask(
             target=entry.target,
@@ -113,21 +124,32 @@ class FarmProvider:
             duration_s=min(self._duration_s, LONGEST_LEASE_S),
             purpose=self._purpose,
         )
+        first = self.lend(wanted)
+        board = LentBoard(first, partial(self._lend_again, wanted.model_copy(update={"device": first.name})))
+        self._boards.append(board)
+        if self._watching is None:
+            self._watching = threading.Thread(target=self._watch, name="edgebuild-rest", daemon=True)
+            self._watching.start()
+        return board
+
+    def lend(self, wanted: Ask) -> FarmDevice:
+        """Return a device under a lease of its own, once it is lent (see ``connect``)."""
         held = HeldLease(self._client, self._client.ask("POST", "/api/leases", Lease, wanted))
         try:
-            lease = held.wait(self._progress, self._check, self._until_s)
+            lease = held.wait(self._progress, self._check, self._until_s, self._let_rest)
         except BaseException:
             held.release()
             raise
         self._progress.say(f"{lease.device} of the farm is yours ({lease.id}).")
-        self.leases[lease.device] = lease.id
         path = f"/api/leases/{lease.id}/device"
-        return FarmDevice(
+        device = FarmDevice(
             lease.device,
             lambda: Link(self._client.address, path),
             why_lost=held.why_lost,
             give_back=held.release,
         )
+        self.leases.setdefault(device.id, []).append(Used(lease=lease.id, since_s=time.time()))
+        return device
 
     def report(self, root: Path, model: str, before: Collection[str]) -> int:
         """Have the farm keep what was measured on its devices, but for the sessions ``before``; return how many."""
@@ -135,7 +157,25 @@ class FarmProvider:
 
     def close(self) -> None:
         """Give the connections to the server back."""
+        self._over.set()
+        if self._watching is not None:
+            self._watching.join()
         self._client.close()
+
+    def _lend_again(self, wanted: Ask) -> FarmDevice:
+        """Return the same physical device under a new lease; a farm that has it no more has lost it."""
+        try:
+            return self.lend(wanted)
+        except UsageError as error:
+            raise DeviceError(f"{wanted.device} can't be had again: {error.message}", hint=AGAIN) from error
+
+    def _let_rest(self, idle_s: float = 0.0) -> None:
+        for board in self._boards:
+            board.rest(idle_s)
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_S):
+            self._let_rest(REST_S)
 
     def _by_target(self, found: Sequence[Shelved]) -> dict[str, DeviceEntry]:
         """Return an entry that stands for any device of each target, with what the likeliest one said of itself.
@@ -173,9 +213,11 @@ class HeldLease:
         self._beating = threading.Thread(target=self._beat, name="edgebuild-lease", daemon=True)
         self._beating.start()
 
-    def wait(self, progress: Progress, check: Callable[[], None], until_s: float) -> Lease:
-        """Return the lease once it holds a device; tells meanwhile what it waits for."""
+    def wait(self, progress: Progress, check: Callable[[], None], until_s: float, waits: Callable[[], None]) -> Lease:
+        """Return the lease once it holds a device; tells meanwhile what it waits for. ``waits``: called if it does."""
         lease = self._look()
+        if lease.state is not LeaseState.HELD:
+            waits()
         with contextlib.ExitStack() as stack:
             task = None
             while lease.state is not LeaseState.HELD:

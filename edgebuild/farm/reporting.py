@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from edgebuild.measuring.samples import samples_reader
 from edgebuild.measuring.session_folder import SessionFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from edgebuild.farm.client import FarmClient
 
@@ -25,24 +27,33 @@ _MOST_ARMS = 16
 _LONGEST_NAME = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """A lease that was held here, and since when by this machine's own clock, as sessions have it."""
+
+    lease: str
+    since_s: float
+
+
 def finished(root: Path) -> frozenset[str]:
     """Return the names of the sessions below ``root`` that came to their end."""
     return frozenset(path.parent.name for path in root.glob("*/result.json"))
 
 
 def report_sessions(
-    client: FarmClient, root: Path, model: str, leases: Mapping[str, str], before: Collection[str]
+    client: FarmClient, root: Path, model: str, leases: Mapping[str, Sequence[Used]], before: Collection[str]
 ) -> int:
-    """Have a farm keep the sessions below ``root`` that were measured on the devices of ``leases``; return how many.
+    """Have a farm keep the sessions below ``root`` that were measured under these ``leases``; return how many.
 
-    A candidate's name is ``model/CANDIDATE``. Sessions ``before`` are known already. Left out are those with several
+    ``leases`` are those of each device, by the id that it has in sessions, in their order. A
+    candidate's name is ``model/CANDIDATE``. Sessions ``before`` are known already. Left out are those with several
     requests in flight, and of single layers. Raises what the farm refuses.
     """
     told = 0
     for name in sorted(finished(root) - set(before)):
         folder = SessionFolder(path=root / name, whole=True)
         plan = folder.extras("session") or {}
-        lease = leases.get(plan.get("device", ""))
+        lease = _under(leases.get(plan.get("device", ""), ()), plan.get("started_at"))
         said = None if lease is None else _said(folder, plan, model)
         if said is None:
             continue
@@ -52,6 +63,16 @@ def report_sessions(
         client.ask("POST", "/api/records", list[dict[str, Any]], {**said, "evidence": digest, "lease": lease})
         told += 1
     return told
+
+
+def _under(leases: Sequence[Used], started_at: Any) -> str | None:
+    """Return the lease under which a session began; the first one for a session that another run began."""
+    try:
+        began_s = datetime.fromisoformat(started_at).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        began_s = 0.0
+    before = [each.lease for each in leases if each.since_s <= began_s]
+    return before[-1] if before else leases[0].lease if leases else None
 
 
 def _said(folder: SessionFolder, plan: Mapping[str, Any], model: str) -> dict[str, Any] | None:

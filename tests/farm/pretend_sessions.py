@@ -45,6 +45,7 @@ class PretendSession:
     launches: int = 6
     batch: int = 1
     protocol: Protocol = CERTIFY
+    device: str = "pi-1"
     started_at: str = "2026-12-01T00:00:00+00:00"
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class PretendSession:
         labels = {name: artifact(name) for name in self.models}
         about: dict[str, Json] = {"protocol": self.protocol.model_dump(mode="json"), "title": "pretend"}
         about |= {"arms": [*labels], "labels": {**labels}, "started_at": self.started_at}
-        about |= {"device": "pi-1", "configuration": {"kernel": "6.12"}}
+        about |= {"device": self.device, "configuration": {"kernel": "6.12"}}
         write_atomic(self.path / "session.json", with_digest(about))
         self._launch(ANCHOR, self.anchor_ms)
         for _ in range(self.launches):

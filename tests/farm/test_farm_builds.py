@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgebuild.backends.table import backends
-from edgebuild.building.context import Options
+from edgebuild.building.context import HOME, Options
 from edgebuild.catalogue.project import load_project
 from edgebuild.devices.client import RunnerClient
 from edgebuild.devices.hold import hold_device
 from edgebuild.errors import DeviceError
-from edgebuild.farm import leases
+from edgebuild.farm import leases, memory
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.provider import FarmProvider
 from edgebuild.farm.server.farm import Farm
-from edgebuild.farm.values import LeaseState
+from edgebuild.farm.values import Ask, LeaseState
 from edgebuild.fleet.connect import connect as reach
 from edgebuild.fleet.inventory import DeviceEntry, save_entry
 from edgebuild.measuring.protocols import CERTIFY, SCREEN
@@ -86,11 +86,11 @@ class Hosted(FarmProvider):
         self._shelf_of_test, self._entry_of_test = shelf, entry
         self._cut, self._left = cut, at
 
-    def connect(self, entry: DeviceEntry) -> FarmDevice:
-        device = super().connect(entry)
+    def lend(self, wanted: Ask) -> FarmDevice:
+        device = super().lend(wanted)
         (lease,) = self._shelf_of_test.farm.look(lambda db: leases.find(db, state=LeaseState.HELD))
         told = self._shelf_of_test.told(lease, self._entry_of_test)
-        self.host = self.stack.enter_context(hosted(told, reach))
+        self.stack.enter_context(hosted(told, reach))
         begin = device.open
 
         def counted(argv: Sequence[str], env: Mapping[str, str]) -> FarmChannel:
@@ -103,9 +103,10 @@ class Hosted(FarmProvider):
         return device
 
 
-def built(provider: Hosted, project: Project) -> BuildRecord:
+def built(provider: Hosted, project: Project, then: Callable[[], object] = lambda: None) -> BuildRecord:
     with provider.stack, contextlib.closing(provider):
         (record,) = build(project, options(), devices=provider)
+        then()
     return record
 
 
@@ -122,8 +123,11 @@ def test_a_build_on_a_farms_board_says_what_a_build_on_the_board_says(
     shelf: Shelf, entry: DeviceEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEBUILD_DEVICES", str(tmp_path / "devices.toml"))
-    far = built(Hosted(shelf, entry), project_in(tmp_path / "far"))
+    provider, project = Hosted(shelf, entry), project_in(tmp_path / "far")
+    far = built(provider, project, then=lambda: provider.report(project.folder / HOME / "measurements", "tiny", ()))
     assert not shelf.farm.look(lambda db: leases.find(db, state=LeaseState.HELD))
+    kept = shelf.farm.look(lambda db: memory.find(db, device="pi-1"))
+    assert {record.protocol for record in kept} == {"certify"}, "what was measured is reported to the farm"
     save_entry(entry)
     (near,) = build(project_in(tmp_path / "near"), options())
     assert (far.outcome, far.device, near.device) == ("ok", "farm-pi-1", "ssh-pi-1")

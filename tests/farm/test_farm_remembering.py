@@ -16,7 +16,7 @@ from edgebuild.farm import memory, sessions, tokens
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.client import FarmAddress, FarmClient
 from edgebuild.farm.memory import Origin, Record
-from edgebuild.farm.reporting import finished, report_sessions
+from edgebuild.farm.reporting import Used, finished, report_sessions
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Ask, Lease
@@ -86,17 +86,19 @@ def test_sessions_of_a_build_are_reported_once_with_what_the_samples_say(
 ) -> None:
     farm = Farm(database, Blobs(tmp_path / "blobs"))
     root = tmp_path / "measurements"
-    PretendSession(root / "certify-old", seed=1)
+    there = "farm-pi-1"  # what a build calls it
+    PretendSession(root / "certify-old", seed=1, device=there)
     before = finished(root)
-    PretendSession(root / "certify-new", {"int8": 2.0, "fp32": 3.0}, seed=2)
-    PretendSession(root / "certify-flight", seed=3, protocol=CERTIFY.in_flight())
+    PretendSession(root / "certify-new", {"int8": 2.0, "fp32": 3.0}, seed=2, device=there)
+    PretendSession(root / "certify-flight", seed=3, device=there, protocol=CERTIFY.in_flight())
     farm.do(lambda db, now: fill(db, "pi-1", now=now))
     token = farm.do(lambda db, now: tokens.make(db, "ada", Scope.RUN, now, days=1))
     with served(farm) as url, contextlib.closing(FarmClient(FarmAddress(url=url, token=token))) as client:
         lease = client.ask("POST", "/api/leases", Lease, Ask(device="pi-1"))
-        assert report_sessions(client, root, "cat", {"pi-2": lease.id}, before) == 0
+        used = [Used(lease=lease.id, since_s=0.0), Used(lease="l" + "0" * 15, since_s=1e11)]
+        assert report_sessions(client, root, "cat", {"farm-pi-2": used}, before) == 0
         for _ in range(2):
-            assert report_sessions(client, root, "cat", {"pi-1": lease.id}, before) == 1
+            assert report_sessions(client, root, "cat", {there: used}, before) == 1, "under the lease of its time"
         found = client.ask("GET", "/api/records", tuple[Record, ...])
     assert [(each.model, each.origin, each.owner) for each in found] == [
         ("cat/int8", "user", "ada"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from edgebuild import __version__
@@ -47,7 +48,7 @@ class FarmDevice:
         why_lost: Callable[[], DeviceError | None] = lambda: None,
         give_back: Callable[[], None] = lambda: None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._attach = attach
         self._why_lost = why_lost
         self._give_back = give_back
@@ -57,11 +58,12 @@ class FarmDevice:
         self._calls: dict[int, PendingCall] = {}
         self._lock = threading.Lock()
         self._last = 0
+        self._used_s = time.monotonic()
 
     @property
     def id(self) -> str:
         """The name in the farm, marked as a farm's."""
-        return f"farm-{self._name}"
+        return f"farm-{self.name}"
 
     @property
     def root(self) -> str:
@@ -133,6 +135,14 @@ class FarmDevice:
             self.send(wire.Remove(call=call.number, remote=remote))
             call.expect(wire.Done, FILE_S)
 
+    def idle_s(self) -> float | None:
+        """Return for how long nothing was asked of the board and nothing ran on it.
+
+        None while something does, and where the board is lost: whoever uses it next has to hear of that.
+        """
+        with self._lock:
+            return None if self._calls or self._lost is not None else time.monotonic() - self._used_s
+
     def close(self) -> None:
         """End what runs for this end there, and give the board back."""
         link, self._link = self._link, None
@@ -155,6 +165,7 @@ class FarmDevice:
         """Nothing more of a call is awaited."""
         with self._lock:
             self._calls.pop(call.number, None)
+            self._used_s = time.monotonic()
 
     def lost(self) -> DeviceError:
         """The error of a board that is gone."""
