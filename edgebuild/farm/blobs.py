@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -26,6 +27,8 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Between a look at a file's age and its end nobody may ask for it.
+        self._ending = threading.Lock()
 
     def path(self, digest: str) -> Path:
         """Return where a file lies, or would; raises ``UsageError`` for what is no digest."""
@@ -36,6 +39,37 @@ class Blobs:
     def has(self, digest: str) -> bool:
         """Whether a file is there."""
         return self.path(digest).is_file()
+
+    def ask(self, digest: str) -> bool:
+        """Whether a file is there; from now on it counts as new (see ``drop``). Raises ``StoreError``."""
+        path = self.path(digest)
+        with self._ending:
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise _full(path, error) from error
+        return True
+
+    def untouched(self, before: float) -> set[str]:
+        """Return the digests of the files that nobody sent or asked for since ``before``."""
+        return {path.name for path in self.folder.glob("??/*") if _DIGEST.fullmatch(path.name) and _older(path, before)}
+
+    def drop(self, digest: str, before: float) -> bool:
+        """Remove a file, unless somebody sent it or asked for it since ``before``; return whether it was removed."""
+        path = self.path(digest)
+        with self._ending:
+            if not _older(path, before):
+                return False
+            path.unlink(missing_ok=True)
+        return True
+
+    def drop_parts(self, before: float) -> None:
+        """Remove what is left of files that never arrived whole, their server having been killed."""
+        for path in self.folder.glob(".part-*"):
+            if _older(path, before):
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def receive(self, digest: str) -> Iterator[Receiving]:
@@ -98,6 +132,13 @@ def _sync(file: IO[bytes], path: Path) -> None:
         os.fsync(file.fileno())
     except OSError as error:
         raise _full(path, error) from error
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
 
 
 def _full(path: Path, error: OSError) -> StoreError:

@@ -21,6 +21,7 @@ from edgebuild.errors import ConfigError, StoreError, UsageError
 from edgebuild.farm import authority
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Database, sqlite_url
+from edgebuild.farm.retention import KEEP_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa
 class Settings(Table):
     """``farm.toml``. Without ``database`` it is a file in the folder; ``names`` are what clients call this machine.
 
+    ``keep_days``: how long logs, jobs without a record and files that nobody needs are kept. Default: 90.
     ``public``: whoever reaches the server may look at its pages without a token. Default: where only this machine does.
     """
 
@@ -42,6 +44,7 @@ class Settings(Table):
     names: tuple[str, ...] = Field(default=(), max_length=32)
     listen: str = LISTEN
     public: bool | None = None
+    keep_days: int = Field(default=KEEP_DAYS, ge=1, le=36_500)
 
     @field_validator("names")
     @classmethod

@@ -124,6 +124,8 @@ jobs = Table(
     Column("ended_at", Float),
 )
 Index("jobs_state", jobs.c.state, jobs.c.number)
+Index("jobs_attended", jobs.c.state, jobs.c.attended_at)
+Index("jobs_ended", jobs.c.state, jobs.c.ended_at)
 
 attempts = Table(
     "attempts",
@@ -187,6 +189,7 @@ records = Table(
 )
 Index("records_model", records.c.model, records.c.device, records.c.number)
 Index("records_session", records.c.session)
+Index("records_job", records.c.job)
 
 tokens = Table(
     "tokens",

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import event, func, select, text
 
 from edgebuild.errors import StoreError, UsageError
-from edgebuild.farm import audit, desk, jobs, leases
+from edgebuild.farm import audit, desk, jobs, leases, retention
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Clock, Database
 from edgebuild.farm.schema import audit as audit_rows
@@ -258,7 +258,10 @@ def test_queues_are_read_by_their_indexes(database: Database) -> None:
             for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
         ]
     assert any(plan.startswith("SEARCH leases USING INDEX leases_turn") for plan in plans)
-    assert [plan for plan in plans if plan.startswith(("SCAN leases", "SCAN jobs", "SCAN attempts"))] == []
+    assert any("INDEX jobs_attended (state=? AND attended_at<?)" in plan for plan in plans)
+    assert any("INDEX jobs_ended (state=? AND ended_at<?)" in plan for plan in plans)
+    scans = tuple(f"SCAN {table}" for table in ("leases", "jobs", "attempts", "logs", "records"))
+    assert [plan for plan in plans if plan.startswith(scans)] == []
 
 
 def _statements(db: Connection) -> list[tuple[str, Any]]:
@@ -275,6 +278,7 @@ def _statements(db: Connection) -> list[tuple[str, Any]]:
     desk.reconcile(db, 1.0)
     jobs.finish(db, job.id, begun.attempts[-1].token, JobEnd.SUCCEEDED, 1.0)
     jobs.cancel(db, waiting.id, 1.0)
+    retention.find(db, 1.0)
     event.remove(db, "before_cursor_execute", note)
     return said
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgebuild.errors import StoreError
 from edgebuild.farm import desk, news
+from edgebuild.farm.retention import KEEP_DAYS
 from edgebuild.farm.server import logs
+from edgebuild.farm.server.tidying import Tidying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,13 +33,14 @@ T = TypeVar("T")
 
 
 class Farm:
-    """One server's farm. Safe between threads."""
+    """One server's farm. Safe between threads. ``keep_days``: how long is kept what needn't be kept for good."""
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    def __init__(self, database: Database, blobs: Blobs, *, keep_days: int = KEEP_DAYS) -> None:
         self.database = database
         self.blobs = blobs
         self.bell = Bell()
         self.polls = Polls()
+        self.tidying = Tidying(self, keep_days)
         self._over = threading.Event()
         self._reconciler: threading.Thread | None = None
         #: The server is about to end: nobody is kept waiting.
@@ -87,14 +90,16 @@ class Farm:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Put right, while the block runs, what goes on without anybody saying so."""
+        """Put right, while the block runs, what goes on without anybody saying so, and remove what nobody needs."""
         self._reconciler = threading.Thread(target=self._reconcile, name="edgebuild-farm", daemon=True)
         self._reconciler.start()
+        self.tidying.start()
         try:
             yield
         finally:
             self._over.set()
             self._reconciler.join()
+            self.tidying.end()
 
     def _put_right(self, db: Connection, now: float) -> float:
         if self._right_at is None or self.trouble or now - self._right_at > LATE_S:

@@ -47,7 +47,7 @@ def serve(home: Home, *, listen: str | None, devices: bool, native: bool, began:
         database.upgrade()
         listening = stack.enter_context(contextlib.closing(bind(host, port)))
         port = listening.getsockname()[1]
-        farm = Farm(database, home.blobs)
+        farm = Farm(database, home.blobs, keep_days=home.settings.keep_days)
         access = access_at(host, names=names, public=home.settings.public)
         here = _EVERYWHERE.get(host, host)
         agent = Embedded(farm, _url(here, port), home.folder, this_host(), native=native)

@@ -107,7 +107,7 @@ def report(farm: OfFarm, visitor: Visit, digest: Annotated[str, Path(pattern=r"^
     """Return a build's report, which is among the farm's files: somebody else's page, and as good as locked away."""
     del visitor
     path = farm.blobs.path(digest)
-    if not farm.blobs.has(digest) or path.stat().st_size > MOST_REPORT_BYTES:
+    if not farm.blobs.ask(digest) or path.stat().st_size > MOST_REPORT_BYTES:
         raise HTTPException(404, "There is no such report.")
     page = path.read_bytes()
     if not page.startswith(b"<!doctype html>"):

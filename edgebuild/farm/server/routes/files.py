@@ -40,7 +40,7 @@ def get(farm: OfFarm, who: Reader, digest: Digest) -> FileResponse:
 async def put(farm: OfFarm, who: Reader, digest: Digest, request: Request) -> Response:
     """Keep a file; its bytes have to be those of its digest."""
     _require_sender(who)
-    if not farm.blobs.has(digest):
+    if not farm.blobs.ask(digest):
         with farm.blobs.receive(digest) as receiving:
             async for chunk in request.stream():
                 await run_in_threadpool(receiving.take, chunk)
@@ -48,7 +48,7 @@ async def put(farm: OfFarm, who: Reader, digest: Digest, request: Request) -> Re
 
 
 def _require(farm: Farm, digest: str) -> None:
-    if not farm.blobs.has(digest):
+    if not farm.blobs.ask(digest):
         raise HTTPException(404, f"There is no file {digest}.")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from edgebuild.farm import desk, jobs
+from edgebuild.farm import desk, jobs, retention
 from edgebuild.farm.server.answers import Id, Problems
 from edgebuild.farm.server.identity import OfFarm, Reader, Runner
 from edgebuild.farm.values import Job, JobSpec, JobState, LogLine
@@ -18,6 +18,9 @@ router = APIRouter(prefix="/api/jobs", tags=["jobs"], responses=Problems)
 @router.post("", status_code=201)
 def submit(farm: OfFarm, who: Runner, spec: JobSpec) -> Job:
     """Queue a job. It needs nobody who waits for it."""
+    # Before the job is seen by whoever removes what no job names.
+    for digest in retention.digests_in(spec.model_dump_json()):
+        farm.blobs.ask(digest)
     return farm.do(lambda db, now: desk.submit(db, who, spec, now))
 
 

@@ -1,0 +1,15 @@
+"""Indexes for those who wait and say nothing, and for what is to go after a while."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Make the indexes."""
+    op.create_index("jobs_attended", "jobs", ["state", "attended_at"], unique=False)
+    op.create_index("jobs_ended", "jobs", ["state", "ended_at"], unique=False)
+    op.create_index("records_job", "records", ["job"], unique=False)
