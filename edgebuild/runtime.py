@@ -25,10 +25,9 @@ from edgebuild.devices.runner.protocol import Problem
 from edgebuild.errors import EnvironmentGap, ReleaseError
 from edgebuild.releasing.board.running import misfits
 from edgebuild.releasing.bundle import RELEASE_FILE, read_bundle
-from edgebuild.releasing.describe import ARTIFACT
 from edgebuild.releasing.layout import LAYOUT_FILE
 from edgebuild.releasing.unpack import part_of, place_folder, unpack
-from edgebuild.releasing.values import TargetRelease
+from edgebuild.releasing.values import ARTIFACT, TargetRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

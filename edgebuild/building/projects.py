@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from edgebuild.catalogue import project as catalogue
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from pydantic import BaseModel
 
     from edgebuild.catalogue.project import Project
 
@@ -18,6 +21,10 @@ def load_project(path: str | Path) -> Project:
     Raises ``ConfigError`` with every problem found: syntax, unknown keys, types, contradictions between tables, missing
     files, and recipes with techniques or parameters that don't exist.
     """
+    return catalogue.load_project(path, techniques=_techniques)
+
+
+def _techniques() -> Mapping[str, type[BaseModel]]:
     from edgebuild.techniques.registry import parameter_models
 
-    return catalogue.load_project(path, techniques=parameter_models)
+    return parameter_models()

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgebuild.building.golden import keep_for_release
 from edgebuild.core.artifact_files import MANIFEST, NOTES, artifact_text
 from edgebuild.core.evidence import KEPT, SAMPLES, evidence_of
 from edgebuild.core.files import read_plain
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
     from edgebuild.building.scoring import SealedSetScores
     from edgebuild.building.target_build import TargetBuild
     from edgebuild.core.artifact import Artifact
-    from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, Evidence, SealedSetAccess
+    from edgebuild.core.record import BuildOutcome, CandidateRecord, EmulatedDevice, Evidence
+    from edgebuild.core.verdict import SealedSetAccess
 
 #: The key of build.json that holds the digest of all others.
 DIGEST = "sha256"
@@ -121,6 +121,8 @@ def write_record(
 
 
 def _keep_for_release(target: TargetBuild, chosen: CertifiedCandidate, folder: Path, scores: SealedSetScores) -> None:
+    from edgebuild.building.golden import keep_for_release  # imports numpy, which who reads a record doesn't need
+
     tested = scores.verdicts[chosen.artifact.digest()]
     keep = partial(keep_for_release, target, chosen.evaluation, folder, tested, scores.identity)
     kept = target.context.guard.attempt("what a release needs", keep)

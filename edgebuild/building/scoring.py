@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from edgebuild.building.results import CertifiedCandidate
     from edgebuild.building.splits import JudgedSplit
     from edgebuild.building.target_build import TargetBuild
-    from edgebuild.core.record import SampledSplit, SealedSetAccess
+    from edgebuild.core.record import SampledSplit
+    from edgebuild.core.verdict import SealedSetAccess
     from edgebuild.execution.executor import StepResult
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import canonical_json, digest_json
+from edgebuild.core.verdict import SealedSetAccess
 from edgebuild.errors import EdgebuildError, StoreError
 from edgebuild.judging.intervals import level_for_opening
 from edgebuild.measuring.session_folder import write_atomic

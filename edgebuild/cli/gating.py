@@ -15,11 +15,11 @@ from edgebuild.errors import UsageError
 from edgebuild.fleet.inventory import load_inventory
 from edgebuild.releasing.accuracy import accuracy_of, accuracy_row
 from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
-from edgebuild.releasing.describe import ARTIFACT
 from edgebuild.releasing.fielded import fielded
 from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
 from edgebuild.releasing.override import Override, require_reason, require_unsigned, store_override
 from edgebuild.releasing.unpack import part_of, unpack
+from edgebuild.releasing.values import ARTIFACT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

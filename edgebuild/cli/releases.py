@@ -77,6 +77,7 @@ def create(
     from edgebuild.cli.output import say
     from edgebuild.errors import UsageError
     from edgebuild.releasing import bundle
+    from edgebuild.releasing.creating import create
 
     loaded = load_project(project)
     builds = _builds(loaded.folder / ".edgebuild", build or [None])
@@ -86,7 +87,7 @@ def create(
     parent = None if before is None else before.descriptor.digest
     where = out or loaded.folder / "releases" / f"{loaded.name}-{bundle.require_version(version)}"
     meaning = partial(meaning_of, loaded.contract, loaded.folder)
-    made = bundle.create(builds, where, version=version, parent=parent, meaning=meaning)
+    made = create(builds, where, version=version, parent=parent, meaning=meaning)
     say(f"{made.project} {made.version}: {made.descriptor.digest}")
     for part in made.targets:
         size, files = sum(layer.size for layer in part.manifest.layers), len(part.manifest.layers)
@@ -338,7 +339,6 @@ app.command("export")(export_release)
 
 def _builds(home: Path, names: Sequence[str | None]) -> tuple[BuildFolder, ...]:
     from edgebuild.building.record import find_build, load_record
-    from edgebuild.core.evidence import changed
     from edgebuild.releasing.values import NEEDED, BuildFolder
 
     found = []
@@ -350,7 +350,6 @@ def _builds(home: Path, names: Sequence[str | None]) -> tuple[BuildFolder, ...]:
                 home=home,
                 folder=folder,
                 record=record,
-                changed=changed(home, record.evidence),
                 missing=tuple(each for each in NEEDED if not (folder / each).is_file()),
             )
         )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from edgebuild.cli.console import stop_if_interrupted
 from edgebuild.cli.output import plain, say
-from edgebuild.core.record import BuildRecord
 from edgebuild.errors import ReleaseError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from edgebuild.core.record import BuildRecord
     from edgebuild.devices.client import RunnerClient
     from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.on_device import BoardAnswer
@@ -150,6 +150,8 @@ def _passphrase() -> bytes:
 
 
 def _records(bundle: Bundle) -> list[BuildRecord]:
+    from edgebuild.core.record import BuildRecord
+
     records = []
     for part in bundle.targets:
         try:

@@ -12,7 +12,7 @@ from edgebuild.core.candidate import CandidateSpec, Settings
 from edgebuild.core.measurement import Fact, Measurements
 from edgebuild.core.objective import ObjectiveName
 from edgebuild.core.values import Value
-from edgebuild.core.verdict import Closeness, CrossCheck, Verdict
+from edgebuild.core.verdict import Closeness, CrossCheck, SealedSetAccess, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,25 +64,6 @@ class Evidence(Value):
     )
     files: int = Field(ge=0)
     sha256: str
-
-
-class SealedSetAccess(Value):
-    """One opening of a test set: ``number`` counts from 1, ``level`` is the confidence of its verdicts.
-
-    ``artifacts`` are the digests of what was scored, ``others`` counts the openings of other test sets of the project.
-    """
-
-    number: int = Field(ge=1)
-    opened_at: str
-    artifacts: tuple[str, ...]
-    others: int = 0
-    level: float
-
-    @property
-    def text(self) -> str:
-        """How it is printed."""
-        made = f"opening {self.number} of the test set ({self.opened_at[:10]}, {len(self.artifacts)} artifacts)"
-        return made if not self.others else f"{made}; {self.others} of other test data are on record"
 
 
 class SampledSplit(Value):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
 from edgebuild.core.values import Value
 
 
@@ -121,3 +123,22 @@ class CrossCheck(Value):
     def refuses(self) -> bool:
         """Whether the candidate is refused: nobody knows what its outputs will be on the next device of the family."""
         return self.cause == "unexplained"
+
+
+class SealedSetAccess(Value):
+    """One opening of a test set: ``number`` counts from 1, ``level`` is the confidence of its verdicts.
+
+    ``artifacts`` are the digests of what was scored, ``others`` counts the openings of other test sets of the project.
+    """
+
+    number: int = Field(ge=1)
+    opened_at: str
+    artifacts: tuple[str, ...]
+    others: int = 0
+    level: float
+
+    @property
+    def text(self) -> str:
+        """How it is printed."""
+        made = f"opening {self.number} of the test set ({self.opened_at[:10]}, {len(self.artifacts)} artifacts)"
+        return made if not self.others else f"{made}; {self.others} of other test data are on record"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from edgebuild.core.artifact import is_digest
 from edgebuild.core.values import digest_bytes
 from edgebuild.errors import ReleaseError
+from edgebuild.execution import disk
+from edgebuild.execution.abreast import WAITING, abreast
 from edgebuild.execution.disk import is_folder, sync_folder, write_atomically
 from edgebuild.releasing.layout import BLOBS, INDEX_FILE, Descriptor, Index, oci_bytes
 from edgebuild.releasing.referrers import read_signed
@@ -56,11 +58,15 @@ def store(folder: Path, blobs: Sequence[bytes], listed: Sequence[Descriptor]) ->
     if not is_folder(folder / BLOBS) or not is_folder(into):
         raise ReleaseError(f"{into} is a link or no folder, and isn't followed.")
     try:
-        for data in dict.fromkeys(blobs):
-            write_atomically(into / digest_bytes(data), data, staging=folder)
+        # All of them wait for the disk at the same time, and are there before the index that lists them.
+        for data, path in abreast(lambda data: (data, disk.write_staged(folder, data)), dict.fromkeys(blobs), WAITING):
+            path.replace(into / digest_bytes(data))
+        sync_folder(into)
         write_atomically(folder / INDEX_FILE, oci_bytes(Index(manifests=tuple(listed))), staging=folder)
         _sweep(folder)
     except OSError as error:
+        with suppress(OSError):
+            _sweep(folder)
         raise ReleaseError(f"Nothing can be written into {folder}: {error.strerror or error}.") from error
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgebuild.core.measurement import UNKNOWN
 from edgebuild.errors import ReleaseError
-from edgebuild.releasing.values import Latency, Requires, TargetRelease
+from edgebuild.releasing.values import ARTIFACT, Latency, Requires, TargetRelease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ _ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm",
 KERNEL_FEATURES = frozenset(_X86 + _ARM)
 #: Facts of a device that must be equal where it has them: engines are made for one release of them.
 EQUAL_FACTS = ("l4t", "jetpack")
-ARTIFACT = "artifact"
 
 
 def describe(build: BuildFolder, artifact: Artifact, version: str, meaning: Meaning) -> TargetRelease:

@@ -18,15 +18,11 @@ from edgebuild.core.values import canonical_json
 from edgebuild.errors import EdgebuildError, EnvironmentGap, UsageError
 from edgebuild.releasing.dsse import PAYLOAD_TYPE, parse_bundle, strict_json
 
-try:
-    from cryptography import x509
-except ImportError as error:
-    raise EnvironmentGap("cryptography is not installed.", hint="pip install 'edgebuild[release]'") from error
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cryptography import x509
     from sigstore.models import ClientTrustConfig
     from sigstore.oidc import IdentityToken
     from sigstore.sign import Signer
@@ -39,9 +35,9 @@ MAX_ROOT_BYTES = 256 << 10
 #: Sigstore's have 1 to 2 kB.
 MAX_CERTIFICATE_BYTES = 64 << 10
 #: The name of the issuer in a certificate, as Fulcio writes it and `sigstore` reads it.
-_ISSUER = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
+_ISSUER = "1.3.6.1.4.1.57264.1.1"
 #: An identity of a kind that has no form of its own in certificates, such as a user's name.
-_OTHER_NAME = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
+_OTHER_NAME = "1.3.6.1.4.1.57264.1.7"
 _TOKEN = "SIGSTORE_ID_TOKEN, --identity-token or a CI job that may ask for one (GitHub: id-token: write) brings it."  # noqa: S105
 _OUT_OF_REACH = "Keyless signing needs a network; `--key` signs without one."
 _NO_LONGER = {408, 429}
@@ -179,10 +175,12 @@ def _claim_of(signature: SignatureBundle) -> Claim | None:
 @lru_cache(maxsize=64)
 def _claim_in(certificate: bytes) -> Claim | None:
     """Return whom a certificate in DER names; None where it can't be read or names nobody."""
+    from cryptography import x509
+
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
         given = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        issuer: Any = extensions.get_extension_for_oid(_ISSUER).value
+        issuer: Any = extensions.get_extension_for_oid(x509.ObjectIdentifier(_ISSUER)).value
         others = [each.value.decode() for each in given.get_values_for_type(x509.OtherName) if _is_name(each)]
         names = given.get_values_for_type(x509.RFC822Name) + given.get_values_for_type(x509.UniformResourceIdentifier)
         return Claim(frozenset([*names, *others]), issuer.value.decode()) if [*names, *others] else None
@@ -191,7 +189,7 @@ def _claim_in(certificate: bytes) -> Claim | None:
 
 
 def _is_name(name: x509.OtherName) -> bool:
-    return name.type_id == _OTHER_NAME
+    return name.type_id.dotted_string == _OTHER_NAME
 
 
 def _why_wrong(verifier: Verifier, signature: SignatureBundle, name: str, issuer: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -20,10 +21,12 @@ from edgebuild.core.artifact import is_digest
 from edgebuild.core.artifact_files import open_plain
 from edgebuild.core.values import CHUNK_BYTES, canonical_json, digest_bytes
 from edgebuild.errors import ReleaseError
+from edgebuild.execution.abreast import abreast
 from edgebuild.execution.disk import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
 
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -123,7 +126,10 @@ def descriptor_of(data: bytes, media_type: str, **fields: Any) -> Descriptor:
 
 
 class LayoutWriter:
-    """Writes a layout into a folder of its own, file by file; ``finish`` writes the index last."""
+    """Writes a layout into a folder of its own, file by file; ``finish`` writes the index last.
+
+    Several threads may add at the same time.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,14 +146,19 @@ class LayoutWriter:
         return self.add(oci_bytes(value), value.mediaType, **fields)
 
     def add_file(self, source: Path, media_type: str, **fields: Any) -> Descriptor:
-        """Add a file, read once, in bounded memory. Raises ``OSError`` for what is no plain file."""
+        """Add a file, read once, in bounded memory: its digest is that of the bytes that were written, now durable.
+
+        Raises ``OSError`` for what is no plain file.
+        """
         hasher, size = hashlib.sha256(), 0
-        unnamed = self.folder / BLOBS / "unnamed"
-        with open_plain(source) as file, unnamed.open("wb") as out:
-            while chunk := file.read(CHUNK_BYTES):
-                hasher.update(chunk)
-                size += len(chunk)
-                out.write(chunk)
+        unnamed = self.folder / BLOBS / f"unnamed-{threading.get_ident()}"
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        with open_plain(source) as file, unnamed.open("wb", buffering=0) as out:
+            while count := file.readinto(buffer):
+                hasher.update(buffer[:count])
+                _write_all(out, buffer[:count])
+                size += count
+            os.fsync(out.fileno())
         unnamed.replace(self._blob(hasher.hexdigest()))
         return Descriptor(mediaType=media_type, digest=SHA256 + hasher.hexdigest(), size=size, **fields)
 
@@ -200,8 +211,17 @@ class Layout:
 
     def check(self, descriptor: Descriptor) -> None:
         """Read a blob in bounded memory, and hold it against its descriptor."""
-        for _ in self.chunks(descriptor):
-            pass
+        hasher, size = hashlib.sha256(), 0
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, descriptor.size + 1)))
+        with self.open(descriptor) as file:
+            while size <= descriptor.size and (count := file.readinto(buffer)):
+                size += count
+                hasher.update(buffer[:count])
+        self._require(descriptor, size, hasher.hexdigest())
+
+    def check_all(self, descriptors: Iterable[Descriptor]) -> None:
+        """Check every blob, the largest first, several at a time."""
+        abreast(self.check, sorted(descriptors, key=lambda each: (-each.size, each.digest)))
 
     def chunks(self, descriptor: Descriptor) -> Iterator[bytes]:
         """Yield a blob; what was yielded is only to be believed once the last chunk came without an error."""
@@ -272,6 +292,11 @@ class Layout:
             raise ReleaseError(
                 f"{self._name(descriptor)} was changed: its content isn't what its name says.", hint=_COPY
             )
+
+
+def _write_all(out: BinaryIO, data: memoryview) -> None:
+    while data:
+        data = data[out.write(data) :]
 
 
 def _without_empty(value: Any) -> Any:

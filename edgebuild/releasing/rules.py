@@ -8,18 +8,21 @@ from edgebuild.core.objective import OBJECTIVES
 from edgebuild.core.verdict import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from edgebuild.core.record import CandidateRecord
     from edgebuild.releasing.values import BuildFolder
 
 
-def unreleasable(build: BuildFolder) -> tuple[str, ...]:
-    """Return every reason why a build can't be released; none where it can."""
-    return tuple(_reasons(build))
+def unreleasable(build: BuildFolder, changed: Sequence[str]) -> tuple[str, ...]:
+    """Return every reason why a build can't be released; none where it can.
+
+    ``changed`` are the folders of its evidence that aren't what they were.
+    """
+    return tuple(_reasons(build, changed))
 
 
-def _reasons(build: BuildFolder) -> Iterator[str]:
+def _reasons(build: BuildFolder, changed: Sequence[str]) -> Iterator[str]:
     record, chosen = build.record, build.chosen
     if record.outcome != "ok" or chosen is None:
         yield f"it ended as {record.outcome}: {record.summary}"
@@ -31,7 +34,7 @@ def _reasons(build: BuildFolder) -> Iterator[str]:
         yield f"it is to be fast, and {chosen.id} was never measured"
     if chosen.crosscheck is not None and chosen.crosscheck.refuses:
         yield f"the cross-check of {chosen.id}: {chosen.crosscheck.explanation}"
-    for path in build.changed:
+    for path in changed:
         yield f"its evidence {path} is gone or was changed since"
     for name in build.missing:
         yield f"its {name} is missing; a build that is made again keeps it"

@@ -10,14 +10,17 @@ from pydantic import Field
 from edgebuild.core.artifact import Contract, Setting
 from edgebuild.core.budget import Budget
 from edgebuild.core.meaning import Meaning
-from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import Value
-from edgebuild.core.verdict import Drop
+from edgebuild.core.verdict import Drop, SealedSetAccess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.record import BuildRecord, CandidateRecord
+
+
+#: The folder of the artifact, in a build and in a release.
+ARTIFACT = "artifact"
 
 
 class Requires(Value):
@@ -82,13 +85,12 @@ NEEDED = ("artifact/artifact.json", "golden/golden.json", "fallback/model.onnx")
 class BuildFolder:
     """A finished build on disk: its record, the folder of it, and ``home``, the project's ``.edgebuild``.
 
-    ``changed`` are the folders of its evidence that aren't what they were, ``missing`` files that a release needs.
+    ``missing`` are files that a release needs.
     """
 
     home: Path
     folder: Path
     record: BuildRecord
-    changed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
     @property

@@ -22,7 +22,7 @@ from tests.mutants import COUNTS, damaged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgebuild.core.record import SealedSetAccess
+    from edgebuild.core.verdict import SealedSetAccess
 
 
 @pytest.fixture

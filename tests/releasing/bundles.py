@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from edgebuild.core.artifact import Contract, TensorSpec
 from edgebuild.core.budget import Budget
-from edgebuild.core.record import SealedSetAccess
 from edgebuild.core.values import digest_bytes
+from edgebuild.core.verdict import SealedSetAccess
 from edgebuild.releasing.board.reading import artifact_digest
 from edgebuild.releasing.bundle import CREATED, FILE_PATH, MODEL_CONFIG, MODEL_MANIFEST, TARGET, TITLE, VERSION, WEIGHTS
 from edgebuild.releasing.dsse import BUNDLE_TYPE, PAYLOAD_TYPE, Statement, bundle_bytes, pae, statement_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,8 +20,8 @@ from edgebuild.building.golden import tolerance
 from edgebuild.building.record import find_build, load_record
 from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
-from edgebuild.core.evidence import changed
 from edgebuild.core.golden import Golden
+from edgebuild.core.record import Evidence
 from edgebuild.core.values import digest_bytes
 from edgebuild.core.verdict import CrossCheck
 from edgebuild.errors import EnvironmentGap, ReleaseError, UsageError
@@ -28,7 +29,8 @@ from edgebuild.measuring.protocols import CERTIFY, SCREEN
 from edgebuild.models.host_session import HostSession
 from edgebuild.pipeline import build
 from edgebuild.releasing.accuracy import accuracy_of, accuracy_row
-from edgebuild.releasing.bundle import create, is_name, read_bundle
+from edgebuild.releasing.bundle import is_name, read_bundle
+from edgebuild.releasing.creating import create
 from edgebuild.releasing.unpack import part_of, unpack
 from edgebuild.releasing.values import BuildFolder
 from tests.cli.example import run, write_project
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from edgebuild.releasing.bundle import Bundle
 
+GONE = Evidence(path="measurements/gone", files=1, sha256="0" * 64)
 QUICK = Options(
     screen=SCREEN.model_copy(update={**SHORT, "launches": 1, "max_launches": 1}),
     certify=CERTIFY.model_copy(update={**SHORT, "launches": 2, "max_launches": 2}),
@@ -50,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> BuildFolder:
     project = write_project(tmp_path_factory.mktemp("release") / "project")
     (record,) = build(load_project(project), QUICK)
     home = project / ".edgebuild"
-    return BuildFolder(home=home, folder=find_build(home), record=record, changed=changed(home, record.evidence))
+    return BuildFolder(home=home, folder=find_build(home), record=record)
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +208,13 @@ def test_what_cannot_be_released_is_refused_with_every_reason_and_writes_nothing
     spoilt = BuildFolder(
         home=built.home,
         folder=built.folder,
-        record=built.record.model_copy(update={"test_set": None}),
-        changed=("measurements/gone",),
+        record=built.record.model_copy(update={"test_set": None, "evidence": (GONE,)}),
     )
     with pytest.raises(ReleaseError, match=r"never scored on the test set\n.*measurements/gone is gone"):
         create([spoilt], tmp_path / "out", version="1")
+    gone = dataclasses.replace(built, record=built.record.model_copy(update={"evidence": (GONE,)}))
+    with pytest.raises(ReleaseError, match="measurements/gone is gone"):
+        create([gone], tmp_path / "out", version="1")
     with pytest.raises(UsageError, match="same target"):
         create([built, built], tmp_path / "out", version="1")
     for version in ("", "1 0", "../1", ".1", "1" * 65):
@@ -235,7 +240,7 @@ def test_what_was_edited_since_the_build_is_not_released(built: BuildFolder, tmp
     folder = home / "builds" / built.folder.name
     (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
     record = load_record(folder)
-    edited = BuildFolder(home=home, folder=folder, record=record, changed=changed(home, record.evidence))
+    edited = BuildFolder(home=home, folder=folder, record=record)
     with pytest.raises(ReleaseError, match=f"{name.split('/')[0]} is gone or was changed since"):
         create([edited], tmp_path / "out", version="1")
 

@@ -20,7 +20,7 @@ from edgebuild.core.artifact import Artifact
 from edgebuild.core.artifact_files import SEAL, list_files, read_artifact, write_manifest
 from edgebuild.core.values import canonical_json, digest_bytes
 from edgebuild.pipeline import build
-from edgebuild.releasing.bundle import create
+from edgebuild.releasing.creating import create
 from edgebuild.releasing.values import BuildFolder
 from tests import needs
 from tests.backends.nets import Bench, data_folder

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from edgebuild.core.record import BuildRecord, CandidateRecord
 
 
-def reasons(record: BuildRecord, **changes: Any) -> tuple[str, ...]:
-    return unreleasable(BuildFolder(home=Path("home"), folder=Path("home/builds/b"), record=record, **changes))
+def reasons(record: BuildRecord, changed: tuple[str, ...] = (), **fields: Any) -> tuple[str, ...]:
+    build = BuildFolder(home=Path("home"), folder=Path("home/builds/b"), record=record, **fields)
+    return unreleasable(build, changed)
 
 
 def with_chosen(**changes: Any) -> BuildRecord:

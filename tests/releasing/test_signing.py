@@ -145,10 +145,17 @@ def test_a_folder_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: pytes
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk, "write_staged", full)
-    with pytest.raises(ReleaseError, match=r"Nothing can be written into .*: No space left on device\.$"):
-        sign(bundle, write_key(tmp_path / "team.key"), provenance=PROVENANCE)
-    assert _tree(bundle) == before
+    def nearly_full(folder: Path, data: bytes, *, durable: bool = True) -> Path:
+        if next(calls) == 2:
+            full()
+        return write_staged(folder, data, durable=durable)
+
+    calls, write_staged = itertools.count(), disk.write_staged
+    for each in (full, nearly_full):
+        monkeypatch.setattr(disk, "write_staged", each)
+        with pytest.raises(ReleaseError, match=r"Nothing can be written into .*: No space left on device\.$"):
+            sign(bundle, write_key(tmp_path / "team.key"), provenance=PROVENANCE)
+        assert _tree(bundle) == before
 
 
 _KILLED = """
@@ -162,7 +169,7 @@ def at(event, arguments):
     global left
     if event in ("open", "os.rename", "os.remove") and "{bundle}" in str(arguments[0]):
         left -= 1
-        if not left:
+        if left <= 0:
             os._exit(9)
 sys.addaudithook(at)
 sign(Path(sys.argv[1]), load_signing_key(Path(sys.argv[2])), provenance={{"second": True}})

@@ -10,8 +10,17 @@ from edgebuild.core.artifact import Fp16Meaning, Int8Scheme, Precision
 from edgebuild.core.budget import Budget
 from edgebuild.core.candidate import CandidateSpec
 from edgebuild.core.measurement import Comparison, Fact, LatencySummary, Layer, Measurements, Memory, Percentile
-from edgebuild.core.record import BuildRecord, CandidateRecord, Note, Refusal, SealedSetAccess, StepRecord
-from edgebuild.core.verdict import Closeness, CrossCheck, Drop, LimitCheck, Outcome, SliceDrop, Verdict
+from edgebuild.core.record import BuildRecord, CandidateRecord, Note, Refusal, StepRecord
+from edgebuild.core.verdict import (
+    Closeness,
+    CrossCheck,
+    Drop,
+    LimitCheck,
+    Outcome,
+    SealedSetAccess,
+    SliceDrop,
+    Verdict,
+)
 
 MIB = 2**20
 FP32 = Precision(kind="fp32")
