@@ -23,6 +23,8 @@ def push_bundle(folder: Path, to: str) -> None:
     done = push(folder, to, progress=make_progress(), check=stop_if_interrupted)
     say(f"Pushed {done.digest} as {done.tag}, with {done.signatures} signatures")
     say(f"  {_size(done.sent_bytes)} sent, {_size(done.there_bytes)} were there")
+    if done.before not in ("", done.digest):
+        say(f"  {done.tag} was {done.before} until now")
 
 
 def pull_bundle(what: str, folder: Path | None, older: Path | None) -> None:

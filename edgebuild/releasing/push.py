@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did. ``sent_bytes`` are those of blobs; ``there_bytes`` were there already."""
+    """What a push did. ``sent_bytes`` are those of blobs; ``there_bytes`` were there already.
+
+    ``before`` is the digest that the tag meant until then, empty where it is new.
+    """
 
     digest: str
     tag: str
+    before: str
     sent_bytes: int
     there_bytes: int
     signatures: int
@@ -50,8 +54,8 @@ def push(
 ) -> Pushed:
     """Send the bundle in ``folder``; ``to`` names the repository, and the tag if it isn't to be the version.
 
-    Raises ``ReleaseError`` for a bundle that isn't whole, a registry that fails, and a version that names another
-    release there, unless ``replace``.
+    Raises ``ReleaseError`` for a bundle that isn't whole, a registry that fails, and, unless ``replace``, a version
+    that names another release there or a tag that names none.
     """
     reference = parse_reference(to)
     if reference.digest:
@@ -62,8 +66,7 @@ def push(
     tag = reference.tag or bundle.version
     if not is_tag(tag):
         raise UsageError(f"The version {tag!r} can't be a tag.", hint="Name the tag, as in REGISTRY/NAME:TAG.")
-    if not replace:
-        require_free(registry, reference, tag, release.digest)
+    before = require_free(registry, reference, tag, release.digest, replace=replace)
     sent, there = _send_blobs(bundle, registry, f"push {reference.where}:{tag}", progress or NoProgress(), check)
     for part in bundle.targets:
         registry.put_manifest(part.descriptor.digest, layout.read(part.descriptor), part.descriptor.mediaType)
@@ -74,7 +77,14 @@ def push(
         if manifest.subject is not None:
             registry.attach(each, layout.read(each), manifest.subject.digest)
     registry.put_manifest(tag, index, INDEX_TYPE)
-    return Pushed(digest=release.digest, tag=tag, sent_bytes=sent, there_bytes=there, signatures=len(bundle.signatures))
+    return Pushed(
+        digest=release.digest,
+        tag=tag,
+        before=before,
+        sent_bytes=sent,
+        there_bytes=there,
+        signatures=len(bundle.signatures),
+    )
 
 
 def _send_blobs(

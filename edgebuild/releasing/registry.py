@@ -59,7 +59,7 @@ def promote(what: str, tag: str, *, registry: Registry | None = None) -> tuple[s
     """Let ``tag`` mean the release ``what`` from now on; nothing but its index is sent.
 
     Returns the digest, and the one that the tag meant before, empty where it is new. Raises ``ReleaseError`` where
-    there is no such release, or the tag is another release's version.
+    there is no such release, or the tag is another release's version, or no release.
     """
     reference = require_named(what)
     require_tag(tag)
@@ -143,17 +143,27 @@ def require_index(registry: Registry, reference: Reference) -> bytes:
     return data
 
 
-def require_free(registry: Registry, reference: Reference, tag: str, digest: str) -> str:
-    """Return the digest that a tag means now; raises ``ReleaseError`` where it is another release's own version."""
+def require_free(registry: Registry, reference: Reference, tag: str, digest: str, *, replace: bool = False) -> str:
+    """Return the digest that a tag means now, empty where it is new.
+
+    Raises ``ReleaseError``, unless ``replace``, where it is another release's own version, or no release at all.
+    """
     data = registry.manifest(tag)
     if data is None:
         return ""
     before = descriptor_of(data, INDEX_TYPE).digest
     index = _release_in(data)
-    if before != digest and index is not None and version_of(index) == tag:
+    if replace or before == digest:
+        return before
+    if index is None:
+        raise ReleaseError(
+            f"{reference.where}:{tag} is something else than a release ({before}).",
+            hint="Choose another tag or repository; or remove that tag from the registry first.",
+        )
+    if version_of(index) == tag:
         raise ReleaseError(
             f"{reference.where}:{tag} is another release already ({before}).",
-            hint="A version means one release: choose another version, or replace it on purpose.",
+            hint="A version means one release: choose another version; or remove that tag from the registry first.",
         )
     return before
 

@@ -203,6 +203,7 @@ def test_nan_and_infinity_are_counted_with_the_first_frame(tmp_path: Path, runti
     ("arrays", "message"),
     [
         ({"image": np.zeros((3, 3, 16, 16))}, r"Input 'image' is float64, the model takes float32\."),
+        ({"image": np.zeros((3, 3, 16, 16), ">f4")}, r"Input 'image' is >f4, the model takes float32\."),
         (
             {"image": np.zeros((3, 3, 16, 8), dtype=np.float32)},
             r"Input 'image': a frame has shape \[3, 16, 8\], the model takes \[3, 16, 16\]\.",

@@ -163,8 +163,9 @@ def _load(folder: str, spec: Fields) -> Any:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise Problem("data", "Input %r: can't read %s (%s)." % (name, path, error)) from error
-    if array.dtype.name != spec["dtype"]:
-        raise Problem("data", "Input %r is %s, the model takes %s." % (name, array.dtype.name, spec["dtype"]))
+    # By dtype, not by its name: a big-endian array has the same name and other bytes.
+    if array.dtype != np.dtype(spec["dtype"]):
+        raise Problem("data", "Input %r is %s, the model takes %s." % (name, array.dtype, spec["dtype"]))
     want = spec["shape"][1:]
     fits = len(array.shape) == len(spec["shape"]) and all(
         not isinstance(w, int) or w == got for w, got in zip(want, array.shape[1:])

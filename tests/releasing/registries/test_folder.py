@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.errors import ReleaseError, UsageError
-from edgebuild.releasing.layout import Layout
+from edgebuild.releasing.layout import MANIFEST_TYPE, Layout
 from edgebuild.releasing.pull import pull
 from edgebuild.releasing.push import push
-from edgebuild.releasing.registries.folder import MARKER
+from edgebuild.releasing.registries.folder import MARKER, FolderRegistry
 from edgebuild.releasing.registry import listed, promote
 from tests.releasing.registries.bundles import add_signature, make_bundle, sbom, tree
 
@@ -39,6 +39,21 @@ def test_releases_go_in_and_out(tmp_path: Path) -> None:
     Layout(tmp_path / "share")
     with pytest.raises(ReleaseError, match="listed as another type"):
         push(tmp_path / "share", f"{tmp_path}/other")
+
+
+def test_a_tag_that_moves_is_told_and_what_is_no_release_stays(tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    old, new = (bundle(tmp_path / version, version) for version in ("1.0", "1.1"))
+    first = push(old, f"{share}:prod")
+    assert (first.before, push(old, f"{share}:prod").before) == ("", first.digest)
+    assert push(new, f"{share}:prod").before == first.digest
+    image = b'{"config":{},"schemaVersion":2}'
+    FolderRegistry(str(share)).put_manifest("tool", image, MANIFEST_TYPE)
+    with pytest.raises(ReleaseError, match="tool is something else than a release"):
+        push(new, f"{share}:tool")
+    with pytest.raises(ReleaseError, match="tool is something else than a release"):
+        promote(f"{share}:prod", "tool")
+    assert FolderRegistry(str(share)).manifest("tool") == image
 
 
 def test_a_bundle_is_a_registry_of_one(tmp_path: Path) -> None:
