@@ -51,6 +51,13 @@ UnsignedOption = Annotated[
     bool,
     typer.Option("--trust-unsigned", help="Run the release's own runner there though nobody vouches for it."),
 ]
+OlderOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="A bundle, or a folder of installed releases, whose parts are taken instead of fetched, and changed ones "
+        "made by a delta that is there. Default: none; of install, --root on this machine."
+    ),
+]
 NameOption = Annotated[str, typer.Option("--name", help="The project's name, where --root isn't given.")]
 
 
@@ -173,6 +180,7 @@ def install_release(
         bool, typer.Option("--allow-downgrade", help="Allow a version older than the installed one.")
     ] = False,
     unsigned: UnsignedOption = False,
+    older: OlderOption = None,
 ) -> None:
     """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
     from edgebuild.cli.travelling import at_hand
@@ -183,7 +191,9 @@ def install_release(
     words += ["--allow-downgrade"] if allow_downgrade else []
     words += ["--trust-unsigned"] if unsigned else []
     asked = Asked(key or (), policy)
-    with at_hand(bundle) as folder:
+    if older is None and root and device is None:
+        older = Path(root)
+    with at_hand(bundle, older) as folder:
         verify_bundle(folder, asked)
         code = run_there(
             "install",
@@ -210,10 +220,10 @@ def policy(
 
 @app.command()
 def push(
-    bundle: BundleArgument,
+    bundle: Annotated[Path, typer.Argument(help="The folder of the release, or of a delta to one that is there.")],
     to: Annotated[str, typer.Argument(help="HOST/REPOSITORY[:TAG], or a folder ./… of bundles. The tag: the version.")],
 ) -> None:
-    """Send a bundle to a registry; parts that are there aren't sent again, and an interrupted push goes on."""
+    """Send a bundle or a delta to a registry; parts that are there aren't sent again, an interrupted push goes on."""
     from edgebuild.cli.travelling import push_bundle
 
     push_bundle(bundle, to)
@@ -226,10 +236,7 @@ def pull(
         Optional[Path],  # noqa: UP045
         typer.Argument(help="The new folder. Default: named after the release, here."),
     ] = None,
-    older: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A bundle whose parts are taken instead of fetched. Default: none."),
-    ] = None,
+    older: OlderOption = None,
 ) -> None:
     """Fetch a release, checked by digest as it comes; an interrupted pull goes on."""
     from edgebuild.cli.travelling import pull_bundle

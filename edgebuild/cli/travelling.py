@@ -16,15 +16,28 @@ if TYPE_CHECKING:
 
 
 def push_bundle(folder: Path, to: str) -> None:
-    """Send a bundle and say how much of it was there already."""
+    """Send a bundle, or a delta, and say how much of it was there already."""
     from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.delta_plan import PLAN_FILE
     from edgebuild.releasing.push import push
 
+    if (folder / PLAN_FILE).is_file():
+        _push_delta(folder, to)
+        return
     done = push(folder, to, progress=make_progress(), check=stop_if_interrupted)
     say(f"Pushed {done.digest} as {done.tag}, with {done.signatures} signatures")
     say(f"  {_size(done.sent_bytes)} sent, {_size(done.there_bytes)} were there")
     if done.before not in ("", done.digest):
         say(f"  {done.tag} was {done.before} until now")
+
+
+def _push_delta(folder: Path, to: str) -> None:
+    from edgebuild.cli.progress import make_progress
+    from edgebuild.releasing.delta_travel import push_delta
+
+    done = push_delta(folder, to, progress=make_progress(), check=stop_if_interrupted)
+    say(f"Pushed the delta from {done.start} beside {done.end}")
+    say(f"  {_size(done.sent_bytes)} sent, {_size(done.there_bytes)} were there")
 
 
 def pull_bundle(what: str, folder: Path | None, older: Path | None) -> None:
@@ -35,7 +48,8 @@ def pull_bundle(what: str, folder: Path | None, older: Path | None) -> None:
     into = folder or Path(Path(what.replace("@sha256:", "-").replace(":", "-")).name)
     done = pull(what, into, older=older, progress=make_progress(), check=stop_if_interrupted)
     say(f"Pulled {done.digest} into {into}")
-    say(f"  {_size(done.fetched_bytes)} fetched, {_size(done.taken_bytes)} taken from what was here")
+    patched = f", {_size(done.patched_bytes)} made by a delta" if done.patched_bytes else ""
+    say(f"  {_size(done.fetched_bytes)} fetched, {_size(done.taken_bytes)} taken from what was here{patched}")
 
 
 def promote_release(what: str, tag: str) -> None:
@@ -105,8 +119,11 @@ def show_affected(component: str, places: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def at_hand(bundle: str) -> Iterator[Path]:
-    """Yield a bundle's folder: the one that is named, or one into which the release is pulled."""
+def at_hand(bundle: str, older: Path | None) -> Iterator[Path]:
+    """Yield a bundle's folder: the one that is named, or one into which the release is pulled.
+
+    ``older`` is a folder of releases from which what it has needn't be pulled.
+    """
     if (Path(bundle) / LAYOUT_FILE).is_file():
         yield Path(bundle)
         return
@@ -115,7 +132,8 @@ def at_hand(bundle: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="edgebuild-pull-") as scratch:
         folder = Path(scratch, "bundle")
-        pull(bundle, folder, progress=make_progress(), check=stop_if_interrupted)
+        done = pull(bundle, folder, older=older, progress=make_progress(), check=stop_if_interrupted)
+        say(f"Pulled {done.digest}: {_size(done.fetched_bytes)} fetched")
         yield folder
 
 

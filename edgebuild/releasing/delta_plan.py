@@ -48,6 +48,8 @@ APPLY_BYTES = 96 << 20
 _WINDOW_LOG = 26
 #: Takes half a second a MB, once; scattered changes come out a third smaller than at the levels that are quick.
 _LEVEL = 17
+#: A shorter reference is none to zstd.
+_LEAST_BYTES = 8
 #: More than zstd ever adds to what it can't compress.
 _MAX_OVERHEAD_BYTES = 1 << 17
 _COPY = "Copy the delta again, or make it again from the same two bundles."
@@ -98,7 +100,17 @@ def read_plan(folder: Path) -> Plan:
     """Read a delta's plan. Raises ``ReleaseError`` for whatever ``Plan.text`` didn't write."""
     path = folder / PLAN_FILE
     try:
-        data = read_plain(path, MAX_JSON_BYTES)
+        data = read_plain(path, MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ReleaseError(
+            f"{folder} is no delta: its {PLAN_FILE} can't be read ({error.strerror or error}).", hint=_COPY
+        ) from error
+    return parse_plan(data, str(path))
+
+
+def parse_plan(data: bytes, where: str) -> Plan:
+    """Parse a delta's plan; raises as ``read_plan``."""
+    try:
         if len(data) > MAX_JSON_BYTES:
             raise ValueError("it is too large")
         plan = Plan.model_validate_json(data, strict=True)
@@ -106,12 +118,8 @@ def read_plan(folder: Path) -> Plan:
             raise ValueError("it isn't in the one form that is written")
         if problem := next((said for each in plan.blobs if (said := each.problem())), ""):
             raise ValueError(problem)
-    except OSError as error:
-        raise ReleaseError(
-            f"{folder} is no delta: its {PLAN_FILE} can't be read ({error.strerror or error}).", hint=_COPY
-        ) from error
     except (ValueError, RecursionError) as error:
-        raise ReleaseError(f"{path} is not what was written.", hint=_COPY) from error
+        raise ReleaseError(f"{where} is not what was written.", hint=_COPY) from error
     return plan
 
 
@@ -177,11 +185,19 @@ def _part(blob: PlannedBlob, prefix: Any, patch: BinaryIO, frame: int, part: int
 def _prefix(base: BinaryIO, begin: int, base_size: int) -> Any:
     first, last = reference(begin, base_size)
     base.seek(first)
-    return _zstd().ZstdDict(base.read(last - first), is_raw=True).as_prefix
+    data = base.read(last - first)
+    if len(data) < _LEAST_BYTES:
+        raise ReleaseError("The old file that a patch is for has next to nothing in it.", hint=_COPY)
+    return _zstd().ZstdDict(data, is_raw=True).as_prefix
 
 
 def _unusable(blob: PlannedBlob) -> ReleaseError:
     return ReleaseError(f"The patch of {blob.digest} doesn't make its {blob.size:,} bytes.", hint=_COPY)
+
+
+def require_zstd() -> None:
+    """Raise ``EnvironmentGap`` where patches can neither be made nor applied."""
+    _zstd()
 
 
 def _zstd() -> Any:

@@ -15,6 +15,7 @@ from edgebuild.core.steps import NoProgress, never_stop
 from edgebuild.errors import ReleaseError
 from edgebuild.releasing.blobs import require_room, staged
 from edgebuild.releasing.contents import blobs_of, parse_document, require_bounded, version_of
+from edgebuild.releasing.delta_travel import Patches
 from edgebuild.releasing.dsse import BUNDLE_TYPE
 from edgebuild.releasing.layout import (
     INDEX_TYPE,
@@ -41,12 +42,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """What a pull brought. ``taken_bytes`` were here already; ``left_out`` signatures have the form of other tools."""
+    """What a pull brought. ``left_out`` signatures have the form of other tools.
+
+    ``taken_bytes`` were here already, and ``patched_bytes`` were made of what was here by a delta, whose bytes are
+    among those ``fetched``.
+    """
 
     digest: str
     version: str
     fetched_bytes: int
     taken_bytes: int
+    patched_bytes: int
     signatures: int
     left_out: int
 
@@ -62,8 +68,9 @@ def pull(
 ) -> Pulled:
     """Fetch a release into a new folder: a bundle that reads as one, all of it checked by digest.
 
-    ``older`` is a bundle whose blobs are taken instead of fetched, linked where the disk can. An interrupted pull of
-    the same into the same folder goes on. Raises ``ReleaseError`` for whatever isn't what it should be.
+    ``older`` is a bundle, or a folder of installed releases, whose blobs are taken instead of fetched, linked where the
+    disk can; of what changed, a delta that the registry has is fetched where it is smaller. An interrupted pull of the
+    same into the same folder goes on. Raises ``ReleaseError`` for whatever isn't what it should be.
     """
     wanted = require_named(what)
     registry = registry or open_registry(wanted, check=check)
@@ -72,22 +79,22 @@ def pull(
         blobs = blobs_of(found.manifests)
         total = sum(each.size for each in blobs)
         require_room(staging.folder, total)
-        fetched = 0
         with (progress or NoProgress()).task(f"pull {wanted}", total=float(total)) as task:
 
             def count(size: int) -> None:
                 check()
                 task.advance(size)
 
-            for blob in blobs:
-                if not staging.has(blob, count) and not (older and staging.take(blob, older, count)):
-                    fetched += _fetch_blob(registry, blob, staging, count)
+            digests = frozenset(each.digest for each in (found.release, *found.listed, *blobs))
+            patches = Patches(registry, found.release, older, digests, check) if older else None
+            brought = [_bring(blob, registry, staging, older, patches, count) for blob in blobs]
         staging.finish((found.release, *found.signatures), (found.release, *found.listed, *blobs), folder)
     return Pulled(
         digest=found.release.digest,
         version=found.release.annotations[VERSION_NAME],
-        fetched_bytes=fetched,
-        taken_bytes=total - fetched,
+        fetched_bytes=sum(fetched for fetched, _, _ in brought),
+        taken_bytes=sum(taken for _, taken, _ in brought),
+        patched_bytes=sum(patched for _, _, patched in brought),
         signatures=len(found.signatures),
         left_out=found.left_out,
     )
@@ -167,6 +174,29 @@ def _fetch_document(registry: Registry, wanted: Descriptor) -> bytes:
     if len(data) != wanted.size:
         raise changed(wanted)
     return data
+
+
+def _bring(
+    blob: Descriptor,
+    registry: Registry,
+    staging: Staging,
+    older: Path | None,
+    patches: Patches | None,
+    count: Callable[[int], None],
+) -> tuple[int, int, int]:
+    """Take a blob, make it by a patch, or fetch it; return how many bytes came, were here, and were made."""
+    if staging.has(blob, count) or (older and staging.take(blob, older, count)):
+        return 0, blob.size, 0
+
+    def fetch(patch: Descriptor) -> int:
+        there = staging.has(patch, lambda _: count(0))
+        return 0 if there else _fetch_blob(registry, patch, staging, lambda _: count(0))
+
+    made, came = patches.make(blob, staging, fetch, count) if patches else (False, 0)
+    if made:
+        return came, 0, blob.size
+    size = _fetch_blob(registry, blob, staging, count)
+    return came + size, blob.size - size, 0
 
 
 def _fetch_blob(registry: Registry, blob: Descriptor, staging: Staging, count: Callable[[int], None]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from contextlib import closing
@@ -121,6 +122,13 @@ def test_a_release_travels_through_a_folder_of_releases_and_is_installed_by_its_
     shown = ok("release", "pull", f"{share}:1.1", tmp_path / "got", "--older", "releases/tiny-1.0", cwd=project).out
     assert "taken from what was here" in shown
     ok("release", "verify", tmp_path / "got", "--key", "team.pub", cwd=project)
+    ok("release", "delta", "releases/tiny-1.0", "releases/tiny-1.1", tmp_path / "delta", cwd=project)
+    shown = ok("release", "push", tmp_path / "delta", share, cwd=project).out
+    assert shown.startswith("Pushed the delta from sha256:")
+    shown = ok("install", f"{share}:1.1", "--key", "team.pub", "--root", root, cwd=project).out
+    # The runner and the models are those that are installed; what is new are small documents.
+    assert re.search(r"^Pulled sha256:[0-9a-f]{64}: [\d.]+ KiB fetched$", shown, re.MULTILINE), shown
+    assert json.loads((root / "current" / "release.json").read_bytes())["version"] == "1.1"
 
 
 def test_a_delta_makes_the_new_bundle_of_the_old_one(project: Path, tmp_path: Path) -> None:
