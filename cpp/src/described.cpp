@@ -211,6 +211,16 @@ Release release_of(const Json& value, const std::string& name) {
   return release;
 }
 
+// What lies below a folder of `found`, seen from there.
+std::map<std::string, Digest> below(const std::map<std::string, Digest>& found, const std::string& folder) {
+  std::map<std::string, Digest> inside;
+  const std::string start = folder + "/";
+  for (auto each = found.lower_bound(start); each != found.end() && each->first.rfind(start, 0) == 0; ++each) {
+    inside[each->first.substr(start.size())] = each->second;
+  }
+  return inside;
+}
+
 // Holds what lies in the artifact's folder against what artifact.json lists: the same files, byte by byte.
 void check_files(const Json& manifest, std::map<std::string, Digest> found, const std::string& name) {
   found.erase(kManifest);
@@ -227,31 +237,70 @@ void check_files(const Json& manifest, std::map<std::string, Digest> found, cons
   if (!found.empty()) throw Error("The artifact's folder holds " + found.begin()->first + ", which isn't listed.");
 }
 
+Exit exit_of(const Json& value, const std::string& name) {
+  const auto threshold = value.find("threshold");
+  if (threshold == value.end() || !threshold->is_number()) refuse(name, "threshold");
+  return {text_of(value, "output", name), text_of(value, "confidence", name), threshold->get<double>()};
+}
+
+// Takes what names a weights file out of what the runtimes are told.
+void take_weights(Artifact& artifact, const std::map<std::string, Digest>& found, const std::string& name) {
+  const auto file = artifact.load.find("weights"), bytes = artifact.load.find("weights_bytes");
+  if (file == artifact.load.end()) return;
+  const auto* path = std::get_if<std::string>(&file->second);
+  const auto* most = bytes == artifact.load.end() ? nullptr : std::get_if<std::int64_t>(&bytes->second);
+  if (path == nullptr || found.count(*path) == 0) refuse(name, "weights");
+  if (most == nullptr || *most < 0) refuse(name, "weights_bytes");
+  artifact.weights = *path;
+  artifact.weights_bytes = static_cast<std::uint64_t>(*most);
+  artifact.load.erase("weights");
+  artifact.load.erase("weights_bytes");
+}
+
 Artifact artifact_of(const Json& value, const std::map<std::string, Digest>& found, const std::string& name) {
   check_files(value, found, name);
-  if (!list_of(value, "stages", name).empty()) {
-    throw Error(
-        "The release is a chain of models with early exits, which the C++ loader doesn't run; open it in Python.");
-  }
   const Json& precision = field(value, "precision", Json::value_t::object, name);
   Artifact artifact{text_of(value, "backend", name),
                     text_of(value, "entry", name),
                     text_of(precision, "kind", name),
                     "",
                     contract_of(field(value, "contract", Json::value_t::object, name), name),
-                    pairs_of(list_of(value, "load", name), name)};
+                    pairs_of(list_of(value, "load", name), name),
+                    "",
+                    0,
+                    {}};
   const auto fp16 = precision.find("fp16");
   if (fp16 != precision.end() && !fp16->is_null()) artifact.fp16 = text_of(precision, "fp16", name);
   if (found.count(artifact.entry) == 0 || artifact.entry == kManifest || artifact.entry == kNotes)
     refuse(name, "entry");
-  if (artifact.load.count("weights") != 0) {
-    throw Error(
-        "The release ships its weights in a weights file, which the C++ loader doesn't decode; open it in Python.");
-  }
+  take_weights(artifact, found, name);
   if (artifact.load.count("libraries") != 0) {
     throw Error("The release brings native code, which the C++ loader doesn't run; open it in Python.");
   }
   return artifact;
+}
+
+// Reads the models of a chain; `found` is what lies in the artifact's folder.
+std::vector<Stage> stages_of(const Json& value, const fs::path& folder, const std::map<std::string, Digest>& found) {
+  std::vector<Stage> stages;
+  const Json& listed = list_of(value, "stages", kManifest);
+  for (const Json& each : listed) {
+    const std::string& place = text_of(each, "folder", kManifest);
+    const std::string name = place + "/" + kManifest;
+    const auto manifest = found.find(name);
+    if (manifest == found.end()) refuse(kManifest, "stage");
+    const std::string text = read_plain(folder / name, kMaxManifestBytes);
+    if (sha256_of(text) != manifest->second.sha256) throw Error(name + " changed while it was read.");
+    const Json fields = parse(text, name);
+    if (!list_of(fields, "stages", name).empty()) throw Error("A stage of the release is a chain itself.");
+    Stage stage{place, artifact_of(fields, below(found, place), name), {}};
+    const auto way_out = each.find("exit");
+    const bool ends = way_out == each.end() || way_out->is_null();
+    if (ends != (stages.size() + 1 == listed.size())) refuse(kManifest, "exit: every stage but the last has one");
+    if (!ends) stage.exit = exit_of(field(each, "exit", Json::value_t::object, kManifest), kManifest);
+    stages.push_back(std::move(stage));
+  }
+  return stages;
 }
 
 bool is_slot(const fs::path& folder) {
@@ -314,7 +363,11 @@ Slot read_slot(const std::string& given) {
     throw Error("artifact.json isn't that of the release: release.json says another artifact_digest.");
   }
   slot.artifact = artifact_of(manifest, found, kManifest);
+  slot.artifact.stages = stages_of(manifest, slot.folder, found);
   if (slot.artifact.backend != slot.release.needs.runtime) refuse("release.json", "runtime");
+  for (const Stage& stage : slot.artifact.stages) {
+    if (stage.artifact.backend != slot.artifact.backend) refuse(stage.folder + "/" + kManifest, "backend");
+  }
   return slot;
 }
 

@@ -42,10 +42,29 @@ struct Contract {
   std::vector<Link> state;
 };
 
+// Where a chain may end: with `output` as its answer where `confidence`, one number, reaches `threshold`.
+struct Exit {
+  std::string output, confidence;
+  double threshold = 0.0;
+};
+
+struct Stage;
+
+// `weights` is the weights file, empty where there is none; it holds `weights_bytes` of tensors at most.
 struct Artifact {
   std::string backend, entry, precision, fp16;
   Contract contract;
   Settings load;
+  std::string weights;
+  std::uint64_t weights_bytes = 0;
+  std::vector<Stage> stages;
+};
+
+// One model of a chain, in a folder of the artifact's; the last one has no exit.
+struct Stage {
+  std::string folder;
+  Artifact artifact;
+  std::optional<Exit> exit;
 };
 
 struct Slot {

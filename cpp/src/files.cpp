@@ -65,12 +65,7 @@ class Sha256 {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned int size = 0;
     need(EVP_DigestFinal_ex(context_, digest, &size) == 1);
-    std::string text;
-    for (unsigned int at = 0; at < size; ++at) {
-      text += "0123456789abcdef"[digest[at] >> 4];
-      text += "0123456789abcdef"[digest[at] & 15];
-    }
-    return text;
+    return hex_of({reinterpret_cast<const char*>(digest), size});
   }
 
  private:
@@ -118,10 +113,30 @@ std::string read_plain(const fs::path& path, std::size_t limit) {
   return data;
 }
 
-std::string sha256_of(const std::string& data) {
+std::string sha256_of(std::string_view data, std::string_view more) {
   Sha256 hasher;
   hasher.update(data.data(), data.size());
+  hasher.update(more.data(), more.size());
   return hasher.hex();
+}
+
+std::string hex_of(std::string_view bytes) {
+  std::string text;
+  for (const char each : bytes) {
+    const auto byte = static_cast<unsigned char>(each);
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+bool is_utf8(const std::string& text) {
+  try {
+    static_cast<void>(Json(text).dump());  // refuses anything else
+    return true;
+  } catch (const Json::exception&) {
+    return false;
+  }
 }
 
 bool is_sha256(const std::string& text) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 namespace edgebuild::internal {
 
@@ -21,7 +22,9 @@ struct Digest {
 // The bytes of a plain file. Throws Error for a larger or another one.
 std::string read_plain(const std::filesystem::path& path, std::size_t limit);
 
-std::string sha256_of(const std::string& data);
+std::string sha256_of(std::string_view data, std::string_view more = {});
+std::string hex_of(std::string_view bytes);
+bool is_utf8(const std::string& text);
 bool is_sha256(const std::string& text);
 
 // Every file below a folder, by its relative path. Throws Error for links and special files.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "session.hpp"
+#include "weights.hpp"
 
 namespace edgebuild::internal {
 namespace {
@@ -76,7 +77,7 @@ void configure(OrtSessionOptions* options, const Settings& settings, const Setti
 
 class OrtModel : public Session {
  public:
-  explicit OrtModel(const Slot& slot)
+  OrtModel(const std::filesystem::path& folder, const Artifact& artifact, const Settings& settings)
       : environment_(api().ReleaseEnv), memory_(api().ReleaseMemoryInfo), session_(api().ReleaseSession) {
     static std::once_flag once;
     // The runtime reads it when its first environment is made.
@@ -86,10 +87,12 @@ class OrtModel : public Session {
     check(api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory_.value), "start");
     Owned<OrtSessionOptions> options(api().ReleaseSessionOptions);
     check(api().CreateSessionOptions(&options.value), "start");
-    configure(options.value, slot.release.settings, slot.artifact.load);
-    const std::string path = (slot.folder / slot.artifact.entry).string();
+    configure(options.value, settings, artifact.load);
+    weights_ = weights_of(folder, artifact);
+    give_weights(options.value);
+    const std::string path = (folder / artifact.entry).string();
     check(api().CreateSession(environment_.value, path.c_str(), options.value, &session_.value),
-          "load " + slot.artifact.entry);
+          "load " + artifact.entry);
     input_names = names(api().SessionGetInputCount, api().SessionGetInputName);
     output_names = names(api().SessionGetOutputCount, api().SessionGetOutputName);
   }
@@ -118,6 +121,20 @@ class OrtModel : public Session {
   }
 
  private:
+  // What the model's file says lies elsewhere, by name.
+  void give_weights(OrtSessionOptions* options) const {
+    std::vector<std::unique_ptr<Owned<OrtValue>>> owned;
+    std::vector<const OrtValue*> values;
+    std::vector<const char*> given;
+    for (const Weight& weight : weights_) {
+      owned.push_back(std::make_unique<Owned<OrtValue>>(api().ReleaseValue));
+      values.push_back(owned.back()->value = view_of(weight.tensor));
+      given.push_back(weight.name.c_str());
+    }
+    if (values.empty()) return;
+    check(api().AddExternalInitializers(options, given.data(), values.data(), values.size()), "take the weights");
+  }
+
   template <class Count, class Name>
   std::vector<std::string> names(Count count_of, Name name_at) const {
     OrtAllocator* allocator = nullptr;
@@ -170,6 +187,7 @@ class OrtModel : public Session {
     throw Error("The model answers with values of a type that this loader doesn't know.");
   }
 
+  std::vector<Weight> weights_;  // the session may look into their memory
   Owned<OrtEnv> environment_;
   Owned<OrtMemoryInfo> memory_;
   Owned<OrtSession> session_;
@@ -179,6 +197,9 @@ class OrtModel : public Session {
 
 std::string onnxruntime_version() { return OrtGetApiBase()->GetVersionString(); }
 
-std::unique_ptr<Session> open_onnxruntime(const Slot& slot) { return std::make_unique<OrtModel>(slot); }
+std::unique_ptr<Session> open_onnxruntime(const std::filesystem::path& folder, const Artifact& artifact,
+                                          const Settings& settings) {
+  return std::make_unique<OrtModel>(folder, artifact, settings);
+}
 
 }  // namespace edgebuild::internal

@@ -5,10 +5,15 @@
 #include <sstream>
 #include <utility>
 
+#include "files.hpp"
 #include "session.hpp"
+#include "weights.hpp"
 
 namespace edgebuild::internal {
 namespace {
+
+// An IR without its weights, which is all text.
+constexpr std::size_t kMaxDescribed = std::size_t{256} << 20;
 
 const std::pair<DType, ov::element::Type> kTypes[] = {
     {DType::kFloat16, ov::element::f16}, {DType::kFloat32, ov::element::f32}, {DType::kFloat64, ov::element::f64},
@@ -84,11 +89,9 @@ std::set<std::string> names_of(const ov::Output<const ov::Node>& port, const std
 
 class OvModel : public Session {
  public:
-  explicit OvModel(const Slot& slot) {
-    const Artifact& artifact = slot.artifact;
-    const std::string path = (slot.folder / artifact.entry).string();
-    const ov::AnyMap config = config_of(slot.release.settings, artifact);
-    const auto model = attempt("read " + artifact.entry, [&] { return core_.read_model(path); });
+  OvModel(const std::filesystem::path& folder, const Artifact& artifact, const Settings& settings) {
+    const ov::AnyMap config = config_of(settings, artifact);
+    const auto model = attempt("read " + artifact.entry, [&] { return read(folder, artifact); });
     compiled_ = attempt("compile " + artifact.entry, [&] { return core_.compile_model(model, "CPU", config); });
     attempt("start", [&] {
       request_ = compiled_.create_infer_request();
@@ -114,6 +117,23 @@ class OvModel : public Session {
   }
 
  private:
+  // With its weights where they were decoded: one part behind the other.
+  std::shared_ptr<ov::Model> read(const std::filesystem::path& folder, const Artifact& artifact) {
+    const std::filesystem::path path = folder / artifact.entry;
+    const std::vector<Weight> weights = weights_of(folder, artifact);
+    if (weights.empty()) return core_.read_model(path.string());
+    std::size_t size = 0;
+    for (const Weight& weight : weights) size += weight.tensor.bytes.size();
+    ov::Tensor whole(ov::element::u8, {size});
+    auto* to = static_cast<std::uint8_t*>(whole.data());
+    for (const Weight& weight : weights) {
+      const std::vector<std::byte>& bytes = weight.tensor.bytes;
+      if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
+      to += bytes.size();
+    }
+    return core_.read_model(read_plain(path, kMaxDescribed), whole);
+  }
+
   void put(const Tensor& tensor, std::size_t at) {
     ov::Tensor to = request_.get_input_tensor(at);
     const ov::Shape shape(tensor.shape.begin(), tensor.shape.end());
@@ -149,8 +169,9 @@ class OvModel : public Session {
 
 std::string openvino_version() { return ov::get_openvino_version().buildNumber; }
 
-std::unique_ptr<Session> open_openvino(const Slot& slot) {
-  return attempt("start", [&] { return std::make_unique<OvModel>(slot); });
+std::unique_ptr<Session> open_openvino(const std::filesystem::path& folder, const Artifact& artifact,
+                                       const Settings& settings) {
+  return attempt("start", [&] { return std::make_unique<OvModel>(folder, artifact, settings); });
 }
 
 }  // namespace edgebuild::internal

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "chain.hpp"
 #include "described.hpp"
 #include "fit.hpp"
 #include "session.hpp"
@@ -49,7 +50,7 @@ namespace {
 
 struct Runtime {
   std::string (*version)();
-  std::unique_ptr<Session> (*open)(const Slot&);
+  Open open;
 };
 
 Runtime runtime_named(const std::string& name) {
@@ -168,7 +169,9 @@ Model load(const std::string& folder) {
     parts->slot = internal::read_slot(folder);
     const internal::Runtime runtime = internal::runtime_named(parts->slot.release.needs.runtime);
     internal::require_fit(parts->slot.release, runtime.version());
-    parts->session = runtime.open(parts->slot);
+    const Slot& slot = parts->slot;
+    parts->session = slot.artifact.stages.empty() ? runtime.open(slot.folder, slot.artifact, slot.release.settings)
+                                                  : internal::open_chain(slot, runtime.open);
     parts->bind();
     return Model(std::move(parts));
   } catch (const std::filesystem::filesystem_error& error) {

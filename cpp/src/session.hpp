@@ -1,6 +1,7 @@
 // One model in one runtime.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <set>
 #include <string>
@@ -40,11 +41,13 @@ std::string line_of(const std::string& said);
 
 #ifdef EDGEBUILD_ONNXRUNTIME
 std::string onnxruntime_version();
-std::unique_ptr<Session> open_onnxruntime(const Slot& slot);
+std::unique_ptr<Session> open_onnxruntime(const std::filesystem::path& folder, const Artifact& artifact,
+                                          const Settings& settings);
 #endif
 #ifdef EDGEBUILD_OPENVINO
 std::string openvino_version();
-std::unique_ptr<Session> open_openvino(const Slot& slot);
+std::unique_ptr<Session> open_openvino(const std::filesystem::path& folder, const Artifact& artifact,
+                                       const Settings& settings);
 #endif
 
 }  // namespace edgebuild::internal

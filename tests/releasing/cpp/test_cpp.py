@@ -5,174 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
-import subprocess
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from edgebuild.building.record import find_build, load_record
-from edgebuild.catalogue.project import load_project
 from edgebuild.core.artifact import Artifact
-from edgebuild.core.artifact_files import SEAL, list_files, read_artifact, write_manifest
-from edgebuild.core.values import canonical_json, digest_bytes
-from edgebuild.pipeline import build
-from edgebuild.releasing.creating import create
-from edgebuild.releasing.values import BuildFolder
-from tests import needs
+from edgebuild.core.artifact_files import list_files, read_artifact
+from edgebuild.core.values import canonical_json
 from tests.backends.nets import Bench, data_folder
 from tests.backends.test_running import recurrent
-from tests.cli.example import QUICK_PROFILE, write_project, write_quick
 
-from .board.script import verify
-from .test_bundle import QUICK
+from .loader import MARKS, manifest, opened, refused, say, seal, ship
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[2] / "cpp"
-RUNTIMES = ("onnxruntime", "openvino")
-OPENVINO_PROFILE = """\
-title = "OpenVINO, one candidate"
-backend = "openvino"
-requires_arch = ["x86_64", "aarch64"]
-precisions = ["fp32"]
-
-[[settings]]
-hint = "latency"
-threads = 1
-"""
-PROFILES = {"onnxruntime": QUICK_PROFILE, "openvino": OPENVINO_PROFILE}
+pytestmark = MARKS
 #: Of each of the two documents.
 MUTANTS = 150
-#: OpenVINO's threads load a library in a way that AddressSanitizer refuses, unless they are told of it.
-SANITIZERS = {"UBSAN_OPTIONS": "print_stacktrace=1", "TBB_ENABLE_SANITIZERS": "1"}
-
-
-def header_folder() -> Path | None:
-    """Return where ONNX Runtime's header is: its wheel has none."""
-    given = os.environ.get("ONNXRUNTIME_INCLUDE_DIR")
-    places = [Path(given)] if given else [Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime")]
-    return next((place for place in places if (place / "onnxruntime_c_api.h").is_file()), None)
-
-
-def debian_header(path: str, package: str) -> needs.Need | None:
-    return None if any(Path("/usr/include").glob(path)) else needs.Need(Path(path).name, "apt", package)
-
-
-def header_need() -> needs.Need | None:
-    where = "https://github.com/microsoft/onnxruntime"
-    return None if header_folder() else needs.Need("onnxruntime_c_api.h", "git", where)
-
-
-pytestmark = [
-    pytest.mark.proof,
-    needs.marked(
-        needs.program("g++", "g++"),
-        needs.program("cmake", "cmake"),
-        debian_header("nlohmann/json.hpp", "nlohmann-json3-dev"),
-        debian_header("openssl/evp.h", "libssl-dev"),
-        needs.module("openvino", "openvino"),
-        header_need(),
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example program, with both runtimes and, where the compiler has them, sanitizers."""
-    folder = tmp_path_factory.mktemp("cpp")
-    packages = {name: Path(str(spec.origin)).parent for name in RUNTIMES if (spec := find_spec(name))}
-    (library,) = (packages["onnxruntime"] / "capi").glob("libonnxruntime.so.*")
-    # What it calls itself, and is looked for by; the wheel has no such file.
-    (folder / "libonnxruntime.so.1").symlink_to(library)
-    (folder / "probe.cpp").write_text("int main() { return 0; }\n")
-    flags = ["g++", "-fsanitize=address,undefined", str(folder / "probe.cpp"), "-o", str(folder / "probe")]
-    sanitized = subprocess.run(flags, check=False, capture_output=True).returncode == 0
-    words = [
-        f"-DONNXRUNTIME_INCLUDE_DIR={header_folder()}",
-        f"-DONNXRUNTIME_LIBRARY={folder / 'libonnxruntime.so.1'}",
-        f"-DOpenVINO_DIR={packages['openvino'] / 'cmake'}",
-        f"-DEDGEBUILD_SANITIZE={'ON' if sanitized else 'OFF'}",
-    ]
-    for command in (["cmake", "-S", str(SOURCES), "-B", str(folder / "build"), *words], ["cmake", "--build", "build"]):
-        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "build" / "golden"
-
-
-@pytest.fixture(scope="module", params=RUNTIMES)
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of the tiny project for a runtime."""
-    project = write_project(tmp_path_factory.mktemp("built") / "project")
-    write_quick(project, profile=PROFILES[request.param])
-    (record,) = build(load_project(project), QUICK)
-    found = BuildFolder(home=project / ".edgebuild", folder=find_build(project / ".edgebuild"), record=record)
-    assert load_record(found.folder) == record
-    return create([found], tmp_path_factory.mktemp("bundles") / "tiny-1.0", version="1.0").layout.folder
-
-
-@pytest.fixture(scope="module")
-def installed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that it was installed in by ``verify.py``. Only to be copied."""
-    folder = tmp_path_factory.mktemp("installed")
-    ended = verify(folder, "install", bundle, "--root", folder / "root")
-    assert ended.code == 0, ended
-    return folder / "root"
-
-
-@pytest.fixture
-def root(installed: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(installed, tmp_path / "root", symlinks=True)
-
-
-@pytest.fixture
-def slot(installed: Path, tmp_path: Path) -> Path:
-    """The files of a release where no manifest of a slot lies next to them, so that a test can change what they say."""
-    return shutil.copytree((installed / "current").resolve(), tmp_path / "slot")
-
-
-def opened(golden: Path, folder: Path, leaks: int = 1) -> tuple[int, str]:
-    """Return the exit code and what was said; whatever a sanitizer finds fails."""
-    env = {**os.environ, **SANITIZERS, "ASAN_OPTIONS": f"detect_leaks={leaks}"}
-    done = subprocess.run([str(golden), str(folder)], check=False, capture_output=True, env=env, timeout=120)
-    said = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode in (0, 7), said
-    assert "Sanitizer" not in said, said
-    assert "runtime error" not in said, said
-    return done.returncode, said
-
-
-def refused(golden: Path, folder: Path) -> str:
-    code, said = opened(golden, folder)
-    assert code == 7, said
-    assert said.count("\n") == 1, said
-    return said.strip()
-
-
-def say(slot: Path, **changes: Any) -> None:
-    """Change release.json; a dict changes fields of a field."""
-    path = slot / "release.json"
-    fields = json.loads(path.read_bytes())
-    for name, value in changes.items():
-        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
-    path.write_text(canonical_json(fields))
-
-
-def seal(slot: Path, fields: dict[str, Any]) -> None:
-    """Write artifact.json with its seal, and let release.json name it."""
-    fields = {name: value for name, value in fields.items() if name != SEAL}
-    digest = digest_bytes(canonical_json(fields).encode())
-    (slot / "artifact" / "artifact.json").write_text(canonical_json({**fields, SEAL: digest}) + "\n")
-    say(slot, artifact_digest=digest)
-
-
-def manifest(slot: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((slot / "artifact" / "artifact.json").read_bytes())
-    return fields
 
 
 def test_an_installed_release_passes_its_golden_vectors(golden: Path, installed: Path) -> None:
@@ -285,10 +137,13 @@ def test_another_device_is_refused_with_all_that_differs_before_anything_is_open
 def test_what_it_does_not_do_is_refused_with_a_sentence(golden: Path, slot: Path) -> None:
     fields = manifest(slot)
     for changes, why in (
-        ({"load": [["weights", fields["entry"]], ["weights_bytes", 1]]}, "ships its weights in a weights file"),
+        ({"load": [["weights", "other"], ["weights_bytes", 1]]}, "wrong weights"),
+        ({"load": [["weights", fields["entry"]]]}, "wrong weights_bytes"),
+        ({"load": [["weights", fields["entry"]], ["weights_bytes", 1]]}, "is larger than any that is written"),
+        ({"load": [["weights", fields["entry"]], ["weights_bytes", 1 << 30]]}, "it is no weights file"),
         ({"load": [["libraries", fields["entry"]]]}, "brings native code"),
         ({"load": [["later", True]]}, "has the setting later, which this loader doesn't know"),
-        ({"stages": [{"exit": None, "folder": "a"}]}, "a chain of models with early exits"),
+        ({"stages": [{"exit": None, "folder": "a"}]}, "wrong stage"),
         ({"backend": "tensorrt"}, "wrong runtime"),
     ):
         seal(slot, {**fields, **changes})
@@ -305,23 +160,13 @@ def test_what_it_does_not_do_is_refused_with_a_sentence(golden: Path, slot: Path
 def test_state_and_constants_are_fed(golden: Path, slot: Path, tmp_path: Path, batch: int) -> None:
     bench = Bench.open(tmp_path)
     net, contract = recurrent(batch)
-    shutil.rmtree(slot / "artifact")
-    shutil.rmtree(slot / "golden")
     name = json.loads((slot / "release.json").read_bytes())["requires"]["runtime"]
     artifact = bench.compile(name, net, contract)
     frames = np.random.default_rng(3).standard_normal((9, 3)).astype(np.float32)
-    inputs = data_folder(slot / "golden" / "inputs", {"x:0": frames}, [4, 2, 3])
-    outputs, _ = bench.evaluate(artifact, inputs)
-    (slot / "golden" / "outputs").mkdir()
-    for output, array in outputs.items():
-        np.save(slot / "golden" / "outputs" / f"{output}.npy", array)
-    described = [{"name": output, "file": f"{output}.npy", "rtol": 1e-5, "atol": 1e-6} for output in outputs]
-    (slot / "golden" / "golden.json").write_text(json.dumps({"frames": 9, "outputs": described}))
-    shutil.copytree(artifact, slot / "artifact")
-    write_manifest(slot / "artifact", read_artifact(artifact).with_settings((("threads", 1),)))
-    seal(slot, manifest(slot))
+    inputs = data_folder(tmp_path / "inputs", {"x:0": frames}, [4, 2, 3])
+    ship(slot, artifact, inputs, bench.evaluate(artifact, inputs)[0])
     assert opened(golden, slot)[0] == 0
-    np.save(inputs / "lengths.npy", np.array([9], dtype=np.int64))
+    np.save(slot / "golden" / "inputs" / "lengths.npy", np.array([9], dtype=np.int64))
     assert "answers wrong" in opened(golden, slot)[1]
 
 
