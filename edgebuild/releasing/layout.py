@@ -43,6 +43,7 @@ MAX_JSON_BYTES = 8 << 20
 MAX_BLOB_BYTES = 64 << 30
 #: A release has a few targets with some dozens of files each.
 MAX_DESCRIPTORS = 20_000
+_LARGE_BYTES = 16 << 20
 _COPY = "Copy or pull it again; what was changed since it was made can't be trusted."
 
 
@@ -146,7 +147,7 @@ class LayoutWriter:
         return self.add(oci_bytes(value), value.mediaType, **fields)
 
     def add_file(self, source: Path, media_type: str, **fields: Any) -> Descriptor:
-        """Add a file, read once, in bounded memory: its digest is that of the bytes that were written, now durable.
+        """Add a file, read once, in bounded memory: its digest is that of the bytes that were written.
 
         Raises ``OSError`` for what is no plain file.
         """
@@ -158,7 +159,8 @@ class LayoutWriter:
                 hasher.update(buffer[:count])
                 _write_all(out, buffer[:count])
                 size += count
-            os.fsync(out.fileno())
+            if size >= _LARGE_BYTES:
+                os.fsync(out.fileno())  # now, while other files are hashed; small ones wait for the disk together
         unnamed.replace(self._blob(hasher.hexdigest()))
         return Descriptor(mediaType=media_type, digest=SHA256 + hasher.hexdigest(), size=size, **fields)
 
