@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild import __version__
+from edgebuild.cli.answering import tell
 from edgebuild.cli.output import harmless, say
 from edgebuild.errors import EdgebuildError, EnvironmentGap
 
@@ -92,7 +93,7 @@ def _looks(project: Path) -> tuple[Callable[..., str], ...]:
 
     def targets(name: str = "") -> str:
         """List what can be built for, or show one target's facts with their sources."""
-        return printed(lambda: listing.show_targets(name or None, project))
+        return printed(lambda: tell(listing.targets(name or None, project)))
 
     def builds() -> str:
         """List the project's builds, the newest first: id, target, outcome."""
@@ -108,7 +109,7 @@ def _looks(project: Path) -> tuple[Callable[..., str], ...]:
 
     def explain(candidate: str, build: str = "") -> str:
         """Say where a candidate's points of accuracy and milliseconds went. Default: the newest build."""
-        return printed(lambda: building.show_explanation(project, build or None, candidate))
+        return printed(lambda: tell(building.explanation(project, build or None, candidate)))
 
     return targets, builds, build_summary, build_record, explain
 
@@ -118,15 +119,15 @@ def _looks_at_farm() -> tuple[Callable[..., str], ...]:
 
     def farm_devices() -> str:
         """List the farm's devices as JSON, with their health and why."""
-        return printed(lambda: farm_asking.show_devices(None, as_json=True))
+        return printed(lambda: tell(farm_asking.devices(None), as_json=True))
 
     def farm_jobs(state: JobsIn = "") -> str:
         """List the farm's newest jobs as JSON. Default: in every state."""
-        return printed(lambda: farm_asking.show_jobs(None, state or None, as_json=True))
+        return printed(lambda: tell(farm_asking.jobs(None, state or None), as_json=True))
 
     def farm_status(what: str = "") -> str:
         """Show as JSON how a job or a lease of the farm stands and what it waits for. Default: the farm as a whole."""
-        return printed(lambda: farm_asking.show_status(None, what or None, as_json=True))
+        return printed(lambda: tell(farm_asking.status(None, what or None), as_json=True))
 
     def farm_log(job: str) -> str:
         """Return what a job of the farm said so far; of a long log, its end."""
@@ -134,11 +135,11 @@ def _looks_at_farm() -> tuple[Callable[..., str], ...]:
 
     def farm_history(model: str, device: str = "") -> str:
         """Return as JSON how a model fared over time on each device, with change points told from the board's drift."""
-        return printed(lambda: farm_remembering.show_history(None, model, device or None, export=None, as_json=True))
+        return printed(lambda: tell(farm_remembering.history(None, model, device or None, None), as_json=True))
 
     def farm_compare(record: str, other: str) -> str:
         """Compare two records of one session as JSON, or say why they can't be compared."""
-        return printed(lambda: farm_remembering.show_comparison(None, record, other, as_json=True))
+        return printed(lambda: tell(farm_remembering.comparison(None, record, other), as_json=True))
 
     return farm_devices, farm_jobs, farm_status, farm_log, farm_history, farm_compare
 
@@ -156,7 +157,7 @@ def _changes(project: Path) -> tuple[Callable[..., str], ...]:
 
     def farm_cancel(job_or_lease: str) -> str:
         """Cancel a job of the farm, or give a lease back."""
-        return printed(lambda: farm_asking.cancel(None, job_or_lease, as_json=True))
+        return printed(lambda: tell(farm_asking.cancel(None, job_or_lease), as_json=True))
 
     return plan, farm_bench, farm_cancel
 

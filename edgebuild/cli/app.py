@@ -5,20 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it when the program runs
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgebuild.cli.answering import answer
 from edgebuild.cli.devices import app as devices_app
 from edgebuild.cli.farming import app as farm_app
-from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, OnFarmOption, ProjectOption
+from edgebuild.cli.options import HERE, AnyDeviceOption, JsonOption, NativeOption, OnFarmOption, ProjectOption
 from edgebuild.cli.releases import app as releases_app
 from edgebuild.cli.releases import install_release
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgebuild.building.context import Options
     from edgebuild.catalogue.project import Project
+    from edgebuild.cli.answering import Answer
 
 app = typer.Typer(
     name="edgebuild",
@@ -102,22 +107,24 @@ def init(
         ),
     ] = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Write a commented edgebuild.toml from an ONNX file or a factory."""
     from edgebuild.cli.starting import write_starter
 
-    write_starter(model, project)
+    answer(lambda: write_starter(model, project), as_json=json)
 
 
 @app.command()
 def targets(
     name: Annotated[Optional[str], typer.Argument(help="Show one target with its facts. Default: list all.")] = None,  # noqa: UP045
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Show what can be built for, with facts and their sources."""
-    from edgebuild.cli.listing import show_targets
+    from edgebuild.cli import listing
 
-    show_targets(name, project)
+    answer(lambda: listing.targets(name, project), as_json=json)
 
 
 @app.command()
@@ -127,11 +134,12 @@ def doctor(
         typer.Option(help="A build's id: report what differs on this machine now. Default: report this machine only."),
     ] = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Check this machine: backends, versions, ISA features, clocks, sensors, permissions."""
-    from edgebuild.cli.doctor import run_doctor
+    from edgebuild.cli.doctor import examine
 
-    raise typer.Exit(run_doctor(against, project))
+    answer(lambda: examine(against, project), as_json=json)
 
 
 @app.command()
@@ -143,11 +151,13 @@ def plan(
     device: DeviceOption = None,
     farm: OnFarmOption = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Show what would be tried, what is refused and why, and about how long it takes. Writes nothing."""
     from edgebuild.cli.building import run_plan
 
-    run_plan(_load(project), replace(_options(target, budget, recipe, time), device=device), farm)
+    options = replace(_options(target, budget, recipe, time), device=device)
+    answer(lambda: run_plan(_load(project), options, farm), as_json=json)
 
 
 @app.command()
@@ -166,6 +176,7 @@ def build(
     ] = False,
     farm: OnFarmOption = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Build: compress, compile, evaluate, measure, choose. Goes on where an interrupted build was."""
     from edgebuild.cli.building import run_build
@@ -178,7 +189,7 @@ def build(
     options = replace(
         _options(target, budget, recipe, time, remeasure), reread=reread, device=device, no_measure=no_measure
     )
-    raise typer.Exit(run_build(_load(project), options, farm))
+    answer(lambda: run_build(_load(project), options, farm), as_json=json)
 
 
 @app.command()
@@ -231,7 +242,7 @@ def bench(
         typer.Option(help="Where a JUnit report of a farm's verdict goes. Default: none."),
     ] = None,
     native: NativeOption = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure any model on this machine, on a device, or on one of a farm; no project needed."""
     from edgebuild.cli.benching import require_one, run_benching
@@ -241,43 +252,22 @@ def bench(
         from edgebuild.cli.farm_replaying import require_alone, run_farm_replay
 
         require_alone(model, against, backend, shape, threads, quick, device, target, native)
-        raise typer.Exit(run_farm_replay(replay, farm=farm, junit=junit, as_json=json))
-    model = require_one(model)
+        answer(lambda: run_farm_replay(replay, farm=farm, junit=junit), as_json=json)
+        return
+    one = require_one(model)
+    work: Callable[..., Answer] = run_benching
     if target is not None or farm is not None:
         from edgebuild.cli.farm_benching import run_farm_bench
 
-        code = run_farm_bench(
-            model,
-            against,
-            backend=backend,
-            shape=sizes,
-            threads=threads,
-            quick=quick,
-            native=native,
-            farm=farm,
-            target=target,
-            device=device,
-            junit=junit,
-            as_json=json,
-        )
-        raise typer.Exit(code)
-    if junit is not None:
+        work = partial(run_farm_bench, farm=farm, target=target, junit=junit)
+    elif junit is not None:
         from edgebuild.errors import UsageError
 
         raise UsageError(
             "--junit is for the verdict of a farm.", hint="Add --target or --replay, or leave --junit out."
         )
-    run_benching(
-        model,
-        against,
-        backend=backend,
-        shape=sizes,
-        threads=threads,
-        quick=quick,
-        device=device,
-        native=native,
-        as_json=json,
-    )
+    measure = partial(work, one, against, backend=backend, shape=sizes, threads=threads)
+    answer(lambda: measure(quick=quick, device=device, native=native), as_json=json)
 
 
 @app.command()
@@ -290,11 +280,12 @@ def report(
         ),
     ] = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Show a build's result and write it as one offline HTML file."""
-    from edgebuild.cli.building import show_report
+    from edgebuild.cli import building
 
-    show_report(project, build, output)
+    answer(lambda: building.report(project, build, output), as_json=json)
 
 
 @app.command()
@@ -302,11 +293,28 @@ def explain(
     candidate: Annotated[str, typer.Argument(help="A candidate's id, as in the report, or a part of it.")],
     build: BuildOption = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Say where each point of accuracy and each millisecond went, and why a step was rebuilt."""
-    from edgebuild.cli.building import show_explanation
+    from edgebuild.cli.building import explanation
 
-    show_explanation(project, build, candidate)
+    answer(lambda: explanation(project, build, candidate), as_json=json)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            help='A command, such as "farm list", or "error" for what is printed where one fails. Default: all.',
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of what a command prints with --json."""
+    from edgebuild.cli.schemas import print_schema
+
+    print_schema(" ".join(command or ()))
 
 
 @app.command()
@@ -326,11 +334,11 @@ def mcp(
 
 
 @store_app.command("du")
-def store_du(project: ProjectOption = HERE) -> None:
+def store_du(project: ProjectOption = HERE, json: JsonOption = False) -> None:
     """Show what the store holds."""
-    from edgebuild.cli.storing import show_usage
+    from edgebuild.cli.storing import usage
 
-    show_usage(project)
+    answer(lambda: usage(project), as_json=json)
 
 
 @store_app.command("gc")
@@ -340,6 +348,7 @@ def store_gc(
         typer.Option(help="Shrink the store to this size. Default: the project's quota."),
     ] = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Remove what was used longest ago until the store fits its quota, and what killed builds left behind."""
     from edgebuild.cli.storing import collect_garbage
@@ -347,7 +356,7 @@ def store_gc(
 
     if quota_gb is not None and not 0 <= quota_gb <= MAX_QUOTA_GB:
         raise UsageError(f"can't take the quota {quota_gb:g}", hint="give gigabytes, such as 20")
-    collect_garbage(project, quota_gb)
+    answer(lambda: collect_garbage(project, quota_gb), as_json=json)
 
 
 def _load(project: Path) -> Project:

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.console import stop_if_interrupted
 from edgebuild.cli.output import make_console
+from edgebuild.core.artifact import Setting
 from edgebuild.core.files import ABSENT, why_not_plain
+from edgebuild.core.measurement import Comparison, Energy, LatencySummary, Layer, Memory
+from edgebuild.core.values import Value
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgebuild.benching.bench import BenchReport, BenchResult
-    from edgebuild.core.measurement import Comparison
+    from edgebuild.benching.bench import BenchResult
 
 
 #: A size of an axis, below a billion.
 _SIZE = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class LocalModel(Value):
+    """What was measured of one model; ``artifact_digest`` is of what ran, its settings included."""
+
+    model: str
+    artifact_digest: str
+    backend: str
+    settings: dict[str, Setting]
+    size_bytes: int
+    summary: LatencySummary
+    memory: Memory
+    energy: Energy | None
+    layers: tuple[Layer, ...]
+
+
+class LocalBench(Value):
+    """One or two models of one session on this machine, or on a device of the inventory.
+
+    ``comparison`` holds the first against the second. ``anchor_ms`` are the medians of the anchor's launches, in their
+    order; raw samples are in ``folder``.
+    """
+
+    protocol: str
+    device: str
+    folder: str
+    anchor_ms: tuple[float, ...]
+    comparison: Comparison | None
+    results: tuple[LocalModel, ...]
 
 
 def run_benching(
@@ -34,9 +64,8 @@ def run_benching(
     quick: bool,
     device: str | None,
     native: bool,
-    as_json: bool,
-) -> None:
-    """Measure and print."""
+) -> Answer:
+    """Measure here, or on a device of the inventory."""
     from edgebuild.benching.bench import BenchRequest
     from edgebuild.cli.progress import make_progress
     from edgebuild.pipeline import bench
@@ -53,11 +82,34 @@ def run_benching(
         native_libraries=native,
     )
     report = bench(request, progress=make_progress(), check=stop_if_interrupted)
-    if as_json:
-        print(json.dumps(_plain(report), indent=2))
-    else:
+
+    def told() -> None:
         show_results(report.results, report.comparison, report.protocol)
         make_console().print(f"\nDevice {report.device}; raw samples in {report.folder}", soft_wrap=True)
+
+    value = LocalBench(
+        protocol=report.protocol,
+        device=report.device,
+        folder=str(report.folder),
+        anchor_ms=report.anchor_ms,
+        comparison=report.comparison,
+        results=tuple(map(_model, report.results)),
+    )
+    return Answer(value=value, text=told)
+
+
+def _model(result: BenchResult) -> LocalModel:
+    return LocalModel(
+        model=result.model,
+        artifact_digest=result.artifact_digest,
+        backend=result.backend,
+        settings=dict(result.settings),
+        size_bytes=result.size_bytes,
+        summary=result.summary,
+        memory=result.memory,
+        energy=result.energy,
+        layers=result.layers,
+    )
 
 
 def require_one(model: Path | None) -> Path:
@@ -159,31 +211,3 @@ def comparison_words(comparison: Comparison, name: str, other: str) -> str:
     resolution = f"; resolution here: {comparison.resolution:.1%}" if comparison.resolution is not None else ""
     details = f"{low:.3f} to {high:.3f}, {comparison.pairs} pairs{resolution}"
     return f"{name} {verdict} {other}: {ratio:.3f}x its latency ({details})."
-
-
-def _plain(report: BenchReport) -> dict[str, Any]:
-    """The report as plain data for --json."""
-    return {
-        "protocol": report.protocol,
-        "device": report.device,
-        "folder": str(report.folder),
-        "anchor_ms": list(report.anchor_ms),
-        "comparison": report.comparison.model_dump(mode="json") if report.comparison else None,
-        "results": [
-            {
-                name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-                for name, value in {**asdict(result), **_values(result)}.items()
-            }
-            for result in report.results
-        ],
-    }
-
-
-def _values(result: BenchResult) -> dict[str, Any]:
-    return {
-        "summary": result.summary,
-        "memory": result.memory,
-        "energy": result.energy,
-        "layers": [layer.model_dump(mode="json") for layer in result.layers],
-        "settings": dict(result.settings),
-    }

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.context import BUGS, HOME
 from edgebuild.building.record import find_build, load_record, load_samples
+from edgebuild.cli.answering import Answer
+from edgebuild.cli.builds import built, explained
 from edgebuild.cli.console import interrupt, say_error, stop_if_interrupted
 from edgebuild.cli.output import make_console
 from edgebuild.core.evidence import changed
@@ -17,6 +19,7 @@ from edgebuild.core.steps import never_stop
 from edgebuild.errors import BudgetMissed, Inconclusive, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgebuild.building.context import Options
@@ -28,14 +31,12 @@ EXIT = {"ok": 0, "inconclusive": Inconclusive.exit_code, "missed": BudgetMissed.
 WORST_FIRST = ("missed", "inconclusive", "ok")
 
 
-def run_build(project: Project, options: Options, farm: str | None = None) -> int:
-    """Build, on the devices of a farm where one is named, print each target's result, return the exit code."""
-
+def run_build(project: Project, options: Options, farm: str | None = None) -> Answer:
+    """Build, on the devices of a farm where one is named, write the reports, and return each target's result."""
     from edgebuild.cli.farm_devices import devices_of
     from edgebuild.cli.progress import make_progress
     from edgebuild.execution.faults import Failure, Guard
     from edgebuild.pipeline import build
-    from edgebuild.reporting.terminal import comparison_table, summary
 
     # CI systems end jobs with SIGTERM: it gets the same clean end as Ctrl-C.
     signal.signal(signal.SIGTERM, interrupt)
@@ -46,32 +47,49 @@ def run_build(project: Project, options: Options, farm: str | None = None) -> in
     progress = make_progress()
     with devices_of(farm, project, options, progress=progress, check=stop_if_interrupted) as devices:
         records = build(project, options, progress=progress, check=stop_if_interrupted, devices=devices)
-    console = make_console()
+    reports: list[Path | None] = []
     for record in records:
-        console.print(summary(record))
-        folder = project.folder / HOME / "builds" / record.build_id
-        report = guard.attempt("the report", partial(write_report, folder, record))
+        report = guard.attempt("the report", partial(write_report, _folder(project, record), record))
         if isinstance(report, Failure):
             say_error(f"The report can't be written: {report.with_report}", "The build itself is whole.")
-        else:
+        reports.append(None if isinstance(report, Failure) else report)
+    return Answer(
+        value=tuple(
+            built(record, _folder(project, record), report) for record, report in zip(records, reports, strict=True)
+        ),
+        text=lambda: _show_builds(project, records, reports),
+        code=next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records)),
+    )
+
+
+def _folder(project: Project, record: BuildRecord) -> Path:
+    return project.folder / HOME / "builds" / record.build_id
+
+
+def _show_builds(project: Project, records: Sequence[BuildRecord], reports: Sequence[Path | None]) -> None:
+    from edgebuild.reporting.terminal import comparison_table, summary
+
+    console = make_console()
+    for record, report in zip(records, reports, strict=True):
+        console.print(summary(record))
+        if report is not None:
             console.print(f"Report: {shown(report)}", soft_wrap=True)
-        artifact = folder / "artifact"
+        artifact = _folder(project, record) / "artifact"
         if artifact.is_dir():
             which = "Artifact" if record.outcome == "ok" else "The nearest artifact, kept"
             console.print(f"{which}: {shown(artifact)}", soft_wrap=True)
     if len(records) > 1:
         console.print(comparison_table(records))
-    return next(EXIT[outcome] for outcome in WORST_FIRST if any(r.outcome == outcome for r in records))
 
 
-def run_plan(project: Project, options: Options, farm: str | None) -> None:
-    """Print what a build would do, on the devices of a farm where one is named."""
+def run_plan(project: Project, options: Options, farm: str | None) -> Answer:
+    """Return what a build would do, on the devices of a farm where one is named."""
     from edgebuild.cli.farm_devices import devices_of
-    from edgebuild.cli.listing import show_plans
+    from edgebuild.cli.listing import plans
     from edgebuild.pipeline import plan
 
     with devices_of(farm, project, options) as devices:
-        show_plans(plan(project, options, devices=devices))
+        return plans(plan(project, options, devices=devices))
 
 
 def write_report(folder: Path, record: BuildRecord, output: Path | None = None) -> Path:
@@ -101,25 +119,33 @@ def shown(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def show_report(project: Path, build: str | None, output: Path | None) -> None:
-    """Print a build's summary and write its report."""
-
-    from edgebuild.reporting.terminal import summary
-
+def report(project: Path, build: str | None, output: Path | None) -> Answer:
+    """Write a build's report and return what the build came to."""
     folder = find_build(home_of(project), build)
     record = load_record(folder)
-    console = make_console()
-    console.print(summary(record))
-    console.print(f"Report: {shown(write_report(folder, record, output))}", soft_wrap=True)
+    path = write_report(folder, record, output)
+
+    def told() -> None:
+        from edgebuild.reporting.terminal import summary
+
+        console = make_console()
+        console.print(summary(record))
+        console.print(f"Report: {shown(path)}", soft_wrap=True)
+
+    return Answer(value=built(record, folder, path), text=told)
 
 
-def show_explanation(project: Path, build: str | None, candidate: str) -> None:
-    """Print where a candidate's points and milliseconds went."""
-
-    from edgebuild.reporting.terminal import explain
-
+def explanation(project: Path, build: str | None, candidate: str) -> Answer:
+    """Return where a candidate's points and milliseconds went."""
     record = load_record(find_build(home_of(project), build))
-    make_console().print(explain(record, pick_candidate(record, candidate)))
+    name = pick_candidate(record, candidate)
+
+    def told() -> None:
+        from edgebuild.reporting.terminal import explain
+
+        make_console().print(explain(record, name))
+
+    return Answer(value=explained(record, next(each for each in record.candidates if each.id == name)), text=told)
 
 
 def pick_candidate(record: BuildRecord, text: str) -> str:

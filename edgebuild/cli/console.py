@@ -1,4 +1,4 @@
-"""Turns errors into one sentence, a hint and an exit code."""
+"""Turns errors into one sentence, a hint and an exit code; with --json into an object on standard output, too."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import errno
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from edgebuild.errors import CTRL_C, EdgebuildError, EnvironmentGap, Interrupted, was_interrupted, without_passwords
+from edgebuild.cli.answering import plain_data, wants_json
+from edgebuild.cli.output import say_json
+from edgebuild.errors import (
+    CTRL_C,
+    EdgebuildError,
+    EnvironmentGap,
+    Interrupted,
+    UsageError,
+    was_interrupted,
+    without_passwords,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 #: What a shell expects of a program that Ctrl-C ended.
@@ -44,9 +54,21 @@ BAD_MACHINE = frozenset(
 )
 
 
+class _Failure(NamedTuple):
+    """How a command failed; see ``failed.Problem``."""
+
+    kind: str
+    message: str
+    hint: str
+    exit_code: int
+
+
+_INTERRUPTED = _Failure("Interrupted", STOPPED, AGAIN, INTERRUPTED)
+
+
 def run_process(load: Callable[[], Callable[..., object]]) -> int:
     """Run the command line that ``load`` imports, whatever this process's streams are; return the exit code."""
-    from edgebuild.cli.streams import output_failure, protect_streams
+    from edgebuild.cli.streams import end_output, output_failure, protect_streams
 
     sys.unraisablehook = _unraisable
     # A shell that runs its jobs in the background has them ignore Ctrl-C; that stays so.
@@ -56,74 +78,98 @@ def run_process(load: Callable[[], Callable[..., object]]) -> int:
     try:
         code = run(load())
     except KeyboardInterrupt:
-        code = _interrupted()
+        code = _say(_INTERRUPTED, sys.argv[1:])
     # From here on a second Ctrl-C just ends the process, and one that was put off is past.
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     reason = output_failure()
     if reason:
         say_error(f"The output can't be written: {reason}.", "Send it elsewhere.")
+    if wants_json(sys.argv[1:]):
+        end_output()
     return code or (EnvironmentGap.exit_code if reason else 0)
 
 
-def run(app: Callable[..., object]) -> int:
-    """Run a typer app; return the exit code. Only an error that nobody foresaw leaves a traceback."""
+def run(app: Callable[..., object], arguments: Sequence[str] | None = None) -> int:
+    """Run a typer app, on this process's arguments unless others are given; return the exit code.
+
+    Only an error that nobody foresaw leaves a traceback.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    ended = _ended(app, words)
+    return ended if isinstance(ended, int) else _say(ended, words)
+
+
+def _ended(app: Callable[..., object], words: list[str]) -> int | _Failure:
     import typer
 
     try:
         Path.cwd()
     except OSError:
-        say_error("The working directory doesn't exist any more.", "Change into one that does.")
-        return USAGE
+        return _usage("The working directory doesn't exist any more.", "Change into one that does.")
     try:
-        result = app(standalone_mode=False)
+        result = app(args=words, standalone_mode=False)
     except EdgebuildError as error:
         if was_interrupted(error) and not isinstance(error, Interrupted):
-            return _interrupted()
-        say_error(error.message, error.hint)
-        return error.exit_code
+            return _INTERRUPTED
+        return _failure(error)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort, where our bugs end
         return _unforeseen(error)
     # Depending on its version typer makes this of a Ctrl-C, and says nothing.
     if result == INTERRUPTED:
-        return _interrupted()
+        return _INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _unforeseen(error: Exception) -> int:
-    """Say what the command line, the system or a bug raised."""
+def _say(failure: _Failure, words: Sequence[str]) -> int:
+    """Say how a command failed; return its exit code."""
+    say_error(failure.message, failure.hint)
+    if wants_json(words):
+        from edgebuild.cli.failed import Failed, Problem
+
+        say_json(plain_data(Failed(error=Problem(**failure._asdict()))))
+    return failure.exit_code
+
+
+def _failure(error: EdgebuildError) -> _Failure:
+    return _Failure(type(error).__name__, error.message, error.hint, error.exit_code)
+
+
+def _usage(message: str, hint: str) -> _Failure:
+    return _failure(UsageError(message, hint=hint))
+
+
+def _unforeseen(error: Exception) -> int | _Failure:
+    """Return what became of a command that the command line, the system or a bug ended."""
     if was_interrupted(error):
-        return _interrupted()
+        return _INTERRUPTED
     # Depending on its version typer raises click's usage errors or those of its own copy of click.
     format_message = getattr(error, "format_message", None)
     if format_message is not None and type(error).__name__ == "NoArgsIsHelpError":
         print(format_message().rstrip(), file=sys.stderr)
         return USAGE
     if format_message is not None:
-        say_error(format_message(), "`edgebuild --help` lists commands and options.")
-        return USAGE
+        return _usage(format_message(), "`edgebuild --help` lists commands and options.")
     if isinstance(error, MemoryError):
-        say_error("There is too little memory on this machine.", "Close other programs, or take a larger machine.")
-        return EnvironmentGap.exit_code
+        advice = "Close other programs, or take a larger machine."
+        return _failure(EnvironmentGap("There is too little memory on this machine.", hint=advice))
     if isinstance(error, OSError) and error.errno in BAD_PATH | BAD_MACHINE:
         place = f"{error.filename}: " if error.filename else ""
-        say_error(f"{place}{error.strerror}.", "Check the path, its permissions and the disk.")
-        return USAGE if error.errno in BAD_PATH else EnvironmentGap.exit_code
+        kind = UsageError if error.errno in BAD_PATH else EnvironmentGap
+        return _failure(kind(f"{place}{error.strerror}.", hint="Check the path, its permissions and the disk."))
     from edgebuild.execution.faults import plugin_failure
 
     foreign = plugin_failure(error)
     if foreign is not None:
-        say_error(foreign.message, foreign.hint)
-        return foreign.exit_code
+        return _failure(foreign)
     import traceback
 
     print(_shown("".join(traceback.format_exception(error))).rstrip(), file=sys.stderr)
-    say_error("This is a bug in edgebuild; the traceback above is what its developers need.", "")
-    return BUG
+    return _Failure("Bug", "This is a bug in edgebuild; the traceback above is what its developers need.", "", BUG)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -156,11 +202,6 @@ def stop_if_interrupted() -> None:
     """Raise ``Interrupted`` after a Ctrl-C that the user's code or a library swallowed."""
     if CTRL_C.is_set():
         raise Interrupted(STOPPED, hint=AGAIN)
-
-
-def _interrupted() -> int:
-    say_error(STOPPED, AGAIN)
-    return INTERRUPTED
 
 
 def _unraisable(problem: sys.UnraisableHookArgs) -> None:

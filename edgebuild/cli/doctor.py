@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.output import make_console, say
+from edgebuild.core.values import Value
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from edgebuild.backends.protocol import Backend
 
-#: State, what it is, what was found, what to do.
-Row: TypeAlias = tuple[str, str, str, str]
-
-OK, GAP, NOTE = "ok", "gap", "note"
+State: TypeAlias = Literal["ok", "gap", "note"]
+OK: State = "ok"
+GAP: State = "gap"
+NOTE: State = "note"
 UNKNOWN = "unknown"
 
 
-def run_doctor(against: str | None, project: Path) -> int:
-    """Print what was found; return 0, or 6 when nothing can be built here or something differs from ``against``."""
-    from rich.table import Table
-    from rich.text import Text
+class Row(NamedTuple):
+    """Something of this machine, and what to do about it."""
 
+    state: State
+    what: str
+    found: str
+    advice: str
+
+
+class Finding(Value):
+    """Something of this machine: a gap is what keeps it from something, and ``advice`` what to do about it."""
+
+    state: State
+    what: str
+    found: str
+    advice: str
+
+
+class Difference(Value):
+    """A fact that shapes results: ``then`` in the build, and ``now``; "absent" where there is none."""
+
+    name: str
+    then: str
+    now: str
+
+
+class Health(Value):
+    """This machine: what was found; or, against the build of an id, what differs from it."""
+
+    findings: tuple[Finding, ...] = ()
+    against: str | None = None
+    differences: tuple[Difference, ...] = ()
+
+
+def examine(against: str | None, project: Path) -> Answer:
+    """Return what was found; exit code 6 when nothing can be built here or something differs from ``against``."""
     from edgebuild.backends.table import backends
     from edgebuild.fleet.provider import probe_here
 
@@ -34,12 +67,22 @@ def run_doctor(against: str | None, project: Path) -> int:
         return _differences(against, project, probe)
     unfit = _unfit(probe)
     found = [*_backends(table, unfit), *_tools(unfit), *_machine(probe, Path("/sys"))]
-    rows = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
-    for state, what, value, advice in found:
-        rows.add_row(*map(Text, (state, what, value, advice)))  # not markup: hints hold square brackets
-    make_console().print(rows)
     usable = any(backend.installed() is not None for backend in table.values())
-    return 0 if usable else EnvironmentGap.exit_code
+    return Answer(
+        value=Health(findings=tuple(Finding(**row._asdict()) for row in found)),
+        text=lambda: _show(found),
+        code=0 if usable else EnvironmentGap.exit_code,
+    )
+
+
+def _show(found: Iterable[Row]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
+    for row in found:
+        rows.add_row(*map(Text, row))  # not markup: hints hold square brackets
+    make_console().print(rows)
 
 
 def _unfit(probe: Mapping[str, str]) -> Mapping[str, str]:
@@ -58,11 +101,11 @@ def _backends(table: Mapping[str, Backend], unfit: Mapping[str, str]) -> Iterato
     for name, backend in table.items():
         version = backend.installed()
         if version is not None:
-            yield OK, f"backend {name}", version, ""
+            yield Row(OK, f"backend {name}", version, "")
         elif name in unfit:
-            yield NOTE, f"backend {name}", "not installed", f"nothing: it {unfit[name]}"
+            yield Row(NOTE, f"backend {name}", "not installed", f"nothing: it {unfit[name]}")
         else:
-            yield GAP, f"backend {name}", "not installed", backend.install_hint
+            yield Row(GAP, f"backend {name}", "not installed", backend.install_hint)
 
 
 def _tools(unfit: Collection[str]) -> Iterator[Row]:
@@ -77,24 +120,25 @@ def _tools(unfit: Collection[str]) -> Iterator[Row]:
         ("onnxruntime", "for the reference and calibration", "onnxruntime"),
     ):
         try:
-            yield OK, name, metadata.version(name), ""
+            yield Row(OK, name, metadata.version(name), "")
         except metadata.PackageNotFoundError:
             if extra in unfit:
                 continue
-            yield GAP, name, "not installed", f"{why}: pip install 'edgebuild[{extra}]'"
+            yield Row(GAP, name, "not installed", f"{why}: pip install 'edgebuild[{extra}]'")
 
 
 def _machine(probe: Mapping[str, str], sysfs: Path) -> Iterator[Row]:
     for name in ("arch", "cpu", "cores", "memory_bytes", "kernel", "os", "python"):
-        yield OK if probe.get(name, UNKNOWN) != UNKNOWN else NOTE, name, probe.get(name, UNKNOWN), ""
+        found = probe.get(name, UNKNOWN)
+        yield Row(OK if found != UNKNOWN else NOTE, name, found, "")
     vnni = sorted(set(probe.get("isa", "").split()) & {"avx_vnni", "avx512_vnni", "asimddp"})
     if vnni:
-        yield OK, "int8 dot product", ", ".join(vnni), ""
+        yield Row(OK, "int8 dot product", ", ".join(vnni), "")
     elif probe.get("arch") == "x86_64":
         advice = "nothing: int8 weights are kept in 7 bits here, so that nothing saturates"
-        yield NOTE, "int8 dot product", "none", advice
+        yield Row(NOTE, "int8 dot product", "none", advice)
     else:
-        yield NOTE, "int8 dot product", "none", "nothing: int8 gains less speed here"
+        yield Row(NOTE, "int8 dot product", "none", "nothing: int8 gains less speed here")
     yield _governor(probe, sysfs)
     yield _energy(probe, sysfs)
 
@@ -102,7 +146,7 @@ def _machine(probe: Mapping[str, str], sysfs: Path) -> Iterator[Row]:
 def _governor(probe: Mapping[str, str], sysfs: Path) -> Row:
     governor = probe.get("governor", UNKNOWN)
     if governor == "performance":
-        return OK, "clock governor", governor, ""
+        return Row(OK, "clock governor", governor, "")
     clocks = sysfs / "devices/system/cpu/cpu0/cpufreq"
     if "performance" in _read(clocks / "scaling_available_governors").split():
         advice = (
@@ -112,18 +156,18 @@ def _governor(probe: Mapping[str, str], sysfs: Path) -> Row:
         advice = "nothing: a virtual machine shows no clocks; results are for the 'deployed' mode"
     else:
         advice = "nothing: clocks can't be set here; results are for the 'deployed' mode"
-    return NOTE, "clock governor", governor, advice
+    return Row(NOTE, "clock governor", governor, advice)
 
 
 def _energy(probe: Mapping[str, str], sysfs: Path) -> Row:
     sensor = probe.get("power_sensor", UNKNOWN)
     if sensor != UNKNOWN:
-        return OK, "energy sensor", sensor, ""
+        return Row(OK, "energy sensor", sensor, "")
     if any((sysfs / "class/powercap").glob("*/energy_uj")):
         advice = "until the next start: sudo chmod a+r /sys/class/powercap/*/energy_uj"
     else:
         advice = "nothing: this machine shows none, so energy stays unknown"
-    return NOTE, "energy sensor", UNKNOWN, advice
+    return Row(NOTE, "energy sensor", UNKNOWN, advice)
 
 
 def _read(path: Path) -> str:
@@ -133,7 +177,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:
+def _differences(against: str, project: Path, probe: Mapping[str, str]) -> Answer:
     """Compare this machine with what a build ran with."""
     from edgebuild.building.record import find_build, load_record
     from edgebuild.cli.building import home_of
@@ -145,11 +189,22 @@ def _differences(against: str, project: Path, probe: Mapping[str, str]) -> int:
     then = {f"version of {name}": version for name, version in record.versions}
     now |= {fact.name: fact.value for fact in configuration_of(probe)}
     then |= {fact.name: fact.value for fact in configuration_of({f.name: f.value for f in record.facts})}
-    different = [name for name in sorted(set(now) | set(then)) if now.get(name) != then.get(name)]
-    for name in different:
-        say(f"{name}: {then.get(name, 'absent')} in build {record.build_id}, {now.get(name, 'absent')} now")
-    if not different:
-        say(f"Nothing differs from build {record.build_id}.")
-        return 0
-    say("Results of that build need not repeat here: steps that these shape are run again.")
-    return EnvironmentGap.exit_code
+    different = tuple(
+        Difference(name=name, then=then.get(name, "absent"), now=now.get(name, "absent"))
+        for name in sorted(set(now) | set(then))
+        if now.get(name) != then.get(name)
+    )
+    return Answer(
+        value=Health(against=record.build_id, differences=different),
+        text=lambda: _show_differences(record.build_id, different),
+        code=EnvironmentGap.exit_code if different else 0,
+    )
+
+
+def _show_differences(build: str, different: Sequence[Difference]) -> None:
+    for each in different:
+        say(f"{each.name}: {each.then} in build {build}, {each.now} now")
+    if different:
+        say("Results of that build need not repeat here: steps that these shape are run again.")
+    else:
+        say(f"Nothing differs from build {build}.")

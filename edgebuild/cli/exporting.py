@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from edgebuild.cli.answering import answer
+from edgebuild.cli.options import JsonOption  # noqa: TC001 - typer reads it when the program runs
+
 
 def export_release(
     bundle: Annotated[Path, typer.Argument(help="The folder of the release.")],
@@ -39,18 +42,23 @@ def export_release(
         Optional[Path],  # noqa: UP045
         typer.Option(help="swupdate: the private key of that certificate, in PEM, without a passphrase."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write a target for Mender, SWUpdate or Triton. Equal releases give equal bytes."""
-    from edgebuild.cli.output import say
-    from edgebuild.releasing.bundle import read_bundle
-    from edgebuild.releasing.exporting.table import export
-    from edgebuild.releasing.exporting.values import Wish
-    from edgebuild.releasing.unpack import part_of
+    from edgebuild.cli import bundling
 
-    read = read_bundle(bundle)
-    part = part_of(read, target)
-    wish = Wish(bundle=read, part=part, name=name, device_type=device_type, dest=dest, whole=whole, cert=cert, key=key)
-    notes = export(wish, to, out)
-    say(f"{read.project} {read.version} for {part.release.target}: {out}")
-    for note in notes:
-        say(f"  {note}")
+    answer(
+        lambda: bundling.export_release(
+            bundle,
+            to,
+            out,
+            target=target,
+            name=name,
+            device_type=device_type,
+            dest=dest,
+            whole=whole,
+            cert=cert,
+            key=key,
+        ),
+        as_json=json,
+    )

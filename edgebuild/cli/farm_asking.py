@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.cli.answering import Answer, plain_data
 from edgebuild.cli.farm_running import installed
-from edgebuild.cli.output import make_console, plain, say
+from edgebuild.cli.output import make_console, plain, say, say_json
 from edgebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from edgebuild.farm.client import FarmClient
-    from edgebuild.farm.values import Job, Lease
+    from edgebuild.farm.values import AuditLine, Job, Lease, Shelved, Standing
 
 #: How often somebody who follows a log asks.
 FOLLOW_S = 1.0
@@ -32,15 +32,16 @@ def asked(url: str | None) -> Iterator[FarmClient]:
         yield client
 
 
-def show_devices(url: str | None, *, as_json: bool) -> None:
-    """Print the farm's devices."""
+def devices(url: str | None) -> Answer:
+    """Return the farm's devices."""
     with asked(url) as farm:
         from edgebuild.farm.values import Shelved
 
-        devices = farm.ask("GET", "/api/devices", tuple[Shelved, ...])
-    if as_json:
-        dump(devices)
-        return
+        found = farm.ask("GET", "/api/devices", tuple[Shelved, ...])
+    return Answer(value=found, text=lambda: _show_devices(found))
+
+
+def _show_devices(found: Sequence[Shelved]) -> None:
     rows = [
         (
             each.name,
@@ -50,7 +51,7 @@ def show_devices(url: str | None, *, as_json: bool) -> None:
             _doing(each),
             each.reason,
         )
-        for each in devices
+        for each in found
     ]
     none = "The farm has no devices: `edgebuild farm serve` and `edgebuild farm join` bring those of an inventory."
     table(("Device", "Target", "Host", "Health", "Now", "Why"), rows, none)
@@ -62,18 +63,19 @@ def _doing(device: Any) -> str:
     return f"in use, {device.lease}" if device.lease else "free"
 
 
-def show_jobs(url: str | None, state: str | None, *, as_json: bool) -> None:
-    """Print the farm's jobs."""
+def jobs(url: str | None, state: str | None) -> Answer:
+    """Return the farm's jobs."""
     with asked(url) as farm:
         from edgebuild.farm.values import Job
 
-        jobs = farm.ask("GET", "/api/jobs" + (f"?state={state}" if state else ""), tuple[Job, ...])
-    if as_json:
-        dump(jobs)
-        return
+        found = farm.ask("GET", "/api/jobs" + (f"?state={state}" if state else ""), tuple[Job, ...])
+    return Answer(value=found, text=lambda: _show_jobs(found))
+
+
+def _show_jobs(found: Sequence[Job]) -> None:
     rows = [
         (each.id, each.spec.kind, each.spec.name, each.owner, str(each.end or each.state), _where(each), each.reason)
-        for each in jobs
+        for each in found
     ]
     table(("Job", "Kind", "Name", "Owner", "State", "Device", "Why"), rows, "There are no jobs.")
 
@@ -83,23 +85,23 @@ def _where(job: Job) -> str:
     return (job.attempts[-1].device if job.attempts else "") or f"any {wanted}"
 
 
-def show_status(url: str | None, what: str | None, *, as_json: bool) -> None:
-    """Print how a job, a lease or the farm is."""
+def status(url: str | None, what: str | None) -> Answer:
+    """Return how a job, a lease or the farm is."""
     with asked(url) as farm:
         from edgebuild.farm.values import Job, Lease, Standing
 
         if what is None:
             standing = farm.ask("GET", "/api/status", Standing)
-            dump(standing) if as_json else _say_standing(standing)
-        elif what.startswith("j"):
+            return Answer(value=standing, text=lambda: _say_standing(standing))
+        if what.startswith("j"):
             job = farm.ask("GET", f"/api/jobs/{_id(what)}", Job)
-            dump(job) if as_json else _say_job(job, farm)
-        else:
-            lease = farm.ask("GET", f"/api/leases/{_id(what)}", Lease)
-            dump(lease) if as_json else _say_lease(lease)
+            why = _why_waiting(job, farm)
+            return Answer(value=job, text=lambda: _say_job(job, why))
+        lease = farm.ask("GET", f"/api/leases/{_id(what)}", Lease)
+        return Answer(value=lease, text=lambda: _say_lease(lease))
 
 
-def _say_standing(standing: Any) -> None:
+def _say_standing(standing: Standing) -> None:
     health = ", ".join(f"{count} {health}" for health, count in standing.devices.items() if count) or "none"
     say(f"devices  {health}")
     say(f"leases   {standing.held} held, {standing.waiting} waiting")
@@ -108,18 +110,22 @@ def _say_standing(standing: Any) -> None:
         say(f"TROUBLE  {plain(standing.trouble)}")
 
 
-def _say_job(job: Job, farm: FarmClient) -> None:
+def _why_waiting(job: Job, farm: FarmClient) -> str:
     from edgebuild.farm.values import JobState, Lease
 
+    if job.state is not JobState.QUEUED or not job.attempts:
+        return ""
+    return farm.ask("GET", f"/api/leases/{job.attempts[-1].lease}", Lease).why
+
+
+def _say_job(job: Job, why: str) -> None:
     say(f"{job.id}  {job.spec.kind}  {plain(job.spec.name)}  of {plain(job.owner)}")
     say(f"  state     {job.end or job.state}" + (f": {plain(job.reason)}" if job.reason else ""))
     for attempt in job.attempts:
         how = attempt.how or ("runs" if attempt.began_at else "waits")
         say(f"  attempt {attempt.number} {attempt.device or '-'}  {how}  (lease {attempt.lease})")
-    if job.state is JobState.QUEUED and job.attempts:
-        why = farm.ask("GET", f"/api/leases/{job.attempts[-1].lease}", Lease).why
-        if why:
-            say(f"  waits     {plain(why)}")
+    if why:
+        say(f"  waits     {plain(why)}")
 
 
 def _say_lease(lease: Lease) -> None:
@@ -129,7 +135,7 @@ def _say_lease(lease: Lease) -> None:
 
 
 def show_log(url: str | None, job: str, *, follow: bool, as_json: bool) -> None:
-    """Print what a job said, and go on until it has ended where that is asked for."""
+    """Print what a job said, a line of JSON for each line; go on until it has ended where that is asked for."""
     with asked(url) as farm:
         from edgebuild.farm.values import Job, JobState, LogLine
 
@@ -139,7 +145,10 @@ def show_log(url: str | None, job: str, *, follow: bool, as_json: bool) -> None:
             over = farm.ask("GET", path, Job).state is JobState.ENDED
             lines = farm.ask("GET", f"{path}/log?after={after}&most={LINES}", tuple[LogLine, ...])
             for line in lines:
-                say(line.to_json() if as_json else line.text)
+                if as_json:
+                    say_json(plain_data(line), line=True)
+                else:
+                    say(line.text)
             after = lines[-1].number if lines else after
             if len(lines) == LINES:
                 continue
@@ -148,21 +157,20 @@ def show_log(url: str | None, job: str, *, follow: bool, as_json: bool) -> None:
             time.sleep(FOLLOW_S)
 
 
-def cancel(url: str | None, what: str, *, as_json: bool) -> None:
+def cancel(url: str | None, what: str) -> Answer:
     """Cancel a job or give a lease back."""
     with asked(url) as farm:
         from edgebuild.farm.values import Job, Lease
 
         if what.startswith("j"):
             job = farm.ask("POST", f"/api/jobs/{_id(what)}/cancel", Job)
-            dump(job) if as_json else say(f"{job.id}: {job.end or 'it is told to stop'}")
-        else:
-            lease = farm.ask("POST", f"/api/leases/{_id(what)}/release", Lease, {})
-            dump(lease) if as_json else say(f"{lease.id}: {lease.end or lease.state}")
+            return Answer(value=job, text=lambda: say(f"{job.id}: {job.end or 'it is told to stop'}"))
+        lease = farm.ask("POST", f"/api/leases/{_id(what)}/release", Lease, {})
+        return Answer(value=lease, text=lambda: say(f"{lease.id}: {lease.end or lease.state}"))
 
 
-def change_device(url: str | None, name: str, what: str, body: dict[str, Any], *, as_json: bool) -> None:
-    """Do something to a device and print how it is now."""
+def change_device(url: str | None, name: str, what: str, body: dict[str, Any]) -> Answer:
+    """Do something to a device and return how it is now."""
     import re
 
     from edgebuild.fleet.inventory import NAME
@@ -173,24 +181,26 @@ def change_device(url: str | None, name: str, what: str, body: dict[str, Any], *
         from edgebuild.farm.values import Shelved
 
         device = farm.ask("POST", f"/api/devices/{name}/{what}", Shelved, body)
-    if as_json:
-        dump(device)
-        return
+    return Answer(value=device, text=lambda: _say_device(device, what))
+
+
+def _say_device(device: Shelved, what: str) -> None:
     reason = f" ({plain(device.reason)})" if device.reason else ""
     say(f"{device.name}: {'draining, ' if device.draining else ''}{device.health}{reason}")
     if what == "check":
         say(f"It is checked as soon as it is free: `edgebuild farm jobs` shows the check of {device.name}.")
 
 
-def show_audit(url: str | None, most: int, *, as_json: bool) -> None:
-    """Print who did what."""
+def audit(url: str | None, most: int) -> Answer:
+    """Return who did what."""
     with asked(url) as farm:
         from edgebuild.farm.values import AuditLine
 
         lines = farm.ask("GET", f"/api/audit?most={most}", tuple[AuditLine, ...])
-    if as_json:
-        dump(lines)
-        return
+    return Answer(value=lines, text=lambda: _show_audit(lines))
+
+
+def _show_audit(lines: Sequence[AuditLine]) -> None:
     rows = [
         (
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.at)),
@@ -212,13 +222,6 @@ def _id(text: str) -> str:
             f"{text[:80]!r} is no id of a job or a lease.", hint="`edgebuild farm jobs` shows those of jobs."
         )
     return text
-
-
-def dump(answer: Any) -> None:
-    """Print an answer as the farm gave it."""
-    several = isinstance(answer, tuple)
-    plain_data = [each.model_dump(mode="json") for each in answer] if several else answer.model_dump(mode="json")
-    say(json.dumps(plain_data, ensure_ascii=False, indent=2))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from typing import TYPE_CHECKING
 
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.benching import comparison_words, require_models, show_results, sizes_of
 from edgebuild.cli.console import interrupt, stop_if_interrupted
 from edgebuild.cli.farm_running import installed
@@ -45,9 +45,8 @@ def run_farm_bench(
     target: str | None,
     device: str | None,
     junit: Path | None,
-    as_json: bool,
-) -> int:
-    """Let a farm measure, print, and return the exit code."""
+) -> Answer:
+    """Let a farm measure, publish the verdict, and return the job, with the verdict's exit code."""
     with installed():
         from edgebuild.farm import benching
         from edgebuild.farm.arguments import BenchArguments
@@ -69,7 +68,7 @@ def run_farm_bench(
         )
         job = benching.submit(client, arguments, target=target, device=device)
         job = followed(client, job)
-    return _conclude(job, junit, as_json=as_json)
+    return _conclude(job, junit)
 
 
 def make_ready(junit: Path | None) -> None:
@@ -88,20 +87,20 @@ def followed(farm: FarmClient, job: Job) -> Job:
     return benching.follow(farm, job, lambda line: say(plain(line), error=True), stop_if_interrupted)
 
 
-def _conclude(job: Job, junit: Path | None, *, as_json: bool) -> int:
+def _conclude(job: Job, junit: Path | None) -> Answer:
     from edgebuild.farm.results import BenchResult
 
     result = None if job.result is None else BenchResult.model_validate(job.result)
     code, words = verdict(job, result)
-    if as_json:
-        say(json.dumps(job.model_dump(mode="json"), indent=2))
-    elif result is not None:
-        show_results([_measured(arm) for arm in result.arms], result.comparison, result.protocol)
-        say(f"\nDevice {result.device}, session {result.session}; raw samples are the farm's file {result.evidence}")
     if result is None:
         say(words, error=True)
     publish(code, words, "latency", job.spec.ask.target or job.spec.ask.device, junit)
-    return code
+    return Answer(value=job, text=lambda: None if result is None else _show(result), code=code)
+
+
+def _show(result: BenchResult) -> None:
+    show_results([_measured(arm) for arm in result.arms], result.comparison, result.protocol)
+    say(f"\nDevice {result.device}, session {result.session}; raw samples are the farm's file {result.evidence}")
 
 
 def publish(code: int, words: str, name: str, where: str, junit: Path | None) -> None:

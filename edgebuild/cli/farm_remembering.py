@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from edgebuild.cli.farm_asking import asked, dump, table
+from edgebuild.cli.answering import Answer
+from edgebuild.cli.farm_asking import asked, table
 from edgebuild.cli.output import plain, say
 from edgebuild.errors import UsageError
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebuild.core.measurement import Comparison
-    from edgebuild.farm.history import Story
+    from edgebuild.farm.history import History, Story
 
 #: What a comparison ends with, as `bench` does.
 EXIT_CODES = {"better": 0, "equivalent": 0, "worse": 3, "inconclusive": 4}
 SHOWN = 20
 
 
-def show_history(url: str | None, model: str, device: str | None, export: Path | None, *, as_json: bool) -> None:
-    """Print how a model fared, or write its records to a file."""
+def history(url: str | None, model: str, device: str | None, export: Path | None) -> Answer:
+    """Return how a model fared; write its records to a file where one is named, of which alone people are told then."""
     query = urlencode({"model": model, **({"device": device} if device else {})})
     if export is not None:
         kind = export.suffix.removeprefix(".")
@@ -30,16 +31,16 @@ def show_history(url: str | None, model: str, device: str | None, export: Path |
             raise UsageError(f"{export} is neither .csv nor .parquet.", hint="Name such a file.")
         with asked(url) as farm:
             farm.download(f"/api/records/export?format={kind}&{query}", export)
-        say(f"{export} holds the records of {model}.", error=as_json)
-        if not as_json:
-            return
     with asked(url) as farm:
         from edgebuild.farm.history import History
 
         found = farm.ask("GET", f"/api/history?{query}", History)
-    if as_json:
-        dump(found)
-        return
+    if export is not None:
+        return Answer(value=found, text=lambda: say(f"{export} holds the records of {model}."))
+    return Answer(value=found, text=lambda: _show_history(found))
+
+
+def _show_history(found: History) -> None:
     for story in found.devices:
         _show(story)
         alike = found.boards.get(story.device)
@@ -67,17 +68,13 @@ def _show(story: Story) -> None:
         say(plain(f"  {_date(change.at)}: {change.text}{also}"))
 
 
-def show_comparison(url: str | None, a: str, b: str, *, as_json: bool) -> int:
-    """Print how two records compare; return the exit code, 2 where they can't be compared."""
+def comparison(url: str | None, a: str, b: str) -> Answer:
+    """Return how two records compare; the exit code is 2 where they can't be compared."""
     with asked(url) as farm:
         from edgebuild.farm.comparing import Compared
 
         found = farm.ask("GET", f"/api/compare?{urlencode({'a': a, 'b': b})}", Compared)
-    if as_json:
-        dump(found)
-    else:
-        say(plain(found.text))
-    return _code(found.comparison)
+    return Answer(value=found, text=lambda: say(plain(found.text)), code=_code(found.comparison))
 
 
 def _code(comparison: Comparison | None) -> int:

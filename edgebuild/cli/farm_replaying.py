@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.farm_benching import followed, make_ready, publish, verdict
 from edgebuild.cli.farm_running import installed
 from edgebuild.cli.output import harmless, plain, say
@@ -30,9 +30,10 @@ def require_alone(*others: Any) -> None:
         )
 
 
-def run_farm_replay(record: str, *, farm: str | None, junit: Path | None, as_json: bool) -> int:
-    """Let a farm measure a record again, print whether both agree, and return the exit code."""
+def run_farm_replay(record: str, *, farm: str | None, junit: Path | None) -> Answer:
+    """Let a farm measure a record again, and return whether both agree, which is the exit code."""
     with installed():
+        from edgebuild.cli.farm_tables import FarmReplay
         from edgebuild.farm import benching, replaying
         from edgebuild.farm.client import FarmClient
         from edgebuild.farm.endpoint import address_of
@@ -53,10 +54,7 @@ def run_farm_replay(record: str, *, farm: str | None, junit: Path | None, as_jso
         say(words, error=True)
     else:
         code, words = EXIT_CODES[replayed.agreement], harmless(replayed.text).replace("\n", " ")
-    if as_json:
-        told = None if replayed is None else replayed.model_dump(mode="json")
-        say(json.dumps({"job": job.model_dump(mode="json"), "replay": told}, indent=2))
-    elif replayed is not None:
-        say(words)
     publish(code, words, "replay", device, junit)
-    return code
+    return Answer(
+        value=FarmReplay(job=job, replay=replayed), text=lambda: None if replayed is None else say(words), code=code
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgebuild.cli.output import make_console, say
+from edgebuild.cli.answering import Answer, plain_data
+from edgebuild.cli.output import make_console, say, say_json
+from edgebuild.core.values import Value
 from edgebuild.errors import EnvironmentGap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from edgebuild.farm.database import Database
     from edgebuild.farm.home import Home
@@ -34,8 +35,51 @@ def installed() -> Iterator[None]:
         ) from error
 
 
-def make_farm(database: str, names: tuple[str, ...], *, as_json: bool) -> None:
-    """Make a farm and say what to do next."""
+class FarmMade(Value):
+    """Where a farm is, its authority's certificate, and its first token, which is kept nowhere."""
+
+    folder: str
+    authority: str
+    token: str
+
+
+class FarmServed(Value):
+    """Where a farm is served, its authority's certificate, and its page."""
+
+    url: str
+    authority: str
+    page: str
+
+
+class TokenMade(Value):
+    """A new token, which is kept nowhere; times are seconds of the server's clock."""
+
+    name: str
+    scope: str
+    expires_at: float
+    token: str
+
+
+class TokenRevoked(Value):
+    """A token that is over; times are seconds of the server's clock."""
+
+    name: str
+    revoked_at: float
+
+
+class Token(Value):
+    """A token, without what would prove it; times are seconds of the server's clock."""
+
+    id: str
+    name: str
+    scope: str
+    made_at: float
+    expires_at: float
+    revoked_at: float | None
+
+
+def make_farm(database: str, names: tuple[str, ...]) -> Answer:
+    """Make a farm; people are told what to do next."""
     with installed():
         from edgebuild.farm import home as homes
         from edgebuild.farm import tokens
@@ -52,17 +96,19 @@ def make_farm(database: str, names: tuple[str, ...], *, as_json: bool) -> None:
                 made.append(tokens.make(db, name, Scope.ADMIN, opened.clock.now(), days=ADMIN_DAYS))
 
     home = homes.make_home(database=database, names=names or (socket.gethostname(),), prepare=prepare)
-    if as_json:
-        say(json.dumps({"folder": str(home.folder), "authority": str(home.authority), "token": made[0]}))
-        return
-    say(f"The farm is in {home.folder}. This token allows everything for {ADMIN_DAYS:g} days, and isn't shown again:\n")
-    say(f"  {made[0]}\n")
+    value = FarmMade(folder=str(home.folder), authority=str(home.authority), token=made[0])
+    return Answer(value=value, text=lambda: _show_made(value))
+
+
+def _show_made(farm: FarmMade) -> None:
+    say(f"The farm is in {farm.folder}. This token allows everything for {ADMIN_DAYS:g} days, and isn't shown again:\n")
+    say(f"  {farm.token}\n")
     say("Next:")
     say(
         "  edgebuild farm serve                               serves it to this machine (--listen 0.0.0.0:8443: to all)"
     )
     say("  edgebuild farm token make NAME --scope run         makes a token for somebody who uses its devices")
-    say(f"  export EDGEBUILD_FARM_CA={home.authority}")
+    say(f"  export EDGEBUILD_FARM_CA={farm.authority}")
     say("  export EDGEBUILD_FARM=https://localhost:8443 EDGEBUILD_FARM_TOKEN=…   and then: edgebuild farm list")
 
 
@@ -79,7 +125,8 @@ def serve_farm(listen: str | None, *, devices: bool, native: bool, as_json: bool
 
     def began(url: str, home: Home) -> None:
         if as_json:
-            say(json.dumps({"url": url, "authority": str(home.authority), "page": f"{url}/"}))
+            value = FarmServed(url=url, authority=str(home.authority), page=f"{url}/")
+            say_json(plain_data(value), line=True)
         else:
             say(f"The farm is at {url}\n  its page       {url}/\n  its authority  {home.authority}\nCtrl-C ends it.")
         sys.stdout.flush()
@@ -107,8 +154,8 @@ def _database() -> Iterator[Database]:
         yield database
 
 
-def make_token(name: str, scope: str, days: float, *, as_json: bool) -> None:
-    """Print a new token, alone on its line: scripts take it from there."""
+def make_token(name: str, scope: str, days: float) -> Answer:
+    """Return a new token; told alone on its line: scripts take it from there."""
     with _database() as database:
         from edgebuild.farm import audit, tokens
         from edgebuild.farm.tokens import Scope
@@ -117,40 +164,43 @@ def make_token(name: str, scope: str, days: float, *, as_json: bool) -> None:
         with database.write() as db:
             token = tokens.make(db, name, Scope(scope), now, days=days)
             audit.note(db, "the server's machine", "token", name, now, scope=scope, days=days)
-    if as_json:
-        expires_at = now + days * tokens.DAY_S
-        say(json.dumps({"name": name, "scope": scope, "expires_at": expires_at, "token": token}))
-        return
-    say(token)
-    say(f"It is good for {days:g} days and isn't shown again.", error=True)
+
+    def told() -> None:
+        say(token)
+        say(f"It is good for {days:g} days and isn't shown again.", error=True)
+
+    value = TokenMade(name=name, scope=scope, expires_at=now + days * tokens.DAY_S, token=token)
+    return Answer(value=value, text=told)
 
 
-def show_tokens(*, as_json: bool) -> None:
-    """Print the tokens."""
+def find_tokens() -> Answer:
+    """Return the tokens."""
     with _database() as database, database.read() as db:
         from edgebuild.farm import tokens
 
-        found, now = tokens.find(db), database.clock.now()
-    if as_json:
-        say(json.dumps(found))
-        return
+        found = tuple(Token.model_validate(each) for each in tokens.find(db))
+        now = database.clock.now()
+    return Answer(value=found, text=lambda: _show_tokens(found, now))
+
+
+def _show_tokens(found: Sequence[Token], now: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("Token", "Scope", "State", box=None, pad_edge=False)
     for each in found:
-        table.add_row(*map(Text, (str(each["name"]), str(each["scope"]), _standing(each, now))))
+        table.add_row(*map(Text, (each.name, each.scope, _standing(each, now))))
     make_console().print(table)
 
 
-def _standing(token: dict[str, Any], now: float) -> str:
-    if token["revoked_at"] is not None:
+def _standing(token: Token, now: float) -> str:
+    if token.revoked_at is not None:
         return "revoked"
-    left_days = (token["expires_at"] - now) / 86_400
+    left_days = (token.expires_at - now) / 86_400
     return f"good for {left_days:.1f} days" if left_days > 0 else "expired"
 
 
-def revoke_token(name: str, *, as_json: bool) -> None:
+def revoke_token(name: str) -> Answer:
     """End a token."""
     with _database() as database:
         from edgebuild.farm import audit, tokens
@@ -159,4 +209,4 @@ def revoke_token(name: str, *, as_json: bool) -> None:
         with database.write() as db:
             tokens.revoke(db, name, now)
             audit.note(db, "the server's machine", "revoke", name, now)
-    say(json.dumps({"name": name, "revoked_at": now}) if as_json else f"{name} is no token any more.")
+    return Answer(value=TokenRevoked(name=name, revoked_at=now), text=lambda: say(f"{name} is no token any more."))

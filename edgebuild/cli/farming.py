@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from edgebuild.cli.options import NativeOption  # noqa: TC001 - typer reads it when the program runs
+from edgebuild.cli.answering import answer
+from edgebuild.cli.options import JsonOption, NativeOption  # noqa: TC001 - typer reads it when the program runs
 
 app = typer.Typer(
     no_args_is_help=True, help="Boards shared by people and CI: one server, and hosts that bring devices."
@@ -24,7 +25,6 @@ FarmOption = Annotated[
         "Default: $EDGEBUILD_FARM.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; its schema is at /openapi.json of the farm.")]
 DeviceArgument = Annotated[str, typer.Argument(help="The device's name in `edgebuild farm list`.")]
 JobArgument = Annotated[str, typer.Argument(help="The job's id.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; everybody who looks at the device sees it.")]
@@ -62,7 +62,7 @@ def init(
     """Make a farm on this machine: its authority, its database and an admin's token, which is shown once."""
     from edgebuild.cli.farm_running import make_farm
 
-    make_farm(database or "", tuple(name or ()), as_json=json)
+    answer(lambda: make_farm(database or "", tuple(name or ())), as_json=json)
 
 
 @app.command("serve")
@@ -114,15 +114,15 @@ def token_make(
     """Make a token and print it, this once."""
     from edgebuild.cli.farm_running import make_token
 
-    make_token(name, scope.value, days, as_json=json)
+    answer(lambda: make_token(name, scope.value, days), as_json=json)
 
 
 @token_app.command("list")
 def token_list(json: JsonOption = False) -> None:
     """Show the tokens, without what would prove them."""
-    from edgebuild.cli.farm_running import show_tokens
+    from edgebuild.cli.farm_running import find_tokens
 
-    show_tokens(as_json=json)
+    answer(find_tokens, as_json=json)
 
 
 @token_app.command("revoke")
@@ -130,15 +130,15 @@ def token_revoke(name: Annotated[str, typer.Argument(help="The token's name.")],
     """End a token now."""
     from edgebuild.cli.farm_running import revoke_token
 
-    revoke_token(name, as_json=json)
+    answer(lambda: revoke_token(name), as_json=json)
 
 
 @app.command("list")
 def list_devices(farm: FarmOption = None, json: JsonOption = False) -> None:
     """Show the farm's devices, how they are and why."""
-    from edgebuild.cli.farm_asking import show_devices
+    from edgebuild.cli import farm_asking
 
-    show_devices(farm, as_json=json)
+    answer(lambda: farm_asking.devices(farm), as_json=json)
 
 
 @app.command("jobs")
@@ -148,9 +148,9 @@ def jobs(
     json: JsonOption = False,
 ) -> None:
     """Show the farm's jobs."""
-    from edgebuild.cli.farm_asking import show_jobs
+    from edgebuild.cli import farm_asking
 
-    show_jobs(farm, None if state is None else state.value, as_json=json)
+    answer(lambda: farm_asking.jobs(farm, None if state is None else state.value), as_json=json)
 
 
 @app.command("status")
@@ -160,9 +160,9 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Show how a job or a lease stands and what it waits for, or how the farm is."""
-    from edgebuild.cli.farm_asking import show_status
+    from edgebuild.cli import farm_asking
 
-    show_status(farm, what, as_json=json)
+    answer(lambda: farm_asking.status(farm, what), as_json=json)
 
 
 @app.command("logs")
@@ -185,9 +185,9 @@ def cancel(
     json: JsonOption = False,
 ) -> None:
     """Cancel a job, or give a lease back."""
-    from edgebuild.cli.farm_asking import cancel as end
+    from edgebuild.cli import farm_asking
 
-    end(farm, what, as_json=json)
+    answer(lambda: farm_asking.cancel(farm, what), as_json=json)
 
 
 @app.command("drain")
@@ -195,7 +195,7 @@ def drain(name: DeviceArgument, farm: FarmOption = None, json: JsonOption = Fals
     """Let a device end what runs on it and take no more."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "drain", {"draining": True}, as_json=json)
+    answer(lambda: change_device(farm, name, "drain", {"draining": True}), as_json=json)
 
 
 @app.command("undrain")
@@ -203,7 +203,7 @@ def undrain(name: DeviceArgument, farm: FarmOption = None, json: JsonOption = Fa
     """Let a device take work again."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "drain", {"draining": False}, as_json=json)
+    answer(lambda: change_device(farm, name, "drain", {"draining": False}), as_json=json)
 
 
 @app.command("maintenance")
@@ -211,7 +211,7 @@ def maintenance(name: DeviceArgument, reason: ReasonOption, farm: FarmOption = N
     """Take a device out of the pool until `farm restore`; what runs on it goes on."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "health", {"health": "maintenance", "reason": reason}, as_json=json)
+    answer(lambda: change_device(farm, name, "health", {"health": "maintenance", "reason": reason}), as_json=json)
 
 
 @app.command("restore")
@@ -219,7 +219,7 @@ def restore(name: DeviceArgument, farm: FarmOption = None, json: JsonOption = Fa
     """Put a device back; it is checked before anybody gets it."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "health", {"health": "unknown"}, as_json=json)
+    answer(lambda: change_device(farm, name, "health", {"health": "unknown"}), as_json=json)
 
 
 @app.command("retire")
@@ -227,7 +227,7 @@ def retire(name: DeviceArgument, reason: ReasonOption, farm: FarmOption = None, 
     """Take a device out of the pool for good; its history stays."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "health", {"health": "retired", "reason": reason}, as_json=json)
+    answer(lambda: change_device(farm, name, "health", {"health": "retired", "reason": reason}), as_json=json)
 
 
 @app.command("check")
@@ -235,7 +235,7 @@ def check(name: DeviceArgument, farm: FarmOption = None, json: JsonOption = Fals
     """Ask for a health check of a device, as soon as it is free."""
     from edgebuild.cli.farm_asking import change_device
 
-    change_device(farm, name, "check", {}, as_json=json)
+    answer(lambda: change_device(farm, name, "check", {}), as_json=json)
 
 
 @app.command("audit")
@@ -245,9 +245,9 @@ def audit(
     json: JsonOption = False,
 ) -> None:
     """Show who did what, the newest first."""
-    from edgebuild.cli.farm_asking import show_audit
+    from edgebuild.cli import farm_asking
 
-    show_audit(farm, most, as_json=json)
+    answer(lambda: farm_asking.audit(farm, most), as_json=json)
 
 
 @app.command("history")
@@ -262,9 +262,9 @@ def history(
     json: JsonOption = False,
 ) -> None:
     """Show how a model fared over time, and whether it or the board changed."""
-    from edgebuild.cli.farm_remembering import show_history
+    from edgebuild.cli import farm_remembering
 
-    show_history(farm, model, device, export, as_json=json)
+    answer(lambda: farm_remembering.history(farm, model, device, export), as_json=json)
 
 
 @app.command("compare")
@@ -275,6 +275,6 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Hold a record against another: exit code 0 better or equivalent, 3 worse, 4 inconclusive, 2 not comparable."""
-    from edgebuild.cli.farm_remembering import show_comparison
+    from edgebuild.cli.farm_remembering import comparison
 
-    raise typer.Exit(show_comparison(farm, a, b, as_json=json))
+    answer(lambda: comparison(farm, a, b), as_json=json)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.console import stop_if_interrupted
 from edgebuild.cli.junit import Case, Suite, report_text, write_report
 from edgebuild.cli.output import make_console, plain, say
+from edgebuild.core.values import Value
 from edgebuild.errors import UsageError
 from edgebuild.fleet.inventory import load_inventory
 from edgebuild.releasing.accuracy import accuracy_of, accuracy_row
 from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
 from edgebuild.releasing.fielded import fielded
-from edgebuild.releasing.gate import Figures, concluded, rows_of, same_artifact
+from edgebuild.releasing.gate import Figures, GateOutcome, concluded, rows_of, same_artifact
 from edgebuild.releasing.override import Override, require_reason, require_unsigned, store_override
+from edgebuild.releasing.replay import Agreement
 from edgebuild.releasing.unpack import part_of, unpack
-from edgebuild.releasing.values import ARTIFACT
+from edgebuild.releasing.values import ARTIFACT, Latency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from edgebuild.cli.junit import Outcome
     from edgebuild.releasing.bundle import Bundle
     from edgebuild.releasing.fielded import Fielded
-    from edgebuild.releasing.gate import GateOutcome, Row
+    from edgebuild.releasing.gate import Row
 
 #: What the command ends with.
 EXIT_CODES: Mapping[GateOutcome, int] = {"better": 0, "equivalent": 0, "worse": 3, "inconclusive": 4}
@@ -40,6 +42,60 @@ _CASES: Mapping[GateOutcome, Outcome] = {
 }
 
 
+class GateRow(Value):
+    """A figure of both releases, as it is told, and what their difference comes to."""
+
+    what: str
+    new: str
+    old: str
+    outcome: GateOutcome
+    why: str
+
+
+class FieldedDevice(Value):
+    """A device of the inventory, and whether it can load the new release: not where it has ``misfits``."""
+
+    device: str
+    runtime: str
+    system: str
+    misfits: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+class Gated(Value):
+    """Two releases compared: figures and devices by target, versions in ``new`` and ``old``.
+
+    ``override`` is why the new one may follow all the same, where it was told so: its ``release_digest`` is new.
+    """
+
+    new: str
+    old: str
+    outcome: GateOutcome
+    targets: dict[str, tuple[GateRow, ...]]
+    devices: dict[str, tuple[FieldedDevice, ...]]
+    override: str | None = None
+    release_digest: str | None = None
+
+
+class Replayed(Value):
+    """A release measured again, on random inputs: ``ratio`` of now to its record, with its 95 % interval.
+
+    The three figures are None where one of both has no interval.
+    """
+
+    project: str
+    version: str
+    target: str
+    agreement: Agreement
+    recorded: Latency
+    recorded_on: str
+    now: Latency
+    device: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
 def run_gate(
     new: Path,
     old: Path,
@@ -47,11 +103,10 @@ def run_gate(
     target: str | None,
     device: str | None,
     native: bool,
-    as_json: bool,
     junit: Path | None,
     override: str | None = None,
-) -> int:
-    """Compare, print and return the exit code: 0 where no figure is worse, 3 where one is, 4 where one is open.
+) -> Answer:
+    """Compare; the exit code is 0 where no figure is worse, 3 where one is, 4 where one is open.
 
     ``override`` is why the release may follow all the same: where one is worse or open, the reason is stored in it, and
     the exit code is 0.
@@ -73,24 +128,30 @@ def run_gate(
     outcome = concluded(row for rows in tables.values() for row in rows)
     known = tuple(load_inventory().values())
     there = {each: fielded(part_of(one, each).release, known) for each in targets}
-    if as_json:
-        told = {"new": one.version, "old": other.version, "outcome": outcome}
-        figures = {each: [asdict(row) for row in rows] for each, rows in tables.items()}
-        devices = {each: [asdict(row) for row in rows] for each, rows in there.items()}
-        say(json.dumps({**told, "targets": figures, "devices": devices}, indent=2))
-    else:
+    if junit is not None:
+        write_report(junit, junit_text(one, tables))
+    gated = Gated(
+        new=one.version,
+        old=other.version,
+        outcome=outcome,
+        targets={each: tuple(GateRow(**asdict(row)) for row in rows) for each, rows in tables.items()},
+        devices={each: tuple(FieldedDevice(**asdict(row)) for row in rows) for each, rows in there.items()},
+    )
+    made = None
+    if reason is not None and EXIT_CODES[outcome]:
+        made = Override(
+            against=other.version, index=other.descriptor.digest, figures=tuple(_held_up(tables)), reason=reason
+        )
+        gated = gated.model_copy(update={"override": made.text, "release_digest": store_override(new, made).digest})
+
+    def told() -> None:
         _show(one, other, tables)
         _show_devices(there)
         say(f"{one.project} {one.version} against {other.version}: {outcome}")
-    if junit is not None:
-        write_report(junit, junit_text(one, tables))
-    if reason is None or EXIT_CODES[outcome] == 0:
-        return EXIT_CODES[outcome]
-    made = Override(
-        against=other.version, index=other.descriptor.digest, figures=tuple(_held_up(tables)), reason=reason
-    )
-    say(f"{made.text}\n  stored in {new}, which is {store_override(new, made).digest} now: sign it", error=as_json)
-    return 0
+        if made is not None:
+            say(f"{made.text}\n  stored in {new}, which is {gated.release_digest} now: sign it")
+
+    return Answer(value=gated, text=told, code=0 if made is not None else EXIT_CODES[outcome])
 
 
 def _held_up(tables: Mapping[str, tuple[Row, ...]]) -> Iterator[str]:
@@ -98,8 +159,8 @@ def _held_up(tables: Mapping[str, tuple[Row, ...]]) -> Iterator[str]:
         yield from (f"{row.what} on {target} is {row.outcome}" for row in rows if EXIT_CODES[row.outcome])
 
 
-def run_replay(folder: Path, *, target: str | None, device: str | None, native: bool) -> int:
-    """Measure a release again and say whether that agrees with its record: 0 yes, 3 no, 4 can't be told."""
+def run_replay(folder: Path, *, target: str | None, device: str | None, native: bool) -> Answer:
+    """Measure a release again, and return whether that agrees with its record: 0 yes, 3 no, 4 can't be told."""
     from edgebuild.benching.bench import BenchRequest
     from edgebuild.cli.progress import make_progress
     from edgebuild.pipeline import bench
@@ -117,14 +178,32 @@ def run_replay(folder: Path, *, target: str | None, device: str | None, native: 
         request = BenchRequest(model=Path(scratch) / ARTIFACT, device=device, native_libraries=native)
         report = bench(request, progress=make_progress(), check=stop_if_interrupted)
     now = report.results[0].summary
-    say(f"on record: {_interval(recorded.point_ms, recorded.low_ms, recorded.high_ms)} on {part.release.device}")
-    say(f"now:       {_interval(now.point_ms, now.low_ms, now.high_ms)} on {report.device}, on random inputs")
     found = compared(recorded, now)
-    if found is None:
+    value = Replayed(
+        project=bundle.project,
+        version=bundle.version,
+        target=part.release.target,
+        agreement="inconclusive" if found is None else found.agreement,
+        recorded=recorded,
+        recorded_on=part.release.device,
+        now=Latency(point_ms=now.point_ms, low_ms=now.low_ms, high_ms=now.high_ms, launches=now.launches),
+        device=report.device,
+        ratio=None if found is None else found.ratio,
+        low=None if found is None else found.low,
+        high=None if found is None else found.high,
+    )
+    code = {"agrees": 0, "disagrees": 3, "inconclusive": 4}[value.agreement]
+    return Answer(value=value, text=lambda: _show_replayed(value), code=code)
+
+
+def _show_replayed(done: Replayed) -> None:
+    then, now = done.recorded, done.now
+    say(f"on record: {_interval(then.point_ms, then.low_ms, then.high_ms)} on {done.recorded_on}")
+    say(f"now:       {_interval(now.point_ms, now.low_ms, now.high_ms)} on {done.device}, on random inputs")
+    if done.ratio is None:
         say("inconclusive: one of them has no interval")
-        return 4
-    say(f"{found.agreement}: {found.ratio:.3f}x [{found.low:.3f}, {found.high:.3f}]")
-    return {"agrees": 0, "disagrees": 3, "inconclusive": 4}[found.agreement]
+    else:
+        say(f"{done.agreement}: {done.ratio:.3f}x [{done.low:.3f}, {done.high:.3f}]")
 
 
 def _interval(point: float, low: float | None, high: float | None) -> str:

@@ -34,3 +34,6 @@ OnFarmOption = Annotated[
         "Default: those of the inventory.",
     ),
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON; `edgebuild schema COMMAND` prints the schema that it follows.")
+]

@@ -6,6 +6,8 @@ are no markup, and a URL's password isn't shown.
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,26 @@ def plain(text: str) -> str:
 def say(text: str, *, error: bool = False) -> None:
     """Print a text plainly, to standard output or error."""
     print(harmless(text), file=sys.stderr if error else sys.stdout, flush=error)
+
+
+def say_json(data: Any, *, line: bool = False) -> None:
+    """Print plain data as JSON, at once; ``line``: on one line, where others may follow.
+
+    It is what was given, but for passwords in URLs: what can't be printed is escaped as JSON does, and what is no
+    number to JSON is text, such as "NaN".
+    """
+    text = json.dumps(_cleaned(data), ensure_ascii=False, allow_nan=False, indent=None if line else 2)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text), flush=True)
+
+
+def _cleaned(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {_cleaned(key): _cleaned(each) for key, each in data.items()}
+    if isinstance(data, list | tuple):
+        return [_cleaned(each) for each in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(data, "NaN")
+    return without_passwords(data) if isinstance(data, str) else data
 
 
 def make_console(*, stderr: bool = False) -> Console:

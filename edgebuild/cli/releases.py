@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgebuild.cli.answering import answer
 from edgebuild.cli.exporting import export_release
-from edgebuild.cli.options import HERE, AnyDeviceOption, NativeOption, ProjectOption
+from edgebuild.cli.options import HERE, AnyDeviceOption, JsonOption, NativeOption, ProjectOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edgebuild.releasing.values import BuildFolder
+    from edgebuild.cli.answering import Answer
 
 app = typer.Typer(no_args_is_help=True, help="Releases: what was built, with its proof, in one bundle.")
 
@@ -77,30 +75,12 @@ def create(
         typer.Option(help="The folder to write. Default: releases/NAME-VERSION in the project."),
     ] = None,
     project: ProjectOption = HERE,
+    json: JsonOption = False,
 ) -> None:
     """Write a bundle: artifacts with golden vectors, evidence, SBOM and card. Equal builds give equal bytes."""
-    from edgebuild.building.projects import load_project
-    from edgebuild.catalogue.contract_table import meaning_of
-    from edgebuild.cli.output import say
-    from edgebuild.errors import UsageError
-    from edgebuild.releasing import bundle
-    from edgebuild.releasing.creating import create
+    from edgebuild.cli import bundling
 
-    loaded = load_project(project)
-    builds = _builds(loaded.folder / ".edgebuild", build or [None])
-    before = None if against is None else bundle.read_bundle(against)
-    if before is not None and before.project != loaded.name:
-        raise UsageError(f"{against} is a release of {before.project}, and this project is {loaded.name}.")
-    parent = None if before is None else before.descriptor.digest
-    where = out or loaded.folder / "releases" / f"{loaded.name}-{bundle.require_version(version)}"
-    meaning = partial(meaning_of, loaded.contract, loaded.folder)
-    made = create(builds, where, version=version, parent=parent, meaning=meaning)
-    say(f"{made.project} {made.version}: {made.descriptor.digest}")
-    for part in made.targets:
-        size, files = sum(layer.size for layer in part.manifest.layers), len(part.manifest.layers)
-        say(f"  {part.release.target}: {part.release.candidate}, {files} files, {size / 2**20:.1f} MiB")
-    say(f"Bundle: {where}")
-    say(f"Next: edgebuild release sign {where} --key KEY.pem")
+    answer(lambda: bundling.create(project, build or [None], version=version, against=against, out=out), as_json=json)
 
 
 @app.command()
@@ -121,11 +101,15 @@ def sign(
         Optional[Path],  # noqa: UP045
         typer.Option(help="A private Sigstore's configuration of clients, a JSON file. Default: the public one."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Sign a bundle: its index with provenance, and each target's files by OpenSSF Model Signing."""
     from edgebuild.cli.trusting import sign_bundle
 
-    sign_bundle(bundle, key, keyless=keyless, token=identity_token, trust_config=trust_config)
+    answer(
+        lambda: sign_bundle(bundle, key, keyless=keyless, token=identity_token, trust_config=trust_config),
+        as_json=json,
+    )
 
 
 @app.command()
@@ -140,33 +124,42 @@ def verify(
     target: TargetOption = None,
     here: Annotated[bool, typer.Option("--here", help="Let this machine be the device.")] = False,
     unsigned: UnsignedOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Check every byte and who signed it; with a device also that it fits there, answers right and takes as long."""
-    from edgebuild.cli.trusting import Asked, run_there, verify_bundle
+    from edgebuild.cli.there import run_there
+    from edgebuild.cli.trusting import Asked, verified, verify_bundle
 
-    asked = Asked(key or (), policy, identity, issuer, trusted_root)
-    verify_bundle(bundle, asked)
-    if device is not None or here:
+    def work() -> Answer:
+        trust = Asked(key or (), policy, identity, issuer, trusted_root).read()
+        found = verify_bundle(bundle, trust)
+        if device is None and not here:
+            return verified(found)
         words = [] if target is None else [f"--target={target}"]
         words += ["--trust-unsigned"] if unsigned else []
-        code = run_there("check", device=device, bundle=bundle, asked=asked, arguments=words)
-        raise typer.Exit(code)
+        return verified(found, run_there("check", device=device, bundle=bundle, trust=trust, arguments=words))
+
+    answer(work, as_json=json)
 
 
 @app.command()
-def installed(device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+def installed(
+    device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "", json: JsonOption = False
+) -> None:
     """Say what is installed on a device, and whether it is whole."""
-    from edgebuild.cli.trusting import run_there
+    from edgebuild.cli.there import run_there, told_there
 
-    raise typer.Exit(run_there("status", device=device, root=root, project=project))
+    answer(lambda: told_there(run_there("status", device=device, root=root, project=project)), as_json=json)
 
 
 @app.command("roll-back")
-def roll_back(device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "") -> None:
+def roll_back(
+    device: AnyDeviceOption = None, root: RootOption = None, project: NameOption = "", json: JsonOption = False
+) -> None:
     """Make the previous release the current one on a device, where it answers right."""
-    from edgebuild.cli.trusting import run_there
+    from edgebuild.cli.there import run_there, told_there
 
-    raise typer.Exit(run_there("roll-back", device=device, root=root, project=project))
+    answer(lambda: told_there(run_there("roll-back", device=device, root=root, project=project)), as_json=json)
 
 
 def install_release(
@@ -181,52 +174,57 @@ def install_release(
     ] = False,
     unsigned: UnsignedOption = False,
     older: OlderOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Install a release on a device: checked there, switched at once, rolled back where its answers are wrong."""
+    from edgebuild.cli.there import run_there
     from edgebuild.cli.travelling import at_hand
-    from edgebuild.cli.trusting import Asked, run_there, verify_bundle
-    from edgebuild.releasing.bundle import read_bundle
+    from edgebuild.cli.trusting import Asked, verified, verify_bundle
 
     words = [] if target is None else [f"--target={target}"]
     words += ["--allow-downgrade"] if allow_downgrade else []
     words += ["--trust-unsigned"] if unsigned else []
-    asked = Asked(key or (), policy)
-    if older is None and root and device is None:
-        older = Path(root)
-    with at_hand(bundle, older) as folder:
-        verify_bundle(folder, asked)
-        code = run_there(
-            "install",
-            device=device,
-            bundle=folder,
-            root=root,
-            project=read_bundle(folder).project,
-            asked=asked,
-            arguments=words,
-        )
-    raise typer.Exit(code)
+
+    def work() -> Answer:
+        trust = Asked(key or (), policy).read()
+        with at_hand(bundle, Path(root) if older is None and root and device is None else older) as folder:
+            found = verify_bundle(folder, trust)
+            there = run_there(
+                "install",
+                device=device,
+                bundle=folder,
+                root=root,
+                project=found.project,
+                trust=trust,
+                arguments=words,
+            )
+        return verified(found, there)
+
+    answer(work, as_json=json)
 
 
 @app.command()
 def policy(
     source: Annotated[Path, typer.Argument(help="A trust policy for people, a TOML file.")],
     out: Annotated[Path, typer.Argument(help="The file to write, such as trust.json.")],
+    json: JsonOption = False,
 ) -> None:
     """Write a trust policy as boards read it."""
     from edgebuild.cli.trusting import write_policy
 
-    write_policy(source, out)
+    answer(lambda: write_policy(source, out), as_json=json)
 
 
 @app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(help="The folder of the release, or of a delta to one that is there.")],
     to: Annotated[str, typer.Argument(help="HOST/REPOSITORY[:TAG], or a folder ./… of bundles. The tag: the version.")],
+    json: JsonOption = False,
 ) -> None:
     """Send a bundle or a delta to a registry; parts that are there aren't sent again, an interrupted push goes on."""
     from edgebuild.cli.travelling import push_bundle
 
-    push_bundle(bundle, to)
+    answer(lambda: push_bundle(bundle, to), as_json=json)
 
 
 @app.command()
@@ -237,30 +235,35 @@ def pull(
         typer.Argument(help="The new folder. Default: named after the release, here."),
     ] = None,
     older: OlderOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Fetch a release, checked by digest as it comes; an interrupted pull goes on."""
     from edgebuild.cli.travelling import pull_bundle
 
-    pull_bundle(release, folder, older)
+    answer(lambda: pull_bundle(release, folder, older), as_json=json)
 
 
 @app.command()
 def promote(
     release: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST.")],
     tag: Annotated[str, typer.Argument(help="The tag that is to mean this release, such as prod.")],
+    json: JsonOption = False,
 ) -> None:
     """Let a tag mean a release; nothing else is sent."""
     from edgebuild.cli.travelling import promote_release
 
-    promote_release(release, tag)
+    answer(lambda: promote_release(release, tag), as_json=json)
 
 
 @app.command("list")
-def list_(where: Annotated[str, typer.Argument(help="HOST/REPOSITORY, or a folder ./… of bundles.")]) -> None:
+def list_(
+    where: Annotated[str, typer.Argument(help="HOST/REPOSITORY, or a folder ./… of bundles.")],
+    json: JsonOption = False,
+) -> None:
     """Show the releases of a repository, with their tags and targets."""
     from edgebuild.cli.travelling import list_releases
 
-    list_releases(where)
+    answer(lambda: list_releases(where), as_json=json)
 
 
 @app.command()
@@ -268,11 +271,12 @@ def delta(
     old: Annotated[Path, typer.Argument(help="The bundle that the receiver has.")],
     new: Annotated[Path, typer.Argument(help="The bundle that it is to have.")],
     out: Annotated[Path, typer.Argument(help="The new folder of the delta.")],
+    json: JsonOption = False,
 ) -> None:
     """Write what makes one bundle of another: unchanged parts left out, large ones as zstd patches."""
     from edgebuild.cli.travelling import make_delta
 
-    make_delta(old, new, out)
+    answer(lambda: make_delta(old, new, out), as_json=json)
 
 
 @app.command()
@@ -280,22 +284,24 @@ def apply(
     old: Annotated[Path, typer.Argument(help="The bundle that the delta was made against.")],
     delta: Annotated[Path, typer.Argument(help="The folder of the delta.")],
     out: Annotated[Path, typer.Argument(help="The new folder of the bundle.")],
+    json: JsonOption = False,
 ) -> None:
     """Make the new bundle of an old one and a delta, every part of it checked by digest."""
     from edgebuild.cli.travelling import apply_delta
 
-    apply_delta(old, delta, out)
+    answer(lambda: apply_delta(old, delta, out), as_json=json)
 
 
 @app.command()
 def affected(
     component: Annotated[str, typer.Option(help='A component and its versions, such as "onnxruntime<1.33".')],
     places: Annotated[list[str], typer.Argument(help="Repositories, releases in them, or folders of bundles.")],
+    json: JsonOption = False,
 ) -> None:
     """Say which releases carry a component, by their SBOMs. Exit code 0: none, 3: some, 4: only doubts are left."""
-    from edgebuild.cli.travelling import show_affected
+    from edgebuild.cli.travelling import find_affected
 
-    raise typer.Exit(show_affected(component, places))
+    answer(lambda: find_affected(component, places), as_json=json)
 
 
 @app.command()
@@ -304,11 +310,12 @@ def replay(
     target: TargetOption = None,
     device: AnyDeviceOption = None,
     native: NativeOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure a release again and say whether that agrees with its record. Exit code 0: yes, 3: no, 4: can't tell."""
     from edgebuild.cli.gating import run_replay
 
-    raise typer.Exit(run_replay(bundle, target=target, device=device, native=native))
+    answer(lambda: run_replay(bundle, target=target, device=device, native=native), as_json=json)
 
 
 @app.command()
@@ -321,7 +328,7 @@ def gate(
     ] = None,
     device: AnyDeviceOption = None,
     native: NativeOption = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: JsonOption = False,
     junit: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write a JUnit report to this file, too. Default: none."),
@@ -334,30 +341,10 @@ def gate(
     """Compare two releases, interleaved on one device. Exit code 0: no figure is worse, 3: one is, 4: one is open."""
     from edgebuild.cli.gating import run_gate
 
-    raise typer.Exit(
-        run_gate(
-            new, against, target=target, device=device, native=native, as_json=json, junit=junit, override=override
-        )
+    answer(
+        lambda: run_gate(new, against, target=target, device=device, native=native, junit=junit, override=override),
+        as_json=json,
     )
 
 
 app.command("export")(export_release)
-
-
-def _builds(home: Path, names: Sequence[str | None]) -> tuple[BuildFolder, ...]:
-    from edgebuild.building.record import find_build, load_record
-    from edgebuild.releasing.values import NEEDED, BuildFolder
-
-    found = []
-    for name in names:
-        folder = find_build(home, name)
-        record = load_record(folder)
-        found.append(
-            BuildFolder(
-                home=home,
-                folder=folder,
-                record=record,
-                missing=tuple(each for each in NEEDED if not (folder / each).is_file()),
-            )
-        )
-    return tuple(found)

@@ -17,7 +17,9 @@ from edgebuild.catalogue.starter import (
     starter_from_onnx,
 )
 from edgebuild.catalogue.tables import is_reference, toml_text
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.output import say
+from edgebuild.core.values import Value
 from edgebuild.errors import EdgebuildError, StoreError, UsageError
 from edgebuild.models.steps import call_for_samples
 
@@ -29,11 +31,18 @@ DEFAULT_DATA = "data:calibration"
 DEFAULT_WEIGHTS = "weights.safetensors"
 
 
-def write_starter(model: str | None, project: Path) -> None:
+class Started(Value):
+    """What `init` wrote: None for a pickled checkpoint, where ``notes`` say how to convert it."""
+
+    path: str | None
+    notes: tuple[str, ...]
+
+
+def write_starter(model: str | None, project: Path) -> Answer:
     """Write edgebuild.toml into the project's folder; never overwrites one, never loads a pickled file."""
     if model is not None and model.endswith(PICKLED_SUFFIXES):
-        say(conversion_advice(Path(model)))
-        return
+        advice = conversion_advice(Path(model))
+        return Answer(value=Started(path=None, notes=(advice,)), text=lambda: say(advice))
     path = project / PROJECT_FILE if project.is_dir() or not project.suffix else project
     if path.exists():
         raise UsageError(f"{path} exists already.", hint="Remove it first, or name another folder with --project.")
@@ -44,9 +53,13 @@ def write_starter(model: str | None, project: Path) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}.", hint="Name another folder with -p.") from error
-    say(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
-    for note in notes:
-        say(f"Note: {note}.")
+
+    def told() -> None:
+        say(f"Wrote {path}. Fill in what is marked, then run `edgebuild plan`.")
+        for note in notes:
+            say(f"Note: {note}.")
+
+    return Answer(value=Started(path=str(path.absolute()), notes=notes), text=told)
 
 
 def _starter(model: str | None, name: str, folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -6,65 +6,131 @@ from typing import TYPE_CHECKING
 
 from edgebuild.building.context import HOME, store_of
 from edgebuild.building.projects import load_project
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.output import say
+from edgebuild.core.values import Value
 from edgebuild.devices.local import DEVICE
 from edgebuild.devices.local_folder import bytes_of, tidy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebuild.catalogue.project import Project
-    from edgebuild.execution.store import Store
+
+class StoreUsage(Value):
+    """What a store holds, in bytes. ``url`` is where a shared store lies whose copy here this is.
+
+    ``staging_bytes`` is of running builds and comes on top of ``total_bytes``, which the quota bounds;
+    ``copies_bytes`` is of copies of results, in ``copies``, for the runs on this machine.
+    """
+
+    root: str
+    url: str | None
+    entries: int
+    files: int
+    total_bytes: int
+    result_bytes: int
+    unfinished_bytes: int
+    staging_bytes: int
+    quota_bytes: int | None
+    copies: str
+    copies_bytes: int
 
 
-def show_usage(project: Path) -> None:
-    """Print what a project's store holds."""
+class StoreCollected(Value):
+    """What was removed of a store and of the copies of its results, in bytes, and what is left.
+
+    Of a shared store only the copy here is collected. ``copies_in_use``: a build needs them, so none was removed.
+    """
+
+    root: str
+    url: str | None
+    removed_entries: int
+    removed_bytes: int
+    left_bytes: int
+    within_quota: bool
+    copies: str
+    copies_removed_bytes: int
+    copies_left_bytes: int
+    copies_in_use: bool
+
+
+def usage(project: Path) -> Answer:
+    """Return what a project's store holds."""
     loaded = load_project(project)
+    copies = loaded.folder / HOME / DEVICE
     with store_of(loaded) as store:
-        usage = store.usage()
-        quota = f", quota {_size(usage.quota_bytes)}" if usage.quota_bytes is not None else ""
-        say(f"{_place(store)}: {_size(usage.total_bytes)} in {usage.entries} results{quota}")
-        say(f"  results         {_size(usage.blob_bytes):>10}  ({usage.blobs} files)")
-        say(f"  unfinished work {_size(usage.scratch_bytes):>10}")
-        say(f"  running builds  {_size(usage.staging_bytes):>10}")
-    say(f"{_device(loaded)}: {_size(bytes_of(_device(loaded)))} in copies of results, for the runs on this machine")
-
-
-def collect_garbage(project: Path, quota_gb: float | None) -> None:
-    """Bring a project's store down to its quota and print what went."""
-    loaded = load_project(project)
-    with store_of(loaded) as store:
-        quota = quota_gb if quota_gb is not None else loaded.store.quota_gb
-        report = store.gc(None if quota is None else int(quota * 1e9))
-        say(
-            f"{_place(store)}: removed {report.removed_entries} results, {_size(report.removed_bytes)}; "
-            f"{_size(report.left_bytes)} are left"
+        used = store.usage()
+        value = StoreUsage(
+            root=str(store.root),
+            url=store.url,
+            entries=used.entries,
+            files=used.blobs,
+            total_bytes=used.total_bytes,
+            result_bytes=used.blob_bytes,
+            unfinished_bytes=used.scratch_bytes,
+            staging_bytes=used.staging_bytes,
+            quota_bytes=used.quota_bytes,
+            copies=str(copies),
+            copies_bytes=bytes_of(copies),
         )
-        if not report.within_quota:
-            say("  what running builds use is still more than the quota")
-        if store.url is not None:
-            say("  only the copy: who else uses what lies at the URL can't be seen from here")
-    _tidy(_device(loaded), None if quota is None else max(0, int(quota * 1e9) - report.left_bytes))
+    return Answer(value=value, text=lambda: _show_usage(value))
 
 
-def _tidy(device: Path, most_bytes: int | None) -> None:
-    """What the store leaves of the quota is for copies, which the next build makes again where it needs them."""
-    before = bytes_of(device)
-    if not before:
-        return
-    if not tidy(device, most_bytes):
-        say(f"{device}: in use, so nothing was removed")
-        return
-    left = bytes_of(device)
-    say(f"{device}: removed copies of results, {_size(before - left)}; {_size(left)} are left")
+def _show_usage(used: StoreUsage) -> None:
+    quota = f", quota {_size(used.quota_bytes)}" if used.quota_bytes is not None else ""
+    say(f"{_place(used)}: {_size(used.total_bytes)} in {used.entries} results{quota}")
+    say(f"  results         {_size(used.result_bytes):>10}  ({used.files} files)")
+    say(f"  unfinished work {_size(used.unfinished_bytes):>10}")
+    say(f"  running builds  {_size(used.staging_bytes):>10}")
+    say(f"{used.copies}: {_size(used.copies_bytes)} in copies of results, for the runs on this machine")
 
 
-def _device(project: Project) -> Path:
-    return project.folder / HOME / DEVICE
+def collect_garbage(project: Path, quota_gb: float | None) -> Answer:
+    """Bring a project's store down to its quota and return what went."""
+    loaded = load_project(project)
+    copies = loaded.folder / HOME / DEVICE
+    with store_of(loaded) as store:
+        gigabytes = quota_gb if quota_gb is not None else loaded.store.quota_gb
+        quota = None if gigabytes is None else int(gigabytes * 1e9)
+        report = store.gc(quota)
+        root, url = str(store.root), store.url
+    # What the store leaves of the quota is for copies, which the next build makes again where it needs them.
+    before = bytes_of(copies)
+    in_use = before > 0 and not tidy(copies, None if quota is None else max(0, quota - report.left_bytes))
+    left = bytes_of(copies)
+    value = StoreCollected(
+        root=root,
+        url=url,
+        removed_entries=report.removed_entries,
+        removed_bytes=report.removed_bytes,
+        left_bytes=report.left_bytes,
+        within_quota=report.within_quota,
+        copies=str(copies),
+        copies_removed_bytes=before - left,
+        copies_left_bytes=left,
+        copies_in_use=in_use,
+    )
+    return Answer(value=value, text=lambda: _show_collected(value))
 
 
-def _place(store: Store) -> str:
-    return str(store.root) if store.url is None else f"{store.url} (its copy here: {store.root})"
+def _show_collected(done: StoreCollected) -> None:
+    say(
+        f"{_place(done)}: removed {done.removed_entries} results, {_size(done.removed_bytes)}; "
+        f"{_size(done.left_bytes)} are left"
+    )
+    if not done.within_quota:
+        say("  what running builds use is still more than the quota")
+    if done.url is not None:
+        say("  only the copy: who else uses what lies at the URL can't be seen from here")
+    if done.copies_in_use:
+        say(f"{done.copies}: in use, so nothing was removed")
+    elif done.copies_removed_bytes or done.copies_left_bytes:
+        removed, left = _size(done.copies_removed_bytes), _size(done.copies_left_bytes)
+        say(f"{done.copies}: removed copies of results, {removed}; {left} are left")
+
+
+def _place(store: StoreUsage | StoreCollected) -> str:
+    return store.root if store.url is None else f"{store.url} (its copy here: {store.root})"
 
 
 def _size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -9,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import TextIO
 
 
@@ -75,3 +77,23 @@ def output_failure() -> str:
     if failure is None or failure.errno == errno.EPIPE:
         return ""
     return failure.strerror or type(failure).__name__
+
+
+@contextlib.contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """Send to standard error what is printed meanwhile, whoever prints it: native code and child processes, too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def end_output() -> None:
+    """Let what is printed from now on, such as when the interpreter ends, go to standard error."""
+    sys.stdout.flush()
+    os.dup2(2, 1)

@@ -1,27 +1,27 @@
-"""`release sign`, `release verify`, and what a device is asked to do with a release."""
+"""`release sign`, `release verify` and `release policy`."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebuild.cli.console import stop_if_interrupted
+from edgebuild.cli.answering import Answer
 from edgebuild.cli.output import plain, say
+from edgebuild.cli.there import OnDevice, show_on_device
+from edgebuild.core.values import Value
 from edgebuild.errors import ReleaseError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from edgebuild.core.record import BuildRecord
-    from edgebuild.devices.client import RunnerClient
     from edgebuild.releasing.bundle import Bundle
-    from edgebuild.releasing.on_device import BoardAnswer
     from edgebuild.releasing.signing import StatementSigner
     from edgebuild.releasing.trust import Policy
+    from edgebuild.releasing.verifying import CheckedSignature
 
 TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105  a variable's name
 PASSPHRASE = "EDGEBUILD_KEY_PASSPHRASE"  # noqa: S105  a variable's name
@@ -62,11 +62,55 @@ class Asked:
         return policy_of(keys, identities) if keys or identities else None
 
 
-NOBODY = Asked()
+class Signed(Value):
+    """A release that was signed: its index by ``signer``, and by that everything, and the files of each target."""
+
+    name: str
+    signer: str
+    release_digest: str
+    targets: tuple[str, ...]
+    replaced: int
 
 
-def sign_bundle(folder: Path, key: Path | None, *, keyless: bool, token: str | None, trust_config: Path | None) -> None:
-    """Sign a bundle, by a key or keyless, and say what by."""
+class ReleaseSignature(Value):
+    """A signature over what lies there; where it counts for no target, ``why_not`` says why."""
+
+    over: str
+    target: str | None
+    by: str
+    counts_for: tuple[str, ...]
+    why_not: str
+
+
+class Verified(Value):
+    """A release every byte of which is as released.
+
+    ``vouched`` is whether it was asked who signed it, and enough of them did. ``override`` says which gate it passed
+    for a reason only. ``device`` is what a device said of it, where one was asked.
+    """
+
+    project: str
+    version: str
+    release_digest: str
+    vouched: bool
+    signatures: tuple[ReleaseSignature, ...]
+    unverified: tuple[str, ...]
+    override: str
+    device: OnDevice | None
+
+
+class PolicyWritten(Value):
+    """A trust policy as boards read it, and the names of whom it trusts."""
+
+    path: str
+    threshold: int
+    signers: tuple[str, ...]
+
+
+def sign_bundle(
+    folder: Path, key: Path | None, *, keyless: bool, token: str | None, trust_config: Path | None
+) -> Answer:
+    """Sign a bundle, by a key or keyless; people are told what by."""
     from edgebuild.releasing.bundle import read_bundle
     from edgebuild.releasing.provenance import provenance
     from edgebuild.releasing.signing import sign
@@ -78,12 +122,23 @@ def sign_bundle(folder: Path, key: Path | None, *, keyless: bool, token: str | N
         )
     predicate = provenance(_records(read_bundle(folder)))
     signed = sign(folder, _signer(key, token, trust_config), provenance=predicate)
-    say(f"Signed {signed.name} by {'' if keyless else 'key '}{plain(signed.hint)}")
-    say(f"  the release index sha256:{signed.index_digest}, and so everything")
-    for target in signed.targets:
-        say(f"  the files of {target}, by OpenSSF Model Signing")
-    if signed.replaced:
-        say(f"  {signed.replaced} signatures by the same were replaced")
+
+    def told() -> None:
+        say(f"Signed {signed.name} by {'' if keyless else 'key '}{plain(signed.hint)}")
+        say(f"  the release index sha256:{signed.index_digest}, and so everything")
+        for target in signed.targets:
+            say(f"  the files of {target}, by OpenSSF Model Signing")
+        if signed.replaced:
+            say(f"  {signed.replaced} signatures by the same were replaced")
+
+    value = Signed(
+        name=signed.name,
+        signer=signed.hint,
+        release_digest=f"sha256:{signed.index_digest}",
+        targets=signed.targets,
+        replaced=signed.replaced,
+    )
+    return Answer(value=value, text=told)
 
 
 def _signer(key: Path | None, token: str | None, trust_config: Path | None) -> StatementSigner:
@@ -97,44 +152,83 @@ def _signer(key: Path | None, token: str | None, trust_config: Path | None) -> S
     return keyless_signer(token or os.environ.get(TOKEN), config)
 
 
-def verify_bundle(folder: Path, asked: Asked) -> None:
+def verify_bundle(folder: Path, trust: Policy | None) -> Verified:
     """Verify every byte, and the signatures where it is said whose they have to be."""
     from edgebuild.releasing.bundle import read_bundle, require_measured_artifact
     from edgebuild.releasing.override import override_of
     from edgebuild.releasing.verifying import verify
 
-    trust = asked.read()
     bundle = read_bundle(folder)
     for part in bundle.targets:
         require_measured_artifact(bundle, part)
     override = override_of(bundle.index)
-    if override is not None:
-        say(plain(override.text))
-    if trust is None:
+    found = None if trust is None else verify(folder, policy=trust)
+    if found is None:
         bundle.check_all()
-        say(f"{bundle.project} {bundle.version}: every byte is as released ({bundle.descriptor.digest})")
+    return Verified(
+        project=bundle.project,
+        version=bundle.version,
+        release_digest=bundle.descriptor.digest,
+        vouched=found is not None,
+        signatures=() if found is None else tuple(map(_signature, found.signatures)),
+        unverified=() if found is None else found.unverified,
+        override="" if override is None else override.text,
+        device=None,
+    )
+
+
+def _signature(signature: CheckedSignature) -> ReleaseSignature:
+    return ReleaseSignature(
+        over=signature.over,
+        target=signature.target,
+        by=signature.signer or signature.hint or signature.label,
+        counts_for=signature.counts_for,
+        why_not=signature.why_not,
+    )
+
+
+def verified(found: Verified, there: OnDevice | None = None) -> Answer:
+    """Return what was verified here, and on a device where one was asked: its exit code is the command's."""
+
+    def told() -> None:
+        _show_verified(found)
+        if there is not None:
+            show_on_device(there)
+
+    code = 0 if there is None else there.exit_code
+    return Answer(value=found.model_copy(update={"device": there}), text=told, code=code)
+
+
+def _show_verified(found: Verified) -> None:
+    if found.override:
+        say(plain(found.override))
+    say(f"{found.project} {found.version}: every byte is as released ({found.release_digest})")
+    if not found.vouched:
         say("nobody vouches for it: give --key, --identity or --policy to check who signed it")
-        return
-    found = verify(folder, policy=trust)
-    say(f"{found.project} {found.version}: every byte is as released (sha256:{found.index_digest})")
-    for signature in found.signatures:
-        who = plain(signature.signer or signature.hint or signature.label)
-        how = f"for {', '.join(signature.counts_for)}" if signature.counts else f"doesn't count: {signature.why_not}"
-        say(f"  signed: {signature.over}, by {who}; {how}")
-    for each in found.unverified:
-        say(f"  not vouched for: {plain(each)}")
+    for each in found.signatures:
+        how = f"for {', '.join(each.counts_for)}" if each.counts_for else f"doesn't count: {each.why_not}"
+        say(f"  signed: {each.over}, by {plain(each.by)}; {how}")
+    for text in found.unverified:
+        say(f"  not vouched for: {plain(text)}")
 
 
-def write_policy(source: Path, out: Path) -> None:
+def write_policy(source: Path, out: Path) -> Answer:
     """Write a trust policy as canonical JSON; raises ``UsageError`` where that can't be done."""
     from edgebuild.releasing.trust import read_policy
 
-    text = read_policy(source).to_json()
+    policy = read_policy(source)
     try:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(policy.to_json(), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error.strerror or error}.", hint="Name another file.") from error
-    say(f"Wrote {out}: `verify.py check BUNDLE --policy {out.name}` asks for what it says.")
+    return Answer(
+        value=PolicyWritten(
+            path=str(out.absolute()),
+            threshold=policy.threshold,
+            signers=tuple(signer.name for signer in policy.signers),
+        ),
+        text=lambda: say(f"Wrote {out}: `verify.py check BUNDLE --policy {out.name}` asks for what it says."),
+    )
 
 
 def _passphrase() -> bytes:
@@ -161,60 +255,3 @@ def _records(bundle: Bundle) -> list[BuildRecord]:
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ReleaseError(f"The release holds no record of its build for {part.release.target}.") from error
     return records
-
-
-def run_there(
-    command: str,
-    *,
-    device: str | None,
-    bundle: Path | None = None,
-    root: str | None = None,
-    project: str = "",
-    asked: Asked = NOBODY,
-    arguments: Sequence[str] = (),
-) -> int:
-    """Have a device (this machine without a name) check, install or roll back by itself; return the exit code."""
-    from edgebuild.releasing.bundle import is_name
-    from edgebuild.releasing.on_device import run_on_device
-
-    if command != "check" and not root:
-        if device is None or root is not None:
-            raise UsageError("This machine has no folder for releases by itself.", hint="Name one with --root.")
-        if not is_name(project):
-            raise UsageError(f"{project!r} names no project.", hint="Name it with --name, or the folder with --root.")
-    if root and device is None:
-        root = str(Path(root).absolute())
-    trust = asked.read()
-    files = {} if trust is None else {"--policy": trust.to_json().encode()}
-    with _client(device) as client:
-        words = list(arguments)
-        if command != "check":
-            words += [f"--root={root or f'{client.device.root}-releases/{project}'}"]
-        answer = run_on_device(client, command, words, bundle=bundle, files=files, check=stop_if_interrupted)
-        _tell(answer, client.device.id)
-    return answer.code
-
-
-@contextlib.contextmanager
-def _client(name: str | None) -> Iterator[RunnerClient]:
-    from edgebuild.backends.table import backends
-    from edgebuild.cli.progress import make_progress
-    from edgebuild.core.files import cache_home
-    from edgebuild.devices.hold import holding
-    from edgebuild.devices.local import local_device
-    from edgebuild.fleet.inventory import entry_of
-    from edgebuild.fleet.provider import InventoryProvider, attached
-
-    devices = InventoryProvider()
-    here = local_device(cache_home() / "release")
-    with (
-        attached(here if name is None else devices.connect(entry_of(name, devices.entries())), backends()) as at,
-        holding(at.client, make_progress(), stop_if_interrupted)("release", False),
-    ):
-        yield at.client
-
-
-def _tell(answer: BoardAnswer, device: str) -> None:
-    say(f"On {device}:")
-    for line in answer.lines:
-        say(f"  {line}", error=answer.code != 0)

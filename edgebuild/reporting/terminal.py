@@ -288,8 +288,13 @@ def _by_op(layers: Sequence[Layer]) -> tuple[Counter[tuple[str, str]], Counter[t
     return times, Counter((layer.op, layer.precision) for layer in layers)
 
 
+def steps_of(record: BuildRecord, c: CandidateRecord) -> tuple[StepRecord, ...]:
+    """Return the steps of a build that made this candidate, or served all of them."""
+    return tuple(s for s in record.steps if not _of_another(s, c))
+
+
 def _steps(record: BuildRecord, c: CandidateRecord) -> list[RenderableType]:
-    steps = [s for s in record.steps if not _of_another(s, c)]
+    steps = steps_of(record, c)
     if not steps:
         return []
     table = _table(("step", False), ("time", True), ("why", False))

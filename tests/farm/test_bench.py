@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from edgebuild.farm.results import BenchResult
 from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Ask, Health, Job, JobEnd, JobSpec, Shelved
+from tests.cli.answers import valid
 from tests.devices.sshd import Board, board, needs_sshd
 from tests.farm.hosting import TARGET, Host, ended, wait_for
 from tests.farm.serving import served
@@ -126,7 +126,7 @@ def test_a_slower_model_fails_the_pipeline_and_the_farm_keeps_the_evidence(groun
     assert "::error title=edgebuild bench::large.onnx is slower than small.onnx" in err
     suite = ET.parse(ground.folder / "r.xml").getroot()[0]  # noqa: S314  our own text
     assert (suite.get("failures"), suite[0].get("classname")) == ("1", TARGET)
-    job = Job.model_validate_json(out)
+    job = Job.model_validate(valid("bench", out))
     result = BenchResult.model_validate(job.result)
     assert [arm.model for arm in result.arms] == ["large.onnx", "small.onnx"]
     assert (result.device, result.target, result.protocol) == ("board", TARGET, "screen")
@@ -154,7 +154,7 @@ def test_a_record_is_measured_again_on_its_device(ground: Ground) -> None:
     record = next(each for each in records if each.job == first.id)
     process = ground.command("--replay", record.id, "--junit", "again.xml", "--json")
     out, err = process.communicate(timeout=240)
-    told = json.loads(out)
+    told = valid("bench", out)
     job, replayed = Job.model_validate(told["job"]), Replayed.model_validate(told["replay"])
     assert process.returncode == {"agrees": 0, "disagrees": 3, "inconclusive": 4}[replayed.agreement], err
     assert (job.spec.ask.device, job.spec.arguments) == ("board", first.spec.arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from edgebuild.farm import endpoint, home
 from edgebuild.farm.client import FarmAddress, FarmClient
 from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.values import Ask, Job, JobSpec, Lease
+from tests.cli.answers import command_of, valid
 from tests.farm.hosting import PRETEND, Host
 from tests.farm.shelves import PI, fill
 
@@ -53,17 +53,16 @@ class Shell:
     def run(self, *arguments: str, code: int = 0) -> Said:
         """Type a command. It runs in this process: one of its own takes a second to start."""
         out, err = io.StringIO(), io.StringIO()
-        typed = functools.partial(app, ["farm", *arguments])
         width = {"COLUMNS": "200", "NO_COLOR": "1"}
         there = mock.patch.dict(os.environ, {**self.env, **width}, clear=True)
         with there, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            ended = console.run(typed)
+            ended = console.run(app, ["farm", *arguments])
         said = Said(out.getvalue(), err.getvalue())
         assert ended == code, said
         return said
 
     def json(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json").stdout)
+        return valid(command_of(("farm", *arguments)), self.run(*arguments, "--json").stdout)
 
     def database(self) -> Database:
         return Database(sqlite_url(self.folder / "farm.db"))
@@ -97,7 +96,7 @@ class Serving:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first, self.said
-        self.about = json.loads(first)
+        self.about = valid("farm serve", first)
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -232,7 +231,7 @@ def test_tokens_are_made_listed_and_revoked(shell: Shell) -> None:
     assert made["token"].startswith("ebf_")
     assert "already" in shell.run("token", "make", "eve", "--scope", "read", code=UsageError.exit_code).stderr
     assert shell.json("token", "revoke", "eve")["name"] == "eve"
-    assert made["token"] not in shell.run("token", "list", "--json").stdout
+    assert made["token"] not in json.dumps(shell.json("token", "list"))
     assert "revoked" in next(line for line in shell.run("token", "list").stdout.splitlines() if "eve" in line)
     assert "no token" in shell.run("token", "revoke", "nobody", code=UsageError.exit_code).stderr
 

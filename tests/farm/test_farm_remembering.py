@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +20,7 @@ from edgebuild.farm.server.farm import Farm
 from edgebuild.farm.tokens import Scope
 from edgebuild.farm.values import Ask, Lease
 from edgebuild.measuring.protocols import CERTIFY
+from tests.cli.answers import valid
 from tests.farm.pretend_sessions import PretendSession
 from tests.farm.serving import served
 from tests.farm.shelves import fill
@@ -64,7 +64,7 @@ def test_a_history_is_shown_as_text_as_json_and_as_a_file(kept: tuple[Record, ..
     assert shown.exit_code == 0
     assert "cat on pi-1 (pi), 2 records" in shown.output
     assert kept[0].id in shown.output
-    told = json.loads(run("history", "cat", "--device", "pi-1", "--json").output)
+    told = valid("farm history", run("history", "cat", "--device", "pi-1", "--json").output)
     assert [each["id"] for each in told["devices"][0]["records"]] == [kept[0].id, kept[2].id]
     assert run("history", "cat", "--export", str(tmp_path / "cat.csv")).exit_code == 0
     assert (tmp_path / "cat.csv").read_text().count("\n") == 3
@@ -78,7 +78,7 @@ def test_a_comparison_is_an_exit_code(kept: tuple[Record, ...]) -> None:
     assert (better.exit_code, worse.exit_code, apart.exit_code) == (0, 3, 2)
     assert better.output.startswith("A is faster than B")
     assert apart.output.startswith("not comparable: they weren't measured in one session")
-    assert json.loads(run("compare", cat, dog, "--json").output)["comparison"]["outcome"] == "better"
+    assert valid("farm compare", run("compare", cat, dog, "--json").output)["comparison"]["outcome"] == "better"
 
 
 def test_sessions_of_a_build_are_reported_once_with_what_the_samples_say(

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ import pytest
 
 from edgebuild import runtime
 from edgebuild.releasing.bundle import read_bundle
+from tests.cli.answers import answered, valid
 from tests.cli.example import Ended, classifier, classifier_weights, run, write_project
 from tests.cli.test_bad_environment import hidden
 from tests.releasing.keyless.pretend_sigstore import ALICE, ISSUER, PretendSigstore
@@ -258,8 +259,45 @@ def test_this_machine_wants_a_folder_named(project: Path) -> None:
 
 def test_a_gate_of_the_same_artifact_measures_nothing(project: Path) -> None:
     ended = ok("release", "gate", "releases/tiny-1.1", "--against", "releases/tiny-1.0", "--json", cwd=project)
-    found = json.loads(ended.out)
+    found = valid("release gate", ended.out)
     assert (found["new"], found["old"], found["outcome"]) == ("1.1", "1.0", "equivalent")
+
+
+def test_every_command_answers_in_json(project: Path, tmp_path: Path) -> None:
+    """All of a release's life in this process, each answer held against its schema."""
+
+    def ask(*words: object, code: int = 0) -> Any:
+        return answered(*map(str, words), cwd=project, code=code)
+
+    made, share, root = tmp_path / "3.0", tmp_path / "share", tmp_path / "device"
+    created = ask("release", "create", "--version", "3.0", "--out", made)
+    assert created["folder"] == str(made)
+    assert ask("release", "sign", made, "--key", "team.key")["release_digest"] == created["release_digest"]
+    assert not ask("release", "verify", made)["vouched"]
+    found = ask("release", "verify", made, "--key", "team.pub")
+    assert (found["vouched"], found["release_digest"], found["device"]) == (True, created["release_digest"], None)
+    assert all(each["counts_for"] == ["quick"] for each in found["signatures"])
+    assert ask("release", "push", made, share)["tag"] == "3.0"
+    assert ask("release", "push", "releases/tiny-1.0", share)["there_bytes"] > 0
+    assert ask("release", "promote", f"{share}:3.0", "prod")["before"] == ""
+    assert {each["version"]: each["tags"] for each in ask("release", "list", share)}["3.0"] == ["3.0", "prod"]
+    assert ask("release", "pull", f"{share}:prod", tmp_path / "got")["release_digest"] == created["release_digest"]
+    delta = ask("release", "delta", "releases/tiny-1.0", made, tmp_path / "delta")
+    assert delta["end"] == created["release_digest"]
+    assert ask("release", "push", tmp_path / "delta", share)["end"] == delta["end"]
+    applied = ask("release", "apply", "releases/tiny-1.0", tmp_path / "delta", tmp_path / "new")
+    assert applied["release_digest"] == created["release_digest"]
+    carried = ask("release", "affected", "--component", "onnxruntime<99", made, code=3)["carried"]
+    assert [each["target"] for each in carried] == ["quick"]
+    exported = ask("release", "export", made, "--to", "triton", "--out", tmp_path / "triton")
+    assert exported["path"] == str(tmp_path / "triton")
+    signer = f'[[signers]]\nname = "team"\npublic_key = """\n{(project / "team.pub").read_text()}"""\n'
+    (project / "trust.toml").write_text(f"schema_version = 1\nthreshold = 1\n{signer}")
+    assert ask("release", "policy", "trust.toml", tmp_path / "trust.json")["signers"] == ["team"]
+    installed = ask("install", made, "--policy", "trust.toml", "--root", root)["device"]
+    assert (installed["exit_code"], installed["report"]["version"]) == (0, "3.0")
+    assert ask("release", "installed", "--root", root)["report"]["current"]["version"] == "3.0"
+    assert ask("release", "roll-back", "--root", root, code=7)["report"]["message"]
 
 
 @pytest.mark.proof
