@@ -300,9 +300,14 @@ def travelling(scratch: Path, bundle: Path) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in (scratch / "delta").rglob("*") if path.is_file())
     share = scratch / "share"
     command("release", "push", newer, share)
-    pulled = python(COMMAND, "release", "pull", f"{share}:2.0", scratch / "pulled", "--older", newer).stdout
-    said = pulled.strip().splitlines()[-1].strip()
-    return {"delta_bytes": size, "changed_bytes": changed_bytes(bundle, newer), "pulled": said}
+    command("release", "push", scratch / "delta", share)
+
+    def pulled(older: Path) -> str:
+        words = "release", "pull", f"{share}:2.0", scratch / f"with-{older.name}", "--older", older
+        return python(COMMAND, *words).stdout.strip().splitlines()[-1].strip()
+
+    found = {"pulled": pulled(newer), "pulled_delta": pulled(bundle)}
+    return {"delta_bytes": size, "changed_bytes": changed_bytes(bundle, newer), **found}
 
 
 def changed_bytes(old: Path, new: Path) -> int:
@@ -358,7 +363,8 @@ def page(many: dict[str, Any], fixed: dict[str, Any], few: dict[str, Any], trave
         f"| `verify.py check --no-run` of {few['megabytes']:.1f} MB | {few['verify_py_s']:.2f} s | 0.3 s |",
         f"| reads of `current` during a switch that failed | {few['gaps']} of {few['reads']:,} | 0 |",
         f"| delta where {travel['changed_bytes']:,} bytes changed | {travel['delta_bytes']:,} bytes | changed + 10 % |",
-        f"| pull with that bundle at hand | {travel['pulled']} | nothing |",
+        f"| pull with the old bundle at hand, by that delta | {travel['pulled_delta']} | changed + 10 % |",
+        f"| pull with the new bundle at hand | {travel['pulled']} | nothing |",
     ]
     return "\n".join(lines)
 
