@@ -204,7 +204,7 @@ class Slots:
         # Asked again: what lay behind a link to another folder is missing now.
         for path in self.damage(slot):
             place = slot.folder / path
-            if place.is_dir():
+            if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(str(place))
             place.parent.mkdir(parents=True, exist_ok=True)
             self._link(self.blobs / target.files[path].sha256, place)

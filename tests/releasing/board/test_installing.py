@@ -170,6 +170,8 @@ def test_links_folders_and_files_in_each_others_places_are_repaired(tmp_path: Pa
     (slot / "golden").write_bytes(b"a file")
     (slot / "verify.py").unlink()
     (slot / "verify.py" / "deep").mkdir(parents=True)
+    (slot / "runner.pyz").unlink()
+    (slot / "runner.pyz").symlink_to(elsewhere)
     assert status(tmp_path).code == 7
     installed(tmp_path, bundle)
     assert status(tmp_path).code == 0
