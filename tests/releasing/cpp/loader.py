@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from edgebuild.core.values import canonical_json, digest_bytes
 from tests import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import random
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -132,3 +134,32 @@ def ship(slot: Path, artifact: Path, inputs: Path, outputs: Mapping[str, NDArray
     shutil.copytree(artifact, slot / "artifact")
     write_manifest(slot / "artifact", read_artifact(artifact).with_settings((("threads", 1),)))
     seal(slot, manifest(slot))
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every place in a document: a list or an object, and an index or a name."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from places(value[key])
+
+
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 1 << 31, 1 << 63, (1 << 64) - 1, 1 << 70, 1e308, -0.5, "", "..", "../../etc/passwd", "é\u0000",
+    "x" * 70000, [], {}, [[]], [-1], [1 << 40, 1 << 40], {"": {}},
+)  # fmt: skip
+
+
+def mutant(fields: dict[str, Any], generator: random.Random) -> dict[str, Any]:
+    """Return the document with one to three of its places changed, gone or doubled."""
+    fields = json.loads(json.dumps(fields))
+    for _ in range(generator.randint(1, 3)):
+        holder, key = generator.choice(list(places(fields)))
+        how = generator.random()
+        if how < 0.15:
+            del holder[key]
+        elif how < 0.3 and isinstance(holder, list):
+            holder.append(holder[key])
+        else:
+            holder[key] = deepcopy(generator.choice(ODD))
+    return fields

@@ -16,10 +16,9 @@ from edgebuild.core.values import canonical_json
 from tests.backends.nets import Bench, data_folder
 from tests.backends.test_running import recurrent
 
-from .loader import MARKS, manifest, opened, refused, say, seal, ship
+from .loader import MARKS, manifest, mutant, opened, refused, say, seal, ship
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = MARKS
@@ -168,35 +167,6 @@ def test_state_and_constants_are_fed(golden: Path, slot: Path, tmp_path: Path, b
     assert opened(golden, slot)[0] == 0
     np.save(slot / "golden" / "inputs" / "lengths.npy", np.array([9], dtype=np.int64))
     assert "answers wrong" in opened(golden, slot)[1]
-
-
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every place in a document: a list or an object, and an index or a name."""
-    for key in list(value) if isinstance(value, dict) else range(len(value)):
-        yield value, key
-        if isinstance(value[key], dict | list):
-            yield from places(value[key])
-
-
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 1 << 31, 1 << 63, (1 << 64) - 1, 1 << 70, 1e308, -0.5, "", "..", "../../etc/passwd", "é\u0000",
-    "x" * 70000, [], {}, [[]], [-1], [1 << 40, 1 << 40], {"": {}},
-)  # fmt: skip
-
-
-def mutant(fields: dict[str, Any], generator: random.Random) -> dict[str, Any]:
-    """Return the document with one to three of its places changed, gone or doubled."""
-    fields = json.loads(json.dumps(fields))
-    for _ in range(generator.randint(1, 3)):
-        holder, key = generator.choice(list(places(fields)))
-        how = generator.random()
-        if how < 0.15:
-            del holder[key]
-        elif how < 0.3 and isinstance(holder, list):
-            holder.append(holder[key])
-        else:
-            holder[key] = generator.choice(ODD)
-    return fields
 
 
 def test_hostile_documents_end_in_a_sentence(golden: Path, slot: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edgebuild.models.weights_file import encode
 from tests.backends.nets import FP32, Bench, conv_net, data_folder, images, model, relist
 from tests.backends.test_packing import few_values, pack
 
-from .loader import MARKS, manifest, opened, refused, seal, ship
+from .loader import MARKS, manifest, mutant, opened, refused, seal, ship
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,3 +187,24 @@ def test_chains_that_make_no_sense_are_refused(golden: Path, chain: tuple[Path, 
     path = slot / "artifact" / "stage-1" / "artifact.json"
     path.write_bytes(path.read_bytes() + b" ")
     assert "isn't what artifact.json lists" in refused(golden, slot)
+
+
+def test_hostile_chains_end_in_a_sentence(golden: Path, chain: tuple[Path, Bench, Path, Path]) -> None:
+    slot, bench, folder, data = chain
+    ship(slot, folder, data, bench.evaluate(folder, data)[0])
+    whole, path = manifest(slot), slot / "artifact" / "stage-0" / "artifact.json"
+    stage, generator = path.read_text(), random.Random(9)
+    codes = []
+    for turn in range(MUTANTS // 2):
+        seal(slot, whole)
+        if turn % 2:
+            path.write_text(json.dumps(mutant(json.loads(stage), generator)))
+            relist(slot / "artifact")
+            seal(slot, manifest(slot))
+        else:
+            path.write_text(stage)
+            seal(slot, mutant(whole, generator))
+        codes.append(opened(golden, slot))
+    sentences = [said for code, said in codes if code == 7]
+    assert all(said.count("\n") == 1 for said in sentences)
+    assert len(sentences) > MUTANTS // 8
