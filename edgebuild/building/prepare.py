@@ -66,8 +66,10 @@ def check_output(metric: MetricTable | None, names: tuple[str, ...]) -> None:
         problem = f"[metric]: {what}, and {metric.name} reads one"
     else:
         problem = f"[metric].output: {what}, none is called {toml_text(metric.output)}"
-    first = toml_text(names[0]) if names else "…"
-    raise ConfigError("edgebuild.toml", (problem,), hint=f"Name it: output = {first}. A `callable` gets all of them.")
+    hint = f"Name it: output = {toml_text(names[0]) if names else '…'}. A `callable` gets all of them."
+    if len(names) == 1:
+        hint += " What a torch model returns beyond one tensor is named in [model].outputs."
+    raise ConfigError("edgebuild.toml", (problem,), hint=hint)
 
 
 def prepare(context: BuildContext, given: StepResult | None) -> ModelInputs:

@@ -98,7 +98,7 @@ def starter_from_factory(
 [model]
 factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.Module
 {line}
-# outputs = ["logits", "boxes"]         # names for what forward() returns, in order
+{_names_line(outputs)}
 # [model.state]                         # state carried between calls: input name = output name
 # state = "stateN"
 """
@@ -106,6 +106,13 @@ factory = {toml_text(factory)}   # called without arguments, returns a torch.nn.
     read = _scores_first(outputs)
     names = [spec.name for spec in read]
     return _document(name, model, inputs, note, names, guessed=guessed, metric=proposed_metric(read[:1])) + RECIPES
+
+
+def _names_line(outputs: Sequence[TensorSpec]) -> str:
+    if len(outputs) < 2:
+        return '# outputs = ["logits", "boxes"]         # names for what forward() returns, in order'
+    names = ", ".join(toml_text(spec.name) for spec in outputs)
+    return f"outputs = [{names}]   # {PLACEHOLDER}: names for what forward() returns, in order"
 
 
 def _scores_first(outputs: Sequence[TensorSpec]) -> list[TensorSpec]:

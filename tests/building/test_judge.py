@@ -131,6 +131,9 @@ def test_a_metric_of_decoded_outputs_reads_all_of_them() -> None:
     check_output(MetricTable(name="cer", decode="reading:texts"), ("a", "b"))
     with pytest.raises(ConfigError, match=r"the model has 2 outputs \(a, b\), and cer reads one"):
         check_output(MetricTable(name="cer"), ("a", "b"))
+    with pytest.raises(ConfigError, match="the model has 1 outputs") as raised:
+        check_output(MetricTable(name="accuracy", output="scores"), ("output",))
+    assert "[model].outputs" in raised.value.hint
 
 
 def test_a_package_that_a_metric_needs_is_asked_for_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

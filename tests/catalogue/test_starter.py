@@ -172,6 +172,16 @@ def test_any_names_make_valid_toml(path: str, inputs: list[tuple[str, list[int |
     assert data["model"]["onnx"] == path
 
 
+def test_a_model_of_several_outputs_gets_names_for_them_that_the_metric_can_use(tmp_path: Path) -> None:
+    inputs = (TensorSpec(name="x", shape=("batch", 3), dtype="float32"),)
+    outputs = [TensorSpec(name=f"output{n}", shape=("batch", n + 2), dtype="float32") for n in range(3)]
+    (tmp_path / "edgebuild.toml").write_text(starter_from_factory("net", "model:build", inputs, outputs, weights=None))
+    project = load_project(tmp_path)
+    assert project.model.outputs == ("output0", "output1", "output2")
+    assert project.metric is not None
+    assert project.metric.output == "output0"
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt"])
 def test_a_checkpoint_is_explained_and_never_loaded(suffix: str) -> None:
     text = conversion_advice(Path(f"runs/best{suffix}"))
