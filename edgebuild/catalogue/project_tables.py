@@ -217,7 +217,8 @@ class MetricTable(Table):
         if self.name is None and self.output is not None:
             raise ValueError("`output` goes with `name`; a callable gets all outputs")
         if self.name is None and self.direction is None:
-            raise ValueError(f'`{own}` needs a `direction`: "maximise" or "minimise"')
+            scale = "" if self.scale else ", and a `scale` of [lowest, highest] where the budget is in points"
+            raise ValueError(f'`{own}` needs a `direction`, "maximise" or "minimise"{scale}')
         if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise ValueError("`scale` must be [lowest, highest]")
         return self

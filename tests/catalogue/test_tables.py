@@ -114,7 +114,11 @@ def test_a_valid_file_has_no_problems() -> None:
             {"metric": {"name": "cer", "decode": "m:f", "output": "y"}},
             "[metric]: `decode` goes with `name` and without `output`: it gets all outputs",
         ),
-        ({"metric": {"per_sample": "m:f"}}, '[metric]: `per_sample` needs a `direction`: "maximise" or "minimise"'),
+        (
+            {"metric": {"per_sample": "m:f"}},
+            '[metric]: `per_sample` needs a `direction`, "maximise" or "minimise", '
+            "and a `scale` of [lowest, highest] where the budget is in points",
+        ),
         (
             {"metric": {"callable": "m:f", "combine": "m:c", "direction": "maximise"}},
             "[metric]: `combine` goes with `per_sample`, whose entries it takes",
@@ -122,7 +126,8 @@ def test_a_valid_file_has_no_problems() -> None:
         ({"metric": {"name": "accuracy", "callable": "m:f"}}, "[metric]: needs either `name` or `callable`, not both"),
         (
             {"metric": {"callable": "m:f"}},
-            '[metric]: `callable` needs a `direction`: "maximise" or "minimise"',
+            '[metric]: `callable` needs a `direction`, "maximise" or "minimise", '
+            "and a `scale` of [lowest, highest] where the budget is in points",
         ),
         (
             {"metric": {"callable": "m:f", "direction": "maximise", "scale": [1.0, 0.0]}},
