@@ -50,7 +50,7 @@ _COPY = "Copy or pull it again; what was changed since it was made can't be trus
 class Document(BaseModel):
     """A part of a JSON document of OCI's, frozen; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", strict=True)
 
 
 class Platform(Document):

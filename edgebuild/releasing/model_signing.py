@@ -24,7 +24,7 @@ _ALGORITHM = "sha256"
 class _Resource(BaseModel):
     """A file. The specification has readers ignore what else is said of it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore", strict=True)
 
     name: str
     digest: str
@@ -32,7 +32,7 @@ class _Resource(BaseModel):
 
 
 class _Serialization(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", strict=True)
 
     method: Literal["files"]
     hash_type: Literal["sha256"]
@@ -41,7 +41,7 @@ class _Serialization(BaseModel):
 
 
 class _Predicate(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", strict=True)
 
     resources: list[_Resource] = Field(min_length=1)
     serialization: _Serialization
