@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -177,4 +178,17 @@ def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        raise DataError(f"metric {name} raised {type(error).__name__}: {error}") from error
+        given = ", ".join(_shown(each) for each in arguments)
+        raise DataError(
+            f"metric {name} raised {type(error).__name__}: {error}",
+            hint=f"It was called with {given}; docs/metrics.md.",
+        ) from error
+
+
+def _shown(argument: Any) -> str:
+    """Say what a function was called with, as its author would write it."""
+    if isinstance(argument, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_shown(each)}" for key, each in argument.items()) + "}"
+    if isinstance(argument, np.ndarray):
+        return f"{argument.dtype} {argument.shape}"
+    return type(argument).__name__
