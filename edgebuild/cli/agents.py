@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgebuild import __version__
 from edgebuild.cli.answering import tell
-from edgebuild.cli.output import harmless, say
+from edgebuild.cli.output import harmless, say, say_json
 from edgebuild.errors import EdgebuildError, EnvironmentGap
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ def _say_record(project: Path, build: str) -> None:
     from edgebuild.building.record import find_build, load_record
     from edgebuild.cli.building import home_of
 
-    say(load_record(find_build(home_of(project), build or None)).to_json())
+    # A field a line: what looks like a password in an address is looked for within a word.
+    say_json(load_record(find_build(home_of(project), build or None)).model_dump(mode="json"))
 
 
 def _say_plan(project: Path, target: str) -> None:
