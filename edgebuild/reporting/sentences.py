@@ -181,7 +181,9 @@ def _sentence(record: BuildRecord) -> str:
 
 def _decided_by(record: BuildRecord) -> str:
     """How many more samples would decide, where the sentence on the nearest candidate doesn't say so already."""
-    needed = [d.needed_samples for c in record.candidates if (d := drop_of(c)) and d.needed_samples]
+    # What was never measured isn't decided by samples.
+    judged = [c for c in record.candidates if c.status != "unraced"]
+    needed = [d.needed_samples for c in judged if (d := drop_of(c)) and d.needed_samples]
     nearest = find(record, record.kept)
     said = nearest is not None and (drop := drop_of(nearest)) is not None and drop.needed_samples is not None
     if record.emulated or record.outcome != "inconclusive" or not needed or said:

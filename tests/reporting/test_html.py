@@ -156,3 +156,11 @@ def test_a_drop_in_own_units_is_not_called_points() -> None:
     record = sample_record.full(budget=Budget(relative=0.01))
     assert sentences.unit_of(record).name == ""
     assert "0.0031 [0.0007, 0.0055] of accuracy" in sentences.verdict_sentence(record)
+
+
+def test_samples_would_decide_what_was_measured_and_nothing_else() -> None:
+    record = sample_record.full(chosen=None, outcome="inconclusive", summary="No candidate could be certified")
+    assert "; about 4,200 more samples would decide." in sentences.verdict_sentence(record)
+    unmeasured = [each.model_copy(update={"status": "unraced"}) for each in record.candidates]
+    disturbed = record.model_copy(update={"candidates": tuple(unmeasured)})
+    assert "more samples" not in sentences.verdict_sentence(disturbed)
