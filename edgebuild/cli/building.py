@@ -149,9 +149,16 @@ def explanation(project: Path, build: str | None, candidate: str) -> Answer:
 
 
 def pick_candidate(record: BuildRecord, text: str) -> str:
-    """Return the id of the candidate that ``text`` names exactly or in part; raises ``UsageError`` else."""
-    ids = [candidate.id for candidate in record.candidates]
-    fitting = [name for name in ids if name == text] or [name for name in ids if text in name]
+    """Return the id of the candidate that ``text`` names, by its number in the tables, its id or a part of that.
+
+    Raises ``UsageError`` where none is named, or several.
+    """
+    from edgebuild.reporting.sentences import ordered
+
+    ids = [candidate.id for candidate in ordered(record)]
+    numbers = {str(number): name for number, name in enumerate(ids, 1)}
+    fitting = [numbers[text]] if text in numbers else [name for name in ids if name == text]
+    fitting = fitting or [name for name in ids if text in name]
     if len(fitting) == 1:
         return fitting[0]
     what = f"{text!r} fits {len(fitting)} candidates" if fitting else f"there is no candidate {text!r}"
