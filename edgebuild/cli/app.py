@@ -290,7 +290,7 @@ def report(
 
 @app.command()
 def explain(
-    candidate: Annotated[str, typer.Argument(help="A candidate's id or number, as in the report, or a part of the id.")],
+    candidate: Annotated[str, typer.Argument(help="A candidate's id or number in the report, or a part of the id.")],
     build: BuildOption = None,
     project: ProjectOption = HERE,
     json: JsonOption = False,
