@@ -102,18 +102,22 @@ def test_a_data_file_that_is_none(project: Path) -> None:
 METRIC = 'callable = "metric:score"\ndirection = "maximise"\nscale = [0.0, 1.0]'
 
 METRIC_PROBLEMS = {
-    "raises": (METRIC, "raise ValueError('no')", "metric metric:score raised ValueError: no"),
-    "NaN": (METRIC, "return float('nan')", "metric metric:score returned nan on 400 samples"),
-    "text": (METRIC, "return 'good'", "metric metric:score returned str, not a number"),
+    "raises": (
+        "raise ValueError('no')",
+        "metric metric:score raised ValueError: no",
+        "It was called with {'logits': float32 (400, 4)}, int64 (400,); docs/metrics.md.",
+    ),
+    "NaN": ("return float('nan')", "metric metric:score returned nan on 400 samples", ""),
+    "text": ("return 'good'", "metric metric:score returned str, not a number", ""),
 }
 
 
 @pytest.mark.parametrize("name", METRIC_PROBLEMS)
 def test_metric(name: str, built: Path) -> None:
-    table, body, message = METRIC_PROBLEMS[name]
-    (built / "edgebuild.toml").write_text(toml({"metric": table}))
+    body, message, hint = METRIC_PROBLEMS[name]
+    (built / "edgebuild.toml").write_text(toml({"metric": METRIC}))
     (built / "metric.py").write_text(f"def score(outputs, targets):\n    {body or 'return 1.0'}\n")
-    refused_build(built, message=message, hint="")
+    refused_build(built, message=message, hint=hint)
 
 
 def save(model: onnx.ModelProto, project: Path) -> None:
