@@ -143,6 +143,7 @@ def test_a_slower_model_fails_the_pipeline_and_the_farm_keeps_the_evidence(groun
     assert (check["passed"], check["anchor_ms"] is not None) == (True, True)
 
 
+@pytest.mark.proof
 @needs_sshd
 def test_a_record_is_measured_again_on_its_device(ground: Ground) -> None:
     ground.good()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import pytest
 import yaml
 
 from edgebuild.cli.farm_benching import EXIT_CODES, annotation, verdict
@@ -65,6 +66,7 @@ def require_verdict(ground: Ground, done: subprocess.CompletedProcess[str], outc
     assert suite.get("failures") == ("1" if code == EXIT_CODES["worse"] else "0")
 
 
+@pytest.mark.proof
 @needs_sshd
 def test_a_slower_model_fails_the_github_job_with_an_annotation(ground: Ground) -> None:
     ground.good()
