@@ -1,10 +1,10 @@
 """What does the farm's server cost for each job, with how many devices, in how much memory?
 
-    python benchmarks/farm_load.py      takes about twenty minutes
+    python benchmarks/farm_load.py      takes about twenty-five minutes
 
 The server is the real one, over HTTP, in a process of its own, with SQLite in a file. Hosts, devices and people are
 simulated: their names say so, and a job is a second in which nothing happens. Writes its page to docs/results/;
-`--jobs` shortens a trial run, which writes none.
+`--jobs` shortens a trial run, and `--only` does one row of it; neither writes a page.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evidence import machine, write_results
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from edgebuild import __version__
-from edgebuild.farm import tokens
+from edgebuild.farm import desk, shelf, tokens
 from edgebuild.farm.blobs import Blobs
 from edgebuild.farm.database import Database, sqlite_url
 from edgebuild.farm.schema import attempts, devices, jobs, leases
-from edgebuild.farm.tokens import Scope
+from edgebuild.farm.tokens import Identity, Scope
+from edgebuild.farm.values import JobSpec, Offered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,8 +48,31 @@ JOB_S = 1.0
 WORDS = 4
 #: Nothing was measured, so that there is no result to keep.
 WHY = "a simulated board measured nothing"
-#: Devices of each run, its jobs, and how many of them a second are submitted (0: as many as the server takes).
-RUNS = ((100, 2000, 0.0), (300, 2000, 0.0), (1000, 20_000, 0.0), (1000, 1000, 10.0))
+BODY = {"kind": "bench", "ask": {"target": TARGET, "duration_s": 600}, "name": "simulated"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A row: ``pace`` jobs a second are submitted (0: as many as the server takes) until ``jobs`` of them have ended.
+
+    ``queued`` jobs wait before, and those that are submitted wait behind them.
+    """
+
+    devices: int
+    jobs: int
+    pace: float = 0.0
+    job_s: float = JOB_S
+    queued: int = 0
+
+
+#: The few and the many are compared, the paced one is how much a job costs, and with a queue nothing may be much more.
+FEW, SOME, MANY = Run(devices=100, jobs=2000), Run(devices=300, jobs=2000), Run(devices=1000, jobs=20_000)
+PACED = Run(devices=1000, jobs=1000, pace=10.0)
+QUEUE = 5000
+#: A hundred devices end ten such jobs a second: as many as are submitted.
+PACED_QUEUE = Run(devices=100, jobs=1000, pace=10.0, job_s=10.0, queued=QUEUE + 600)
+FULL_QUEUE = Run(devices=1000, jobs=2000, queued=QUEUE + 2500)
+RUNS = (FEW, SOME, MANY, PACED, PACED_QUEUE, FULL_QUEUE)
 OVERHEAD_LIMIT_MS, MEMORY_LIMIT_MB, PAGE_LIMIT_MS = 100.0, 1000.0, 300.0
 
 
@@ -86,8 +110,8 @@ class Seen:
 class SimulatedHost:
     """Says hello with boards that aren't there, and pretends to do what it is told."""
 
-    def __init__(self, name: str, boards: Sequence[str], port: int, token: str, seen: Seen) -> None:
-        self._name, self._seen = name, seen
+    def __init__(self, name: str, boards: Sequence[str], port: int, token: str, seen: Seen, job_s: float) -> None:
+        self._name, self._seen, self._job_s = name, seen, job_s
         self._api = Api(port, token)
         self._running: dict[str, int] = {}
         self._due: list[tuple[float, str, int, bool]] = []
@@ -108,7 +132,9 @@ class SimulatedHost:
                 for job in work["start"]:
                     check = job["spec"]["kind"] == "check"
                     token = self._running[job["id"]] = job["attempts"][-1]["token"]
-                    heapq.heappush(self._due, (time.monotonic() + (0.0 if check else JOB_S), job["id"], token, check))
+                    heapq.heappush(
+                        self._due, (time.monotonic() + (0.0 if check else self._job_s), job["id"], token, check)
+                    )
                 self._changed.notify()
 
     def _finish(self, api: Api) -> None:
@@ -130,13 +156,12 @@ class SimulatedHost:
 def person(port: int, token: str, count: int, pace: float, seen: Seen) -> None:
     """Submit jobs, ``pace`` a second or one after the other."""
     api = Api(port, token)
-    body = {"kind": "bench", "ask": {"target": TARGET, "duration_s": 600}, "name": "simulated"}
     began = time.monotonic()
     for index in range(count):
         if pace:
             time.sleep(max(0.0, began + index / pace - time.monotonic()))
         start = time.monotonic()
-        api.ask("POST", "/api/jobs", body)
+        api.ask("POST", "/api/jobs", BODY)
         seen.submit_s.append(time.monotonic() - start)
 
 
@@ -162,58 +187,86 @@ def serve(folder: Path, port: int) -> None:
     uvicorn.run(create_app(farm), host="127.0.0.1", port=port, log_level="error", timeout_keep_alive=600)
 
 
-def one_run(count: int, number: int, pace: float, folder: Path, port: int) -> dict[str, Any]:
-    """Return what ``number`` jobs on ``count`` devices came to."""
+def fill(database: Database, boards: Sequence[Sequence[str]], hosts: Sequence[str], number: int) -> None:
+    """Queue jobs for devices that are good, through the tables, while nobody serves them."""
+    with database.write() as db:
+        now = database.clock.now()
+        for n, (mine, token) in enumerate(zip(boards, hosts, strict=True)):
+            host = tokens.identify(db, token, now)
+            assert host is not None
+            offered = [Offered(name=board, target=TARGET, kind="simulated") for board in mine]
+            shelf.register(db, f"simulated-{n}", host.id, __version__, offered, now)
+            for board in mine:
+                shelf.checked(db, board, True, "", {}, now)
+    who = Identity(id="simulated", name="simulated-before", scope=Scope.RUN)
+    for first in range(0, number, 100):
+        with database.write() as db:
+            for _ in range(min(100, number - first)):
+                desk.submit(db, who, JobSpec.model_validate(BODY), database.clock.now())
+
+
+def one_run(run: Run, folder: Path, port: int) -> dict[str, Any]:
+    """Return what a run came to."""
     database = Database(sqlite_url(folder / "farm.db"))
     database.upgrade()
     now = database.clock.now()
     with database.write() as db:
         owned = [tokens.make(db, f"simulated-host-{n}", Scope.HOST, now, days=1) for n in range(HOSTS)]
         people = [tokens.make(db, f"simulated-person-{n}", Scope.RUN, now, days=1) for n in range(PEOPLE + 1)]
+    boards = [[f"simulated-{n}-{board}" for board in range(run.devices // HOSTS)] for n in range(HOSTS)]
+    if run.queued:
+        fill(database, boards, owned, run.queued)
     command = [sys.executable, __file__, "--serve", str(folder), "--port", str(port)]
     server = subprocess.Popen(command, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     seen = Seen()
     try:
         _wait_for(lambda: _answers(port), "the server")
-        boards = [[f"simulated-{n}-{board}" for board in range(count // HOSTS)] for n in range(HOSTS)]
         each = zip(range(HOSTS), boards, owned, strict=True)
-        hosts = [SimulatedHost(f"simulated-{n}", mine, port, token, seen) for n, mine, token in each]
-        _wait_for(lambda: _count(database, select(devices.c.name).where(devices.c.health == "good")) == count, "checks")
+        hosts = [SimulatedHost(f"simulated-{n}", mine, port, token, seen, run.job_s) for n, mine, token in each]
+        good = select(devices.c.name).where(devices.c.health == "good")
+        _wait_for(lambda: _count(database, good) == run.devices, "checks")
         watcher = threading.Thread(target=watch, args=(port, people[-1], server.pid, seen))
         watcher.start()
         seen.finish_s.clear()
-        cpu = _cpu_s(server.pid)
-        share = number // PEOPLE
+        cpu, since = _cpu_s(server.pid), database.clock.now()
+        share = run.jobs // PEOPLE
         submitters = [
-            threading.Thread(target=person, args=(port, token, share, pace / PEOPLE, seen)) for token in people[:-1]
+            threading.Thread(target=person, args=(port, token, share, run.pace / PEOPLE, seen)) for token in people[:-1]
         ]
         for thread in submitters:
             thread.start()
-        ended = select(jobs.c.id).where(jobs.c.state == "ended", jobs.c.kind == "bench")
-        _wait_for(lambda: _count(database, ended) == share * PEOPLE, "jobs", 7200.0)
+        ended = select(jobs.c.id).where(jobs.c.state == "ended", jobs.c.kind == "bench", jobs.c.ended_at >= since)
+        _wait_for(lambda: _count(database, ended) >= run.jobs, "jobs", 7200.0)
         cpu_s = _cpu_s(server.pid) - cpu
         seen.over.set()
         for thread in [watcher, *submitters, *(each for host in hosts for each in host.threads)]:
             thread.join()
+        waiting = _count(database, select(leases.c.id).where(leases.c.state == "waiting", leases.c.checks.is_(False)))
     finally:
         server.terminate()
         server.wait()
-    return _found(database, seen, {"devices": count, "jobs": share * PEOPLE, "pace": pace}, cpu_s)
+    assert run.queued == 0 or waiting >= QUEUE, f"only {waiting} jobs waited"
+    return _found(database, seen, {**asdict(run), "waiting": waiting}, since, cpu_s)
 
 
-def _found(database: Database, seen: Seen, of: dict[str, Any], cpu_s: float) -> dict[str, Any]:
+def _found(database: Database, seen: Seen, of: dict[str, Any], since: float, cpu_s: float) -> dict[str, Any]:
     """Return the figures of a run, after a look at the tables: every job ended once, no lease stayed."""
-    ended = select(jobs.c.id).where(jobs.c.kind == "bench", jobs.c.end == "failed", jobs.c.reason == WHY)
-    assert _count(database, ended) == of["jobs"], "a job ended otherwise"
-    assert _count(database, select(leases.c.id).where(leases.c.state != "ended", leases.c.checks.is_(False))) == 0
+    bench, ended = jobs.c.kind == "bench", jobs.c.state == "ended"
+    wrong = or_(jobs.c.end != "failed", jobs.c.reason != WHY)
+    assert _count(database, select(jobs.c.id).where(bench, ended, wrong)) == 0, "a job ended otherwise"
+    twice = select(attempts.c.job).group_by(attempts.c.job).having(func.count() > 1)
+    assert _count(database, twice) == 0, "a job was tried twice"
+    over = select(leases.c.id).join(jobs, jobs.c.lease == leases.c.id).where(ended, leases.c.state != "ended")
+    assert _count(database, over) == 0, "a lease stayed"
     begun = select(attempts.c.began_at - leases.c.granted_at).join(leases, leases.c.id == attempts.c.lease)
-    begun = begun.join(jobs, jobs.c.id == attempts.c.job).where(jobs.c.kind == "bench")
-    whole = select(func.max(jobs.c.ended_at) - func.min(jobs.c.submitted_at)).where(jobs.c.kind == "bench")
+    begun = begun.join(jobs, jobs.c.id == attempts.c.job)
+    begun = begun.where(bench, leases.c.granted_at >= since, attempts.c.began_at.is_not(None))
+    times = select(jobs.c.ended_at).where(bench, ended, jobs.c.ended_at >= since).order_by(jobs.c.ended_at)
     with database.read() as db:
         begin_s = list(db.scalars(begun))
-        took_s = db.execute(whole).scalar_one()
-    assert len(begin_s) == of["jobs"], "a job was tried twice"
+        ended_at = list(db.scalars(times.limit(of["jobs"])))
     database.close()
+    took_s = ended_at[-1] - since
     parts = {"submit": seen.submit_s, "begin": begin_s, "finish": seen.finish_s}
     medians = {f"{name}_ms": statistics.median(values) * 1000 for name, values in parts.items()}
     return {
@@ -264,13 +317,13 @@ def _wait_for(done: Callable[[], bool], what: str, limit_s: float = 600.0) -> No
 def page(runs: Sequence[dict[str, Any]]) -> str:
     """Return the page's text."""
     rows = [
-        f"| {run['devices']:,} | {run['jobs']:,} | {run['pace'] or 'as many as it takes'} | {run['jobs_per_s']:.1f} | "
+        f"| {run['devices']:,} | {run['jobs']:,} of {run['job_s']:g} s | {run['pace'] or 'as many as it takes'} | "
+        f"{run['waiting']:,} | {run['jobs_per_s']:.1f} | "
         f"{run['cpu_per_job_ms']:.0f} | {run['submit_ms']:.0f} + {run['begin_ms']:.0f} + {run['finish_ms']:.0f} | "
         f"{run['memory_mb']:.0f} | {run['page_ms']:.0f} ({run['pages']}) |"
         for run in runs
     ]
-    few, many = runs[0], runs[2]
-    paced = runs[3]
+    few, _, many, paced, queue, full = runs
     said = [
         f"- Overhead of a job, at ten a second: {paced['answers_ms']:.0f} ms, from the medians of its three answers "
         f"({_kept(paced['answers_ms'], OVERHEAD_LIMIT_MS, 'ms')}).",
@@ -278,6 +331,9 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         f"{many['cpu_per_job_ms']:.0f} ms of them the server's CPU; {few['per_job_ms']:.0f} and "
         f"{few['cpu_per_job_ms']:.0f} ms with 100. Throughput with 1,000 devices is "
         f"{many['jobs_per_s'] / few['jobs_per_s']:.2f} times that with 100.",
+        f"- While {QUEUE:,} jobs or more wait: {queue['answers_ms']:.0f} ms of overhead at ten a second "
+        f"({_kept(queue['answers_ms'], OVERHEAD_LIMIT_MS, 'ms')}), and as many as it takes, with 1,000 devices that "
+        f"are all busy, {full['per_job_ms']:.0f} ms of the clock for a job.",
         f"- Memory of the server: {max(run['memory_mb'] for run in runs):.0f} MB at most "
         f"({_kept(max(run['memory_mb'] for run in runs), MEMORY_LIMIT_MB, 'MB')}).",
         f"- The page of all devices meanwhile, asked for once a second: {many['page_ms']:.0f} ms at the median "
@@ -285,14 +341,15 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     ]
     return (
         f"The real server over HTTP with SQLite, in a process of its own; {HOSTS} hosts, their devices and {PEOPLE} "
-        f"people are **simulated** on the same cores, and a job is {JOB_S:g} s in which nothing "
-        "happens and nothing is measured, so that no samples are sent or kept. One run of "
-        "each row; in each every job ended exactly once, at its first try, and no lease stayed. Where as many jobs are "
-        "submitted as the server takes, each person sends the next one as soon as the last was answered: the server is "
-        "the limit, its answers wait for one another, and the queue stays short.\n\n"
-        "| devices | jobs | submitted a second | jobs a second | CPU ms of the server for a job | "
+        "people are **simulated** on the same cores, and a job is some time in which nothing happens and nothing is "
+        "measured, so that no samples are sent or kept. One run of each row; in each every job that ended did so once, "
+        "at its first try, and no lease stayed. Where as many jobs as the server takes are submitted, everybody sends "
+        "the next one once the last was answered: the server is the limit, and its answers wait for one another. The "
+        "last two rows begin with a queue and end before it does: `waiting` is its length at the end, and so many jobs "
+        "as the row says ended meanwhile.\n\n"
+        "| devices | jobs | submitted a second | waiting | jobs a second | CPU ms of the server for a job | "
         "median ms of submitting + beginning + finishing | server MB | page, median ms (n) |\n"
-        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n" + "\n".join(said)
+        "|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n" + "\n".join(said)
     )
 
 
@@ -305,17 +362,20 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help="be the server of this folder")
     parser.add_argument("--port", type=int, help="of the server")
     parser.add_argument("--jobs", type=int, help="jobs of each run, for a trial")
+    parser.add_argument("--only", type=int, help="the number of one run, for a trial")
     chosen = parser.parse_args()
     if chosen.serve is not None:
         serve(chosen.serve, chosen.port)
         return
     runs = []
-    for devices_, number, pace in RUNS:
+    trial = chosen.jobs is not None or chosen.only is not None
+    for run in RUNS if chosen.only is None else RUNS[chosen.only : chosen.only + 1]:
         with tempfile.TemporaryDirectory(prefix="farm-load-") as folder:
-            runs.append(one_run(devices_, chosen.jobs or number, pace, Path(folder), _free_port()))
+            number = (chosen.jobs or run.jobs) // PEOPLE * PEOPLE
+            runs.append(one_run(replace(run, jobs=number), Path(folder), _free_port()))
             print(json.dumps(runs[-1]), flush=True)
-    print(page(runs))
-    if chosen.jobs is None:
+    if not trial:
+        print(page(runs))
         print(write_results("farm-load", "Load on the farm", COMMAND, page(runs), {"runs": runs}, where=machine()))
 
 

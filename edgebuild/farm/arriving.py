@@ -48,8 +48,8 @@ def looked_at(blobs: Blobs, finished: Finished, device: str) -> tuple[Finished, 
 
 def measured_on(db: Connection, job: str, token: int) -> str | None:
     """Return the device of a job whose result is to be looked at; None where it measures nothing, or isn't current."""
-    measures = jobs.get(db, job).spec.kind == MEASURES
-    return jobs.device_of(db, job, token) if measures else None
+    turn = jobs.turn_of(db, job, token)
+    return turn.device if turn is not None and turn.kind == MEASURES else None
 
 
 def look_at_report(blobs: Blobs, report: Reported) -> Found:

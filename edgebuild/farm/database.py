@@ -104,8 +104,11 @@ def sqlite_url(path: Path) -> str:
 
 
 def _engine(url: str) -> Engine:
+    parsed = _parsed(url)
     # As many at once as a server has threads for requests, and some more; who waits for a turn to write holds none.
-    engine = create_engine(_parsed(url), pool_pre_ping=True, pool_size=20, max_overflow=40)
+    # A connection to a server may be cut while nobody uses it; one to a file isn't.
+    cut = parsed.get_backend_name() != "sqlite"
+    engine = create_engine(parsed, pool_pre_ping=cut, pool_size=20, max_overflow=40)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

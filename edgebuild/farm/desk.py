@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from edgebuild.errors import DataError, UsageError
 from edgebuild.farm import audit, jobs, leases, lending, memory, shelf
@@ -37,12 +37,32 @@ from edgebuild.farm.values import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Column, Connection, Select
+    from sqlalchemy import Column, Connection, Row, Select
 
     from edgebuild.farm.sessions import Found
     from edgebuild.farm.tokens import Identity
 
 
+# What is asked all the time is made once (see ``rows``).
+_HELD = (
+    select(
+        lease_rows.c.id,
+        lease_rows.c.job,
+        lease_rows.c.token,
+        lease_rows.c.device,
+        lease_rows.c.beat_at,
+        lease_rows.c.make_room_at,
+        job_rows.c.state.label("job_state"),
+        job_rows.c.stop,
+        attempts.c.began_at,
+    )
+    .join(devices, devices.c.lease == lease_rows.c.id)
+    .outerjoin(job_rows, job_rows.c.id == lease_rows.c.job)
+    .outerjoin(attempts, attempts.c.lease == lease_rows.c.id)
+    .where(devices.c.host == bindparam("of_host"), devices.c.lease > "")
+    .order_by(lease_rows.c.device)
+)
+_HOST = select(hosts.c.token).where(hosts.c.name == bindparam("of_name"))
 #: The states of what isn't over, which an index finds.
 _GOING = (LeaseState.WAITING, LeaseState.HELD, JobState.QUEUED, JobState.RUNNING)
 
@@ -176,12 +196,19 @@ def work(
     keep = [row.id for turn, row in mine.items() if turn in said and row.beat_at < now - BEAT_S / 2]
     if keep:
         db.execute(update(lease_rows).where(lease_rows.c.id.in_(keep)).values(beat_at=now))
-    for turn, row in mine.items():
-        known = said_at is None or row.began_at is None or row.began_at < said_at
-        if turn not in said and row.job_state == JobState.RUNNING and known:
-            jobs.end_lease(db, row.id, LeaseEnd.LOST, now)
+    lost = [
+        row.id
+        for turn, row in mine.items()
+        if turn not in said
+        and row.job_state == JobState.RUNNING
+        and (said_at is None or row.began_at is None or row.began_at < said_at)
+    ]
+    for lease in lost:
+        jobs.end_lease(db, lease, LeaseEnd.LOST, now)
     stop = [one for turn in running if (one := _to_stop(turn, mine.get((turn.id, turn.token)))) is not None]
-    start = [jobs.start(db, job, now) for job in jobs.startable(db, host)]
+    # What is lost may make room for what is about to begin.
+    begins = lost or any(row.job_state == JobState.QUEUED for row in held)
+    start = [jobs.start(db, job, now) for job in jobs.startable(db, host)] if begins else []
     relays = [Turn(id=row.id, token=row.token, device=row.device) for row in held if not row.job]
     return Work(start=tuple(start), stop=tuple(stop), relays=tuple(relays))
 
@@ -193,42 +220,43 @@ def finish(
 
     ``session`` is what it measured, if anything: it is kept with it.
     """
-    device = jobs.device_of(db, job, finished.token)
-    if device is None:
+    turn = jobs.turn_of(db, job, finished.token)
+    if turn is None:
         return False
-    require_host(db, who, shelf.get(db, device).host)
+    _require_its_host(who, turn)
     # What is known of the device comes first: it isn't lent again before.
-    check = jobs.get(db, job).spec.kind == "check"
+    check = turn.kind == "check"
     lost, looked = finished.how is JobEnd.DEVICE_LOST, finished.readings is not None
     if lost or looked or (check and finished.how is not JobEnd.CANCELLED):
         passed = finished.how is JobEnd.SUCCEEDED or (looked and not lost)
         readings = finished.readings or {}
-        shelf.checked(db, device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
+        shelf.checked(db, turn.device, passed, finished.reason, readings, now, anchor_ms=finished.anchor_ms)
     how, reason, result = finished.how, finished.reason, finished.result
     if session is not None:
-        owner, target = jobs.get(db, job).owner, shelf.get(db, device).target
+        of: dict[str, Any] = {"owner": turn.owner, "device": turn.device, "target": turn.target, "job": job}
         try:
-            memory.keep(db, session, origin=Origin.HOST, owner=owner, device=device, target=target, at=now, job=job)
+            memory.keep(db, session, origin=Origin.HOST, at=now, **of)
         except DataError as error:
             how, reason, result = JobEnd.FAILED, f"its result can't be kept: {error.message}", None
-    return jobs.finish(db, job, finished.token, how, now, reason=reason, result=result)
+    jobs.end_turn(db, turn, how, now, reason=reason, result=result)
+    return True
 
 
 def give_back(db: Connection, who: Identity, job: str, token: int, now: float) -> bool:
     """End the turn of a job that made room with its host's word; return whether that counted."""
-    device = jobs.device_of(db, job, token)
-    if device is None:
+    turn = jobs.turn_of(db, job, token)
+    if turn is None:
         return False
-    require_host(db, who, shelf.get(db, device).host)
+    _require_its_host(who, turn)
     return jobs.give_back(db, job, token, now)
 
 
 def log(db: Connection, who: Identity, job: str, token: int, lines: Sequence[str], now: float) -> bool:
     """Keep what a job says, with its host's word; return whether that counted."""
-    device = jobs.device_of(db, job, token)
-    if device is None:
+    turn = jobs.turn_of(db, job, token)
+    if turn is None:
         return False
-    require_host(db, who, shelf.get(db, device).host)
+    _require_its_host(who, turn)
     jobs.log(db, job, token, lines, now)
     return True
 
@@ -250,7 +278,15 @@ def spare(db: Connection, now: float) -> None:
 
 def require_host(db: Connection, who: Identity, host: str) -> None:
     """Raise ``UsageError`` unless it is this token's host."""
-    if db.scalar(select(hosts.c.token).where(hosts.c.name == host)) != who.id:
+    _require_token(who, host, db.scalar(_HOST, {"of_name": host}))
+
+
+def _require_its_host(who: Identity, turn: Row[Any]) -> None:
+    _require_token(who, turn.host, turn.host_token)
+
+
+def _require_token(who: Identity, host: str, token: str | None) -> None:
+    if token != who.id:
         raise UsageError(f"{host} isn't a host of this token.", hint="`edgebuild farm join` makes it one.")
 
 
@@ -270,21 +306,7 @@ def _require_held(db: Connection, lease: str) -> Lease:
 
 
 def _held_by(db: Connection, host: str) -> Sequence[Any]:
-    held = select(
-        lease_rows.c.id,
-        lease_rows.c.job,
-        lease_rows.c.token,
-        lease_rows.c.device,
-        lease_rows.c.beat_at,
-        lease_rows.c.make_room_at,
-        job_rows.c.state.label("job_state"),
-        job_rows.c.stop,
-        attempts.c.began_at,
-    )
-    held = held.join(devices, devices.c.lease == lease_rows.c.id)
-    held = held.outerjoin(job_rows, job_rows.c.id == lease_rows.c.job)
-    held = held.outerjoin(attempts, attempts.c.lease == lease_rows.c.id)
-    return db.execute(held.where(devices.c.host == host).order_by(devices.c.name)).all()
+    return db.execute(_HELD, {"of_host": host}).all()
 
 
 def _to_stop(turn: Turn, held: Any) -> Stop | None:

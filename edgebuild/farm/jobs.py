@@ -9,11 +9,11 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import leases, lending, news
-from edgebuild.farm.schema import attempts, devices, jobs, logs
+from edgebuild.farm import leases, lending, news, rows
+from edgebuild.farm.schema import attempts, devices, hosts, jobs, logs
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.values import (
     MOST_ATTEMPTS,
@@ -35,22 +35,42 @@ if TYPE_CHECKING:
 #: What a job may say; the rest is cut, and said to be.
 MOST_LOG_LINES = 20_000
 LONGEST_LINE = 4_000
+# What is asked all the time is made once (see ``rows``).
+_LEASED = select(jobs, lease_rows.c.state.label("leased")).join(lease_rows, lease_rows.c.id == jobs.c.lease)
+_LEASED = _LEASED.where(jobs.c.id == bindparam("of_id"))
+_TURN = (
+    select(jobs, lease_rows.c.device, devices.c.target, devices.c.host, hosts.c.token.label("host_token"))
+    .join(lease_rows, lease_rows.c.id == jobs.c.lease)
+    .join(devices, devices.c.name == lease_rows.c.device)
+    .join(hosts, hosts.c.name == devices.c.host)
+    .where(jobs.c.id == bindparam("of_id"), jobs.c.state != JobState.ENDED)
+    .where(lease_rows.c.state == LeaseState.HELD, lease_rows.c.token == bindparam("of_token"))
+)
+_TRIED = select(attempts, lease_rows.c.device, lease_rows.c.token)
+_TRIED = _TRIED.join(lease_rows, lease_rows.c.id == attempts.c.lease)
+_TRIED = _TRIED.where(attempts.c.job == bindparam("of_job")).order_by(attempts.c.number)
+# From a host's devices to their jobs: the other way round leads through the whole queue.
+_STARTABLE = select(jobs.c.id, jobs.c.state).join(lease_rows, lease_rows.c.job == jobs.c.id)
+_STARTABLE = _STARTABLE.join(devices, devices.c.lease == lease_rows.c.id)
+_STARTABLE = _STARTABLE.where(devices.c.host == bindparam("of_host"), devices.c.lease > "").order_by(jobs.c.number)
 
 
 def submit(db: Connection, spec: JobSpec, owner: str, now: float, *, checks: bool = False) -> Job:
     """Queue a job; raises ``UsageError`` where no device could ever do it."""
     number = "j" + uuid.uuid4().hex[:15]
+    lease = leases.begin(db, spec.ask, owner, now, job=number, checks=checks)
     row = {
         "id": number,
         "owner": owner,
+        "lease": lease,
         "kind": spec.kind,
         "spec": spec.model_dump(mode="json"),
         "state": JobState.QUEUED,
         "submitted_at": now,
         "attended_at": now if spec.attended else None,
     }
-    db.execute(insert(jobs).values(**row))
-    _try(db, number, spec, owner, now, checks=checks)
+    rows.add(db, jobs, **row)
+    rows.add(db, attempts, job=number, number=1, lease=lease)
     return get(db, number)
 
 
@@ -61,19 +81,16 @@ def get(db: Connection, job: str) -> Job:
 
 def find(db: Connection, *, state: JobState | None = None, most: int = 200) -> tuple[Job, ...]:
     """Return jobs, the newest first; those that are queued in the order in which they came."""
-    rows = select(jobs).order_by(jobs.c.number if state is JobState.QUEUED else jobs.c.number.desc()).limit(most)
+    wanted = select(jobs).order_by(jobs.c.number if state is JobState.QUEUED else jobs.c.number.desc()).limit(most)
     if state is not None:
-        rows = rows.where(jobs.c.state == state)
-    return tuple(_read(db, row) for row in list(db.execute(rows)))
+        wanted = wanted.where(jobs.c.state == state)
+    return tuple(_read(db, row) for row in list(db.execute(wanted)))
 
 
 def startable(db: Connection, host: str) -> list[str]:
     """Return the queued jobs whose lease holds a device of this host."""
-    # From the host's devices to their jobs: the other way round leads through the whole queue.
-    mine = select(jobs.c.id, jobs.c.state).join(lease_rows, lease_rows.c.job == jobs.c.id)
-    mine = mine.join(devices, devices.c.lease == lease_rows.c.id).where(devices.c.host == host, devices.c.lease != "")
-    rows = db.execute(mine.order_by(jobs.c.number)).all()
-    return [row.id for row in rows if row.state == JobState.QUEUED]
+    mine = db.execute(_STARTABLE, {"of_host": host})
+    return [row.id for row in mine if row.state == JobState.QUEUED]
 
 
 def start(db: Connection, job: str, now: float) -> Job:
@@ -81,29 +98,25 @@ def start(db: Connection, job: str, now: float) -> Job:
 
     The time that it asked for counts from now.
     """
-    row = _row(db, job)
-    lease = db.scalar(select(lease_rows.c.state).where(lease_rows.c.id == row.lease))
-    if row.state != JobState.QUEUED or lease != LeaseState.HELD:
-        raise UsageError(f"The job {job} can't begin: it is {row.state}, and its lease is {lease}.")
-    db.execute(update(jobs).where(jobs.c.id == job).values(state=JobState.RUNNING))
-    limit = now + row.spec["ask"]["duration_s"]
-    db.execute(update(lease_rows).where(lease_rows.c.id == row.lease).values(expires_at=limit, beat_at=now))
-    db.execute(update(attempts).where(attempts.c.lease == row.lease).values(began_at=now))
-    return get(db, job)
+    row = _require(db.execute(_LEASED, {"of_id": job}).one_or_none(), job)
+    if row.state != JobState.QUEUED or row.leased != LeaseState.HELD:
+        raise UsageError(f"The job {job} can't begin: it is {row.state}, and its lease is {row.leased}.")
+    rows.change(db, jobs.c.id, job, state=JobState.RUNNING)
+    rows.change(db, lease_rows.c.id, row.lease, expires_at=now + row.spec["ask"]["duration_s"], beat_at=now)
+    rows.change(db, attempts.c.lease, row.lease, began_at=now)
+    return _read(db, row, state=JobState.RUNNING)
 
 
-def current(db: Connection, job: str, token: int) -> bool:
-    """Whether a job runs, or is about to, and has this turn of its device: only then its host's word counts."""
-    return device_of(db, job, token) is not None
+def turn_of(db: Connection, job: str, token: int) -> Row[Any] | None:
+    """Return a job with the ``device`` that it has in this turn of it, its ``target``, ``host`` and ``host_token``.
 
-
-def device_of(db: Connection, job: str, token: int) -> str | None:
-    """Return the device that a job has in this turn of it; ``None`` where that isn't its turn, or no more."""
-    row = _row(db, job)
-    held = select(lease_rows.c.device, lease_rows.c.token)
-    held = held.where(lease_rows.c.id == row.lease, lease_rows.c.state == LeaseState.HELD)
-    lease = db.execute(held).one_or_none()
-    return lease.device if row.state != JobState.ENDED and lease is not None and lease.token == token else None
+    ``None`` where that isn't its turn, or no more: then its host's word doesn't count. Raises ``UsageError`` where
+    there is no such job.
+    """
+    row = db.execute(_TURN, {"of_id": job, "of_token": token}).one_or_none()
+    if row is None:
+        _row(db, job)
+    return row
 
 
 def finish(
@@ -114,25 +127,29 @@ def finish(
     The word of an older turn, or a second one, changes nothing. A lost device sends the job back into the queue, as
     often as ``MOST_ATTEMPTS`` says.
     """
-    if not current(db, job, token):
-        return False
-    row = _row(db, job)
+    turn = turn_of(db, job, token)
+    if turn is not None:
+        end_turn(db, turn, how, now, reason=reason, result=result)
+    return turn is not None
+
+
+def end_turn(db: Connection, turn: Row[Any], how: JobEnd, now: float, *, reason: str = "", result: Any = None) -> None:
+    """End the attempt that has a turn of its device (see ``finish``)."""
     reason = _plain(reason)
     if how is JobEnd.DEVICE_LOST:
-        _fail(db, row, reason, now)
+        _fail(db, turn, reason, now)
     else:
-        _close(db, row.lease, how, now)
-        _end(db, job, how, now, reason=row.reason or reason, result=result)
-    leases.end(db, row.lease, LeaseEnd.LOST if how is JobEnd.DEVICE_LOST else LeaseEnd.RELEASED, now)
-    return True
+        _close(db, turn.lease, how, now)
+        _end(db, turn.id, how, now, reason=turn.reason or reason, result=result)
+    leases.end(db, turn.lease, LeaseEnd.LOST if how is JobEnd.DEVICE_LOST else LeaseEnd.RELEASED, now, told=False)
 
 
 def give_back(db: Connection, job: str, token: int, now: float) -> bool:
     """End the turn of a job that made room; it is queued again. Returns whether its word counted."""
-    if not current(db, job, token):
-        return False
-    end_lease(db, _row(db, job).lease, LeaseEnd.PREEMPTED, now)
-    return True
+    turn = turn_of(db, job, token)
+    if turn is not None:
+        end_lease(db, turn.lease, LeaseEnd.PREEMPTED, now)
+    return turn is not None
 
 
 def attend(db: Connection, job: str, now: float) -> Job:
@@ -174,7 +191,7 @@ def end_lease(db: Connection, lease: str, how: LeaseEnd, now: float) -> None:
 
 def log(db: Connection, job: str, token: int, lines: Sequence[str], now: float) -> None:
     """Keep what a running job says, as far as it may say anything."""
-    if not current(db, job, token):
+    if turn_of(db, job, token) is None:
         return
     said = db.scalar(select(func.count()).where(logs.c.job == job)) or 0
     room = max(0, MOST_LOG_LINES - said)
@@ -187,8 +204,8 @@ def log(db: Connection, job: str, token: int, lines: Sequence[str], now: float) 
 
 def read_log(db: Connection, job: str, *, after: int = 0, most: int = 1000) -> list[tuple[int, float, str]]:
     """Return lines of a job's log behind a number: number, time and text."""
-    rows = select(logs).where(logs.c.job == job, logs.c.number > after).order_by(logs.c.number).limit(most)
-    return [(row.number, row.at, row.text) for row in db.execute(rows)]
+    lines = select(logs).where(logs.c.job == job, logs.c.number > after).order_by(logs.c.number).limit(most)
+    return [(row.number, row.at, row.text) for row in db.execute(lines)]
 
 
 def reconcile(db: Connection, now: float) -> list[str]:
@@ -253,28 +270,22 @@ def _again(db: Connection, row: Row[Any], reason: str, now: float) -> None:
     """Queue a job again, at its old place; it ends where all devices that it could have were retired meanwhile."""
     turn = db.execute(select(lease_rows.c.turn).where(lease_rows.c.id == row.lease)).scalar_one()
     try:
-        _try(db, row.id, JobSpec.model_validate(row.spec), row.owner, now, turn=turn)
+        lease = leases.begin(db, JobSpec.model_validate(row.spec).ask, row.owner, now, job=row.id, turn=turn)
     except UsageError as error:
         _end(db, row.id, JobEnd.DEVICE_LOST, now, reason=f"{reason}, and there is no other: {error.message}")
-
-
-def _try(
-    db: Connection, job: str, spec: JobSpec, owner: str, now: float, *, checks: bool = False, turn: int | None = None
-) -> None:
-    """Ask for a lease for the next attempt."""
-    lease = leases.ask(db, spec.ask, owner, now, job=job, checks=checks, turn=turn)
-    number = (db.scalar(select(func.max(attempts.c.number)).where(attempts.c.job == job)) or 0) + 1
-    db.execute(insert(attempts).values(job=job, number=number, lease=lease.id))
-    db.execute(update(jobs).where(jobs.c.id == job).values(lease=lease.id, state=JobState.QUEUED))
+        return
+    number = (db.scalar(select(func.max(attempts.c.number)).where(attempts.c.job == row.id)) or 0) + 1
+    db.execute(insert(attempts).values(job=row.id, number=number, lease=lease))
+    db.execute(update(jobs).where(jobs.c.id == row.id).values(lease=lease, state=JobState.QUEUED))
 
 
 def _close(db: Connection, lease: str, how: str, now: float) -> None:
-    db.execute(update(attempts).where(attempts.c.lease == lease).values(ended_at=now, how=how))
+    rows.change(db, attempts.c.lease, lease, ended_at=now, how=how)
 
 
 def _end(db: Connection, job: str, how: JobEnd, now: float, *, reason: str = "", result: Any = None) -> None:
     values = {"state": JobState.ENDED, "end": how, "reason": reason, "result": result, "ended_at": now}
-    db.execute(update(jobs).where(jobs.c.id == job).values(**values))
+    rows.change(db, jobs.c.id, job, **values)
 
 
 def _plain(text: str) -> str:
@@ -283,21 +294,23 @@ def _plain(text: str) -> str:
 
 
 def _row(db: Connection, job: str) -> Row[Any]:
-    row = db.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
+    return _require(rows.find(db, jobs.c.id, job), job)
+
+
+def _require(row: Row[Any] | None, job: str) -> Row[Any]:
     if row is None:
         raise UsageError(f"There is no job {job!r}.", hint="`edgebuild farm jobs` lists them.")
     return row
 
 
-def _read(db: Connection, row: Row[Any]) -> Job:
-    tried = select(attempts, lease_rows.c.device, lease_rows.c.token)
-    tried = tried.join(lease_rows, lease_rows.c.id == attempts.c.lease)
-    rows = db.execute(tried.where(attempts.c.job == row.id).order_by(attempts.c.number))
+def _read(db: Connection, row: Row[Any], *, state: JobState | None = None) -> Job:
+    """Return the job of a row; ``state`` is what it became since that was read."""
+    tried = db.execute(_TRIED, {"of_job": row.id})
     return Job(
         id=row.id,
         spec=JobSpec.model_validate(row.spec),
         owner=row.owner,
-        state=JobState(row.state),
+        state=state or JobState(row.state),
         end=None if row.end is None else JobEnd(row.end),
         reason=row.reason,
         result=row.result,
@@ -314,6 +327,6 @@ def _read(db: Connection, row: Row[Any]) -> Job:
                 ended_at=each.ended_at,
                 how=each.how,
             )
-            for each in rows
+            for each in tried
         ),
     )

@@ -9,10 +9,10 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from edgebuild.errors import UsageError
-from edgebuild.farm import lending, news
+from edgebuild.farm import lending, news, rows
 from edgebuild.farm.schema import devices, leases
 from edgebuild.farm.values import PREEMPT_GRACE_S, SILENCE_S, Ask, Health, Lease, LeaseEnd, LeaseState
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: A check looks at a device before anybody else uses it.
 CHECK_RANK = -1
+_LAST = select(func.max(leases.c.number))
+_FREED = select(*lending.LENDABLE).where(devices.c.name == bindparam("of_name"))
 #: So many devices are named where one waits for them.
 _NAMED = 5
 
@@ -28,7 +30,14 @@ _NAMED = 5
 def ask(
     db: Connection, wanted: Ask, owner: str, now: float, *, job: str = "", checks: bool = False, turn: int | None = None
 ) -> Lease:
-    """Ask for a device and get it at once where one is free.
+    """Ask for a device and get it at once where one is free (see ``begin``)."""
+    return get(db, begin(db, wanted, owner, now, job=job, checks=checks, turn=turn))
+
+
+def begin(
+    db: Connection, wanted: Ask, owner: str, now: float, *, job: str = "", checks: bool = False, turn: int | None = None
+) -> str:
+    """Return the id of a new lease, which has a device at once where one is free.
 
     ``turn`` is that of an earlier lease whose place in the queue this one takes. Raises ``UsageError`` where no device
     could ever fit.
@@ -38,7 +47,7 @@ def ask(
     number = "l" + uuid.uuid4().hex[:15]
     row = {
         "id": number,
-        "turn": select(func.coalesce(func.max(leases.c.number), 0) + 1).scalar_subquery() if turn is None else turn,
+        "turn": (db.scalar(_LAST) or 0) + 1 if turn is None else turn,
         "owner": owner,
         "job": job,
         "ask": wanted.model_dump(mode="json"),
@@ -54,10 +63,10 @@ def ask(
         "asked_at": now,
         "beat_at": now,
     }
-    db.execute(insert(leases).values(**row))
+    rows.add(db, leases, **row)
     if row["due"]:
         lending.seek(db, number, now)
-    return get(db, number)
+    return number
 
 
 def get(db: Connection, lease: str) -> Lease:
@@ -68,10 +77,10 @@ def get(db: Connection, lease: str) -> Lease:
 def find(db: Connection, *, state: LeaseState | None = None, most: int = 200) -> tuple[Lease, ...]:
     """Return leases: those that wait in the order of their turns, others the newest first."""
     order = (leases.c.rank, leases.c.turn) if state is LeaseState.WAITING else (leases.c.number.desc(),)
-    rows = select(leases).order_by(*order).limit(most)
+    wanted = select(leases).order_by(*order).limit(most)
     if state is not None:
-        rows = rows.where(leases.c.state == state)
-    return tuple(read(row) for row in db.execute(rows))
+        wanted = wanted.where(leases.c.state == state)
+    return tuple(read(row) for row in db.execute(wanted))
 
 
 def beat(db: Connection, lease: str, now: float) -> Lease:
@@ -81,20 +90,23 @@ def beat(db: Connection, lease: str, now: float) -> Lease:
     return get(db, lease)
 
 
-def end(db: Connection, lease: str, how: LeaseEnd, now: float, *, token: int | None = None) -> bool:
+def end(db: Connection, lease: str, how: LeaseEnd, now: float, *, token: int | None = None, told: bool = True) -> bool:
     """End a lease, give its device to the next one, and return whether this call ended it.
 
-    With ``token`` only where the lease still has that turn of the device: an old turn's end ends nothing.
+    With ``token`` only where the lease still has that turn of the device: an old turn's end ends nothing. ``told``: the
+    device's host hears of it. Default: yes; it is of no use where it ended by that host's own word.
     """
     row = _row(db, lease)
     if row.state == LeaseState.ENDED or (token is not None and row.token != token):
         return False
-    ended = {"state": LeaseState.ENDED, "end": how, "ended_at": now, "make_room_at": None}
-    db.execute(update(leases).where(leases.c.id == lease).values(**ended))
+    rows.change(db, leases.c.id, lease, state=LeaseState.ENDED, end=how, ended_at=now, make_room_at=None)
     if row.state == LeaseState.HELD:
-        db.execute(update(devices).where(devices.c.name == row.device).values(lease=""))
-        news.tell(db, db.execute(select(devices.c.host).where(devices.c.name == row.device)).scalar_one())
-        lending.lend(db, now, device=row.device)
+        rows.change(db, devices.c.name, row.device, lease="")
+        freed = db.execute(_FREED, {"of_name": row.device}).one()
+        if told:
+            news.tell(db, freed.host)
+        if freed.there and not freed.draining:
+            lending.lend_free(db, freed, now)
     return True
 
 
@@ -108,8 +120,8 @@ def overdue(db: Connection, now: float) -> list[tuple[str, LeaseEnd]]:
     held = and_(leases.c.state == LeaseState.HELD, or_(leases.c.expires_at < now, silent, late))
     waiting = and_(leases.c.state == LeaseState.WAITING, leases.c.job == "", silent)
     read = select(leases.c.id, leases.c.expires_at, leases.c.make_room_at).order_by(leases.c.number)
-    rows = [row for kind in (held, waiting) for row in db.execute(read.where(kind))]
-    return [(row.id, _why_over(row, now)) for row in rows]
+    over = [row for kind in (held, waiting) for row in db.execute(read.where(kind))]
+    return [(row.id, _why_over(row, now)) for row in over]
 
 
 def spare(db: Connection, now: float) -> None:
@@ -175,9 +187,9 @@ def why_waiting(db: Connection, lease: Lease, now: float) -> str:
 
 def in_turn(db: Connection, now: float, *, most: int, skip: int = 0) -> tuple[Lease, ...]:
     """Return leases that wait, in the order of their turns, each with the reason why it does."""
-    rows = select(leases).where(leases.c.state == LeaseState.WAITING).order_by(leases.c.rank, leases.c.turn)
+    waiting = select(leases).where(leases.c.state == LeaseState.WAITING).order_by(leases.c.rank, leases.c.turn)
     seen: dict[str, list[Any]] = {}
-    found = db.execute(rows.limit(most).offset(skip)).all()
+    found = db.execute(waiting.limit(most).offset(skip)).all()
     return tuple(read(row).model_copy(update={"why": _why_waiting(db, row, now, seen)}) for row in found)
 
 
@@ -256,7 +268,7 @@ def _require_possible(db: Connection, wanted: Ask, target: str) -> None:
 
 
 def _row(db: Connection, lease: str) -> Row[Any]:
-    row = db.execute(select(leases).where(leases.c.id == lease)).one_or_none()
+    row = rows.find(db, leases.c.id, lease)
     if row is None:
         raise UsageError(f"There is no lease {lease!r}.", hint="It may be of another farm.")
     return row

@@ -6,11 +6,12 @@ wait, lends at once. So only what has changed is ever looked at.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, insert, or_, select, tuple_, union_all, update
+from sqlalchemy import BigInteger, Integer, and_, bindparam, exists, insert, or_, select, tuple_, union_all, update
 
-from edgebuild.farm import news
+from edgebuild.farm import news, rows
 from edgebuild.farm.schema import affinities, devices, leases
 from edgebuild.farm.values import LONGEST_LEASE_S, Health, LeaseState
 
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 
     from edgebuild.farm.values import Ask
 
-#: How many of those who wait are read at once, and how many of the most urgent are made room for.
+#: How many of those who wait are read at first, of whom one nearly always fits, and then at once.
+_FIRST_PAGE = 4
 _PAGE = 50
+#: So many of the most urgent are made room for.
 _MOST_URGENT = 500
 _WAITS = and_(leases.c.state == LeaseState.WAITING, leases.c.due)
 _MAY_GIVE_WAY = and_(leases.c.state == LeaseState.HELD, leases.c.preemptible)
 _FREE = and_(devices.c.lease == "", devices.c.there, devices.c.draining.is_(False))
+#: What lending reads of a device; its facts are many.
+LENDABLE = tuple(column for column in devices.c if column.name != "facts")
 _CHECKABLE = (Health.GOOD, Health.UNKNOWN, Health.BAD)
 
 
@@ -35,11 +40,21 @@ def lend(db: Connection, now: float, *, device: str | None = None) -> None:
     if device is None:
         call(db, now)
         wanted = exists().where(_WAITS, or_(leases.c.target == devices.c.target, leases.c.wanted == devices.c.name))
-        free = select(devices).where(_FREE, wanted).order_by(devices.c.name)
+        free = select(*LENDABLE).where(_FREE, wanted).order_by(devices.c.name)
     else:
-        free = select(devices).where(_FREE, devices.c.name == device)
+        free = select(*LENDABLE).where(_FREE, devices.c.name == device)
     for row in db.execute(free).all():
-        _lend_one(db, row, now)
+        lend_free(db, row, now)
+
+
+def lend_free(db: Connection, device: Any, now: float) -> None:
+    """Lend a device that nobody has, as its row says that it is, to whoever's turn it is."""
+    if device.health not in _CHECKABLE:
+        return
+    for row in _in_turn(db, device):
+        if fits(device, row.ask):
+            _grant(db, row, device, now)
+            return
 
 
 def call(db: Connection, now: float) -> None:
@@ -54,12 +69,12 @@ def call(db: Connection, now: float) -> None:
 
 def seek(db: Connection, lease: str, now: float) -> None:
     """Lend a free device to a lease that begins to wait, or let others make room where it is more urgent."""
-    row = db.execute(select(leases).where(leases.c.id == lease)).one()
-    healthy = devices.c.health.in_(_CHECKABLE) if row.checks else devices.c.health == Health.GOOD
-    free = select(devices).where(_FREE, healthy, _possible(row)).order_by(devices.c.name)
-    if not row.ask["labels"]:
-        free = free.limit(1)
-    device = next((one for one in db.execute(free).all() if fits(one, row.ask)), None)
+    row = rows.find(db, leases.c.id, lease)
+    if row is None:
+        return
+    free = _free_of(checks=row.checks, named=bool(row.wanted), first=not row.ask["labels"])
+    found = db.execute(free, {"of_key": row.wanted or row.target}).all()
+    device = next((one for one in found if fits(one, row.ask)), None)
     if device is not None:
         _grant(db, row, device, now)
     elif not row.checks:
@@ -122,7 +137,7 @@ def unbind(db: Connection, device: str, now: float) -> None:
 
 def refit(db: Connection, device: str, now: float) -> None:
     """Let those have another device who wait for one for their affinity's sake that no longer has their labels."""
-    row = db.execute(select(devices).where(devices.c.name == device)).one()
+    row = db.execute(select(*LENDABLE).where(devices.c.name == device)).one()
     _loosen(db, [lease for lease in _tied(db, device) if not fits(row, lease.ask)], now)
 
 
@@ -139,8 +154,8 @@ def fits(device: Any, ask: dict[str, Any]) -> bool:
 
 def _tied(db: Connection, device: str) -> list[Any]:
     mine = and_(leases.c.state == LeaseState.WAITING, leases.c.wanted == device, leases.c.affinity != "")
-    rows = db.execute(select(leases).where(mine).order_by(leases.c.rank, leases.c.turn))
-    return [row for row in rows if not row.ask["device"]]
+    found = db.execute(select(leases).where(mine).order_by(leases.c.rank, leases.c.turn))
+    return [row for row in found if not row.ask["device"]]
 
 
 def _loosen(db: Connection, tied: Sequence[Any], now: float) -> None:
@@ -151,57 +166,49 @@ def _loosen(db: Connection, tied: Sequence[Any], now: float) -> None:
             seek(db, row.id, now)
 
 
-def _possible(lease: Any) -> ColumnElement[bool]:
-    return and_(devices.c.name == lease.wanted if lease.wanted else devices.c.target == lease.target)
-
-
-def _lend_one(db: Connection, device: Any, now: float) -> None:
-    if device.health not in _CHECKABLE:
-        return
-    for row in _in_turn(db, device):
-        if fits(device, row.ask):
-            _grant(db, row, device, now)
-            return
+@functools.cache
+def _free_of(*, checks: bool, named: bool, first: bool) -> Select[Any]:
+    """Select the free devices of a name or a target, by name; made once, as all that is asked all the time."""
+    healthy = devices.c.health.in_(_CHECKABLE) if checks else devices.c.health == Health.GOOD
+    which = (devices.c.name if named else devices.c.target) == bindparam("of_key")
+    free = select(*LENDABLE).where(_FREE, healthy, which).order_by(devices.c.name)
+    return free.limit(1) if first else free
 
 
 def _in_turn(db: Connection, device: Any) -> Iterator[Any]:
     """Yield those who wait for a device, or for any of its target, in the order of their turns."""
-    read = (leases.c.id, leases.c.rank, leases.c.turn, leases.c.owner, leases.c.ask, leases.c.affinity, leases.c.target)
-    any_of_it = select(*read).where(_WAITS, leases.c.target == device.target, leases.c.wanted == "")
-    just_it = select(*read).where(_WAITS, leases.c.wanted == device.name)
-    last = (-100, 0)
+    last, most = {"last_rank": -100, "last_turn": 0}, _FIRST_PAGE
     while True:
-        page = union_all(*(_page(queue, device, last) for queue in (any_of_it, just_it))).subquery()
-        rows = db.execute(select(page).order_by(page.c.rank, page.c.turn).limit(_PAGE)).all()
-        yield from rows
-        if len(rows) < _PAGE:
+        page = _page(checks=device.health != Health.GOOD, most=most)
+        found = db.execute(page, {"of_target": device.target, "of_name": device.name, **last}).all()
+        yield from found
+        if len(found) < most:
             return
-        last = (rows[-1].rank, rows[-1].turn)
+        last, most = {"last_rank": found[-1].rank, "last_turn": found[-1].turn}, _PAGE
 
 
-def _page(queue: Select[Any], device: Any, last: tuple[int, int]) -> Select[Any]:
-    behind = queue.where(tuple_(leases.c.rank, leases.c.turn) > last)
-    if device.health != Health.GOOD:
-        behind = behind.where(leases.c.checks)
-    return select(behind.order_by(leases.c.rank, leases.c.turn).limit(_PAGE).subquery())
+@functools.cache
+def _page(*, checks: bool, most: int) -> Select[Any]:
+    """Select the next of those who wait for a device or for any of its target; with ``checks`` only checks."""
+    read = (leases.c.id, leases.c.rank, leases.c.turn, leases.c.owner, leases.c.ask, leases.c.affinity, leases.c.target)
+    any_of_it = and_(leases.c.target == bindparam("of_target"), leases.c.wanted == "")
+    just_it = leases.c.wanted == bindparam("of_name")
+    last = tuple_(bindparam("last_rank", type_=Integer), bindparam("last_turn", type_=BigInteger))
+    parts = []
+    for which in (any_of_it, just_it):
+        behind = select(*read).where(_WAITS, which, tuple_(leases.c.rank, leases.c.turn) > last)
+        behind = behind.where(leases.c.checks) if checks else behind
+        parts.append(select(behind.order_by(leases.c.rank, leases.c.turn).limit(most).subquery()))
+    page = union_all(*parts).subquery()
+    return select(page).order_by(page.c.rank, page.c.turn).limit(most)
 
 
 def _grant(db: Connection, lease: Any, device: Any, now: float) -> None:
     token = device.token + 1
-    db.execute(update(devices).where(devices.c.name == device.name).values(lease=lease.id, token=token))
-    db.execute(
-        update(leases)
-        .where(leases.c.id == lease.id)
-        .values(
-            state=LeaseState.HELD,
-            device=device.name,
-            target=device.target,
-            token=token,
-            granted_at=now,
-            beat_at=now,
-            expires_at=now + lease.ask["duration_s"],
-        )
-    )
+    rows.change(db, devices.c.name, device.name, lease=lease.id, token=token)
+    held = {"state": LeaseState.HELD, "device": device.name, "target": device.target, "token": token}
+    times = {"granted_at": now, "beat_at": now, "expires_at": now + lease.ask["duration_s"]}
+    rows.change(db, leases.c.id, lease.id, **held, **times)
     news.tell(db, device.host)
     if lease.affinity:
         _bind(db, lease, device, now)

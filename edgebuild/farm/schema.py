@@ -54,7 +54,10 @@ devices = Table(
     Column("added_at", Float, nullable=False),
 )
 Index("devices_free", devices.c.target, devices.c.lease, devices.c.name)
-Index("devices_host", devices.c.host)
+# What a host has to do is read whenever it asks: from those of its devices that somebody has, and those that were away.
+Index("devices_host", devices.c.host, devices.c.lease)
+Index("devices_away", devices.c.there, devices.c.host)
+Index("devices_due", devices.c.there, devices.c.check_due_at)
 
 leases = Table(
     "leases",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, bindparam, insert, select, update
 
 from edgebuild.errors import UsageError
 from edgebuild.farm import jobs, lending, tokens
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 CHECK_EVERY_S = 6 * 3600.0
 CHECK_BAD_EVERY_S = 900.0
 CHECK_LIMIT_S = 600.0
+# What is asked all the time is made once (see ``rows``).
+_BACK = select(devices.c.name)
+_BACK = _BACK.where(devices.c.host == bindparam("of_host"), devices.c.offered, devices.c.there.is_(False))
+_SEEN = update(hosts).where(hosts.c.name == bindparam("of_name"), hosts.c.seen_at < bindparam("before"))
 
 
 def register(
@@ -64,10 +68,8 @@ def register(
 
 def seen(db: Connection, host: str, now: float) -> None:
     """Say that a host is still there; its devices are there again, and looked at, where it was silent."""
-    back = and_(devices.c.host == host, devices.c.offered, devices.c.there.is_(False))
-    names = db.scalars(select(devices.c.name).where(back)).all()
-    stale = and_(hosts.c.name == host, hosts.c.seen_at < now - BEAT_S / 2)
-    db.execute(update(hosts).where(stale).values(seen_at=now))
+    names = db.scalars(_BACK, {"of_host": host}).all()
+    db.execute(_SEEN, {"of_name": host, "before": now - BEAT_S / 2, "seen_at": now})
     for name in names:
         _come_back(db, name, now)
 

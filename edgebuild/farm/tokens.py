@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import insert, select, update
 
 from edgebuild.errors import UsageError
+from edgebuild.farm import rows
 from edgebuild.farm.schema import tokens
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def identify(db: Connection, token: str, now: float) -> Identity | None:
     """Return whose token it is; ``None`` for one that is unknown, expired or revoked."""
     prefix, _, rest = token.partition("_")
     number, _, secret = rest.partition("_")
-    row = db.execute(select(tokens).where(tokens.c.id == number)).one_or_none() if prefix == _PREFIX else None
+    row = rows.find(db, tokens.c.id, number) if prefix == _PREFIX else None
     # The comparison takes as long for a token that isn't there as for one that is.
     right = hmac.compare_digest(row.digest if row is not None else _digest(""), _digest(secret))
     if row is None or not right or row.expires_at <= now or row.revoked_at is not None:

@@ -21,7 +21,8 @@ from edgebuild.farm.schema import devices, metadata
 from edgebuild.farm.schema import leases as lease_rows
 from edgebuild.farm.server import farm as server
 from edgebuild.farm.server.farm import Farm
-from edgebuild.farm.values import SILENCE_S, Ask, Job, JobEnd, JobSpec, JobState, LeaseEnd, LeaseState
+from edgebuild.farm.tokens import Identity, Scope
+from edgebuild.farm.values import SILENCE_S, Ask, Job, JobEnd, JobSpec, JobState, LeaseEnd, LeaseState, Turn
 from tests.farm.shelves import PI, fill
 
 if TYPE_CHECKING:
@@ -258,8 +259,10 @@ def test_queues_are_read_by_their_indexes(database: Database) -> None:
             for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
         ]
     assert any(plan.startswith("SEARCH leases USING INDEX leases_turn") for plan in plans)
+    assert any("INDEX devices_host (host=? AND lease>?)" in plan for plan in plans), "idle ones too"
     assert any("INDEX jobs_attended (state=? AND attended_at<?)" in plan for plan in plans)
     assert any("INDEX jobs_ended (state=? AND ended_at<?)" in plan for plan in plans)
+    assert any("INDEX devices_due (there=? AND check_due_at<?)" in plan for plan in plans)
     scans = tuple(f"SCAN {table}" for table in ("leases", "jobs", "attempts", "logs", "records"))
     assert [plan for plan in plans if plan.startswith(scans)] == []
 
@@ -275,6 +278,8 @@ def _statements(db: Connection) -> list[tuple[str, Any]]:
     job = jobs.submit(db, BENCH, "ada", 0.0)
     waiting = jobs.submit(db, BENCH, "ada", 0.0)
     begun = jobs.start(db, job.id, 0.0)
+    running = Turn(id=job.id, token=begun.attempts[-1].token)
+    desk.work(db, Identity(id="t-desk", name="desk", scope=Scope.HOST), "desk", [running], 0.0)
     desk.reconcile(db, 1.0)
     jobs.finish(db, job.id, begun.attempts[-1].token, JobEnd.SUCCEEDED, 1.0)
     jobs.cancel(db, waiting.id, 1.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgebuild.errors import StoreError
-from edgebuild.farm import desk, jobs, leases, shelf
+from edgebuild.farm import desk, jobs, leases, news, shelf
 from edgebuild.farm.tokens import Identity, Scope
 from edgebuild.farm.values import (
     MOST_ATTEMPTS,
@@ -51,6 +51,23 @@ def test_a_job_runs_and_ends_with_its_result(any_database: Database) -> None:
         ended = jobs.get(db, job.id)
         assert (ended.state, ended.end, ended.result) == (JobState.ENDED, JobEnd.SUCCEEDED, {"ms": 3})
         assert shelf.get(db, "pi-1").lease == ""
+
+
+def test_a_host_that_ends_a_job_hears_only_of_the_next_one(any_database: Database) -> None:
+    """Whoever has news asks the farm again: that is work for it."""
+    with any_database.write() as db:
+        fill(db, "pi-1")
+        job, waiting = submit(db), submit(db)
+        token = begin(db, job)
+        assert news.take(db) == {"desk"}
+        jobs.finish(db, job.id, token, JobEnd.SUCCEEDED, 2.0)
+        assert news.take(db) == {"desk"}, "the next job has the device"
+        jobs.finish(db, waiting.id, begin(db, waiting), JobEnd.SUCCEEDED, 3.0)
+        assert news.take(db) == set()
+        cancelled = submit(db)
+        news.take(db)
+        jobs.cancel(db, cancelled.id, 4.0)
+        assert news.take(db) == {"desk"}
 
 
 def test_the_second_word_and_that_of_an_old_turn_count_for_nothing(any_database: Database) -> None:

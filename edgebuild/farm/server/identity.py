@@ -17,7 +17,7 @@ from edgebuild.farm.server.observing import WHO
 from edgebuild.farm.tokens import Identity, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 #: So many requests a minute without a right token, from one address, and it has to wait.
 MOST_WRONG = 30
@@ -47,8 +47,8 @@ class Strikes:
             self._wrong[address] = [*recent[-MOST_WRONG:], now]
 
 
-def farm_of(request: Request) -> Farm:
-    """Return the farm that a request asks."""
+async def farm_of(request: Request) -> Farm:
+    """Return the farm that a request asks. Like all that waits for nothing, it takes no thread of its own."""
     farm: Farm = request.app.state.farm
     return farm
 
@@ -107,10 +107,10 @@ def scraper(
         identify(request, farm, given)
 
 
-def require(scope: Scope) -> Callable[[Identity], Identity]:
+def require(scope: Scope) -> Callable[[Identity], Awaitable[Identity]]:
     """Return what answers 403 to a token that doesn't allow ``scope``."""
 
-    def allowed(who: Annotated[Identity, Depends(identify)]) -> Identity:
+    async def allowed(who: Annotated[Identity, Depends(identify)]) -> Identity:
         if not who.may(scope):
             raise HTTPException(403, f"The token {who.name} ({who.scope}) doesn't allow that: it takes {scope}.")
         return who

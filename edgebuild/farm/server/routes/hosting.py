@@ -118,9 +118,10 @@ def finish(farm: OfFarm, who: Host, host: Name, job: Id, given: Finished) -> Cou
     """Say how a job's attempt ended. What it measured is held against its evidence, and kept."""
     del host
     session = None
-    device = farm.look(lambda db: arriving.measured_on(db, job, given.token))
-    if device is not None and given.how is JobEnd.SUCCEEDED:
-        given, session = arriving.looked_at(farm.blobs, given, device)
+    if given.how is JobEnd.SUCCEEDED:
+        device = farm.look(lambda db: arriving.measured_on(db, job, given.token))
+        if device is not None:
+            given, session = arriving.looked_at(farm.blobs, given, device)
     return farm.do(lambda db, now: Counted(counted=desk.finish(db, who, job, given, now, session=session)))
 
 
