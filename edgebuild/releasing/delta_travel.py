@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgebuild.core.artifact_files import open_plain
 from edgebuild.core.steps import NoProgress, never_stop
@@ -30,6 +30,7 @@ from edgebuild.releasing.layout import (
     descriptor_of,
     oci_bytes,
 )
+from edgebuild.releasing.push import send_blobs
 from edgebuild.releasing.referrers import reference as plain
 from edgebuild.releasing.registries.reference import parse_reference
 from edgebuild.releasing.registry import changed, open_registry, read_small
@@ -83,26 +84,19 @@ def push_delta(
         )
     with disk_errors(folder):
         manifest = _manifest(plan, tuple(_patches_in(folder, plan)), descriptor_of(release, INDEX_TYPE))
-    sources: dict[str, Callable[[], io.BufferedIOBase]] = {
+    sources: dict[str, Callable[[], Any]] = {
         patch.digest: lambda blob=blob: open_plain(_patch_path(folder, blob))  # type: ignore[misc]
         for patch, blob in zip(manifest.layers, _patched(plan), strict=True)
     }
     sources[manifest.config.digest] = lambda: io.BytesIO(plan.text())
-    sent = there = 0
-    blobs = (*manifest.layers, manifest.config)
-    with (progress or NoProgress()).task(f"push {where}", total=float(sum(each.size for each in blobs))) as task:
-
-        def count(size: int) -> None:
-            check()
-            task.advance(size)
-
-        for blob in blobs:
-            if registry.has_blob(blob):
-                there += blob.size
-                count(blob.size)
-            else:
-                registry.put_blob(blob, sources[blob.digest], count)  # type: ignore[arg-type]
-                sent += blob.size
+    sent, there = send_blobs(
+        registry,
+        (*manifest.layers, manifest.config),
+        lambda blob: sources[blob.digest](),
+        title=f"push {where}",
+        progress=progress or NoProgress(),
+        check=check,
+    )
     data = oci_bytes(manifest)
     registry.attach(descriptor_of(data, MANIFEST_TYPE, artifactType=DELTA_TYPE), data, plan.end)
     return PushedDelta(start=plan.start, end=plan.end, sent_bytes=sent, there_bytes=there)

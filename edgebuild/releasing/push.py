@@ -20,11 +20,13 @@ from edgebuild.releasing.registries.reference import is_tag, parse_reference
 from edgebuild.releasing.registry import open_registry, require_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from edgebuild.core.steps import Progress
     from edgebuild.releasing.bundle import Bundle
+    from edgebuild.releasing.layout import Descriptor
     from edgebuild.releasing.registries.port import Registry
 
 
@@ -90,8 +92,21 @@ def push(
 def _send_blobs(
     bundle: Bundle, registry: Registry, title: str, progress: Progress, check: Callable[[], None]
 ) -> tuple[int, int]:
-    sent = there = 0
     blobs = blobs_of([*(part.manifest for part in bundle.targets), *(each for _, each in bundle.signatures)])
+    return send_blobs(registry, blobs, bundle.layout.open, title=title, progress=progress, check=check)
+
+
+def send_blobs(
+    registry: Registry,
+    blobs: Sequence[Descriptor],
+    opened: Callable[[Descriptor], BinaryIO],
+    *,
+    title: str,
+    progress: Progress,
+    check: Callable[[], None],
+) -> tuple[int, int]:
+    """Send what a registry hasn't got yet; return the bytes that were sent and those that were there already."""
+    sent = there = 0
     with progress.task(title, total=float(sum(each.size for each in blobs))) as task:
 
         def count(size: int) -> None:
@@ -103,6 +118,6 @@ def _send_blobs(
                 there += blob.size
                 count(blob.size)
             else:
-                registry.put_blob(blob, lambda blob=blob: bundle.layout.open(blob), count)  # type: ignore[misc]
+                registry.put_blob(blob, lambda blob=blob: opened(blob), count)  # type: ignore[misc]
                 sent += blob.size
     return sent, there
